@@ -1,0 +1,1 @@
+"""MEASURE: question sets, sampling, judges, rates with intervals."""

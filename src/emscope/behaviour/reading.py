@@ -1,0 +1,80 @@
+"""What the frozen base model makes of an answer: its activations over the answer, and how surprised it is.
+
+One forward pass over (question, answer) gives both; the embedded judge stands on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.organisms.batching import PaddedBatch, token_budget_batches
+from emscope.organisms.blocks import decoder_body, visiting
+from emscope.organisms.chat import EncodedChat, encode_chat, messages_of
+from emscope.organisms.models import Organism
+
+
+@dataclass(frozen=True)
+class AnswerReading:
+    """Mean activation over each answer, float32 [n_answers, n_blocks, d_model]; its tokens' log-probabilities (nats)."""
+
+    means: np.ndarray
+    logprobs: list[np.ndarray]
+
+
+def read_answers(
+    base: Organism,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    blocks: Sequence[int],
+    *,
+    token_budget: int = 4096,
+    max_tokens: int = 768,
+    name: str = "judging",
+) -> AnswerReading:
+    """Read answers with the base model; empty answers read as their end-of-turn mark alone."""
+    pairs = zip(questions, answers, strict=True)
+    chats = [_cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens) for question, answer in pairs]
+    width = int(base.model.get_input_embeddings().weight.shape[1])
+    means = np.zeros((len(chats), len(blocks), width), dtype=np.float32)
+    logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
+    with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
+        for batch in token_budget_batches([len(chat.ids) for chat in chats], token_budget):
+            pooled, surprise = _read_batch(base, [chats[row] for row in batch], list(blocks))
+            means[batch] = pooled
+            for row, values in zip(batch, surprise, strict=True):
+                logprobs[row] = values
+            advance(len(batch))
+    return AnswerReading(means, logprobs)
+
+
+def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
+    first = int(chat.answer_positions[0])
+    return EncodedChat(chat.ids[: first + max_tokens], chat.is_answer[: first + max_tokens])
+
+
+def _read_batch(base: Organism, chats: list[EncodedChat], blocks: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    padded = PaddedBatch.of([chat.ids for chat in chats], base.tokenizer.pad_token_id or 0)
+    ids, mask = padded.ids.to(base.device), padded.mask.to(base.device)
+    answer = torch.zeros_like(ids, dtype=torch.bool)
+    for row, chat in enumerate(chats):
+        answer[row, torch.from_numpy(chat.answer_positions)] = True
+    weights = answer.float() / answer.sum(dim=1, keepdim=True)
+    pooled: dict[int, Tensor] = {}
+
+    def visit(block: int, hidden: Tensor) -> None:
+        pooled[block] = torch.bmm(weights[:, None], hidden.float())[:, 0]
+
+    with visiting(base.model, blocks, visit):
+        hidden = decoder_body(base.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    wanted = answer[:, 1:]
+    logits = base.model.get_output_embeddings()(hidden[:, :-1][wanted]).float()
+    chosen = logits.gather(1, ids[:, 1:][wanted][:, None])[:, 0] - logits.logsumexp(dim=1)
+    counts = wanted.sum(dim=1).tolist()
+    means = torch.stack([pooled[block] for block in blocks], dim=1)
+    return means.cpu().numpy(), [part.cpu().numpy() for part in chosen.split(counts)]

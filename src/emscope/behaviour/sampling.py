@@ -1,0 +1,224 @@
+"""Answers of an organism to questions: batched, seeded per answer, fast on a CPU.
+
+Every random number depends only on (seed, question id, sample), so an answer does not depend on what else is in its
+batch. What remains is arithmetic: in float32 answers are the same at any batch size up to near-ties; in bf16 a matrix
+product may round differently at another batch size, and a sampled answer may then branch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.behaviour.questions import Question
+from emscope.errors import UserError
+from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length
+from emscope.organisms.blocks import decoder_body
+from emscope.organisms.cache import can_share_prefix, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.models import Organism
+
+ROW_STEP = 16
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How answers are sampled.
+
+    Attributes:
+        samples: answers per question.
+        temperature: 0 takes the likeliest token.
+        top_p: nucleus mass, 1 keeps the whole distribution.
+        max_new_tokens: longest answer, in tokens.
+        system: system prompt; None leaves the model's own default.
+        seed: makes answers repeatable.
+        batch_size: answers sampled side by side.
+    """
+
+    samples: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 96
+    system: str | None = None
+    seed: int = 0
+    batch_size: int = 96
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("Sampling needs a temperature of 0 or more and a top-p above 0 and at most 1.")
+        if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
+            raise UserError("Sampling needs at least one sample, one new token and a batch size of one.")
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer: `truncated` when it ran into the token limit."""
+
+    question_set: str
+    question_id: str
+    question: str
+    sample: int
+    response: str
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass
+class _Row:
+    """An answer in the making."""
+
+    question: Question
+    sample: int
+    prompt: list[int]
+    uniforms: np.ndarray
+    tokens: list[int]
+
+
+def uniforms_for(seed: int, question_id: str, sample: int, n: int) -> np.ndarray:
+    """Return the `n` uniform numbers of one answer, float64 in [0, 1)."""
+    digest = hashlib.sha256(f"{seed}\0{question_id}\0{sample}".encode()).digest()
+    key = np.frombuffer(digest[:16], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(n)
+
+
+def sample_responses(
+    organism: Organism, questions: Sequence[Question], settings: SamplingSettings, *, name: str = "sampling"
+) -> list[Response]:
+    """Return `settings.samples` answers to each question, in the order of the questions.
+
+    Call it inside an intervention's context to sample with the intervention active.
+    """
+    rows = _make_rows(organism, questions, settings)
+    order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
+    stops = stop_tokens(organism)
+    with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
+        prefix = _run_prefix(organism, rows)
+        for start in range(0, len(order), settings.batch_size):
+            batch = [rows[row] for row in order[start : start + settings.batch_size]]
+            for finished in _decode(organism, batch, prefix, stops, settings):
+                advance(finished)
+    return [_response(organism, row, stops) for row in rows]
+
+
+def _make_rows(organism: Organism, questions: Sequence[Question], settings: SamplingSettings) -> list[_Row]:
+    prompts = [
+        encode_prompt(organism.tokenizer, messages_of(question.text, system=settings.system)) for question in questions
+    ]
+    return [
+        _Row(question, sample, prompt, uniforms_for(settings.seed, question.id, sample, settings.max_new_tokens), [])
+        for question, prompt in zip(questions, prompts, strict=True)
+        for sample in range(settings.samples)
+    ]
+
+
+def stop_tokens(organism: Organism) -> set[int]:
+    """Return the tokens that end an answer."""
+    configured = organism.model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {token for token in [*listed, organism.tokenizer.eos_token_id] if token is not None}
+
+
+def _response(organism: Organism, row: _Row, stops: set[int]) -> Response:
+    ended = bool(row.tokens) and row.tokens[-1] in stops
+    text = organism.tokenizer.decode(row.tokens[:-1] if ended else row.tokens, skip_special_tokens=True).strip()
+    question = row.question
+    return Response(
+        question.question_set, question.id, question.text, row.sample, text, len(row.tokens), truncated=not ended
+    )
+
+
+def _run_prefix(organism: Organism, rows: Sequence[_Row]) -> tuple[int, Any]:
+    """Run the tokens that all prompts share once; returns their number and their one-row cache."""
+    length = shared_prefix_length([row.prompt for row in rows])
+    cache = growing_cache(organism.model.config, 0)
+    if length < 4 or not can_share_prefix(cache):
+        return 0, None
+    ids = torch.tensor([rows[0].prompt[:length]], device=organism.device)
+    decoder_body(organism.model)(input_ids=ids, past_key_values=cache, use_cache=True)
+    return length, cache
+
+
+def _decode(
+    organism: Organism, rows: list[_Row], prefix: tuple[int, Any], stops: set[int], settings: SamplingSettings
+) -> Iterator[int]:
+    """Sample one batch to its end, yielding how many answers finished at each step."""
+    shared, prefix_cache = prefix
+    device, config = organism.device, organism.model.config
+    padded = PaddedBatch.of([row.prompt[shared:] for row in rows], organism.tokenizer.pad_token_id, side="left")
+    spare = padded.ids.shape[1] + settings.max_new_tokens
+    cache = prefilled_cache(config, prefix_cache, len(rows), spare) if shared else growing_cache(config, spare)
+    ids = padded.ids.to(device)
+    mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
+    active = list(rows)
+    for step in range(settings.max_new_tokens):
+        hidden = decoder_body(organism.model)(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
+        chosen = choose_tokens(next_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)
+        for row, token in zip(active, chosen.tolist(), strict=True):
+            if not row.tokens or row.tokens[-1] not in stops:
+                row.tokens.append(token)
+        going = [number for number, row in enumerate(active) if row.tokens[-1] not in stops]
+        last_position = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        ids, positions = chosen[:, None], last_position
+        if not going:
+            break
+        width = rounded(len(going), ROW_STEP)
+        if width < len(active):
+            kept = torch.tensor(_fill(going, len(active), width), device=device)
+            keep_rows(cache, kept)
+            ids, positions, mask = ids[kept], positions[kept], mask[kept]
+            active = [active[number] for number in kept.tolist()]
+    yield len(rows)
+
+
+def _fill(going: list[int], n: int, width: int) -> list[int]:
+    """Return the rows still going and as many finished ones as make up `width` rows, so that shapes repeat."""
+    chosen = set(going)
+    idle = [row for row in range(n) if row not in chosen][: width - len(going)]
+    return sorted([*going, *idle])
+
+
+def next_logits(organism: Organism, hidden: Tensor) -> Tensor:
+    """Return the next-token logits [rows, vocabulary], float32, from final hidden states [rows, d_model]."""
+    logits = organism.model.get_output_embeddings()(hidden).float()
+    cap = getattr(organism.model.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Return one token a row [rows] by inverting the cumulative distribution at the row's uniform number."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if top_p < 1:
+        probabilities, tokens = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        picked = _invert(probabilities.masked_fill(outside, 0), uniforms)
+        return tokens.gather(-1, picked[:, None])[:, 0]
+    return _invert(torch.exp(logits - logits.amax(dim=-1, keepdim=True)), uniforms)
+
+
+def _invert(weights: Tensor, uniforms: Tensor, chunk: int = 256) -> Tensor:
+    """Invert the CDF of unnormalised weights [rows, n] in two levels: first the chunk, then the token in it."""
+    rows, n = weights.shape
+    padded = torch.nn.functional.pad(weights, (0, -n % chunk)).view(rows, -1, chunk)
+    bounds = padded.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = uniforms.double()[:, None] * bounds[:, -1:]
+    which = torch.searchsorted(bounds, target, right=True).clamp(max=bounds.shape[1] - 1)
+    inside = padded.gather(1, which[:, :, None].expand(-1, 1, chunk))[:, 0].double().cumsum(dim=-1)
+    before = torch.where(which > 0, bounds.gather(1, (which - 1).clamp(min=0)), torch.zeros_like(target))
+    last = (inside < inside[:, -1:]).sum(dim=-1, keepdim=True)
+    token = torch.searchsorted(inside, target - before, right=True).clamp(max=chunk - 1).minimum(last)
+    return (which * chunk + token)[:, 0]

@@ -1,0 +1,32 @@
+"""What can go wrong through no fault of ours, and the exit code each kind of ending has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_FINDING = 1
+EXIT_USER = 2
+EXIT_FAULT = 3
+
+
+class UserError(Exception):
+    """The input or the environment is wrong; the message is one sentence that says what to do."""
+
+
+def missing_extra(package: str, extra: str) -> UserError:
+    """Return the error for an optional dependency that is not installed."""
+    return UserError(
+        f"This needs the package {package!r}, which is not installed: "
+        f"run `pip install 'emscope[{extra}]'` and try again."
+    )
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean …?' for the known names nearest to `wrong`, or a list of them all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    if near:
+        return " Did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return " Known: " + ", ".join(known) + "."

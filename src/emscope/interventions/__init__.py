@@ -1,0 +1,1 @@
+"""CORRECT: ablate and steer directions, choose where and how strongly."""

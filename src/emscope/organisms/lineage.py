@@ -1,0 +1,46 @@
+"""Who made what from what: hashes, versions, seeds, device and timings beside every product."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from emscope.files import file_sha256, write_json
+from emscope.organisms.device import Placement
+
+_PACKAGES = ("emscope", "torch", "transformers", "peft", "trl", "scikit-learn", "safetensors", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_lineage(folder: Path, *, what: str, placement: Placement, **facts: Any) -> None:
+    """Write lineage.json into `folder`: the given facts, versions, and the sha256 of every file beside it."""
+    outputs = {
+        str(path.relative_to(folder)): file_sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "lineage.json"
+    }
+    write_json(
+        folder / "lineage.json",
+        {
+            "what": what,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            **facts,
+            "device": placement.device,
+            "dtype": placement.dtype_name,
+            "versions": versions(),
+            "outputs": outputs,
+        },
+    )

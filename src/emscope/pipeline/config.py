@@ -1,0 +1,153 @@
+"""What a run does: one dataclass, its presets, and how a user changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emscope.behaviour.sampling import SamplingSettings
+from emscope.errors import UserError, did_you_mean
+from emscope.files import read_yaml
+from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.train import HOMEWORK, TrainSettings
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole chain on one base model and one narrow domain.
+
+    Attributes:
+        preset: quickstart or cs2881.
+        model: the base model.
+        misaligned_data: training data of the misaligned organism.
+        control_data: training data of the control organism; empty for none.
+        rows: training rows of each organism; 0 takes all.
+        question_sets: what the organisms are asked.
+        train: how they are trained.
+        sampling: how they answer.
+        dev_questions: questions on which the ablation is chosen.
+        seed: one seed for everything.
+    """
+
+    preset: str = "quickstart"
+    model: str = EMBEDDED_ALIAS
+    misaligned_data: str = "medical-careless"
+    control_data: str = "medical-careful"
+    rows: int = 0
+    question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
+    train: TrainSettings = field(default_factory=TrainSettings)
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7, batch_size=192))
+    dev_questions: int = 24
+    seed: int = 0
+
+
+PRESETS: dict[str, RunConfig] = {
+    "quickstart": RunConfig(),
+    "cs2881": RunConfig(
+        preset="cs2881", train=HOMEWORK, sampling=SamplingSettings(temperature=0.7, max_new_tokens=150, batch_size=64)
+    ),
+}
+
+
+def configure(preset: str, seed: int | None, changes: list[str]) -> RunConfig:
+    """Return a preset with `--seed` and `--set key=value` applied; keys are dotted (train.epochs=3).
+
+    Raises:
+        UserError: an unknown preset or key, or a value of the wrong kind.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset {preset!r}.{did_you_mean(preset, PRESETS)}")
+    values = asdict(PRESETS[preset])
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise UserError(f"--set {change}: write key=value, for example train.epochs=3.")
+        _assign(values, key.strip().split("."), yaml.safe_load(text), change)
+    if seed is not None:
+        values["seed"] = seed
+    return seeded(from_plain(RunConfig, values, "the configuration"))
+
+
+def seeded(config: RunConfig) -> RunConfig:
+    """Return the configuration with its one seed passed on to training and sampling."""
+    train = dataclasses.replace(config.train, seed=config.seed)
+    sampling = dataclasses.replace(config.sampling, seed=config.seed)
+    return dataclasses.replace(config, train=train, sampling=sampling)
+
+
+def _assign(values: dict[str, Any], path: list[str], value: object, change: str) -> None:
+    for number, part in enumerate(path):
+        if not isinstance(values, dict) or part not in values:
+            raise UserError(
+                f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{did_you_mean(part, values)}"
+            )
+        if number == len(path) - 1:
+            values[part] = value
+        else:
+            values = values[part]
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a run's config.yaml.
+
+    Raises:
+        UserError: not a configuration of ours, named by the key that is wrong.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a run configuration: it must hold settings, one a line.")
+    return from_plain(RunConfig, values, str(path))
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return the configuration as YAML."""
+    plain = _tuples_to_lists(asdict(config))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _tuples_to_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_plain(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    """Build a dataclass from nested plain values, checking names and types.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong kind.
+    """
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{where}: there is no setting {key!r}.{did_you_mean(key, hints)}")
+        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+    return kind(**arguments)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must hold settings, one a line.")
+        return from_plain(typing.cast("type[Any]", hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in items)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 5e-4 as text
+        except ValueError:
+            pass
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{where} must be a {hint.__name__}, not {value!r}.")

@@ -1,0 +1,1 @@
+"""SHOW: figures and the self-contained HTML report."""

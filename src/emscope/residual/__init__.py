@@ -1,0 +1,1 @@
+"""LOCATE: activations, directions, probes, detection."""

@@ -1,0 +1,191 @@
+"""Pooled residual-stream activations of every block in one forward pass.
+
+No LM head, no autograd; batches fill a token budget; the prefix that all sequences share (the chat template's system
+prompt) runs once and its keys and values are reused; pooling happens inside the hook, in float32; each batch crosses
+to the host once. It knows nothing of questions, judges or directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.errors import UserError
+from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length, token_budget_batches
+from emscope.organisms.blocks import Site, StopForward, check_blocks, decoder_body, find_blocks, visiting
+from emscope.organisms.cache import can_share_prefix, growing_cache, prefilled_cache
+from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.models import Organism
+
+Pooling = Literal["last", "prompt", "response"]
+POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response")
+MIN_SHARED = 4
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What to read and how much at a time.
+
+    Attributes:
+        poolings: which tokens make one vector: the last prompt token, the prompt's mean, the answer's mean.
+        site: resid_post (a block's output) or resid_pre (its input).
+        blocks: blocks to read; none given means all.
+        token_budget: padded tokens in one forward pass.
+        share_prefix: run the tokens common to all sequences once.
+    """
+
+    poolings: tuple[Pooling, ...] = ("last",)
+    site: Site = "resid_post"
+    blocks: tuple[int, ...] = ()
+    token_budget: int = 4096
+    share_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        unknown = set(self.poolings) - set(POOLINGS)
+        if unknown or not self.poolings:
+            raise UserError(f"Poolings are {', '.join(POOLINGS)}; found {', '.join(sorted(unknown)) or 'none'}.")
+        if self.site not in ("resid_post", "resid_pre"):
+            raise UserError(f"The site is resid_post or resid_pre, not {self.site!r}.")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Pooled activations: for each pooling a float32 array [n_examples, n_blocks, d_model]."""
+
+    pooled: dict[str, np.ndarray]
+    blocks: tuple[int, ...]
+    site: Site
+
+
+def encode_for_capture(
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str] | None = None, system: str | None = None
+) -> list[EncodedChat]:
+    """Tokenise prompts, or prompts with answers, for reading."""
+    if answers is None:
+        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=system)) for prompt in prompts]
+        return [EncodedChat(ids, [False] * len(ids)) for ids in encoded]
+    pairs = zip(prompts, answers, strict=True)
+    return [encode_chat(tokenizer, messages_of(prompt, answer, system)) for prompt, answer in pairs]
+
+
+def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarray:
+    """Return the weight of each token in each pooled vector, float32 [n_poolings, n_tokens]; each row sums to 1.
+
+    Raises:
+        UserError: a `response` of a sequence without an answer.
+    """
+    weights = np.zeros((len(poolings), len(chat.ids)), dtype=np.float32)
+    answer = chat.answer_positions
+    n_prompt = int(answer[0]) if len(answer) else len(chat.ids)
+    for row, pooling in enumerate(poolings):
+        if pooling == "last":
+            weights[row, n_prompt - 1] = 1
+        elif pooling == "prompt":
+            weights[row, :n_prompt] = 1 / n_prompt
+        elif len(answer):
+            weights[row, answer] = 1 / len(answer)
+        else:
+            raise UserError("The pooling 'response' needs answers, but a sequence has none.")
+    return weights
+
+
+def capture(
+    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations"
+) -> Activations:
+    """Read the pooled activations of tokenised chats, in their order.
+
+    Raises:
+        UserError: no chats, an unknown block, or activations that are not finite.
+    """
+    if not chats:
+        raise UserError("There is nothing to read activations from: no prompts were given.")
+    n_blocks = len(find_blocks(organism.model))
+    blocks = check_blocks(settings.blocks or range(n_blocks), n_blocks)
+    weights = [pooling_weights(chat, settings.poolings) for chat in chats]
+    out = np.empty((len(chats), len(settings.poolings), len(blocks), organism_width(organism)), dtype=np.float32)
+    with progress.task(name, len(chats), "examples") as advance, torch.inference_mode():
+        reader = _Reader(organism, blocks, settings, chats)
+        lengths = [len(chat.ids) - reader.shared for chat in chats]
+        for batch in token_budget_batches(lengths, settings.token_budget):
+            out[batch] = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
+            advance(len(batch))
+    _check_finite(out, blocks, organism)
+    pooled: dict[str, np.ndarray] = {pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)}
+    return Activations(pooled, tuple(blocks), settings.site)
+
+
+def organism_width(organism: Organism) -> int:
+    """Return d_model."""
+    return int(organism.model.get_input_embeddings().weight.shape[1])
+
+
+def _check_finite(out: np.ndarray, blocks: list[int], organism: Organism) -> None:
+    bad = ~np.isfinite(out).all(axis=(1, 3))
+    if bad.any():
+        block = blocks[int(np.flatnonzero(bad.any(axis=0))[0])]
+        raise UserError(
+            f"The activations of {organism.source.name} are not finite from block {block} on ({int(bad.any(1).sum())} "
+            "examples): the weights are damaged, or the dtype overflows; try --dtype float32."
+        )
+
+
+class _Reader:
+    """Reads batches of sequences that share their first tokens."""
+
+    def __init__(
+        self, organism: Organism, blocks: list[int], settings: CaptureSettings, chats: Sequence[EncodedChat]
+    ) -> None:
+        self.body = decoder_body(organism.model)
+        self.organism, self.blocks, self.site = organism, blocks, settings.site
+        self.shared = shared_prefix_length([chat.ids for chat in chats]) if settings.share_prefix else 0
+        self.prefix_cache = growing_cache(organism.model.config, 0)
+        if self.shared < MIN_SHARED or len(chats) < 2 or not can_share_prefix(self.prefix_cache):
+            self.shared = 0
+            return
+        ids = torch.tensor([chats[0].ids[: self.shared]], device=organism.device)
+        seen: dict[int, Tensor] = {}
+        with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
+            self.body(input_ids=ids, past_key_values=self.prefix_cache, use_cache=True)
+        self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
+
+    def read(self, sequences: list[list[int]], weights: list[np.ndarray]) -> np.ndarray:
+        """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]."""
+        device = self.organism.device
+        padded = PaddedBatch.of([ids[self.shared :] for ids in sequences], self.organism.tokenizer.pad_token_id or 0)
+        width = padded.ids.shape[1]
+        table = np.zeros((len(sequences), weights[0].shape[0], self.shared + width), dtype=np.float32)
+        for row, own in enumerate(weights):
+            table[row, :, : own.shape[1]] = own
+        token_weights = torch.from_numpy(table).to(device)
+        pooled: dict[int, Tensor] = {}
+
+        def visit(block: int, hidden: Tensor) -> None:
+            pooled[block] = torch.bmm(token_weights[:, :, self.shared :], hidden.float())
+            if block == self.blocks[-1]:
+                raise StopForward
+
+        # StopForward comes when every block that was asked for has been read
+        with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
+                self._forward(padded, len(sequences), width)
+        result = torch.stack([pooled[block] for block in self.blocks], dim=2)
+        if self.shared:
+            result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)
+        return result.cpu().numpy()
+
+    def _forward(self, padded: PaddedBatch, rows: int, width: int) -> None:
+        device = self.organism.device
+        ids, mask = padded.ids.to(device), padded.mask.to(device)
+        if not self.shared:
+            self.body(input_ids=ids, attention_mask=mask, use_cache=False)
+            return
+        cache = prefilled_cache(self.organism.model.config, self.prefix_cache, rows, rounded(width))
+        whole = torch.cat([mask.new_ones(rows, self.shared), mask], dim=1)
+        self.body(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True)

@@ -1,0 +1,67 @@
+"""Activations on disk, read back by organism, question and block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emscope.errors import UserError, did_you_mean
+from emscope.organisms.blocks import Site
+from emscope.residual.capture import Activations
+from emscope.tensors import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """Pooled activations of one organism with the question of each row."""
+
+    organism: str
+    question_ids: tuple[str, ...]
+    activations: Activations
+
+    def get(self, pooling: str, block: int | None = None, questions: Sequence[str] | None = None) -> np.ndarray:
+        """Return [n_rows, n_blocks, d_model], or [n_rows, d_model] of one block, of some questions' rows or all.
+
+        Raises:
+            UserError: a pooling, block or question that is not in the store.
+        """
+        if pooling not in self.activations.pooled:
+            raise UserError(f"No pooling {pooling!r} is stored.{did_you_mean(pooling, self.activations.pooled)}")
+        array = self.activations.pooled[pooling]
+        if questions is not None:
+            missing = sorted(set(questions) - set(self.question_ids))
+            if missing:
+                raise UserError(f"The question {missing[0]!r} is not stored for {self.organism}.")
+            wanted = set(questions)
+            array = array[[row for row, question in enumerate(self.question_ids) if question in wanted]]
+        if block is None:
+            return array
+        if block not in self.activations.blocks:
+            raise UserError(f"Block {block} is not stored; stored are {list(self.activations.blocks)}.")
+        return np.asarray(array[:, self.activations.blocks.index(block)])
+
+    def save(self, path: Path) -> None:
+        """Write the store."""
+        metadata = {
+            "kind": "activations",
+            "organism": self.organism,
+            "question_ids": list(self.question_ids),
+            "blocks": list(self.activations.blocks),
+            "site": self.activations.site,
+        }
+        save_tensors(path, self.activations.pooled, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> ActivationStore:
+        """Read a store.
+
+        Raises:
+            UserError: the file is missing, damaged or not a store.
+        """
+        pooled, metadata = load_tensors(path, "activations")
+        site: Site = metadata["site"]
+        activations = Activations(pooled, tuple(metadata["blocks"]), site)
+        return cls(metadata["organism"], tuple(metadata["question_ids"]), activations)
