@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +76,10 @@ def memory_bytes() -> tuple[int, int]:
         return 0, 0
     fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
     return fields.get("MemTotal", 0), fields.get("MemAvailable", 0)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held so far: resident main memory, or GPU memory if that is more."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(resident, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)

@@ -168,7 +168,6 @@ def _with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> A
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         layers_to_transform=blocks,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=source.base,
     )
     if blocks is not None and targets == ["all-linear"]:
         config.target_modules = _linear_names(find_blocks(model))
@@ -274,4 +273,4 @@ def _last_checkpoint(folder: Path) -> str:
 
 def _save(trainer: Any, model: Any, folder: Path) -> None:
     if trainer.is_world_process_zero():
-        model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)

@@ -11,6 +11,7 @@ from typing import Any
 import emscope
 from emscope.errors import UserError
 from emscope.files import read_json, tree_sha256, value_sha256, write_json, write_text
+from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.lineage import versions
 from emscope.pipeline.config import RunConfig, dump_config, load_config
 
@@ -57,6 +58,7 @@ class RunFolder:
         self.record["stages"][name] = {
             "key": key,
             "seconds": seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
             "settings": settings,
             "inputs": self._hashes(inputs),
             "outputs": self._hashes(outputs),
@@ -69,6 +71,11 @@ class RunFolder:
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else path.name
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most memory any stage had in use, main memory and GPU apart, whichever is more."""
+        return max((stage["peak_memory_bytes"] for stage in self.record["stages"].values()), default=0)
 
     @property
     def seconds(self) -> dict[str, float]:

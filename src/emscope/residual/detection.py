@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from emscope.errors import UserError
+from emscope.residual.directions import Directions
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ def best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:
     best = np.flatnonzero(np.isclose(balanced, max(balanced)))
     widths = (values[1:] - values[:-1])[best]
     return float(cuts[best[int(widths.argmax())]])
+
+
+def cross_fitted_scores(
+    positive: np.ndarray, negative: np.ndarray, make: Callable[[np.ndarray, np.ndarray], Directions], folds: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [n_questions, n_blocks] of both sides, each question scored by directions made without it.
+
+    Row i of both sides is question i; `make` turns activations of the other questions into directions.
+    """
+    out = np.zeros(positive.shape[:2]), np.zeros(negative.shape[:2])
+    fold = np.arange(len(positive)) % min(folds, len(positive))
+    for number in np.unique(fold):
+        inside = fold == number
+        directions = make(positive[~inside], negative[~inside])
+        for scores, activations in zip(out, (positive, negative), strict=True):
+            scores[inside] = directions.score(activations[inside])
+    return out
 
 
 def separate(
