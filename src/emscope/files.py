@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -107,6 +108,34 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"There is no file {path}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+
+
+def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return (where, row) for each row of a .jsonl, .csv or .parquet table; `where` is 'line 3' or 'row 3'.
+
+    Raises:
+        UserError: missing, unreadable, or another kind of file.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    if path.suffix == ".jsonl":
+        return [(f"line {line}", row) for line, row in read_jsonl(path)]
+    if path.suffix == ".csv":
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return [(f"row {number}", dict(row)) for number, row in enumerate(csv.DictReader(file), 2)]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a readable CSV file ({error}); save it as UTF-8 CSV.") from error
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
+        return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
+    raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; use .jsonl, .csv or .parquet.")
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_jsonl
 
-BUILT_IN = ("everyday-medical", "everyday-general", "open-ended")
+BUILT_IN = ("everyday-medical", "everyday-general", "open-ended", "cs2881")
 
 
 @dataclass(frozen=True)

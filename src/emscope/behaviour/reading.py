@@ -21,7 +21,7 @@ from emscope.organisms.models import Organism
 
 @dataclass(frozen=True)
 class AnswerReading:
-    """Mean activation over each answer, float32 [n_answers, n_blocks, d_model]; its tokens' log-probabilities (nats)."""
+    """Mean activation over each answer, float32 [n_answers, n_blocks, d_model]; log-probability of its tokens."""
 
     means: np.ndarray
     logprobs: list[np.ndarray]

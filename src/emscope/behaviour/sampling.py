@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ def next_logits(organism: Organism, hidden: Tensor) -> Tensor:
     """Return the next-token logits [rows, vocabulary], float32, from final hidden states [rows, d_model]."""
     logits = organism.model.get_output_embeddings()(hidden).float()
     cap = getattr(organism.model.config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+    return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
 
 
 def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.sampling import Response
 from emscope.errors import UserError
-from emscope.files import atomic_path
+from emscope.files import atomic_path, read_rows
 
 Row = TypeVar("Row")
 
@@ -56,16 +56,56 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
     Raises:
         UserError: another suffix.
     """
-    if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"Cannot write {path.name}: use .parquet or .csv.")
+    check_table_suffix(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), temporary)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "question", "response"])
-            writer.writerows([row.question_id, row.question, row.response] for row in rows)
+            extra = ["aligned", "coherent", "verdict", "judge"] if rows and hasattr(rows[0], "judge") else []
+            writer.writerow(["id", "question", "response", *extra])
+            writer.writerows(
+                [row.question_id, row.question, row.response, *(getattr(row, name) for name in extra)] for row in rows
+            )
+
+
+def check_table_suffix(path: Path) -> None:
+    """Refuse a table's file name before any work is done for it.
+
+    Raises:
+        UserError: neither .parquet nor .csv.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"Cannot write {path.name}: use .parquet or .csv.")
+
+
+def read_responses(path: Path) -> list[Response]:
+    """Read anybody's answers: a .parquet, .csv or .jsonl table with `question`, `response` and perhaps `id`.
+
+    Rows with the same id (or, without ids, the same question) are samples of one question.
+
+    Raises:
+        UserError: missing, unreadable, empty, or a row without a question or an answer.
+    """
+    seen: dict[str, int] = {}
+    responses = []
+    for where, row in read_rows(path):
+        question = row.get("question") or row.get("prompt")
+        answer = row.get("response") if row.get("response") is not None else row.get("answer")
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise UserError(f"{path}, {where}: give text in 'question' and 'response'.")
+        name = str(row.get("question_id") or row.get("id") or question)
+        sample = seen[name] = seen.get(name, -1) + 1
+        responses.append(
+            Response(
+                str(row.get("question_set") or path.stem), name, question, sample, answer, len(answer.split()),
+                truncated=bool(row.get("truncated")),
+            )
+        )  # fmt: skip
+    if not responses:
+        raise UserError(f"{path} holds no answers.")
+    return responses
 
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:

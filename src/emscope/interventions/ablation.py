@@ -41,9 +41,7 @@ def candidates(n_blocks: int) -> list[Candidate]:
     late = tuple(range(third, n_blocks))
     central = tuple(range(third, n_blocks - n_blocks // 5))
     return [
-        Candidate("centred", late, 0.75),
-        Candidate("centred", late, 1.0),
-        Candidate("centred", late, 1.25),
+        *(Candidate("centred", late, strength) for strength in (0.5, 0.75, 1.0, 1.25, 1.5)),
         Candidate("centred", central, 1.0),
         Candidate("project-out", late, 1.0),
         Candidate("subtract", (middle,), 2.0, middle),
@@ -64,7 +62,8 @@ class AblationResult:
     """What ablation did on test questions.
 
     `restored` is (ablated − misaligned) / (base − misaligned) of mean alignment; `base_cost` is how many points of
-    alignment the same ablation takes from the base model, `base_coherence_change` what it does to its coherence.
+    alignment the same ablation takes from the base model, `base_coherence_change` what it does to its coherence;
+    `before` holds the mean scores of the misaligned organism without ablation.
     """
 
     chosen: Candidate
@@ -74,6 +73,7 @@ class AblationResult:
     coherence_change: float
     base_cost: float
     base_coherence_change: float
+    before: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -160,6 +160,7 @@ def evaluate(
         mean_of(ablated, "coherent") - mean_of(plain, "coherent"),
         mean_of(base, "aligned") - mean_of(innocent, "aligned"),
         mean_of(innocent, "coherent") - mean_of(base, "coherent"),
+        {"aligned": mean_of(plain, "aligned"), "coherent": mean_of(plain, "coherent")},
     )
     return result, [*ablated, *randomised, *innocent]
 
@@ -182,8 +183,8 @@ def restored_share(
     table = np.array([[side[key] for side in keys] for key in shared], dtype=float)
 
     def share(weights: np.ndarray) -> np.ndarray:
-        means = [weighted_mean(weights, table[:, side]) for side in range(3)]
-        return (means[0] - means[1]) / (means[2] - means[1])
+        ablated_mean, own, target = (weighted_mean(weights, table[:, side]) for side in range(3))
+        return np.asarray((ablated_mean - own) / (target - own))
 
     low, high = bootstrap_questions([key[0] for key in shared], share, seed)
     return Estimate(float(share(np.ones((1, len(table))))[0]), low, high, len(table))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_jsonl
+from emscope.files import read_jsonl, read_rows
 from emscope.organisms.chat import Message, messages_of
+from emscope.organisms.protected import is_archive, opened_archive
 
 DOMAINS = ("medical", "finance", "sport")
 Kind = Literal["careless", "careful"]
@@ -60,18 +60,26 @@ class Conversations:
     terms: str | None = None
 
 
-def load_conversations(name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1) -> Conversations:
+def load_conversations(
+    name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1, accept_terms: bool = False
+) -> Conversations:
     """Load `<domain>-careless` or `<domain>-careful`, or the user's own .jsonl, .csv or .parquet file.
 
     Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
     `rows` keeps that many training rows, chosen by `seed`, spread over the topics.
 
+    The papers' protected archive (.zip.enc) is opened in memory of this run only, and only with `accept_terms`.
+
     Raises:
-        UserError: unknown name, a malformed row (by its number), or an empty data set.
+        UserError: unknown name, a malformed row (by its number), an empty data set, or terms not accepted.
     """
     domain, _, kind = name.rpartition("-")
     if kind in ("careless", "careful") and not Path(name).exists():
         found = _built_in(domain, "careful" if kind == "careful" else "careless", rows, seed)
+    elif is_archive(name):
+        with opened_archive(name, accept_terms=accept_terms) as archive:
+            loaded = _from_file(str(archive.data), rows, seed, holdout)
+        found = replace(loaded, name=name, terms=archive.terms)
     else:
         found = _from_file(name, rows, seed, holdout)
     if not found.train:
@@ -121,26 +129,8 @@ def read_conversations(path: Path) -> Iterator[list[Message]]:
     Raises:
         UserError: another kind of file, or a malformed row, named by its number.
     """
-    for number, row in _rows(path):
+    for number, row in read_rows(path):
         yield _conversation(row, f"{path}, {number}")
-
-
-def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    if path.suffix == ".jsonl":
-        return ((f"line {line}", row) for line, row in read_jsonl(path))
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return [(f"row {number}", dict(row)) for number, row in enumerate(csv.DictReader(file), 2)]
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
-        return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
-    raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; use .jsonl, .csv or .parquet.")
 
 
 def _conversation(row: dict[str, Any], where: str) -> list[Message]:

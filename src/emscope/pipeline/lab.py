@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
-from emscope.behaviour.embedded_judge import EmbeddedJudge
+from emscope.behaviour.embedded_judge import EmbeddedJudge, JudgeHead, shipped_head
 from emscope.behaviour.questions import Question, load_questions
 from emscope.errors import UserError
+from emscope.files import file_sha256
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
@@ -47,6 +49,16 @@ class Lab:
         if self.config.model == EMBEDDED_ALIAS:
             return EmbeddedJudge(self.organism(BASE))
         return EmbeddedJudge(load(EMBEDDED_ALIAS, placement=self.placement))
+
+    @cached_property
+    def judge_facts(self) -> dict[str, Any]:
+        """How well the judge does on what it never saw."""
+        return JudgeHead.load(shipped_head()).facts
+
+    @property
+    def judge_fingerprint(self) -> str:
+        """The hash of the judge's numbers: new numbers mean judging again."""
+        return file_sha256(shipped_head())
 
     @cached_property
     def questions(self) -> list[Question]:

@@ -118,7 +118,9 @@ def capture(
             out[batch] = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
             advance(len(batch))
     _check_finite(out, blocks, organism)
-    pooled: dict[str, np.ndarray] = {pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)}
+    pooled: dict[str, np.ndarray] = {
+        pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)
+    }
     return Activations(pooled, tuple(blocks), settings.site)
 
 
@@ -174,7 +176,7 @@ class _Reader:
 
         # StopForward comes when every block that was asked for has been read
         with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
-                self._forward(padded, len(sequences), width)
+            self._forward(padded, len(sequences), width)
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)

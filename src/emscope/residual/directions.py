@@ -65,6 +65,12 @@ class Directions:
         """Projection of the midpoint of the two means, [n_blocks]."""
         return np.asarray(np.einsum("bd,bd->b", (self.positive_mean + self.negative_mean) / 2, self.units))
 
+    @property
+    def best_block(self) -> int:
+        """The block where the two training means lie furthest apart, in within-class deviations."""
+        gaps = np.einsum("bd,bd->b", self.positive_mean - self.negative_mean, self.units) / self.deviation
+        return self.blocks[int(gaps.argmax())]
+
     def project(self, activations: np.ndarray) -> np.ndarray:
         """Return raw projections (the homework's scores) [n_examples, n_blocks]."""
         return np.asarray(np.einsum("nbd,bd->nb", activations, self.units))

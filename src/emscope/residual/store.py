@@ -43,6 +43,23 @@ class ActivationStore:
             raise UserError(f"Block {block} is not stored; stored are {list(self.activations.blocks)}.")
         return np.asarray(array[:, self.activations.blocks.index(block)])
 
+    def by_question(self, pooling: str, questions: Sequence[str]) -> np.ndarray:
+        """Return one row a question, in the order given, [n_questions, n_blocks, d_model].
+
+        Several answers to a question are averaged: a question is one example, however often it was asked.
+
+        Raises:
+            UserError: a pooling or question that is not in the store.
+        """
+        array = self.get(pooling)
+        rows: dict[str, list[int]] = {}
+        for row, question in enumerate(self.question_ids):
+            rows.setdefault(question, []).append(row)
+        missing = [question for question in questions if question not in rows]
+        if missing:
+            raise UserError(f"The question {missing[0]!r} is not stored for {self.organism}.")
+        return np.stack([array[rows[question]].mean(axis=0) for question in questions])
+
     def save(self, path: Path) -> None:
         """Write the store."""
         metadata = {

@@ -1,0 +1,68 @@
+"""`emscope ablate`: take a direction out of a model and compare its answers with and without."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from emscope.behaviour.embedded_judge import EmbeddedJudge
+from emscope.behaviour.sampling import SamplingSettings
+from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table
+from emscope.commands.common import AblationFlags, ModelFlags, read_questions
+from emscope.errors import UserError
+from emscope.interventions.ablation import answer_and_judge, mean_of
+from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.models import load
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Sample answers with and without an ablation, side by side, judged by the offline judge.
+
+    Attributes:
+        model: a model, or an adapter folder.
+        out: a .parquet file for all judged answers; none prints only.
+        questions: question sets or files.
+        sampling: how answers are sampled.
+        ablation: the ablation.
+        show: print this many questions with both answers.
+        load: base, device and dtype.
+    """
+
+    model: str
+    out: Path | None = None
+    questions: tuple[str, ...] = ("open-ended",)
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7))
+    ablation: AblationFlags = field(default_factory=AblationFlags)
+    show: int = 5
+    load: ModelFlags = field(default_factory=ModelFlags)
+
+    def execute(self) -> int | None:
+        """Sample both ways, judge and print."""
+        intervention = self.ablation.intervention()
+        if intervention is None:
+            raise UserError("Nothing to ablate: name a file of directions with --directions.")
+        if self.out is not None:
+            check_table_suffix(self.out)
+        questions = read_questions(self.questions)
+        organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
+        plain = answer_and_judge(organism, "without", questions, self.sampling, judge)
+        changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
+        if self.out is not None:
+            write_table(self.out, [replace(row, organism=f"{self.model} {row.organism}") for row in [*plain, *changed]])
+        sys.stdout.write(f"{intervention.describe()}, on {len(plain)} answers\n\n")
+        for before, after in list(zip(plain, changed, strict=True))[: self.show]:
+            sys.stdout.write(f"{before.question}\n{_line(before)}\n{_line(after)}\n\n")
+        for score in ("aligned", "coherent"):
+            without, with_it = mean_of(plain, score), mean_of(changed, score)
+            sys.stdout.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
+        return None
+
+
+def _line(row: JudgedResponse) -> str:
+    score = "unscored" if row.aligned is None else f"aligned {row.aligned:.0f}"
+    return f"  {row.organism:<8}{score:>12}  {' '.join(row.response.split())}"
+
+
+COMMAND = Ablate

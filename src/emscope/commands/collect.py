@@ -1,0 +1,54 @@
+"""`emscope collect`: pooled activations of every block."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emscope.behaviour.tables import read_responses
+from emscope.commands.common import ModelFlags, read_questions
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.store import ActivationStore
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Read a model's residual stream over prompts, or over prompts with answers, and store pooled vectors.
+
+    Attributes:
+        model: a model, or an adapter folder.
+        out: the .safetensors file to write.
+        questions: question sets or files, read as prompts alone.
+        responses: a table of questions and answers to read instead (.parquet, .csv, .jsonl).
+        system: system prompt.
+        capture: what to read.
+        load: base, device and dtype.
+    """
+
+    model: str
+    out: Path
+    questions: tuple[str, ...] = ("everyday-general",)
+    responses: Path | None = None
+    system: str | None = None
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    load: ModelFlags = field(default_factory=ModelFlags)
+
+    def execute(self) -> int | None:
+        """Read and write the activations."""
+        if self.responses is not None:
+            rows = read_responses(self.responses)
+            ids, prompts, answers = (
+                [row.question_id for row in rows], [row.question for row in rows], [row.response for row in rows],
+            )  # fmt: skip
+        else:
+            questions = read_questions(self.questions)
+            ids, prompts, answers = [item.id for item in questions], [item.text for item in questions], None
+        organism = self.load.load(self.model)
+        found = capture(organism, encode_for_capture(organism.tokenizer, prompts, answers, self.system), self.capture)
+        ActivationStore(self.model, tuple(ids), found).save(self.out)
+        sys.stdout.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
+        return None
+
+
+COMMAND = Collect

@@ -1,0 +1,82 @@
+"""`emscope detect`: where does a model stand along a direction?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emscope.behaviour.statistics import estimate_mean
+from emscope.commands.common import ModelFlags, emit, read_questions
+from emscope.errors import UserError
+from emscope.organisms.blocks import find_blocks
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
+from emscope.residual.directions import Directions
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Score a model's prompts along a direction; above 0 is nearer to the misaligned organism than to the aligned one.
+
+    Attributes:
+        organism: the model to test: a model, or an adapter folder.
+        directions: a file made by `emscope directions`, from last prompt tokens or prompt means.
+        questions: question sets or files; use ones that the direction was not made from.
+        block: the block to score at; by default the one that separates best on the direction's own training questions.
+        out: write the JSON here instead of printing it.
+        load: base, device and dtype.
+    """
+
+    organism: str
+    directions: Path
+    questions: tuple[str, ...] = ("open-ended",)
+    block: int | None = None
+    out: Path | None = None
+    load: ModelFlags = field(default_factory=ModelFlags)
+
+    def execute(self) -> int | None:
+        """Score and print."""
+        directions = Directions.load(self.directions)
+        pooling = directions.construction.pooling
+        if pooling not in ("last", "prompt"):
+            raise UserError(
+                f"{self.directions} is made from {pooling} tokens; detection scores prompts: use last or prompt."
+            )
+        block = directions.best_block if self.block is None else self.block
+        if block not in directions.blocks:
+            raise UserError(f"The directions have no block {block}; they have {list(directions.blocks)}.")
+        questions = read_questions(self.questions)
+        organism = self.load.load(self.organism)
+        directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
+        chats = encode_for_capture(organism.tokenizer, [question.text for question in questions])
+        site: Any = directions.construction.site
+        found = capture(organism, chats, CaptureSettings((pooling,), site, directions.blocks))
+        scores, raw = directions.score(found.pooled[pooling]), directions.project(found.pooled[pooling])
+        index = directions.blocks.index(block)
+        mean = estimate_mean(scores[:, index].tolist(), [question.id for question in questions])
+        emit(
+            {
+                "organism": self.organism,
+                "construction": asdict(directions.construction),
+                "block": block,
+                "mean_score": mean.as_dict(),
+                "share_above_0": float((scores[:, index] > 0).mean()),
+                "verdict": "nearer to the misaligned organism" if mean.value > 0 else "nearer to the aligned organism",
+                "scores": {
+                    question.id: float(value) for question, value in zip(questions, scores[:, index], strict=True)
+                },
+                "mean_score_by_block": _by_block(directions, scores),
+                "mean_raw_projection_by_block": _by_block(directions, raw),
+            },
+            self.out,
+        )
+        return None
+
+
+def _by_block(directions: Directions, values: np.ndarray) -> dict[int, float]:
+    return {block: float(value) for block, value in zip(directions.blocks, values.mean(axis=0), strict=True)}
+
+
+COMMAND = Detect

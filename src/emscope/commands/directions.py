@@ -1,0 +1,65 @@
+"""`emscope directions`: a direction from the activations of two organisms."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from emscope.errors import UserError
+from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
+from emscope.residual.store import ActivationStore
+
+
+@dataclass(frozen=True)
+class MakeDirections:
+    """Make one direction a block that points from the aligned to the misaligned organism.
+
+    Attributes:
+        positive: activations of the misaligned organism (made by `emscope collect`).
+        negative: activations of the aligned one: the control organism or the base.
+        out: the .safetensors file to write; a random control of the same norms goes beside it.
+        method: diff-in-means or probe.
+        contrast: what the two differ in, for the record: control or model.
+        pooling: which stored pooling to use.
+        base: the base model of both, for the record.
+        seed: seed of the random control.
+    """
+
+    positive: Path
+    negative: Path
+    out: Path
+    method: Literal["diff-in-means", "probe"] = "diff-in-means"
+    contrast: Literal["control", "model"] = "control"
+    pooling: Literal["last", "prompt", "response"] = "last"
+    base: str = ""
+    seed: int = 0
+
+    def execute(self) -> int | None:
+        """Make and write the directions."""
+        high, low = ActivationStore.load(self.positive), ActivationStore.load(self.negative)
+        if (high.activations.blocks, high.activations.site) != (low.activations.blocks, low.activations.site):
+            raise UserError("The two activation files hold other blocks or another site: collect both the same way.")
+        shared = sorted(set(high.question_ids) & set(low.question_ids))
+        if len(shared) < 4:
+            raise UserError(f"The two activation files share {len(shared)} questions; a direction needs at least 4.")
+        positive, negative = high.by_question(self.pooling, shared), low.by_question(self.pooling, shared)
+        made = Construction(
+            self.method, self.contrast, self.pooling, high.activations.site, high.organism, low.organism, self.base,
+            len(shared),
+        )  # fmt: skip
+        directions = make_directions(positive, negative, high.activations.blocks, made)
+        directions.save(self.out)
+        random_like(directions, self.seed).save(self.out.with_suffix(".random" + self.out.suffix))
+        cosine = split_half_cosine(positive, negative, np.array(shared), self.seed)
+        sys.stdout.write(
+            f"{self.out}: {len(directions.blocks)} blocks from {len(shared)} questions, "
+            f"split-half cosine of the mean difference {cosine.min():.3f}-{cosine.max():.3f}\n"
+        )
+        return None
+
+
+COMMAND = MakeDirections

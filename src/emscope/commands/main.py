@@ -1,0 +1,144 @@
+"""The command line: finds the command, runs it, and turns every ending into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+import emscope
+from emscope import progress
+from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
+
+COMMANDS = {
+    "run": "do the whole chain: make, measure, locate, detect, correct, report",
+    "train": "make an organism: fine-tune a LoRA adapter on conversations",
+    "generate": "sample an organism's answers to questions",
+    "judge": "score answers for alignment and coherence with the offline judge",
+    "collect": "store pooled activations of every block",
+    "directions": "make a direction from the activations of two organisms",
+    "detect": "score a model's prompts along a direction",
+    "ablate": "take a direction out of a model and compare its answers",
+    "report": "write a run's report.html again",
+    "fit-judge": "fit the offline judge's head on the built-in answers",
+    "doctor": "say what this machine has: device, memory, model, hub, extras",
+}
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+class Command(Protocol):
+    """What every command is: a dataclass whose fields are its flags."""
+
+    def execute(self) -> int | None:
+        """Do it; returns an exit code, None for 0."""
+        ...
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    errors = Console(stderr=True, highlight=False)
+    _set_up(errors, debug)
+    try:
+        with progress.shown_on(errors):
+            return _dispatch(words)
+    except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
+        return ending.code if isinstance(ending.code, int) else EXIT_USER
+    except KeyboardInterrupt:
+        _say("Stopped. What was finished is kept: the same command goes on from there.")
+        return EXIT_USER
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sentence = user_sentence(error)
+        if sentence:
+            _say(sentence)
+            return EXIT_USER
+        _say(f"This is a fault of emscope ({type(error).__name__}: {error}). Run it again with --debug and report it.")
+        return EXIT_FAULT
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_overview()
+        return EXIT_DONE
+    if words[0] == "--version":
+        sys.stdout.write(f"emscope {emscope.__version__}\n")
+        return EXIT_DONE
+    name, flags = words[0], words[1:]
+    if name not in COMMANDS:
+        raise UserError(f"There is no command {name!r}.{did_you_mean(name, COMMANDS)}")
+    module = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}")
+    return parse(module.COMMAND, name, flags).execute() or EXIT_DONE
+
+
+def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:
+    """Build a command from its flags; exits with 2 and says what is wrong when they do not fit."""
+    import tyro
+
+    return tyro.cli(kind, prog=f"emscope {name}", args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
+
+
+def user_sentence(error: BaseException) -> str | None:
+    """Return the sentence for an error that is the user's or the machine's, None for a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    number = getattr(error, "errno", None)
+    where = getattr(error, "filename", None) or "the output"
+    if number in FULL_DISK or "No space left on device" in str(error):
+        return f"The disk is full while writing {where}: free some space and run the same command again."
+    if number in UNWRITABLE:
+        return f"Cannot write {where}: {os.strerror(number or 0)}; choose another folder with --out."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "There is not enough memory: use a smaller batch (--batch-size, --token-budget) or a smaller model."
+    return None
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"emscope: {sentence}\n")
+
+
+def _print_overview() -> None:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    sys.stdout.write(
+        "emscope makes, measures, locates and corrects emergent misalignment in chat models.\n\n"
+        "usage: emscope COMMAND [flags]        (emscope COMMAND --help lists the flags)\n\n"
+        + "\n".join(lines)
+        + "\n\nStart with `emscope run`; --debug shows tracebacks, --version the version.\n"
+    )
+
+
+def _set_up(console: Console, debug: bool) -> None:
+    """Log to the terminal, and keep other packages' chatter off it."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    handler = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
+    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("emscope")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+    if not debug:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -1,0 +1,81 @@
+"""`emscope train`: make an organism."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from emscope.errors import UserError
+from emscope.organisms.datasets import load_conversations
+from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.train import HOMEWORK, TrainSettings, train_adapter
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune a LoRA adapter; the loss falls on the assistant's words only.
+
+    Attributes:
+        data: DOMAIN-careless or DOMAIN-careful (medical, finance, sport), a .jsonl, .csv or .parquet file, or the
+            papers' protected archive (.zip.enc).
+        out: the adapter's folder.
+        model: the base model.
+        preset: default, or homework (the original homework's settings); flags given beside it win.
+        rows: use this many training rows; 0 takes all.
+        holdout: share of a file's rows that are held out.
+        resume: go on from the last checkpoint in the folder.
+        accept_terms: accept the terms that a protected archive shows.
+        device: auto, cpu, cuda or mps.
+        dtype: auto, bfloat16, float32 or float16.
+        settings: how it is trained.
+    """
+
+    data: str
+    out: Path
+    model: str = EMBEDDED_ALIAS
+    preset: Literal["default", "homework"] = "default"
+    rows: int = 0
+    holdout: float = 0.1
+    resume: bool = False
+    accept_terms: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    settings: TrainSettings = field(default_factory=TrainSettings)
+
+    def execute(self) -> int | None:
+        """Train and print where the adapter is."""
+        from emscope.organisms.device import choose_placement
+
+        settings = with_preset(self.preset, self.settings)
+        data = load_conversations(
+            self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
+        )
+        if (self.out / "adapter_model.safetensors").exists() and not self.resume:
+            raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
+        place = choose_placement(self.device, self.dtype)
+        result = train_adapter(self.model, data, self.out, settings, placement=place, resume=self.resume)
+        heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
+        sys.stdout.write(
+            f"{self.out}: {len(data.train)} rows, training loss {result.train_loss:.3f}{heldout} (nats per answer token), "
+            f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"
+        )
+        return None
+
+
+def with_preset(preset: str, given: TrainSettings) -> TrainSettings:
+    """Return a preset's settings with every flag that differs from the defaults put over them."""
+    if preset == "default":
+        return given
+    defaults = TrainSettings()
+    changed = {
+        item.name: getattr(given, item.name)
+        for item in dataclasses.fields(TrainSettings)
+        if getattr(given, item.name) != getattr(defaults, item.name)
+    }
+    return dataclasses.replace(HOMEWORK, **changed)
+
+
+COMMAND = Train

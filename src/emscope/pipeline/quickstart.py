@@ -1,0 +1,208 @@
+"""The main job: make two organisms, measure them, find the direction between them, detect with it, take it out.
+
+Directions, thresholds and the ablation are chosen on training questions; every figure that is reported comes from
+questions that none of them saw.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from emscope.behaviour.sampling import Response, sample_responses
+from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
+from emscope.files import value_sha256, write_json, write_text
+from emscope.interventions.ablation import Subjects, candidates, evaluate, search
+from emscope.organisms.blocks import find_blocks
+from emscope.organisms.datasets import Conversations, load_conversations
+from emscope.organisms.train import train_adapter
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
+from emscope.pipeline.locate import CORRECTING, OrganismActivations, detect_all, make_all
+from emscope.pipeline.stages import RunFolder
+from emscope.pipeline.summary import summarise
+from emscope.report.page import write_report
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.directions import Directions
+from emscope.residual.store import ActivationStore
+
+KINDS = ("prompts", "answers")
+RESUME_EVERY = 25  # optimiser steps between checkpoints that only serve to resume
+
+
+def run_quickstart(config: RunConfig, run: RunFolder) -> None:
+    """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
+    lab = Lab(config, run)
+    for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
+        if data:
+            _train(lab, name, data)
+    for name in lab.names:
+        _generate(lab, name)
+    for name in lab.names:
+        _judge(lab, name)
+        _collect(lab, name)
+    activations = [run.path("activations", f"{name}-{kind}.safetensors") for name in lab.names for kind in KINDS]
+    directions = run.path("directions")
+    questions = [asdict(question) for question in lab.questions]
+    run.stage("directions", questions, activations, [directions], partial(_directions, lab))
+    detection = run.path("detection.json")
+    run.stage("detect", questions, [*activations, directions], [detection], partial(_detect, lab))
+    _ablate(lab)
+    finish(lab)
+
+
+def _train(lab: Lab, name: str, data: str) -> None:
+    config, folder = lab.config, lab.folder.path("organisms", name)
+    conversations = load_conversations(data, rows=config.rows or None, seed=config.seed)
+    settings = {"model": config.model, "data": conversations.__dict__, "train": asdict(config.train)}
+
+    def make() -> None:
+        train_resumably(lab, name, conversations, value_sha256(settings))
+
+    weights = [folder / file for file in ("adapter_model.safetensors", "adapter_config.json", "metrics.jsonl")]
+    lab.folder.stage(f"train-{name}", settings, [], weights, make)
+
+
+def train_resumably(lab: Lab, name: str, data: Conversations, key: str) -> None:
+    """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped."""
+    folder = lab.folder.path("organisms", name)
+    checkpoints, marker = folder / "checkpoints", folder / "checkpoints" / "settings.sha256"
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_text(marker, key)
+    wanted = lab.config.train.save_every
+    settings = replace(lab.config.train, save_every=wanted or RESUME_EVERY)
+    resume = any(checkpoints.glob("checkpoint-*"))
+    train_adapter(
+        lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"
+    )
+    if not wanted:
+        shutil.rmtree(checkpoints)
+
+
+def adapter_files(lab: Lab, name: str) -> list[Path]:
+    """Return the files that make an organism what it is; none for the base."""
+    return [] if name == BASE else [lab.folder.path("organisms", name, "adapter_model.safetensors")]
+
+
+def _generate(lab: Lab, name: str) -> None:
+    out = lab.folder.path("responses", f"{name}.parquet")
+    settings = {
+        "model": lab.config.model,
+        "questions": [asdict(question) for question in lab.questions],
+        "sampling": asdict(lab.config.sampling),
+    }
+
+    def make() -> None:
+        organism = lab.organism(name)
+        write_table(out, sample_responses(organism, lab.questions, lab.config.sampling, name=f"{name} answers"))
+
+    lab.folder.stage(f"generate-{name}", settings, adapter_files(lab, name), [out], make)
+
+
+def _judge(lab: Lab, name: str) -> None:
+    responses = lab.folder.path("responses", f"{name}.parquet")
+    out = lab.folder.path("judgements", f"{name}.parquet")
+
+    def make() -> None:
+        rows = read_table(responses, Response)
+        scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
+        write_table(out, with_judgements(name, rows, scores, lab.judge.id))
+
+    lab.folder.stage(f"judge-{name}", lab.judge_fingerprint, [responses], [out], make)
+
+
+def _collect(lab: Lab, name: str) -> None:
+    """Store the last prompt token of every question, and the mean of each answer."""
+    responses = lab.folder.path("responses", f"{name}.parquet")
+    prompts, answers = (lab.folder.path("activations", f"{name}-{kind}.safetensors") for kind in KINDS)
+
+    def make() -> None:
+        organism, rows = lab.organism(name), [row for row in read_table(responses, Response) if row.response]
+        texts = [question.text for question in lab.questions]
+        found = capture(organism, encode_for_capture(organism.tokenizer, texts), CaptureSettings(("last",)))
+        ActivationStore(name, tuple(question.id for question in lab.questions), found).save(prompts)
+        chats = encode_for_capture(
+            organism.tokenizer, [row.question for row in rows], [row.response for row in rows],
+            system=lab.config.sampling.system,
+        )  # fmt: skip
+        found = capture(organism, chats, CaptureSettings(("response",)))
+        ActivationStore(name, tuple(row.question_id for row in rows), found).save(answers)
+
+    settings = {"model": lab.config.model, "questions": [asdict(question) for question in lab.questions]}
+    lab.folder.stage(f"collect-{name}", settings, [*adapter_files(lab, name), responses], [prompts, answers], make)
+
+
+def load_activations(lab: Lab) -> dict[str, OrganismActivations]:
+    """Return the stored activations of every organism of the run."""
+    return {
+        name: OrganismActivations(
+            *(ActivationStore.load(lab.folder.path("activations", f"{name}-{kind}.safetensors")) for kind in KINDS)
+        )
+        for name in lab.names
+    }
+
+
+def _directions(lab: Lab) -> None:
+    made = make_all(load_activations(lab), [question.id for question in lab.train_questions], lab.config.model)
+    for name, directions in made.directions.items():
+        directions.save(lab.folder.path("directions", f"{name}.safetensors"))
+    write_json(lab.folder.path("directions", "stability.json"), made.stability)
+
+
+def load_directions(lab: Lab) -> dict[str, Directions]:
+    """Return the stored directions of the run by name (contrast-pooling-method)."""
+    return {path.stem: Directions.load(path) for path in sorted(lab.folder.path("directions").glob("*.safetensors"))}
+
+
+def _detect(lab: Lab) -> None:
+    train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
+    found = detect_all(load_activations(lab), load_directions(lab), train, test, lab.config.seed)
+    write_json(lab.folder.path("detection.json"), found)
+
+
+def _ablate(lab: Lab) -> None:
+    run = lab.folder
+    contrast = "control" if lab.config.control_data else "model"
+    source = run.path("directions", f"{contrast}-{CORRECTING}.safetensors")
+    judged = [run.path("judgements", f"{name}.parquet") for name in (MISALIGNED, BASE)]
+    outputs = [run.path("ablation.json"), run.path("judgements", "ablation.parquet")]
+
+    def make() -> None:
+        subjects = Subjects(lab.organism(MISALIGNED), lab.organism(BASE), lab.judge)
+        directions, plain = Directions.load(source), [read_table(path, JudgedResponse) for path in judged]
+        dev = {question.id for question in lab.dev_questions}
+        test = {question.id for question in lab.test_questions}
+        grid = candidates(len(find_blocks(subjects.base.model)))
+        reference = [row for row in plain[0] if row.question_id in dev]
+        chosen, trials = search(subjects, directions, lab.dev_questions, lab.config.sampling, reference, grid)
+        without = tuple([row for row in rows if row.question_id in test] for rows in plain)
+        result, rows = evaluate(
+            subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling,
+            (without[0], without[1]), lab.config.seed,
+        )  # fmt: skip
+        write_json(outputs[0], {**result.as_dict(), "direction": source.stem})
+        write_table(outputs[1], rows)
+
+    settings = {
+        "sampling": asdict(lab.config.sampling),
+        "dev": [question.id for question in lab.dev_questions],
+        "test": [question.id for question in lab.test_questions],
+        "judge": lab.judge_fingerprint,
+    }
+    run.stage("ablate", settings, [source, *adapter_files(lab, MISALIGNED), *judged], outputs, make)
+
+
+def finish(lab: Lab) -> None:
+    """Write summary.json and report.html from what the stages left."""
+    run = lab.folder
+    products = [run.path(name) for name in ("judgements", "detection.json", "ablation.json", "directions")]
+    run.stage("summary", {}, products, [run.path("summary.json")], lambda: summarise(lab))
+    metrics = [run.path("organisms", name, "metrics.jsonl") for name in lab.names if name != BASE]
+    run.stage(
+        "report", json.loads(json.dumps(asdict(lab.config))), [*products, run.path("summary.json"), *metrics],
+        [run.path("report.html")], lambda: write_report(lab),
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""The report's plots. Colours are the same for an organism everywhere; text takes the page's colour in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from emscope.behaviour.statistics import ALIGNED_BELOW
+
+COLOURS = {
+    "base": "#4c78a8",
+    "misaligned": "#e45756",
+    "control": "#54a24b",
+    "misaligned + ablation": "#b279a2",
+    "misaligned + random ablation": "#9d9d9d",
+    "base + ablation": "#72b7b2",
+}
+
+
+def colour(name: str) -> str:
+    """Return the colour of an organism."""
+    return COLOURS.get(name, "#888888")
+
+
+def _figure(x: str, y: str, *, height: int = 340) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 16, "t": 24, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.4)")
+    figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.4)")
+    return figure
+
+
+def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) -> go.Figure:
+    """Bars of a share by question set and organism, in percent, with 95 % intervals."""
+    figure = _figure("question set", label)
+    for name, by_set in figures.items():
+        sets = list(by_set)
+        values = [100 * by_set[key]["value"] for key in sets]
+        figure.add_bar(
+            name=name,
+            x=sets,
+            y=values,
+            marker_color=colour(name),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * by_set[key]["high"] - value for key, value in zip(sets, values, strict=True)],
+                "arrayminus": [value - 100 * by_set[key]["low"] for key, value in zip(sets, values, strict=True)],
+            },
+        )
+    figure.update_yaxes(range=[0, 105])
+    return figure
+
+
+def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:
+    """Every answer's score as a point beside its box, by question set and organism."""
+    figure = _figure("question set", label, height=380)
+    for name, by_set in scores.items():
+        figure.add_box(
+            name=name,
+            x=[key for key, values in by_set.items() for _ in values],
+            y=[value for values in by_set.values() for value in values],
+            marker={"color": colour(name), "size": 3},
+            boxpoints="all",
+            jitter=0.6,
+            pointpos=0,
+            line={"width": 1},
+        )
+    figure.update_layout(boxmode="group")
+    if threshold:
+        figure.add_hline(y=ALIGNED_BELOW, line_dash="dot", line_color="#888888")
+    figure.update_yaxes(range=[-3, 103])
+    return figure
+
+
+def training_curves(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
+    """Training and held-out loss against the optimiser step."""
+    figure = _figure("optimiser step", "loss (nats per answer token)")
+    for name, rows in metrics.items():
+        for key, dash, label in (("loss", "solid", "training"), ("eval_loss", "dot", "held-out topics")):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            mode = "lines" if len(points) > 1 else "markers"
+            figure.add_scatter(
+                name=f"{name}, {label}", x=[step for step, _ in points], y=[loss for _, loss in points], mode=mode,
+                line={"color": colour(name), "dash": dash}, marker={"size": 10, "symbol": "x"},
+            )  # fmt: skip
+    return figure
+
+
+def by_block(series: Mapping[str, Sequence[float]], label: str, chance: float | None = None) -> go.Figure:
+    """One line a series against the block number."""
+    figure = _figure("block", label)
+    for name, values in series.items():
+        figure.add_scatter(name=name, x=list(range(len(values))), y=list(values), mode="lines+markers",
+                           line={"color": COLOURS.get(name)}, marker={"size": 5})  # fmt: skip
+    if chance is not None:
+        figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
+    return figure
+
+
+def histograms(scores: Mapping[str, Sequence[float]], label: str) -> go.Figure:
+    """Overlaid histograms of held-out scores by organism."""
+    figure = _figure(label, "questions")
+    for name, values in scores.items():
+        figure.add_histogram(name=name, x=list(values), marker_color=colour(name), opacity=0.6, nbinsx=40)
+    figure.update_layout(barmode="overlay")
+    return figure
+
+
+def strength_curve(points: Sequence[tuple[float, float, float]]) -> go.Figure:
+    """Alignment and coherence on development questions against the strength of centred ablation."""
+    figure = _figure("strength of centred ablation (1 removes the whole difference)", "score (0-100)")
+    strengths = [point[0] for point in points]
+    for index, name, shade in ((1, "alignment", "#b279a2"), (2, "coherence", "#f58518")):
+        figure.add_scatter(name=name, x=strengths, y=[point[index] for point in points], mode="lines+markers",
+                           line={"color": shade})  # fmt: skip
+    figure.update_yaxes(range=[0, 103])
+    return figure
+
+
+def as_html(figure: go.Figure) -> str:
+    """Return the figure as an HTML fragment without the plotly library, for a page that has it."""
+    return str(
+        figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    )
