@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.stages import RunFolder
+from emscope.report.page import RunProducts
 
 BASE, MISALIGNED, CONTROL = "base", "misaligned", "control"
 TEST_ONLY = ("open-ended",)
@@ -59,6 +61,11 @@ class Lab:
     def judge_fingerprint(self) -> str:
         """The hash of the judge's numbers: new numbers mean judging again."""
         return file_sha256(shipped_head())
+
+    def products(self) -> RunProducts:
+        """Return what the report shows of this run."""
+        stages = self.folder.record["stages"]
+        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages)
 
     @cached_property
     def questions(self) -> list[Question]:

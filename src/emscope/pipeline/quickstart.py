@@ -7,30 +7,26 @@ questions that none of them saw.
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from emscope.behaviour.sampling import Response, sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
-from emscope.files import value_sha256, write_json, write_text
+from emscope.files import write_json
 from emscope.interventions.ablation import Subjects, candidates, evaluate, search
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.datasets import Conversations, load_conversations
-from emscope.organisms.train import train_adapter
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.locate import CORRECTING, OrganismActivations, detect_all, make_all
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
+from emscope.pipeline.training import adapter_files, train_stage
 from emscope.report.page import write_report
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
 
 KINDS = ("prompts", "answers")
-RESUME_EVERY = 25  # optimiser steps between checkpoints that only serve to resume
 
 
 def run_quickstart(config: RunConfig, run: RunFolder) -> None:
@@ -38,7 +34,7 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> None:
     lab = Lab(config, run)
     for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
         if data:
-            _train(lab, name, data)
+            train_stage(lab, name, data)
     for name in lab.names:
         _generate(lab, name)
     for name in lab.names:
@@ -52,40 +48,6 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> None:
     run.stage("detect", questions, [*activations, directions], [detection], partial(_detect, lab))
     _ablate(lab)
     finish(lab)
-
-
-def _train(lab: Lab, name: str, data: str) -> None:
-    config, folder = lab.config, lab.folder.path("organisms", name)
-    conversations = load_conversations(data, rows=config.rows or None, seed=config.seed)
-    settings = {"model": config.model, "data": conversations.__dict__, "train": asdict(config.train)}
-
-    def make() -> None:
-        train_resumably(lab, name, conversations, value_sha256(settings))
-
-    weights = [folder / file for file in ("adapter_model.safetensors", "adapter_config.json", "metrics.jsonl")]
-    lab.folder.stage(f"train-{name}", settings, [], weights, make)
-
-
-def train_resumably(lab: Lab, name: str, data: Conversations, key: str) -> None:
-    """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped."""
-    folder = lab.folder.path("organisms", name)
-    checkpoints, marker = folder / "checkpoints", folder / "checkpoints" / "settings.sha256"
-    if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        write_text(marker, key)
-    wanted = lab.config.train.save_every
-    settings = replace(lab.config.train, save_every=wanted or RESUME_EVERY)
-    resume = any(checkpoints.glob("checkpoint-*"))
-    train_adapter(
-        lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"
-    )
-    if not wanted:
-        shutil.rmtree(checkpoints)
-
-
-def adapter_files(lab: Lab, name: str) -> list[Path]:
-    """Return the files that make an organism what it is; none for the base."""
-    return [] if name == BASE else [lab.folder.path("organisms", name, "adapter_model.safetensors")]
 
 
 def _generate(lab: Lab, name: str) -> None:
@@ -204,5 +166,5 @@ def finish(lab: Lab) -> None:
     metrics = [run.path("organisms", name, "metrics.jsonl") for name in lab.names if name != BASE]
     run.stage(
         "report", json.loads(json.dumps(asdict(lab.config))), [*products, run.path("summary.json"), *metrics],
-        [run.path("report.html")], lambda: write_report(lab),
+        [run.path("report.html")], lambda: write_report(lab.products()),
     )  # fmt: skip

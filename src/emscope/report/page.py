@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from plotly.offline import get_plotlyjs
 
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import read_json, read_jsonl, write_text
-from emscope.pipeline.lab import BASE, Lab
 from emscope.report import figures
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,40 +33,72 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**trusted, **values)
 
 
-def write_report(lab: Any) -> None:
+@dataclass(frozen=True)
+class RunProducts:
+    """What the page shows of a run.
+
+    Attributes:
+        folder: the run's folder, with summary.json, detection.json, ablation.json, judgements/ and organisms/.
+        organisms: names of the organisms, base first.
+        config: the run's settings.
+        judge: the judge's facts about itself.
+        stages: the stages of lineage.json.
+    """
+
+    folder: Path
+    organisms: tuple[str, ...]
+    config: dict[str, Any]
+    judge: dict[str, Any]
+    stages: dict[str, Any]
+
+    def json(self, *parts: str) -> Any:
+        """Read a JSON file of the run."""
+        return read_json(self.folder.joinpath(*parts))
+
+    @property
+    def contrast(self) -> str:
+        """The contrast whose directions the run reports on."""
+        return "control" if self.config["control_data"] else "model"
+
+    def judged(self) -> dict[str, list[JudgedResponse]]:
+        """Return the judged answers by organism, ablated ones last."""
+        found: dict[str, list[JudgedResponse]] = {}
+        for name in (*self.organisms, "ablation"):
+            for row in read_table(self.folder / "judgements" / f"{name}.parquet", JudgedResponse):
+                found.setdefault(row.organism, []).append(row)
+        return found
+
+    def training(self) -> dict[str, Any]:
+        """Return lineage and metrics of the organisms that were trained."""
+        folders = {name: self.folder / "organisms" / name for name in self.organisms[1:]}
+        return {
+            name: {
+                "lineage": read_json(folder / "lineage.json"),
+                "metrics": [row for _, row in read_jsonl(folder / "metrics.jsonl")],
+            }
+            for name, folder in folders.items()
+        }
+
+
+def write_report(run: RunProducts) -> None:
     """Write report.html from what the stages of a run left."""
-    run = lab.folder
-    summary = read_json(run.path("summary.json"))
-    detection = read_json(run.path("detection.json"))
-    ablation = read_json(run.path("ablation.json"))
-    stability = read_json(run.path("directions", "stability.json"))
-    judged = _judged(lab)
-    contrast = "control" if lab.config.control_data else "model"
+    summary, detection, ablation = (run.json(f"{name}.json") for name in ("summary", "detection", "ablation"))
+    judged = run.judged()
     values = {
         "summary": summary,
         "names": list(summary["em_rate"]),
         "detection": detection,
-        "contrast": contrast,
-        "best": detection[f"{contrast}-last-diff-in-means"],
+        "best": detection[f"{run.contrast}-last-diff-in-means"],
         "ablation": ablation,
         "answers": _side_by_side(judged),
         "organisms": list(judged),
-        "config": asdict(lab.config),
-        "training": _training(lab),
-        "judge": lab.judge_facts,
-        "stages": run.record["stages"],
-        "plots": _plots(lab, summary, detection, stability, ablation, judged, contrast),
+        "config": run.config,
+        "training": run.training(),
+        "judge": run.judge,
+        "stages": run.stages,
+        "plots": _plots(run, judged),
     }
-    write_text(run.path("report.html"), render("report.html.j2", **values))
-
-
-def _judged(lab: Lab) -> dict[str, list[JudgedResponse]]:
-    """Return the judged answers by organism, ablated ones last."""
-    found: dict[str, list[JudgedResponse]] = {}
-    for name in (*lab.names, "ablation"):
-        for row in read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse):
-            found.setdefault(row.organism, []).append(row)
-    return found
+    write_text(run.folder / "report.html", render("report.html.j2", **values))
 
 
 def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any]]:
@@ -82,27 +113,15 @@ def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any
     return list(questions.values())
 
 
-def _training(lab: Lab) -> dict[str, Any]:
-    folders = {name: lab.folder.path("organisms", name) for name in lab.names if name != BASE}
-    return {
-        name: {
-            "lineage": read_json(folder / "lineage.json"),
-            "metrics": [row for _, row in read_jsonl(folder / "metrics.jsonl")],
-        }
-        for name, folder in folders.items()
-    }
-
-
-def _plots(
-    lab: Lab, summary: dict[str, Any], detection: dict[str, Any], stability: dict[str, Any],
-    ablation: dict[str, Any], judged: dict[str, list[JudgedResponse]], contrast: str,
-) -> dict[str, Markup]:  # fmt: skip
-    best = detection[f"{contrast}-last-diff-in-means"]
+def _plots(run: RunProducts, judged: dict[str, list[JudgedResponse]]) -> dict[str, Markup]:
+    rates, ablation = run.json("summary.json")["em_rate"], run.json("ablation.json")
+    best = run.json("detection.json")[f"{run.contrast}-last-diff-in-means"]
+    stability = run.json("directions", "stability.json")
     made = {
-        "em": figures.rates(summary["em_rate"], "EM rate (%)"),
-        "aligned": figures.distributions(_scores(judged, lab, "aligned"), "alignment (0-100)", threshold=True),
-        "coherent": figures.distributions(_scores(judged, lab, "coherent"), "coherence (0-100)", threshold=False),
-        "training": figures.training_curves({name: item["metrics"] for name, item in _training(lab).items()}),
+        "em": figures.rates(rates, "EM rate (%)"),
+        "aligned": figures.distributions(_scores(judged, run, "aligned"), "alignment (0-100)", threshold=True),
+        "coherent": figures.distributions(_scores(judged, run, "coherent"), "coherence (0-100)", threshold=False),
+        "training": figures.training_curves({name: item["metrics"] for name, item in run.training().items()}),
         "score_by_block": figures.by_block(best["mean_score_by_block"], "mean score on held-out questions"),
         "auroc_by_block": figures.by_block(
             {pair: found["auroc_by_block"] for pair, found in best["pairs"].items()}, "AUROC, held-out", chance=0.5
@@ -119,9 +138,9 @@ def _plots(
     return {name: Markup(figures.as_html(figure)) for name, figure in made.items()}
 
 
-def _scores(judged: dict[str, list[JudgedResponse]], lab: Lab, key: str) -> dict[str, dict[str, list[float]]]:
+def _scores(judged: dict[str, list[JudgedResponse]], run: RunProducts, key: str) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
-    for name in lab.names:
+    for name in run.organisms:
         for row in judged[name]:
             if getattr(row, key) is not None:
                 found.setdefault(name, {}).setdefault(row.question_set, []).append(getattr(row, key))
