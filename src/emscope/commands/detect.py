@@ -39,7 +39,7 @@ class Detect:
     def execute(self) -> int | None:
         """Score and print."""
         directions = Directions.load(self.directions)
-        pooling = directions.construction.pooling
+        pooling: Any = directions.construction.pooling
         if pooling not in ("last", "prompt"):
             raise UserError(
                 f"{self.directions} is made from {pooling} tokens; detection scores prompts: use last or prompt."

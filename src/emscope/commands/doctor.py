@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import urllib.request
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -42,13 +43,11 @@ class Doctor:
 
 
 def _hub_state(seconds: float = 4.0) -> str:
-    import httpx
-
     try:
-        status = httpx.head(HUB, timeout=seconds).status_code
-    except httpx.HTTPError as error:
-        return f"{HUB} cannot be reached ({type(error).__name__}); the embedded model and local folders work without it"
-    return f"{HUB} answers ({status})"
+        with urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=seconds) as answer:
+            return f"{HUB} answers ({answer.status})"
+    except (OSError, ValueError) as error:
+        return f"{HUB} cannot be reached ({error}); the embedded model and local folders work without it"
 
 
 COMMAND = Doctor

@@ -38,7 +38,8 @@ class JudgeAnswers:
         rate, coherent = em_rate(scores, groups), coherent_share(scores, groups)
         unscored = sum(score.aligned is None for score in scores)
         sys.stdout.write(
-            f"{self.out}: {len(rows)} answers, EM rate {100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f}), "
+            f"{self.out}: {len(rows)} answers, "
+            f"EM rate {100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f}), "
             f"coherent {100 * coherent.value:.1f} %, unscored {unscored}\n"
         )
         return None

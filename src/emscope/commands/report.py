@@ -31,7 +31,7 @@ class Report:
         if not (self.run / "summary.json").is_file():
             raise UserError(f"{self.run} holds no finished run: `emscope run --out {self.run}` makes one.")
         config = load_config(self.run / "config.yaml")
-        write_report(Lab(config, RunFolder(self.run, config)))
+        write_report(Lab(config, RunFolder(self.run, config)).products())
         sys.stdout.write(f"{self.run / 'report.html'}\n")
         return None
 

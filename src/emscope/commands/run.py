@@ -76,9 +76,8 @@ def headline(summary: dict) -> str:  # type: ignore[type-arg]
         f"{100 * found['high']:.0f}), coherence {found['coherence_change']:+.1f}, random direction "
         f"{100 * found['random_restored']:.0f} %, cost to the base {found['base_cost']:.1f} points"
     )
-    lines.append(
-        f"              {found['mode']}, blocks {found['blocks'][0]}-{found['blocks'][-1]}, strength {found['strength']}"
-    )
+    first, last = found["blocks"][0], found["blocks"][-1]
+    lines.append(f"              {found['mode']}, blocks {first}-{last}, strength {found['strength']}")
     return "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,8 @@ class Train:
         result = train_adapter(self.model, data, self.out, settings, placement=place, resume=self.resume)
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
         sys.stdout.write(
-            f"{self.out}: {len(data.train)} rows, training loss {result.train_loss:.3f}{heldout} (nats per answer token), "
+            f"{self.out}: {len(data.train)} rows, "
+            f"training loss {result.train_loss:.3f}{heldout} nats per answer token, "
             f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"
         )
         return None

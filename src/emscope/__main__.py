@@ -1,0 +1,5 @@
+"""`python -m emscope` is `emscope`."""
+
+from emscope.commands.main import main
+
+main()
