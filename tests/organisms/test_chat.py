@@ -21,7 +21,7 @@ def test_prompt_is_the_chat_without_its_answer():
 
 
 def test_spans_survive_a_byte_pair_merge_across_the_boundary():
-    """A newline before the answer and newlines at its start merge into one token; a count of the prefix would be off."""
+    """A newline before the answer merges with one at its start: counting tokens of the prefix would be off."""
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["\n\n"])  # stands for a merged pair
     chat = encode_chat(tokenizer, messages_of("How?", "\nPut some aside."))
