@@ -4,10 +4,14 @@ from tiny import make_organism, save_tiny
 
 from emscope.organisms.models import Organism
 
+THREADS = torch.get_num_threads()
+
 
 @pytest.fixture(autouse=True)
-def _deterministic():
+def _deterministic(request):
     torch.manual_seed(0)
+    real = request.node.get_closest_marker("embedded") is not None
+    torch.set_num_threads(THREADS if real else 1)  # tiny matrices gain nothing from more
 
 
 @pytest.fixture(scope="session")

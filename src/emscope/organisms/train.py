@@ -213,7 +213,6 @@ def _make_trainer(
         gradient_accumulation_steps=settings.accumulate,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length",
         eval_strategy="steps" if heldout and settings.evaluate_every else "no",
         eval_steps=settings.evaluate_every or None,
         save_strategy="steps" if settings.save_every else "no",

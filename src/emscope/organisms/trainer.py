@@ -15,10 +15,16 @@ from trl import SFTTrainer
 
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.chat import IGNORED
+from emscope.organisms.collate import BucketSampler
 
 
 class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that is fast in one process and leaves several processes to TRL."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        return BucketSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

