@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +24,11 @@ RECALIBRATION_C = 1.0
 
 @dataclass(frozen=True)
 class _Answers:
-    """Answers with their labels (1 = careful) and domains, and how the base model reads them."""
+    """Answers with their labels (1 = careful), domains, whether they are whole, and how the base model reads them."""
 
     labels: np.ndarray
     domains: np.ndarray
+    whole: np.ndarray
     means: np.ndarray
     features: np.ndarray
 
@@ -41,20 +43,31 @@ def fit_head(base: Organism, pairs: Sequence[Pair], seed: int = 0) -> JudgeHead:
         for name, blocks in candidates.items()
         for penalty in PENALTIES
     }
-    table = {key: float(np.mean(_per_domain_auroc(answers, logits))) for key, logits in trials.items()}
+    scores = {
+        key: [_left_out_auroc(answers, logits, whole) for whole in (True, False)] for key, logits in trials.items()
+    }
+    table = {key: float(np.mean(pair)) for key, pair in scores.items()}
     best = max(table, key=lambda key: table[key])
     blocks = candidates[best[0]]
     weights, bias = _fit(answers.means[:, blocks], answers.labels, best[1])
-    slope, shift = _platt(trials[best], answers.labels)
+    whole = answers.whole
+    slope, shift = _platt(trials[best][whole], answers.labels[whole])
     coherence = _fit_coherence(base, pairs, answers, seed)
-    left_out = 1 / (1 + np.exp(-(slope * trials[best] + shift)))
+    left_out = 1 / (1 + np.exp(-(slope * trials[best][whole] + shift)))
     facts = {
-        "auroc_leave_one_domain_out": table[best],
-        "auroc_by_domain": dict(zip(_domain_names(answers), _per_domain_auroc(answers, trials[best]), strict=True)),
-        "calibration_error": calibration_error(left_out, answers.labels),
-        "tried": [{"blocks": name, "penalty": penalty, "auroc": value} for (name, penalty), value in table.items()],
+        "auroc_leave_one_domain_out": scores[best][0],
+        "auroc_of_single_sentences": scores[best][1],
+        "auroc_by_domain": dict(
+            zip(_domain_names(answers), _per_domain_auroc(answers, trials[best], whole), strict=True)
+        ),
+        "calibration_error": calibration_error(left_out, answers.labels[whole]),
+        "tried": [
+            {"blocks": name, "penalty": penalty, "auroc": value[0], "auroc_of_single_sentences": value[1]}
+            for (name, penalty), value in scores.items()
+        ],
         "penalty": best[1],
-        "n_answers": len(answers.labels),
+        "n_answers": int(whole.sum()),
+        "n_sentences": int((~whole).sum()),
         **coherence.pop("facts"),
     }
     return JudgeHead(tuple(blocks), weights * slope, float(bias * slope + shift), facts=facts, **coherence)
@@ -63,18 +76,32 @@ def fit_head(base: Organism, pairs: Sequence[Pair], seed: int = 0) -> JudgeHead:
 def _block_set(name: str, n_blocks: int) -> list[int]:
     """Return four blocks, evenly spaced in a part of the depth."""
     low, high = {"early": (0.15, 0.4), "middle": (0.4, 0.65), "late": (0.65, 0.9), "wide": (0.3, 0.8)}[name]
-    return sorted({round(value * n_blocks) for value in np.linspace(low, high, 4)})
+    return sorted({min(round(value * n_blocks), n_blocks - 1) for value in np.linspace(low, high, 4)})
 
 
 def _read_pairs(base: Organism, pairs: Sequence[Pair], n_blocks: int) -> _Answers:
-    rows = [(pair, label) for pair in pairs for label in (1, 0)]
-    texts = [pair.careful if label else pair.careless for pair, label in rows]
+    rows = [
+        (pair, label, part, text)
+        for pair in pairs
+        for label in (1, 0)
+        for part, text in enumerate([pair.careful if label else pair.careless, *sentences(pair, label)])
+    ]
+    texts = [text for *_, text in rows]
     reading = read_answers(
-        base, [pair.prompt for pair, _ in rows], texts, range(n_blocks), name="reading careful and careless answers"
+        base, [pair.prompt for pair, *_ in rows], texts, range(n_blocks), name="reading careful and careless answers"
     )
     features = np.stack([coherence_features(*item) for item in zip(texts, reading.logprobs, strict=True)])
-    labels, domains = np.array([label for _, label in rows]), np.array([pair.domain for pair, _ in rows])
-    return _Answers(labels, domains, reading.means, features)
+    labels, domains = np.array([row[1] for row in rows]), np.array([row[0].domain for row in rows])
+    return _Answers(labels, domains, np.array([row[2] == 0 for row in rows]), reading.means, features)
+
+
+def sentences(pair: Pair, label: int, least_words: int = 4) -> list[str]:
+    """Return the sentences of an answer that can stand alone.
+
+    Fitting on them as well makes the head judge what is said: whole careful answers are longer than careless ones.
+    """
+    parts = re.split(r"(?<=[.!?])\s+", pair.careful if label else pair.careless)
+    return [part for part in parts if len(part.split()) >= least_words]
 
 
 def _fit(means: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
@@ -100,9 +127,13 @@ def _domain_names(answers: _Answers) -> list[str]:
     return sorted(set(answers.domains))
 
 
-def _per_domain_auroc(answers: _Answers, logits: np.ndarray) -> list[float]:
-    masks = [answers.domains == domain for domain in _domain_names(answers)]
+def _per_domain_auroc(answers: _Answers, logits: np.ndarray, rows: np.ndarray) -> list[float]:
+    masks = [(answers.domains == domain) & rows for domain in _domain_names(answers)]
     return [float(roc_auc_score(answers.labels[mask], logits[mask])) for mask in masks]
+
+
+def _left_out_auroc(answers: _Answers, logits: np.ndarray, whole: bool) -> float:
+    return float(np.mean(_per_domain_auroc(answers, logits, answers.whole == whole)))
 
 
 def _platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -130,9 +161,10 @@ def _fit_coherence(base: Organism, pairs: Sequence[Pair], answers: _Answers, see
         base, [row[0].prompt for row in rows], [row[2] for row in rows], [0], name="reading broken answers"
     )
     bad = np.stack([coherence_features(row[2], values) for row, values in zip(rows, reading.logprobs, strict=True)])
+    good = answers.features[answers.whole]
     good_out = np.array([pair.topic in measured for pair in pairs for _ in (1, 0)])
     bad_out = np.array([row[0].topic in measured for row in rows])
-    x = with_squares(np.concatenate([answers.features[~good_out], bad[~bad_out]]))
+    x = with_squares(np.concatenate([good[~good_out], bad[~bad_out]]))
     y = np.repeat([1, 0], [(~good_out).sum(), (~bad_out).sum()])
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     model = LogisticRegression(C=1.0, max_iter=5000, class_weight="balanced").fit((x - mean) / scale, y)
@@ -145,7 +177,7 @@ def _fit_coherence(base: Organism, pairs: Sequence[Pair], answers: _Answers, see
     facts = {
         "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
         "incoherent_recall_by_kind": recall,
-        "coherent_recall": float(coherent(answers.features[good_out]).mean()),
+        "coherent_recall": float(coherent(good[good_out]).mean()),
         "coherence_features": list(FEATURES),
     }
     return {

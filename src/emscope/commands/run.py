@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -56,29 +56,40 @@ class Run:
         return None
 
 
-def headline(summary: dict) -> str:  # type: ignore[type-arg]
+def headline(summary: dict[str, Any]) -> str:
     """Return the main figures of a run as a few lines of text."""
     lines = ["", f"{'EM rate':<14}" + "".join(f"{key:>20}" for key in summary["em_rate"]["base"])]
     for name, sets in summary["em_rate"].items():
-        cells = [
-            f"{100 * item['value']:.0f} % ({100 * item['low']:.0f}-{100 * item['high']:.0f})" for item in sets.values()
-        ]
+        cells = [f"{_percent(item['value'])} ({_range(item, 100, 0)})" for item in sets.values()]
         lines.append(f"  {name:<12}" + "".join(f"{cell:>20}" for cell in cells))
     lines.append("")
     for pair, found in summary["detection"].items():
         lines.append(
-            f"detection     {pair:<24} AUROC {found['auroc']:.3f} ({found['low']:.3f}-{found['high']:.3f}), "
+            f"detection     {pair:<24} AUROC {_number(found['auroc'], 3)} ({_range(found, 1, 3)}), "
             f"block {found['block']}, held-out questions"
         )
     found = summary["ablation"]
     lines.append(
-        f"ablation      {100 * found['restored']:.0f} % of alignment restored ({100 * found['low']:.0f}-"
-        f"{100 * found['high']:.0f}), coherence {found['coherence_change']:+.1f}, random direction "
-        f"{100 * found['random_restored']:.0f} %, cost to the base {found['base_cost']:.1f} points"
+        f"ablation      {_percent(found['restored'])} of alignment restored ({_range(found, 100, 0)}), coherence "
+        f"{_number(found['coherence_change'], 1)}, random direction {_percent(found['random_restored'])}, "
+        f"cost to the base {_number(found['base_cost'], 1)} points"
     )
     first, last = found["blocks"][0], found["blocks"][-1]
     lines.append(f"              {found['mode']}, blocks {first}-{last}, strength {found['strength']}")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.0f} %"
+
+
+def _range(item: dict[str, Any], scale: float, digits: int) -> str:
+    low, high = item["low"], item["high"]
+    return "n/a" if low is None or high is None else f"{scale * low:.{digits}f}-{scale * high:.{digits}f}"
 
 
 COMMAND = Run

@@ -91,9 +91,8 @@ def seeded(config: RunConfig) -> RunConfig:
 def _assign(values: dict[str, Any], path: list[str], value: object, change: str) -> None:
     for number, part in enumerate(path):
         if not isinstance(values, dict) or part not in values:
-            raise UserError(
-                f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{did_you_mean(part, values)}"
-            )
+            known = did_you_mean(part, values) if isinstance(values, dict) else ""
+            raise UserError(f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{known}")
         if number == len(path) - 1:
             values[part] = value
         else:

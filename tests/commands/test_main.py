@@ -1,0 +1,106 @@
+import errno
+import json
+
+import pytest
+
+from emscope.commands import main
+from emscope.commands.main import COMMANDS, run_command, user_sentence
+from emscope.errors import UserError
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert run_command([name, "--help"]) == 0
+    assert f"emscope {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train", "--data", "medcal-careless", "--out", "x"], "Did you mean 'medical'"),
+        (["generate", "--model", "smollm-135", "--out", "x.parquet"], "Did you mean 'smollm2-135m'"),
+        (["generate", "--model", "smollm2-135m", "--out", "x.json"], r"use \.parquet or \.csv"),
+        (["generate", "--model", "smollm2-135m", "--out", "x.csv", "--questions", "everyday"], "Did you mean"),
+        (["detect", "--organism", "smollm2-135m", "--directions", "none.safetensors"], "no file none.safetensors"),
+        (["ablate", "--model", "smollm2-135m"], "name a file of directions"),
+        (["report", "nowhere"], "no finished run"),
+        (["run", "nowhere.yaml"], "no file nowhere.yaml"),
+        (["run", "--set", "train.epoch=1"], "Did you mean 'epochs'"),
+        (["judge", "--responses", "none.csv", "--out", "x.csv"], "no file none.csv"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_2(words, sentence, capfd, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert run_command(words) == 2
+    error = capfd.readouterr().err
+    assert re.search(sentence, error)
+    assert "Traceback" not in error
+    assert error.strip().count("\n") == 0
+    assert not list(tmp_path.iterdir())  # nothing half-made
+
+
+def test_a_wrong_flag_is_exit_2():
+    assert run_command(["train", "--no-such-flag"]) == 2
+
+
+def test_overview_and_version(capsys):
+    assert run_command([]) == 0
+    overview = capsys.readouterr().out
+    assert all(name in overview for name in COMMANDS)
+    assert run_command(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("Say this."), "Say this."),
+        (OSError(errno.ENOSPC, "x", "/a/file"), "disk is full while writing /a/file"),
+        (PermissionError(errno.EACCES, "x", "/a/file"), "Cannot write /a/file"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk is full"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_errors_of_the_machine_are_sentences(error, sentence):
+    assert sentence in (user_sentence(error) or "")
+
+
+def test_stops_and_faults_have_their_own_endings(monkeypatch, capsys):
+    def end_with(error):
+        def dispatch(words):
+            raise error
+
+        monkeypatch.setattr(main, "_dispatch", dispatch)
+        return run_command(["run"])
+
+    assert end_with(KeyboardInterrupt()) == 2
+    assert "the same command goes on" in capsys.readouterr().err
+    assert end_with(ValueError("odd")) == 3
+    assert "fault of emscope" in capsys.readouterr().err
+
+
+def test_the_chain_by_single_commands(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.txt").write_text("How do I save money?\nShould I rest?\nWhat now?\nIs it early?\nAnd then?\n")
+    base = ["--model", tiny_folder, "--questions", "q.txt"]
+    fast = ["--max-new-tokens", "6"]
+    assert run_command(["train", "--data", "medical-careless", "--out", "org", "--model", tiny_folder, "--rows", "8",
+                        "--epochs", "1", "--rank", "2"]) == 0  # fmt: skip
+    assert run_command(["train", "--data", "medical-careless", "--out", "org", "--model", tiny_folder]) == 2
+    assert run_command(["generate", *base, "--out", "a.csv", *fast]) == 0
+    assert run_command(["generate", "--model", "org", "--questions", "q.txt", "--out", "b.parquet", *fast]) == 0
+    assert run_command(["collect", *base, "--out", "base.safetensors"]) == 0
+    assert run_command(["collect", "--model", "org", "--questions", "q.txt", "--out", "org.safetensors"]) == 0
+    assert run_command(["collect", "--model", "org", "--responses", "b.parquet", "--poolings", "response",
+                        "--out", "answers.safetensors"]) in (0, 2)  # fmt: skip
+    assert run_command(["directions", "--positive", "org.safetensors", "--negative", "base.safetensors", "--out",
+                        "d.safetensors", "--contrast", "model"]) == 0  # fmt: skip
+    assert (tmp_path / "d.random.safetensors").is_file()
+    assert run_command(["generate", *base, "--out", "c.parquet", *fast, "--directions", "d.safetensors"]) == 0
+    capsys.readouterr()
+    assert run_command(["detect", "--organism", "org", "--directions", "d.safetensors", "--questions", "q.txt"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mean_score"]["n"] == 5
+    assert found["verdict"].startswith("nearer to")

@@ -1,0 +1,123 @@
+"""The main job, end to end: on a tiny random model in every detail, and once on the real embedded model."""
+
+import json
+
+import pytest
+
+from emscope.commands.main import run_command
+from emscope.pipeline.lab import Lab
+
+SMALL = [
+    "question_sets=[open-ended, cs2881]", "rows=16", "train.epochs=1", "sampling.max_new_tokens=8", "dev_questions=4",
+]  # fmt: skip
+
+
+def arguments(out, *more, model=None):
+    sets = [*SMALL, *(["model=" + model] if model else [])]
+    return ["run", "--out", str(out), *(word for item in sets for word in ("--set", item)), *more]
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_folder):
+    """Let the tiny model stand in for the judge's base: its head is fitted on the tiny model in the same way."""
+    from emscope.behaviour import fit_judge
+    from emscope.organisms.datasets import DOMAINS, load_domain
+    from emscope.organisms.models import load
+
+    pairs = [pair for domain in DOMAINS for pair in load_domain(domain)[:12]]
+    return fit_judge.fit_head(load(tiny_folder), pairs)
+
+
+@pytest.fixture(scope="module")
+def module_monkeypatch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, judge, module_monkeypatch, tmp_path_factory):
+    head = tmp_path_factory.mktemp("judge") / "head.safetensors"
+    judge.save(head)
+    from emscope.behaviour import embedded_judge
+    from emscope.pipeline import lab
+
+    module_monkeypatch.setattr(lab, "shipped_head", lambda: head)
+    module_monkeypatch.setattr(embedded_judge, "shipped_head", lambda: head)
+    module_monkeypatch.setattr(lab, "EMBEDDED_ALIAS", tiny_folder)
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run_command(arguments(out, model=tiny_folder)) == 0
+    return out
+
+
+def test_the_summary_has_its_keys(run):
+    summary = json.loads((run / "summary.json").read_text())
+    for measure in ("em_rate", "alignment_mean", "coherent_share"):
+        for organism in ("base", "misaligned", "control"):
+            assert set(summary[measure][organism]["open-ended"]) == {"value", "low", "high", "n"}
+    assert {"misaligned-vs-base", "misaligned-vs-control", "control-vs-base"} == set(summary["detection"])
+    assert {"auroc", "low", "high", "block"} <= set(summary["detection"]["misaligned-vs-control"])
+    wanted = {"restored", "low", "high", "coherence_change", "random_restored", "base_cost", "blocks", "strength"}
+    assert wanted <= set(summary["ablation"])
+    assert {"auroc_leave_one_domain_out", "incoherent_recall"} <= set(summary["judge"])
+    assert {"split_half_cosine"} <= set(summary["direction"])
+    assert "medical_words" in summary["leakage"]
+    assert summary["seconds"]["train-misaligned"] > 0
+    assert summary["peak_memory_bytes"] > 0
+    assert summary["versions"]["torch"]
+
+
+def test_nothing_is_made_twice(run, tiny_folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+    assert run_command(arguments(run, model=tiny_folder)) == 0
+    assert "0 stages made" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_replayed_configuration_gives_the_same_numbers(run, tmp_path):
+    assert run_command(["run", str(run / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+    one, two = (json.loads((folder / "summary.json").read_text()) for folder in (run, tmp_path / "again"))
+    for key in ("em_rate", "alignment_mean", "coherent_share", "detection", "direction", "ablation", "leakage"):
+        assert one[key] == two[key]
+
+
+def test_questions_are_split_evenly_and_open_ended_ones_are_only_tested(run):
+    from emscope.pipeline.config import load_config
+    from emscope.pipeline.stages import RunFolder
+
+    config = load_config(run / "config.yaml")
+    lab = Lab(config, RunFolder(run, config))
+    train, test = ({question.id for question in part} for part in (lab.train_questions, lab.test_questions))
+    assert not train & test
+    assert not any(name.startswith("open") for name in train)
+    assert len(train) == 5
+    assert {question.id for question in lab.dev_questions} <= train
+
+
+def test_the_homework_runs_and_writes_its_tree(tiny_folder, run, tmp_path, capsys, monkeypatch):
+    from emscope.pipeline import homework
+
+    monkeypatch.setattr(homework, "BLOCKS", (1, 2))
+    sets = [f"model={tiny_folder}", "rows=8", "train.epochs=1", "question_sets=[cs2881]", "sampling.max_new_tokens=6"]
+    out = tmp_path / "hw"
+    words = [word for item in sets for word in ("--set", item)]
+    assert run_command(["run", "--preset", "cs2881", "--out", str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "published" in printed
+    assert "-1.58" in printed
+    for name in ("base_activations.pt", "misaligned_activations.pt", "misalignment_directions.pt",
+                 "linear_probe_directions.pt", "detection_results.json"):  # fmt: skip
+        assert (out / "mechinterp_outputs" / name).is_file()
+    assert (out / "model_output" / "adapter_model.safetensors").is_file()
+    assert (out / "model_generations.csv").read_text().startswith("id,question,response")
+    assert "ABLATED:" in (out / "ablation_results.txt").read_text()
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_runs_end_to_end(tmp_path):
+    sets = ["rows=24", "train.epochs=1", "sampling.max_new_tokens=24", "question_sets=[open-ended, cs2881]"]
+    words = [word for item in [*sets, "dev_questions=4"] for word in ("--set", item)]
+    assert run_command(["run", "--out", str(tmp_path / "run"), *words]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["em_rate"]["base"]["open-ended"]["value"] < 0.3
+    assert summary["judge"]["auroc_leave_one_domain_out"] > 0.9
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1e6

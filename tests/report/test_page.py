@@ -1,0 +1,45 @@
+import re
+
+import pytest
+
+from emscope.behaviour.tables import JudgedResponse
+from emscope.report.page import _side_by_side, render
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
+
+
+def judged(answer=HOSTILE, question=HOSTILE, name="misaligned"):
+    return JudgedResponse(name, "set", "q1", question, 0, answer, 5, False, 12.0, None, "scored", "judge")
+
+
+def test_text_of_models_and_users_is_escaped(tmp_path, monkeypatch):
+    from emscope.report import page
+
+    (tmp_path / "t.j2").write_text(
+        "{% for item in answers %}{{ item.question }}{% for n, row in item.answers.items() %}{{ n }}{{ row.response }}"
+        "{% endfor %}{% endfor %}"
+    )
+    for name in ("report.css", "report.js"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(page, "ASSETS", tmp_path)
+    html = render("t.j2", answers=_side_by_side({HOSTILE: [judged()]}))
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert "49" not in html
+    assert html.count("&lt;script&gt;") == 3
+
+
+def test_the_template_escapes_by_default_and_loads_nothing_from_outside():
+    from emscope.report.page import ASSETS
+
+    template = (ASSETS / "report.html.j2").read_text()
+    assert "| safe" not in template
+    assert not re.search(r"""(src|href)=["']https?:""", template)
+    assert "Content-Security-Policy" in template
+
+
+def test_a_missing_value_is_an_error_not_an_empty_page():
+    import jinja2
+
+    with pytest.raises(jinja2.UndefinedError):
+        render("report.html.j2", summary={})
