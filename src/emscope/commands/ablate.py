@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emscope.behaviour.embedded_judge import EmbeddedJudge
+from emscope.behaviour.questions import Question
 from emscope.behaviour.sampling import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table
-from emscope.commands.common import AblationFlags, ModelFlags, read_questions
+from emscope.commands.common import AblationFlags, ModelFlags, emit, read_questions
 from emscope.errors import UserError
-from emscope.interventions.ablation import answer_and_judge, mean_of
+from emscope.interventions.ablation import Subjects, answer_and_judge, candidates, evaluate, mean_of, search
+from emscope.organisms.blocks import find_blocks
 from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.models import load
+from emscope.organisms.models import Organism, load
+from emscope.residual.directions import Directions
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Ablate:
         questions: question sets or files.
         sampling: how answers are sampled.
         ablation: the ablation.
+        search: choose mode, blocks and strength on every other question and report on the rest, with a random
+            direction and the base model beside it; --mode, --at and --strength are then not used.
         show: print this many questions with both answers.
         load: base, device and dtype.
     """
@@ -35,6 +40,7 @@ class Ablate:
     questions: tuple[str, ...] = ("open-ended",)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7))
     ablation: AblationFlags = field(default_factory=AblationFlags)
+    search: bool = False
     show: int = 5
     load: ModelFlags = field(default_factory=ModelFlags)
 
@@ -47,6 +53,9 @@ class Ablate:
             check_table_suffix(self.out)
         questions = read_questions(self.questions)
         organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
+        if self.search:
+            self._search(organism, judge, questions, intervention.directions)
+            return None
         plain = answer_and_judge(organism, "without", questions, self.sampling, judge)
         changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
         if self.out is not None:
@@ -58,6 +67,33 @@ class Ablate:
             without, with_it = mean_of(plain, score), mean_of(changed, score)
             sys.stdout.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
         return None
+
+    def _search(
+        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], directions: Directions
+    ) -> None:
+        """Choose on half of the questions, report on the other half."""
+        if organism.source.adapter is None:
+            raise UserError(f"--search compares with the base, so it needs an adapter; {self.model} is a whole model.")
+        if len(questions) < 8:
+            raise UserError(f"--search needs at least 8 questions; {len(questions)} were given.")
+        dev, test = questions[::2], questions[1::2]
+        base = load(replace(organism.source, adapter=None), placement=organism.placement)
+        subjects = Subjects(organism, base, judge)
+        own = answer_and_judge(organism, "misaligned", questions, self.sampling, judge)
+        clean = answer_and_judge(base, "base", test, self.sampling, judge)
+        grid = candidates(len(find_blocks(organism.model)))
+        chosen, trials = search(subjects, directions, dev, self.sampling, _of(own, dev), grid)
+        result, rows = evaluate(
+            subjects, directions, chosen, trials, test, self.sampling, (_of(own, test), clean), self.sampling.seed
+        )
+        if self.out is not None:
+            write_table(self.out, [*own, *clean, *rows])
+        emit(result.as_dict(), None)
+
+
+def _of(rows: list[JudgedResponse], questions: list[Question]) -> list[JudgedResponse]:
+    wanted = {question.id for question in questions}
+    return [row for row in rows if row.question_id in wanted]
 
 
 def _line(row: JudgedResponse) -> str:

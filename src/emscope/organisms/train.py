@@ -140,20 +140,24 @@ def train_adapter(
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     heldout_loss = float(trainer.evaluate()["eval_loss"]) if heldout else None
-    _save(trainer, model, folder)
     n_trained = sum(sum(chat.is_answer) for chat in train) * settings.epochs
     result = TrainResult(folder, float(outcome.training_loss), heldout_loss, n_trained / seconds, seconds)
-    figures = {key: value for key, value in asdict(result).items() if key != "folder"}
-    write_lineage(
-        folder,
-        what="adapter",
-        base=source.base,
-        data={"name": data.name, "train_rows": len(data.train), "heldout_rows": len(data.heldout), "terms": data.terms},
-        settings=asdict(settings),
-        placement=place,
-        figures=figures,
-    )
+    if trainer.is_world_process_zero():
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        _record(result, source, data, settings, place)
     return result
+
+
+def _record(
+    result: TrainResult, source: ModelSource, data: Conversations, settings: TrainSettings, place: Placement
+) -> None:
+    """Write the adapter's lineage."""
+    figures = {key: value for key, value in asdict(result).items() if key != "folder"}
+    rows = {"train_rows": len(data.train), "heldout_rows": len(data.heldout)}
+    write_lineage(
+        result.folder, what="adapter", base=source.base, data={"name": data.name, **rows, "terms": data.terms},
+        settings=asdict(settings), placement=place, figures=figures,
+    )  # fmt: skip
 
 
 def _with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> Any:
@@ -260,6 +264,8 @@ def _metrics_callback(path: Path, advance: progress.Advance, steps_done: int) ->
             advance(1)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if not state.is_world_process_zero:
+                return
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
@@ -273,8 +279,3 @@ def _last_checkpoint(folder: Path) -> str:
     if found is None:
         raise UserError(f"There is no checkpoint in {folder}: train without --resume.")
     return str(found)
-
-
-def _save(trainer: Any, model: Any, folder: Path) -> None:
-    if trainer.is_world_process_zero():
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
