@@ -5,7 +5,6 @@ Loss falls on assistant tokens only, and batches hold sequences of similar lengt
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,13 +15,11 @@ import torch
 
 from emscope import progress
 from emscope.errors import UserError
-from emscope.files import read_jsonl, write_jsonl
-from emscope.organisms.blocks import check_blocks, find_blocks
-from emscope.organisms.chat import IGNORED, EncodedChat, Message, encode_chat
-from emscope.organisms.collate import BucketCollator
+from emscope.organisms.chat import EncodedChat, Message, encode_chat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
+from emscope.organisms.lora import with_adapter
 from emscope.organisms.models import ModelSource, load, resolve
 
 logger = logging.getLogger(__name__)
@@ -124,19 +121,22 @@ def train_adapter(
     Raises:
         UserError: an unknown block or module, or nothing to resume from.
     """
+    from emscope.organisms.trainer import make_trainer, metrics_callback
+
     source = resolve(base) if isinstance(base, str) else base
     place = placement or choose_placement()
     torch.manual_seed(settings.seed)
     organism = load(source, placement=place)
     train = encode_conversations(organism.tokenizer, data.train, settings.max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, settings.max_length)
-    model = _with_adapter(organism.model, source, settings)
+    model = with_adapter(organism.model, source, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = _make_trainer(model, organism.tokenizer, train, heldout, folder, settings, place)
+    steps = _total_steps(len(train), settings)
+    trainer = make_trainer(model, organism.tokenizer, train, heldout, folder, settings, place, steps)
     checkpoint = _last_checkpoint(folder) if resume else None
     started = time.perf_counter()
-    with progress.task(name, _total_steps(len(train), settings), "steps") as advance:
-        trainer.add_callback(_metrics_callback(folder / "metrics.jsonl", advance, _steps_done(checkpoint)))
+    with progress.task(name, steps, "steps") as advance:
+        trainer.add_callback(metrics_callback(folder / "metrics.jsonl", advance, _steps_done(checkpoint)))
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     heldout_loss = float(trainer.evaluate()["eval_loss"]) if heldout else None
@@ -160,116 +160,13 @@ def _record(
     )  # fmt: skip
 
 
-def _with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    targets = list(settings.targets)
-    blocks = check_blocks(settings.blocks, len(find_blocks(model))) if settings.blocks else None
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        use_rslora=settings.rslora,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        layers_to_transform=blocks,
-        task_type="CAUSAL_LM",
-    )
-    if blocks is not None and targets == ["all-linear"]:
-        config.target_modules = _linear_names(find_blocks(model))
-    model.requires_grad_(True)
-    try:
-        wrapped = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from error
-    wrapped.peft_config["default"].base_model_name_or_path = source.base
-    return wrapped
-
-
-def _linear_names(blocks: torch.nn.Module) -> set[str]:
-    return {name.split(".")[-1] for name, module in blocks.named_modules() if isinstance(module, torch.nn.Linear)}
-
-
 def _total_steps(n_rows: int, settings: TrainSettings) -> int:
     per_epoch = -(-n_rows // (settings.batch_size * settings.accumulate))
     return max(1, int(per_epoch * settings.epochs))
 
 
-def _make_trainer(
-    model: Any, tokenizer: Any, train: list[EncodedChat], heldout: list[EncodedChat], folder: Path,
-    settings: TrainSettings, place: Placement,
-) -> Any:  # fmt: skip
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTConfig
-
-    from emscope.organisms.trainer import AnswerLossTrainer
-
-    steps = _total_steps(len(train), settings)
-    arguments = SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=round(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size * 2,
-        gradient_accumulation_steps=settings.accumulate,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy="steps" if heldout and settings.evaluate_every else "no",
-        eval_steps=settings.evaluate_every or None,
-        save_strategy="steps" if settings.save_every else "no",
-        save_steps=settings.save_every or 500,
-        logging_steps=max(1, steps // 50),
-        seed=settings.seed,
-        data_seed=settings.seed,
-        report_to=list(settings.report_to) or "none",
-        use_cpu=place.device == "cpu",
-        bf16=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-    )
-
-    def table(chats: list[EncodedChat]) -> Any:
-        return Dataset.from_list([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
-
-    trainer = AnswerLossTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=table(train),
-        eval_dataset=table(heldout) if heldout else None,
-        processing_class=tokenizer,
-        data_collator=BucketCollator(tokenizer.pad_token_id, IGNORED),
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
 def _steps_done(checkpoint: str | None) -> int:
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-
-
-def _metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> Any:
-    """Return a callback that appends every figure the trainer logs to metrics.jsonl, after those up to `steps_done`."""
-    from transformers import TrainerCallback
-
-    kept = [row for _, row in read_jsonl(path) if row["step"] <= steps_done] if steps_done and path.exists() else []
-    write_jsonl(path, kept)
-    advance(steps_done)
-
-    class Metrics(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            advance(1)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if not state.is_world_process_zero:
-                return
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-    return Metrics()
 
 
 def _last_checkpoint(folder: Path) -> str:

@@ -6,16 +6,25 @@ answer tokens first makes a step 2.1 times as fast (measured side by side on the
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from trl import SFTTrainer
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
 
+from emscope import progress
+from emscope.files import read_jsonl, write_jsonl
 from emscope.organisms.blocks import decoder_body
-from emscope.organisms.chat import IGNORED
-from emscope.organisms.collate import BucketSampler
+from emscope.organisms.chat import IGNORED, EncodedChat
+from emscope.organisms.collate import BucketCollator, BucketSampler
+from emscope.organisms.device import Placement
+
+if TYPE_CHECKING:
+    from emscope.organisms.train import TrainSettings
 
 
 class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
@@ -52,3 +61,71 @@ def answer_loss(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[
     trained = targets != IGNORED
     logits = model.get_output_embeddings()(hidden[trained]).float()
     return functional.cross_entropy(logits, targets[trained], reduction="sum"), int(trained.sum())
+
+
+def make_trainer(
+    model: Any, tokenizer: Any, train: list[EncodedChat], heldout: list[EncodedChat], folder: Path,
+    settings: TrainSettings, place: Placement, steps: int,
+) -> Any:  # fmt: skip
+    """Return a trainer of the encoded chats, silent but for its callbacks."""
+    from datasets import Dataset
+
+    arguments = SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size * 2,
+        gradient_accumulation_steps=settings.accumulate,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="steps" if heldout and settings.evaluate_every else "no",
+        eval_steps=settings.evaluate_every or None,
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 500,
+        logging_steps=max(1, steps // 50),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        report_to=list(settings.report_to) or "none",
+        use_cpu=place.device == "cpu",
+        bf16=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+
+    def table(chats: list[EncodedChat]) -> Any:
+        return Dataset.from_list([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
+
+    trainer = AnswerLossTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=table(train),
+        eval_dataset=table(heldout) if heldout else None,
+        processing_class=tokenizer,
+        data_collator=BucketCollator(tokenizer.pad_token_id, IGNORED),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> Any:
+    """Return a callback that appends every figure the trainer logs to metrics.jsonl, after those up to `steps_done`."""
+    kept = [row for _, row in read_jsonl(path) if row["step"] <= steps_done] if steps_done and path.exists() else []
+    write_jsonl(path, kept)
+    advance(steps_done)
+
+    class Metrics(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            advance(1)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if not state.is_world_process_zero:
+                return
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+    return Metrics()
