@@ -9,6 +9,7 @@ from emscope.errors import UserError
 from emscope.interventions.operators import MODES, Intervention, applied
 from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import find_blocks, visiting
+from emscope.organisms.cache import cache_argument
 from emscope.residual.directions import Construction, Directions, random_like
 
 BLOCKS = tuple(range(N_BLOCKS))
@@ -73,7 +74,8 @@ def test_a_key_value_cache_equals_a_full_recompute(organism, mode):
     full = logits(organism, intervention, ids, torch.ones_like(ids))
     with torch.no_grad(), applied(organism, intervention):
         first = organism.model(input_ids=ids[:, :5], use_cache=True)
-        rest = organism.model(input_ids=ids[:, 5:], past_key_values=first.past_key_values, use_cache=True)
+        cache = cache_argument(organism.model, first.past_key_values)
+        rest = organism.model(input_ids=ids[:, 5:], use_cache=True, **cache)
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), full, atol=1e-4, rtol=1e-4)
 
 

@@ -21,7 +21,7 @@ from emscope.behaviour.questions import Question
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
-from emscope.organisms.cache import can_share_prefix, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, keep_rows, prefilled_cache
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import Organism
 
@@ -142,7 +142,8 @@ def _run_prefix(organism: Organism, rows: Sequence[_Row]) -> tuple[int, Any]:
     if length < 4 or not can_share_prefix(cache):
         return 0, None
     ids = torch.tensor([rows[0].prompt[:length]], device=organism.device)
-    decoder_body(organism.model)(input_ids=ids, past_key_values=cache, use_cache=True)
+    body = decoder_body(organism.model)
+    body(input_ids=ids, use_cache=True, **cache_argument(body, cache))
     return length, cache
 
 
@@ -158,10 +159,11 @@ def _decode(
     ids = padded.ids.to(device)
     mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-    active = list(rows)
+    active, body = list(rows), decoder_body(organism.model)
     for step in range(settings.max_new_tokens):
-        hidden = decoder_body(organism.model)(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        arguments = cache_argument(body, cache)
+        hidden = body(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **arguments
         ).last_hidden_state[:, -1]
         uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
         chosen = choose_tokens(next_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -68,6 +69,12 @@ def growing_cache(config: Any, spare_tokens: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer(spare_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def cache_argument(body: nn.Module, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """Return the cache under the name that this decoder's forward has for it: it changed in transformers 5.24."""
+    name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
+    return {name: cache}
 
 
 def can_share_prefix(cache: DynamicCache) -> bool:

@@ -53,6 +53,7 @@ def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) ->
             error_y={
                 "type": "data",
                 "symmetric": False,
+                "color": "#888888",
                 "array": [100 * by_set[key]["high"] - value for key, value in zip(sets, values, strict=True)],
                 "arrayminus": [value - 100 * by_set[key]["low"] for key, value in zip(sets, values, strict=True)],
             },

@@ -20,7 +20,7 @@ from emscope import progress
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, decoder_body, find_blocks, visiting
-from emscope.organisms.cache import can_share_prefix, growing_cache, prefilled_cache
+from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
 from emscope.organisms.models import Organism
 
@@ -155,7 +155,7 @@ class _Reader:
         ids = torch.tensor([chats[0].ids[: self.shared]], device=organism.device)
         seen: dict[int, Tensor] = {}
         with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
-            self.body(input_ids=ids, past_key_values=self.prefix_cache, use_cache=True)
+            self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.prefix_cache))
         self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
 
     def read(self, sequences: list[list[int]], weights: list[np.ndarray]) -> np.ndarray:
@@ -190,4 +190,4 @@ class _Reader:
             return
         cache = prefilled_cache(self.organism.model.config, self.prefix_cache, rows, rounded(width))
         whole = torch.cat([mask.new_ones(rows, self.shared), mask], dim=1)
-        self.body(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True)
+        self.body(input_ids=ids, attention_mask=whole, use_cache=True, **cache_argument(self.body, cache))
