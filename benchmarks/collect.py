@@ -1,9 +1,10 @@
 """Activation collection against a loop in the original homework's manner: same prompts, same machine, same process.
 
 The loop: one prompt a forward, full logits, all hidden states, `.cpu()` per block. Both read the last prompt token at
-every block. Runs alternate, and the ratio of medians is printed with its range.
+every block. Runs alternate, and the ratio is printed with its range. `short` prompts are questions of at most 16 words,
+the homework's kind; `mixed` ones include whole paragraphs, where less of the work can be saved.
 
-    python benchmarks/collect.py [--prompts 500] [--repeats 3] [--random-llama-1b] [--out results.json]
+    python benchmarks/collect.py [--prompts 500] [--kind short|mixed] [--repeats 3] [--random-llama-1b] [--out FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from emscope.organisms.device import choose_placement
 from emscope.organisms.lineage import versions
 from emscope.organisms.models import ModelSource, Organism, load
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+
+MAX_SHORT = 16
 
 
 def make_subject(random_llama: bool) -> Organism:
@@ -74,6 +77,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--kind", choices=["short", "mixed"], default="short")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--random-llama-1b", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -81,6 +85,8 @@ def main() -> None:
     organism = make_subject(flags.random_llama_1b)
     texts = [question.text for name in BUILT_IN for question in load_questions(name)]
     texts += [pair.prompt for domain in DOMAINS for pair in load_domain(domain)]
+    if flags.kind == "short":
+        texts = [text for text in texts if len(text.split()) <= MAX_SHORT]
     prompts = texts[: flags.prompts]
     homework_loop(organism, prompts[:20])
     ours(organism, prompts[:200])  # kernels are compiled at the first shapes
@@ -96,6 +102,10 @@ def main() -> None:
         "what": "activation collection, all blocks, last prompt token",
         "model": organism.source.name,
         "prompts": len(prompts),
+        "kind": flags.kind,
+        "mean_tokens": statistics.mean(
+            len(encode_prompt(organism.tokenizer, messages_of(prompt))) for prompt in prompts
+        ),
         "homework_prompts_per_second": len(prompts) / statistics.median(slow for slow, _ in pairs),
         "emscope_prompts_per_second": len(prompts) / statistics.median(fast for _, fast in pairs),
         "ratio": statistics.median(ratios),

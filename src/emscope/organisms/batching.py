@@ -14,7 +14,7 @@ ROUND_TO = 16
 
 def rounded(length: int, step: int = ROUND_TO) -> int:
     """Return `length` rounded up: on CPUs each new tensor shape costs a kernel compile, so few shapes are used."""
-    return max(step, -(-length // step) * step)
+    return max(1, -(-length // step)) * step
 
 
 def token_budget_batches(lengths: Sequence[int], token_budget: int, max_rows: int = 1 << 30) -> list[list[int]]:

@@ -27,6 +27,7 @@ from emscope.organisms.models import Organism
 Pooling = Literal["last", "prompt", "response"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response")
 MIN_SHARED = 4
+WIDTH_STEP = 4  # tails of short questions are about 20 tokens long: rounding to 16 would pad a third
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,9 @@ class _Reader:
     def read(self, sequences: list[list[int]], weights: list[np.ndarray]) -> np.ndarray:
         """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]."""
         device = self.organism.device
-        padded = PaddedBatch.of([ids[self.shared :] for ids in sequences], self.organism.tokenizer.pad_token_id or 0)
-        width = padded.ids.shape[1]
+        tails = [ids[self.shared :] for ids in sequences]
+        width = rounded(max(map(len, tails)), WIDTH_STEP)
+        padded = PaddedBatch.of(tails, self.organism.tokenizer.pad_token_id or 0, width=width)
         table = np.zeros((len(sequences), weights[0].shape[0], self.shared + width), dtype=np.float32)
         for row, own in enumerate(weights):
             table[row, :, : own.shape[1]] = own
