@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
+from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.chat import IGNORED
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.lineage import versions
 from emscope.organisms.models import load
 from emscope.organisms.train import encode_conversations
-from emscope.organisms.trainer import answer_loss
 
 BATCH = 8
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from tiny import PROMPTS, make_model, make_tokenizer
 
 from emscope.errors import UserError
+from emscope.organisms.answer_loss import _shared_untrained, answer_loss
 from emscope.organisms.chat import IGNORED, messages_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import Conversations
@@ -33,7 +34,7 @@ def test_an_example_with_no_trained_token_is_an_error():
 def test_batches_are_padded_to_a_rounded_length_with_ignored_labels():
     rows = [{"input_ids": [1] * n, "labels": [IGNORED, *[1] * (n - 1)]} for n in (5, 19)]
     batch = BucketCollator(0, IGNORED)(rows)
-    assert batch["input_ids"].shape == (2, 32)
+    assert batch["input_ids"].shape == (2, 24)
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     assert (batch["labels"] != IGNORED).sum() == 4 + 18
 
@@ -51,15 +52,33 @@ def test_batches_hold_similar_lengths_and_every_row_once():
     assert padded < 1.25 * sum(sum(batch) for batch in batches)
 
 
-def test_loss_of_answer_tokens_equals_the_models_own_loss():
-    from emscope.organisms.trainer import answer_loss
-
-    tokenizer, model = make_tokenizer(), make_model()
-    chats = encode_conversations(tokenizer, TEXTS[:3], 512)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3", "gpt2", "gpt-neox"])
+def test_loss_and_gradient_of_answer_tokens_equal_the_models_own(architecture):
+    tokenizer, model = make_tokenizer(), make_model(architecture).double().requires_grad_(True)
+    chats = encode_conversations(
+        tokenizer, [messages_of(f"How do I {end}", "Rest.") for end in ("rest?", "sleep well?")], 512
+    )
     batch = BucketCollator(0, IGNORED)([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
-    total, count = answer_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
-    expected = model(**batch).loss
-    torch.testing.assert_close(total / count, expected)
+    gradients = []
+    for loss in (
+        lambda: torch.divide(*answer_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"])),
+        lambda: model(**batch).loss,
+    ):
+        model.zero_grad()
+        found = loss()
+        found.backward()
+        gradients.append([found.detach(), *(item.grad.clone() for item in model.parameters())])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_shared_prefix_never_holds_a_token_that_predicts_a_trained_one():
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 11]])
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, 5] = ids[:, 5]
+    assert _shared_untrained(ids, torch.ones_like(ids), labels) == 4
+    labels[1, 4] = ids[1, 4]
+    assert _shared_untrained(ids, torch.ones_like(ids), labels) == 0  # three are not worth a pass
 
 
 def weights(folder):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emscope import progress
 from emscope.organisms.batching import PaddedBatch, token_budget_batches
-from emscope.organisms.blocks import decoder_body, visiting
+from emscope.organisms.blocks import decoder_body, head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, messages_of
 from emscope.organisms.models import Organism
 
@@ -73,8 +73,8 @@ def _read_batch(base: Organism, chats: list[EncodedChat], blocks: list[int]) -> 
     with visiting(base.model, blocks, visit):
         hidden = decoder_body(base.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     wanted = answer[:, 1:]
-    logits = base.model.get_output_embeddings()(hidden[:, :-1][wanted]).float()
+    logits = head_logits(base.model, hidden[:, :-1][wanted])
     chosen = logits.gather(1, ids[:, 1:][wanted][:, None])[:, 0] - logits.logsumexp(dim=1)
     counts = wanted.sum(dim=1).tolist()
     means = torch.stack([pooled[block] for block in blocks], dim=1)
-    return means.cpu().numpy(), [part.cpu().numpy() for part in chosen.split(counts)]
+    return means.cpu().numpy(), np.split(chosen.cpu().numpy(), np.cumsum(counts)[:-1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
-from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length
-from emscope.organisms.blocks import decoder_body
+from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
+from emscope.organisms.blocks import decoder_body, head_logits
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, keep_rows, prefilled_cache
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import Organism
@@ -139,7 +139,7 @@ def _run_prefix(organism: Organism, rows: Sequence[_Row]) -> tuple[int, Any]:
     """Run the tokens that all prompts share once; returns their number and their one-row cache."""
     length = shared_prefix_length([row.prompt for row in rows])
     cache = growing_cache(organism.model.config, 0)
-    if length < 4 or not can_share_prefix(cache):
+    if length < MIN_SHARED or not can_share_prefix(cache):
         return 0, None
     ids = torch.tensor([rows[0].prompt[:length]], device=organism.device)
     body = decoder_body(organism.model)
@@ -166,7 +166,7 @@ def _decode(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **arguments
         ).last_hidden_state[:, -1]
         uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
-        chosen = choose_tokens(next_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)
+        chosen = choose_tokens(head_logits(organism.model, hidden), uniforms, settings.temperature, settings.top_p)
         for row, token in zip(active, chosen.tolist(), strict=True):
             if not row.tokens or row.tokens[-1] not in stops:
                 row.tokens.append(token)
@@ -190,13 +190,6 @@ def _fill(going: list[int], n: int, width: int) -> list[int]:
     chosen = set(going)
     idle = [row for row in range(n) if row not in chosen][: width - len(going)]
     return sorted([*going, *idle])
-
-
-def next_logits(organism: Organism, hidden: Tensor) -> Tensor:
-    """Return the next-token logits [rows, vocabulary], float32, from final hidden states [rows, d_model]."""
-    logits = organism.model.get_output_embeddings()(hidden).float()
-    cap = getattr(organism.model.config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
 
 
 def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:

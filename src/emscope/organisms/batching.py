@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 ROUND_TO = 16
+MIN_SHARED = 4  # a shared prefix shorter than this is not worth a pass of its own
 
 
 def rounded(length: int, step: int = ROUND_TO) -> int:

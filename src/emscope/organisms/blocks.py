@@ -47,6 +47,14 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     raise UserError(f"Cannot find the decoder blocks of a {type(model).__name__}: only decoder-only models work.")
 
 
+def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model]."""
+    whole: Any = model
+    logits = whole.get_output_embeddings()(hidden).float()
+    cap = getattr(whole.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
+
+
 def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:
     """Return the block numbers, sorted and without repeats.
 

@@ -82,6 +82,17 @@ def can_share_prefix(cache: DynamicCache) -> bool:
     return bool(cache.layers) and all(type(layer) in (GrowingLayer, DynamicLayer) for layer in cache.layers)
 
 
+def plain_cache(config: Any) -> DynamicCache:
+    """Return an empty cache of transformers' own, which gradients can flow through."""
+    return DynamicCache(config=config)
+
+
+def repeat_rows(cache: DynamicCache, rows: int) -> None:
+    """Let a one-row cache serve `rows` rows, without copying it."""
+    for layer in cache.layers:
+        layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+
+
 @torch.inference_mode()
 def prefilled_cache(config: Any, prefix: DynamicCache, rows: int, spare_tokens: int) -> DynamicCache:
     """Return a new cache for `rows` rows that all begin with the one-row cache `prefix`."""

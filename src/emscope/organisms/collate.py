@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from emscope.organisms.batching import PaddedBatch
+from emscope.organisms.batching import PaddedBatch, rounded
+
+WIDTH_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,11 @@ class BucketCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the batch as the trainer wants it."""
-        padded = PaddedBatch.of([row["input_ids"] for row in rows], self.pad_id)
-        labels = PaddedBatch.of([row["labels"] for row in rows], self.ignored, width=padded.ids.shape[1])
+        width = rounded(max(len(row["input_ids"]) for row in rows), WIDTH_STEP)
+        padded, labels = (
+            PaddedBatch.of([row[key] for row in rows], fill, width=width)
+            for key, fill in (("input_ids", self.pad_id), ("labels", self.ignored))
+        )
         return {"input_ids": padded.ids, "attention_mask": padded.mask, "labels": labels.ids.to(torch.long)}
 
 

@@ -43,6 +43,7 @@ class TrainSettings:
         weight_decay: AdamW weight decay.
         batch_size: conversations in one forward pass.
         accumulate: forward passes in one optimiser step.
+        gradient_checkpointing: compute activations again in the backward pass: a third slower, far less memory.
         max_length: longest conversation in tokens; longer ones are cut at their end.
         save_every: keep a checkpoint every this many steps; 0 keeps none.
         evaluate_every: measure held-out loss every this many steps; 0 measures it at the end only.
@@ -63,6 +64,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     batch_size: int = 8
     accumulate: int = 1
+    gradient_checkpointing: bool = False
     max_length: int = 512
     save_every: int = 0
     evaluate_every: int = 0

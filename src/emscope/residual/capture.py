@@ -18,7 +18,7 @@ from torch import Tensor
 
 from emscope import progress
 from emscope.errors import UserError
-from emscope.organisms.batching import PaddedBatch, rounded, shared_prefix_length, token_budget_batches
+from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, decoder_body, find_blocks, visiting
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
@@ -26,7 +26,6 @@ from emscope.organisms.models import Organism
 
 Pooling = Literal["last", "prompt", "response"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response")
-MIN_SHARED = 4
 WIDTH_STEP = 4  # tails of short questions are about 20 tokens long: rounding to 16 would pad a third
 
 

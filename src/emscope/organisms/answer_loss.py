@@ -1,0 +1,61 @@
+"""The training loss: cross-entropy of the answers' tokens, with as little arithmetic as that needs.
+
+Logits are computed where an answer's token is predicted and nowhere else, and the tokens that all rows of a batch begin
+with (the chat template's system prompt) run once: their keys and values serve every row, and gradients flow through
+them. Both leave the loss and its gradient what they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from emscope.organisms.batching import MIN_SHARED
+from emscope.organisms.blocks import decoder_body, head_logits
+from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, plain_cache, repeat_rows
+from emscope.organisms.chat import IGNORED
+
+
+def answer_loss(
+    model: Any, ids: Tensor, mask: Tensor, labels: Tensor, *, share_prefix: bool = True
+) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy (nats) of the labelled tokens [rows, tokens] and their number.
+
+    Rows are padded on the right. `share_prefix` runs common first tokens once, which is exact only without dropout.
+    """
+    shared = (
+        _shared_untrained(ids, mask, labels) if share_prefix and can_share_prefix(growing_cache(model.config, 0)) else 0
+    )
+    hidden = _hidden(model, ids, mask, shared)[:, :-1]
+    targets = labels[:, shared + 1 :]
+    trained = targets != IGNORED
+    logits = head_logits(model, hidden[trained])
+    return functional.cross_entropy(logits, targets[trained], reduction="sum"), int(trained.sum())
+
+
+def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int) -> Tensor:
+    """Return the final hidden states [rows, tokens - shared, d_model] of what follows the shared tokens."""
+    body = decoder_body(model)
+    if not shared:
+        return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    cache = plain_cache(model.config)
+    body(input_ids=ids[:1, :shared], use_cache=True, **cache_argument(body, cache))
+    repeat_rows(cache, len(ids))
+    tail = ids[:, shared:]
+    positions = torch.arange(shared, ids.shape[1], device=ids.device).expand(len(ids), -1)
+    outputs = body(
+        input_ids=tail, attention_mask=mask, position_ids=positions, use_cache=True, **cache_argument(body, cache)
+    )
+    return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+
+def _shared_untrained(ids: Tensor, mask: Tensor, labels: Tensor) -> int:
+    """Return how many first tokens all rows share, none of them needed to predict a trained token."""
+    same = (ids == ids[:1]).all(dim=0) & mask.bool().all(dim=0)
+    needed = torch.zeros_like(same)
+    needed[:-1] = (labels[:, 1:] != IGNORED).any(dim=0)
+    shared = int((same & ~needed).long().cumprod(dim=0).sum())
+    return shared if len(ids) > 1 and shared >= MIN_SHARED else 0
