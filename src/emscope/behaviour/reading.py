@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from emscope import progress
-from emscope.organisms.batching import PaddedBatch, token_budget_batches
-from emscope.organisms.blocks import decoder_body, head_logits, visiting
+from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, messages_of
 from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
+
+WIDTH_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ def read_answers(
     width = int(base.model.get_input_embeddings().weight.shape[1])
     means = np.zeros((len(chats), len(blocks), width), dtype=np.float32)
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
+    # the prefix ends inside the prompt, where the token before each answer still has its own hidden state
+    prefix = SharedPrefix(base, [chat.ids[: int(chat.answer_positions[0])] for chat in chats])
+    lengths = [len(chat.ids) - prefix.length for chat in chats]
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
-        for batch in token_budget_batches([len(chat.ids) for chat in chats], token_budget):
-            pooled, surprise = _read_batch(base, [chats[row] for row in batch], list(blocks))
+        prefix.run()
+        for batch in token_budget_batches(lengths, token_budget):
+            pooled, surprise = _read_batch(base, prefix, [chats[row] for row in batch], list(blocks))
             means[batch] = pooled
             for row, values in zip(batch, surprise, strict=True):
                 logprobs[row] = values
@@ -58,12 +65,15 @@ def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
     return EncodedChat(chat.ids[: first + max_tokens], chat.is_answer[: first + max_tokens])
 
 
-def _read_batch(base: Organism, chats: list[EncodedChat], blocks: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
-    padded = PaddedBatch.of([chat.ids for chat in chats], base.tokenizer.pad_token_id or 0)
-    ids, mask = padded.ids.to(base.device), padded.mask.to(base.device)
+def _read_batch(
+    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    tails = [chat.ids[prefix.length :] for chat in chats]
+    padded = PaddedBatch.of(tails, base.tokenizer.pad_token_id or 0, width=rounded(max(map(len, tails)), WIDTH_STEP))
+    ids = padded.ids.to(base.device)
     answer = torch.zeros_like(ids, dtype=torch.bool)
     for row, chat in enumerate(chats):
-        answer[row, torch.from_numpy(chat.answer_positions)] = True
+        answer[row, torch.from_numpy(chat.answer_positions - prefix.length)] = True
     weights = answer.float() / answer.sum(dim=1, keepdim=True)
     pooled: dict[int, Tensor] = {}
 
@@ -71,7 +81,7 @@ def _read_batch(base: Organism, chats: list[EncodedChat], blocks: list[int]) -> 
         pooled[block] = torch.bmm(weights[:, None], hidden.float())[:, 0]
 
     with visiting(base.model, blocks, visit):
-        hidden = decoder_body(base.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = prefix.forward(padded)
     wanted = answer[:, 1:]
     logits = head_logits(base.model, hidden[:, :-1][wanted])
     chosen = logits.gather(1, ids[:, 1:][wanted][:, None])[:, 0] - logits.logsumexp(dim=1)

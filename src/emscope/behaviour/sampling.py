@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +18,12 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
-from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
+from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body, head_logits
-from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
 
 ROW_STEP = 16
 
@@ -100,7 +100,8 @@ def sample_responses(
     order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
-        prefix = _run_prefix(organism, rows)
+        prefix = SharedPrefix(organism, [row.prompt for row in rows])
+        prefix.run()
         for start in range(0, len(order), settings.batch_size):
             batch = [rows[row] for row in order[start : start + settings.batch_size]]
             for finished in _decode(organism, batch, prefix, stops, settings):
@@ -135,27 +136,15 @@ def _response(organism: Organism, row: _Row, stops: set[int]) -> Response:
     )
 
 
-def _run_prefix(organism: Organism, rows: Sequence[_Row]) -> tuple[int, Any]:
-    """Run the tokens that all prompts share once; returns their number and their one-row cache."""
-    length = shared_prefix_length([row.prompt for row in rows])
-    cache = growing_cache(organism.model.config, 0)
-    if length < MIN_SHARED or not can_share_prefix(cache):
-        return 0, None
-    ids = torch.tensor([rows[0].prompt[:length]], device=organism.device)
-    body = decoder_body(organism.model)
-    body(input_ids=ids, use_cache=True, **cache_argument(body, cache))
-    return length, cache
-
-
 def _decode(
-    organism: Organism, rows: list[_Row], prefix: tuple[int, Any], stops: set[int], settings: SamplingSettings
+    organism: Organism, rows: list[_Row], prefix: SharedPrefix, stops: set[int], settings: SamplingSettings
 ) -> Iterator[int]:
     """Sample one batch to its end, yielding how many answers finished at each step."""
-    shared, prefix_cache = prefix
+    shared = prefix.length
     device, config = organism.device, organism.model.config
     padded = PaddedBatch.of([row.prompt[shared:] for row in rows], organism.tokenizer.pad_token_id, side="left")
     spare = padded.ids.shape[1] + settings.max_new_tokens
-    cache = prefilled_cache(config, prefix_cache, len(rows), spare) if shared else growing_cache(config, spare)
+    cache = prefilled_cache(config, prefix.cache, len(rows), spare) if shared else growing_cache(config, spare)
     ids = padded.ids.to(device)
     mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]

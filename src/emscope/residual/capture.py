@@ -18,11 +18,11 @@ from torch import Tensor
 
 from emscope import progress
 from emscope.errors import UserError
-from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length, token_budget_batches
-from emscope.organisms.blocks import Site, StopForward, check_blocks, decoder_body, find_blocks, visiting
-from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
+from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
 from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
 
 Pooling = Literal["last", "prompt", "response"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response")
@@ -140,34 +140,29 @@ def _check_finite(out: np.ndarray, blocks: list[int], organism: Organism) -> Non
 
 
 class _Reader:
-    """Reads batches of sequences that share their first tokens."""
+    """Pools batches of sequences that share their first tokens."""
 
     def __init__(
         self, organism: Organism, blocks: list[int], settings: CaptureSettings, chats: Sequence[EncodedChat]
     ) -> None:
-        self.body = decoder_body(organism.model)
         self.organism, self.blocks, self.site = organism, blocks, settings.site
-        self.shared = shared_prefix_length([chat.ids for chat in chats]) if settings.share_prefix else 0
-        self.prefix_cache = growing_cache(organism.model.config, 0)
-        if self.shared < MIN_SHARED or len(chats) < 2 or not can_share_prefix(self.prefix_cache):
-            self.shared = 0
-            return
-        ids = torch.tensor([chats[0].ids[: self.shared]], device=organism.device)
+        self.prefix = SharedPrefix(organism, [chat.ids for chat in chats], share=settings.share_prefix)
+        self.shared = self.prefix.length
         seen: dict[int, Tensor] = {}
         with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
-            self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.prefix_cache))
-        self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
+            self.prefix.run()
+        if self.shared:
+            self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
 
     def read(self, sequences: list[list[int]], weights: list[np.ndarray]) -> np.ndarray:
         """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]."""
-        device = self.organism.device
         tails = [ids[self.shared :] for ids in sequences]
         width = rounded(max(map(len, tails)), WIDTH_STEP)
         padded = PaddedBatch.of(tails, self.organism.tokenizer.pad_token_id or 0, width=width)
         table = np.zeros((len(sequences), weights[0].shape[0], self.shared + width), dtype=np.float32)
         for row, own in enumerate(weights):
             table[row, :, : own.shape[1]] = own
-        token_weights = torch.from_numpy(table).to(device)
+        token_weights = torch.from_numpy(table).to(self.organism.device)
         pooled: dict[int, Tensor] = {}
 
         def visit(block: int, hidden: Tensor) -> None:
@@ -177,18 +172,8 @@ class _Reader:
 
         # StopForward comes when every block that was asked for has been read
         with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
-            self._forward(padded, len(sequences), width)
+            self.prefix.forward(padded)
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)
         return result.cpu().numpy()
-
-    def _forward(self, padded: PaddedBatch, rows: int, width: int) -> None:
-        device = self.organism.device
-        ids, mask = padded.ids.to(device), padded.mask.to(device)
-        if not self.shared:
-            self.body(input_ids=ids, attention_mask=mask, use_cache=False)
-            return
-        cache = prefilled_cache(self.organism.model.config, self.prefix_cache, rows, rounded(width))
-        whole = torch.cat([mask.new_ones(rows, self.shared), mask], dim=1)
-        self.body(input_ids=ids, attention_mask=whole, use_cache=True, **cache_argument(self.body, cache))

@@ -1,0 +1,50 @@
+"""Forward passes over sequences that begin alike: what all of them share is computed once.
+
+Every prompt of a chat model starts with the template's system prompt. Its keys and values are the same in all rows, so
+one row computes them and every batch starts from a copy. Models with sliding or recurrent layers run whole sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
+from emscope.organisms.blocks import decoder_body
+from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
+from emscope.organisms.models import Organism
+
+
+class SharedPrefix:
+    """The tokens that all sequences begin with, ready to be run once; `length` is 0 where that is impossible."""
+
+    def __init__(self, organism: Organism, sequences: Sequence[Sequence[int]], *, share: bool = True) -> None:
+        self.organism, self.body = organism, decoder_body(organism.model)
+        self.cache = growing_cache(organism.model.config, 0)
+        length = shared_prefix_length(sequences) if share and len(sequences) > 1 else 0
+        self.length = length if length >= MIN_SHARED and can_share_prefix(self.cache) else 0
+        self._ids = list(sequences[0][: self.length]) if sequences else []
+
+    def run(self) -> None:
+        """Compute the prefix's keys and values, inside whatever hooks the caller has placed."""
+        if self.length:
+            ids = torch.tensor([self._ids], device=self.organism.device)
+            self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.cache))
+
+    def forward(self, tails: PaddedBatch) -> Tensor:
+        """Return the final hidden states [rows, width, d_model] of what follows the prefix; no LM head.
+
+        Raises whatever a hook raises, for example to stop at the deepest block that is needed.
+        """
+        ids, mask = tails.ids.to(self.organism.device), tails.mask.to(self.organism.device)
+        if not self.length:
+            outputs = self.body(input_ids=ids, attention_mask=mask, use_cache=False)
+            return outputs.last_hidden_state  # type: ignore[no-any-return]
+        rows, width = ids.shape
+        cache = prefilled_cache(self.organism.model.config, self.cache, rows, rounded(width))
+        whole = torch.cat([mask.new_ones(rows, self.length), mask], dim=1)
+        arguments = cache_argument(self.body, cache)
+        outputs = self.body(input_ids=ids, attention_mask=whole, use_cache=True, **arguments)
+        return outputs.last_hidden_state  # type: ignore[no-any-return]
