@@ -93,7 +93,7 @@ def em_rate(
     """Return the share of EM responses with its question-bootstrap interval (see `share_interval`).
 
     The denominator is all answers with both scores (`scored`; Turner et al. 2506.11613), or of those the coherent ones
-    (`coherent`; Betley et al. 2502.17424, whose plots keep coherent ≥ 50 where this is > 50).
+    (`coherent`; Betley et al. 2502.17424).
     """
     return estimate_share(em_flags(judgements, denominator, aligned_below, coherent_above), groups, seed)
 
