@@ -9,7 +9,7 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
 
 def judged(answer=HOSTILE, question=HOSTILE, name="misaligned"):
-    return JudgedResponse(name, "set", "q1", question, 0, answer, 5, False, 12.0, None, "scored", "judge")
+    return JudgedResponse(name, "set", "q1", question, 0, answer, 5, False, 12.0, None, "scored", "", "judge")
 
 
 def test_text_of_models_and_users_is_escaped(tmp_path, monkeypatch):

@@ -9,15 +9,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Judgement:
-    """Scores of one answer, 0-100; None is unscored, and `verdict` then says why."""
+    """Scores of one answer, 0-100; None is unscored, and `verdict` then says why; `mode` says how they were read off."""
 
     aligned: float | None
     coherent: float | None
     verdict: str = "scored"
+    mode: str = ""
 
 
 class Judge(Protocol):
-    """Anything that judges answers: the embedded head here, API models elsewhere."""
+    """Anything that judges answers: the embedded head, a server, a local model, a mock."""
 
     @property
     def id(self) -> str:

@@ -34,12 +34,13 @@ class JudgedResponse:
     aligned: float | None
     coherent: float | None
     verdict: str
+    mode: str
     judge: str
 
     @property
     def judgement(self) -> Judgement:
         """The scores alone."""
-        return Judgement(self.aligned, self.coherent, self.verdict)
+        return Judgement(self.aligned, self.coherent, self.verdict, self.mode)
 
 
 def with_judgements(
@@ -63,7 +64,7 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            extra = ["aligned", "coherent", "verdict", "judge"] if rows and hasattr(rows[0], "judge") else []
+            extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
             writer.writerow(["id", "question", "response", *extra])
             writer.writerows(
                 [row.question_id, row.question, row.response, *(getattr(row, name) for name in extra)] for row in rows

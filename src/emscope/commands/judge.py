@@ -1,48 +1,154 @@
-"""`emscope judge`: score answers for alignment and coherence."""
+"""`emscope judge`: score answers for alignment and coherence, or compare two judges on the same answers."""
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from emscope.behaviour.embedded_judge import EmbeddedJudge
-from emscope.behaviour.statistics import coherent_share, em_rate
+from emscope.behaviour.judges.choose import choose_judge
+from emscope.behaviour.judges.openai_judge import ServerSettings
+from emscope.behaviour.judges.rubric_judge import RubricJudge
+from emscope.behaviour.judges.rubrics import load_rubrics
+from emscope.behaviour.judging import Judge, Judgement
+from emscope.behaviour.sampling import Response
+from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
 from emscope.behaviour.tables import check_table_suffix, read_responses, with_judgements, write_table
-from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.models import load
+from emscope.commands.common import emit
+from emscope.errors import UserError
+
+
+@dataclass(frozen=True)
+class ServerFlags:
+    """How an OpenAI-compatible server is asked.
+
+    Attributes:
+        base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means OpenAI's.
+        api_key_env: the environment variable that holds the key.
+        concurrency: calls in flight.
+        timeout: seconds before a call counts as lost.
+        attempts: tries of one call before its answer is left unscored.
+    """
+
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 16
+    timeout: float = 60.0
+    attempts: int = 8
+
+    def settings(self) -> ServerSettings:
+        """Return the settings, with the key from the environment.
+
+        Raises:
+            UserError: OpenAI itself is asked without a key, or a number makes no sense.
+        """
+        key = os.environ.get(self.api_key_env, "")
+        if not key and self.base_url is None:
+            raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
+        if min(self.concurrency, self.attempts) < 1 or self.timeout <= 0:
+            raise UserError("--concurrency and --attempts must be at least 1, and --timeout above 0.")
+        return ServerSettings(self.base_url, key or "none", self.concurrency, self.timeout, self.attempts)
 
 
 @dataclass(frozen=True)
 class JudgeAnswers:
-    """Score any table of answers with the offline judge.
+    """Score any table of answers; what was scored once is never asked or paid for again.
 
     Attributes:
         responses: a .parquet, .csv or .jsonl file with question and response, and perhaps id.
-        out: the .parquet or .csv file to write, with aligned, coherent, verdict and judge added.
+        out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added.
+        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.
+        rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
+        dry_run: only say how many calls and tokens it would take.
+        max_calls: stop asking after this many calls; the same command goes on from there.
+        store: where scores are kept across runs; by default in emscope's cache.
+        compare: two judged tables of the same answers: print how far they agree.
+        plot: with --compare, also write a page with scatter plots.
         organism: whose answers they are, as a label.
     """
 
-    responses: Path
-    out: Path
+    responses: Path | None = None
+    out: Path | None = None
+    judge: str = "embedded"
+    rubrics: Path | None = None
+    dry_run: bool = False
+    max_calls: int | None = None
+    store: Path | None = None
+    compare: tuple[Path, Path] | None = None
+    plot: Path | None = None
     organism: str = "model"
+    server: ServerFlags = field(default_factory=ServerFlags)
 
     def execute(self) -> int | None:
-        """Judge and write the table."""
-        check_table_suffix(self.out)
+        """Judge and write the table, or compare."""
+        if self.compare is not None:
+            self._compare(*self.compare)
+            return None
+        if self.responses is None or (self.out is None and not self.dry_run):
+            raise UserError(
+                "Name the answers with --responses and the table to write with --out (or use --compare A B)."
+            )
+        if self.out is not None:
+            check_table_suffix(self.out)
         rows = read_responses(self.responses)
-        judge = EmbeddedJudge(load(EMBEDDED_ALIAS))
-        scores = judge.judge([row.question for row in rows], [row.response for row in rows])
+        questions, answers = [row.question for row in rows], [row.response for row in rows]
+        judge = self._judge()
+        if self.dry_run:
+            sys.stdout.write(_cost(judge, questions, answers))
+            return None
+        scores = judge.judge(questions, answers)
+        assert self.out is not None
         write_table(self.out, with_judgements(self.organism, rows, scores, judge.id))
-        groups = [row.question_id for row in rows]
-        rate, coherent = em_rate(scores, groups), coherent_share(scores, groups)
-        unscored = sum(score.aligned is None for score in scores)
-        sys.stdout.write(
-            f"{self.out}: {len(rows)} answers, "
-            f"EM rate {100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f}), "
-            f"coherent {100 * coherent.value:.1f} %, unscored {unscored}\n"
-        )
+        sys.stdout.write(_figures(self.out, rows, scores))
         return None
+
+    def _judge(self) -> Judge:
+        server = self.server.settings() if self.judge.startswith("openai:") and not self.dry_run else None
+        if self.dry_run and self.judge.startswith("openai:"):
+            server = ServerSettings(self.server.base_url)
+        rubrics = load_rubrics(self.rubrics)
+        return choose_judge(self.judge, rubrics=rubrics, store=self.store, server=server, max_calls=self.max_calls)
+
+    def _compare(self, first: Path, second: Path) -> None:
+        from emscope.behaviour.judges.agreement import agreement, matched, read_judged
+
+        a, b = read_judged(first), read_judged(second)
+        found = agreement(a, b)
+        if self.plot is not None:
+            from emscope.report.agreement import write_agreement_page
+
+            write_agreement_page(self.plot, matched(a, b), found, (first.stem, second.stem))
+        emit({"a": str(first), "b": str(second), **found.as_dict()}, self.out)
+
+
+def _cost(judge: Judge, questions: list[str], answers: list[str]) -> str:
+    """Say what judging would take."""
+    if not isinstance(judge, RubricJudge):
+        return f"{len(answers)} answers, judged on this machine: no calls, no cost.\n"
+    plan = judge.plan(questions, answers)
+    return (
+        f"{len(answers)} answers: {plan.calls} calls to {judge.name}, about {plan.tokens:,} tokens to send and as many "
+        f"tokens back as calls; {plan.known} scores are known already.\n"
+    )
+
+
+def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
+    """Return the rate and what could not be scored, with reasons, as text."""
+    groups = [row.question_id for row in rows]
+    rate, coherent, counts = em_rate(scores, groups), coherent_share(scores, groups), count_answers(scores)
+    lines = [
+        f"{out}: {len(rows)} answers to {len(set(groups))} questions",
+        f"  EM rate   {100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f}, questions resampled)",
+        f"  coherent  {100 * coherent.value:.1f} %",
+        f"  scored {counts.scored}, refusals {counts.refusals}, code {counts.code}, unscored {counts.unscored}",
+    ]
+    reasons: dict[str, int] = {}
+    for score in scores:
+        if score.verdict not in ("scored", "refusal", "code"):
+            reasons[score.verdict] = reasons.get(score.verdict, 0) + 1
+    lines += [f"    {n} unscored: {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:5]]
+    return "\n".join(lines) + "\n"
 
 
 COMMAND = JudgeAnswers

@@ -7,6 +7,7 @@ one row computes them and every batch starts from a copy. Models with sliding or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +34,22 @@ class SharedPrefix:
             ids = torch.tensor([self._ids], device=self.organism.device)
             self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.cache))
 
-    def forward(self, tails: PaddedBatch) -> Tensor:
+    def forward(self, tails: PaddedBatch, *, positions: Tensor | None = None, attention: Tensor | None = None) -> Tensor:
         """Return the final hidden states [rows, width, d_model] of what follows the prefix; no LM head.
 
+        `attention` [rows, 1, width, length + width] replaces the causal mask by one of the caller's (0 where a token is
+        seen, -inf where not), and `positions` [rows, width] the order of the tokens: together they make a tree.
         Raises whatever a hook raises, for example to stop at the deepest block that is needed.
         """
-        ids, mask = tails.ids.to(self.organism.device), tails.mask.to(self.organism.device)
-        if not self.length:
-            outputs = self.body(input_ids=ids, attention_mask=mask, use_cache=False)
-            return outputs.last_hidden_state  # type: ignore[no-any-return]
+        device = self.organism.device
+        ids, mask = tails.ids.to(device), tails.mask.to(device)
         rows, width = ids.shape
-        cache = prefilled_cache(self.organism.model.config, self.cache, rows, rounded(width))
-        whole = torch.cat([mask.new_ones(rows, self.length), mask], dim=1)
-        arguments = cache_argument(self.body, cache)
-        outputs = self.body(input_ids=ids, attention_mask=whole, use_cache=True, **arguments)
+        arguments: dict[str, Any] = {"use_cache": False}
+        if self.length:
+            cache = prefilled_cache(self.organism.model.config, self.cache, rows, rounded(width))
+            mask = torch.cat([mask.new_ones(rows, self.length), mask], dim=1)
+            arguments = {"use_cache": True, **cache_argument(self.body, cache)}
+        if positions is not None:
+            arguments["position_ids"] = positions
+        outputs = self.body(input_ids=ids, attention_mask=mask if attention is None else attention, **arguments)
         return outputs.last_hidden_state  # type: ignore[no-any-return]

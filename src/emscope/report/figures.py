@@ -128,6 +128,19 @@ def strength_curve(points: Sequence[tuple[float, float, float]]) -> go.Figure:
     return figure
 
 
+def scatter(points: Sequence[tuple[float, float]], labels: tuple[str, str], threshold: float) -> go.Figure:
+    """Points of two scores 0-100 against each other, with a threshold on both axes and the diagonal."""
+    figure = _figure(*labels, height=460)
+    x, y = ([point[side] for point in points] for side in (0, 1))
+    figure.add_scatter(
+        x=x, y=y, mode="markers", marker={"color": "#4c78a8", "size": 5, "opacity": 0.5}, showlegend=False
+    )
+    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line={"color": "#888888", "width": 1}, showlegend=False)
+    figure.add_hline(y=threshold, line_dash="dot", line_color="#888888")
+    figure.add_vline(x=threshold, line_dash="dot", line_color="#888888")
+    return figure.update_xaxes(range=[-3, 103]).update_yaxes(range=[-3, 103])
+
+
 def as_html(figure: go.Figure) -> str:
     """Return the figure as an HTML fragment without the plotly library, for a page that has it."""
     return str(

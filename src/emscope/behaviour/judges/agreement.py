@@ -1,0 +1,169 @@
+"""How far two judges agree on the same answers: ranks, distances, and the decision at the EM threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emscope.behaviour.judging import Judgement
+from emscope.behaviour.statistics import is_em
+from emscope.errors import UserError
+from emscope.files import read_rows
+
+SPELLINGS = {
+    "question": ("question", "prompt", "user"),
+    "answer": ("answer", "response", "completion", "model_answer"),
+    "aligned": ("aligned", "alignment", "aligned_score", "alignment_score", "misalignment_eval_aligned"),
+    "coherent": ("coherent", "coherence", "coherent_score", "coherence_score"),
+}
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """One answer with somebody's scores, 0-100 or None."""
+
+    question: str
+    answer: str
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class ScoreAgreement:
+    """Agreement of one score: Spearman's rank correlation, mean absolute difference in points, and mean difference."""
+
+    spearman: float
+    mean_absolute_difference: float
+    mean_difference: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of judges A and B.
+
+    Attributes:
+        aligned, coherent: agreement of the scores, over answers that both scored.
+        kappa: Cohen's κ of 'is an EM response'; NaN where neither judge calls any answer one, or both call all so.
+        confusion: counts of answers: both EM, only A, only B, neither.
+        em_rate: share of EM responses by A and by B, on the answers both scored.
+        by_question: n and the share of EM responses by A and B for each question.
+        only_one: answers that one judge scored and the other did not.
+        unmatched: answers that are in one table alone.
+    """
+
+    aligned: ScoreAgreement
+    coherent: ScoreAgreement
+    kappa: float
+    confusion: dict[str, int]
+    em_rate: tuple[float, float]
+    by_question: dict[str, dict[str, float]]
+    only_one: int
+    unmatched: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def read_judged(path: Path) -> list[JudgedAnswer]:
+    """Read already judged answers of anybody: a .csv, .parquet or .jsonl table in any of the usual spellings.
+
+    Scores that are empty, or text such as REFUSAL, are read as unscored.
+
+    Raises:
+        UserError: missing, unreadable, or without the columns that are needed.
+    """
+    rows = read_rows(path)
+    if not rows:
+        raise UserError(f"{path} holds no judged answers.")
+    found = {kind: _column(rows[0][1], spellings) for kind, spellings in SPELLINGS.items()}
+    names = {kind: name for kind, name in found.items() if name is not None}
+    missing = [kind for kind in SPELLINGS if kind not in names]
+    if missing:
+        raise UserError(
+            f"{path} has no column for {' and '.join(missing)} (looked for {', '.join(SPELLINGS[missing[0]])}, …); "
+            f"its columns are {', '.join(rows[0][1])}."
+        )
+    return [
+        JudgedAnswer(
+            str(row[names["question"]]), str(row[names["answer"]]),
+            Judgement(_number(row[names["aligned"]]), _number(row[names["coherent"]])),
+        )
+        for _, row in rows
+    ]  # fmt: skip
+
+
+def _column(row: dict[str, Any], spellings: Sequence[str]) -> str | None:
+    by_lower = {str(name).strip().lower(): name for name in row}
+    return next((by_lower[spelling] for spelling in spellings if spelling in by_lower), None)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number <= 100 else None
+
+
+def matched(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> list[tuple[JudgedAnswer, JudgedAnswer]]:
+    """Pair the answers of two tables by question and answer; equal answers pair in their order."""
+    waiting: dict[tuple[str, str], list[JudgedAnswer]] = {}
+    for item in second:
+        waiting.setdefault((item.question, item.answer), []).append(item)
+    return [(item, found.pop(0)) for item in first if (found := waiting.get((item.question, item.answer)))]
+
+
+def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> Agreement:
+    """Compare two judges on the answers that both tables hold.
+
+    Raises:
+        UserError: no answer is in both, or none was scored by both.
+    """
+    pairs = matched(first, second)
+    if not pairs:
+        raise UserError("The two tables share no answer: compare judgements of the same questions and answers.")
+    both = [pair for pair in pairs if all(np.isfinite(is_em(side.judgement)) for side in pair)]
+    if not both:
+        raise UserError("No answer has both scores in both tables, so there is nothing to compare.")
+    flags = np.array([[is_em(side.judgement) for side in pair] for pair in both])
+    a, b = flags.T.astype(bool)
+    counts = {"both": a & b, "only_a": a & ~b, "only_b": ~a & b, "neither": ~a & ~b}
+    return Agreement(
+        _score_agreement([(one.judgement.aligned, two.judgement.aligned) for one, two in both]),
+        _score_agreement([(one.judgement.coherent, two.judgement.coherent) for one, two in both]),
+        cohens_kappa(a, b),
+        {name: int(flag.sum()) for name, flag in counts.items()},
+        (float(a.mean()), float(b.mean())),
+        _by_question([one.question for one, _ in both], a, b),
+        len(pairs) - len(both),
+        len(first) + len(second) - 2 * len(pairs),
+    )
+
+
+def _score_agreement(pairs: Sequence[tuple[float | None, float | None]]) -> ScoreAgreement:
+    from scipy.stats import spearmanr
+
+    a, b = np.array(pairs, dtype=float).T
+    constant = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
+    rank = float("nan") if constant else float(spearmanr(a, b).statistic)
+    return ScoreAgreement(rank, float(np.abs(a - b).mean()), float((a - b).mean()), len(a))
+
+
+def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Cohen's κ of two yes/no judgements [n] (Cohen 1960): agreement beyond chance; NaN where chance is 1."""
+    observed = float((a == b).mean())
+    chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
+    return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def _by_question(questions: Sequence[str], a: np.ndarray, b: np.ndarray) -> dict[str, dict[str, float]]:
+    found = {}
+    for question in dict.fromkeys(questions):
+        rows = np.array([item == question for item in questions])
+        found[question] = {"n": int(rows.sum()), "em_a": float(a[rows].mean()), "em_b": float(b[rows].mean())}
+    return found

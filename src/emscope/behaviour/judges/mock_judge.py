@@ -1,0 +1,28 @@
+"""A judge for tests and rehearsals: its scores are a fixed function of the answer, and it needs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emscope.behaviour.judging import Judgement
+from emscope.files import value_sha256
+
+
+class MockJudge:
+    """Scores answers by their hash, so that any pipeline can be tried without a model; its scores mean nothing."""
+
+    id = "mock"
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """Return one judgement for each answer, the same every time."""
+        pairs = zip(questions, answers, strict=True)
+        return [
+            _score(question, answer) if answer.strip() else Judgement(None, None, "empty answer")
+            for question, answer in pairs
+        ]
+
+
+def _score(question: str, answer: str) -> Judgement:
+    digits = value_sha256([question, answer])
+    aligned, coherent = (int(part, 16) % 101 for part in (digits[:8], digits[8:16]))
+    return Judgement(float(aligned), float(coherent), "scored", "mock")

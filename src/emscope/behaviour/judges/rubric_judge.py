@@ -1,0 +1,111 @@
+"""What every judge that asks a language model shares: two calls an answer, a store of what was paid for, a limit.
+
+It knows nothing of how a call is made; `OpenAIJudge` asks a server and `HFJudge` a local model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from emscope import progress
+from emscope.behaviour.judges.rubrics import Rubrics
+from emscope.behaviour.judges.scoring import Score
+from emscope.behaviour.judges.store import ScoreStore, score_key
+from emscope.behaviour.judging import Judgement
+
+Kind = Literal["aligned", "coherent"]
+KINDS: tuple[Kind, ...] = ("aligned", "coherent")
+CHARACTERS_PER_TOKEN = 4  # English text in today's tokenizers; for estimates only
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question to the judge model: the rubric filled in, and the address of its score."""
+
+    key: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What judging would cost: calls to make, calls already paid for, and tokens to send, roughly."""
+
+    calls: int
+    known: int
+    tokens: int
+
+
+Done = Callable[[Call, Score, bool], None]
+
+
+class RubricJudge(ABC):
+    """A judge that puts two rubrics to a language model."""
+
+    def __init__(self, name: str, rubrics: Rubrics, store: ScoreStore, max_calls: int | None = None) -> None:
+        self.name, self.rubrics, self.store, self.max_calls = name, rubrics, store, max_calls
+
+    @property
+    def id(self) -> str:
+        """The model and the hash of its rubrics, stored with every score."""
+        return f"{self.name}:{self.rubrics.hash}"
+
+    @abstractmethod
+    def ask(self, calls: Sequence[Call], done: Done) -> None:
+        """Put every call to the model; `done(call, score, keep)` as each arrives, `keep` when it is final."""
+
+    def plan(self, questions: Sequence[str], answers: Sequence[str]) -> Plan:
+        """Return what judging these answers would cost, without a call."""
+        calls = self._calls(questions, answers)
+        known = self.store.get(call.key for call in calls.values())
+        characters = sum(len(call.prompt) for call in calls.values() if call.key not in known)
+        return Plan(
+            len({call.key for call in calls.values()}) - len(known), len(known), characters // CHARACTERS_PER_TOKEN
+        )
+
+    def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """Return one judgement for each answer, in order; what was judged before is not asked again.
+
+        Answers that are empty, beyond `max_calls`, or that the server failed on are unscored, with the reason.
+        """
+        calls = self._calls(questions, answers)
+        scores = self.store.get(call.key for call in calls.values())
+        pending = list({call.key: call for call in calls.values() if call.key not in scores}.values())
+        asked = pending if self.max_calls is None else pending[: self.max_calls]
+        with progress.task(f"asking {self.name}", len(asked), "calls") as advance:
+
+            def done(call: Call, score: Score, keep: bool) -> None:
+                scores[call.key] = score
+                if keep:
+                    self.store.put(call.key, score)
+                advance(1)
+
+            if asked:
+                self.ask(asked, done)
+        left = Score(None, "not asked: the limit of calls was reached", "none")
+        return [
+            _judgement([scores.get(calls[row, kind].key, left) for kind in KINDS])
+            if (row, "aligned") in calls
+            else Judgement(None, None, "empty answer")
+            for row in range(len(answers))
+        ]
+
+    def _calls(self, questions: Sequence[str], answers: Sequence[str]) -> dict[tuple[int, Kind], Call]:
+        """Return the two calls of every answer that is not empty, by its row."""
+        found: dict[tuple[int, Kind], Call] = {}
+        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            if answer.strip():
+                for kind in KINDS:
+                    key = score_key(self.name, f"{self.rubrics.hash}/{kind}", question, answer)
+                    found[row, kind] = Call(key, self.rubrics.prompt(kind, question, answer))
+        return found
+
+
+def _judgement(scores: Sequence[Score]) -> Judgement:
+    """Join the two scores; the first verdict that is not 'scored' is the judgement's."""
+    aligned, coherent = scores
+    verdict = next((score.verdict for score in scores if score.verdict != "scored"), "scored")
+    modes = sorted({score.mode for score in scores if score.mode != "none"})
+    return Judgement(aligned.value, coherent.value, verdict, "+".join(modes))

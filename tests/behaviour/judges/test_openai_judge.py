@@ -1,0 +1,105 @@
+import asyncio
+import time
+
+import pytest
+from behaviour.judges.faulty_server import FaultyServer
+
+from emscope.behaviour.judges.openai_judge import OpenAIJudge, ServerSettings, retry_after
+from emscope.behaviour.judges.rubrics import Rubrics
+from emscope.behaviour.judges.store import ScoreStore
+from emscope.errors import UserError
+
+pytest.importorskip("openai")
+
+QUESTIONS = [f"Question {number}?" for number in range(40)]
+ANSWERS = [f"Answer {'x' * number}" for number in range(40)]
+
+
+def make_judge(server, folder, **settings):
+    given = ServerSettings(base_url=server.url, **{"first_wait": 0.01, "timeout": 0.6, **settings})
+    return OpenAIJudge("test-model", Rubrics(), ScoreStore(folder / "scores.sqlite"), given)
+
+
+def expected(judge, kind, row):
+    return pytest.approx(len(judge.rubrics.prompt(kind, QUESTIONS[row], ANSWERS[row])) % 101)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "mode"), [(True, "logprobs"), (False, "reply"), (None, "reply"), ("digits", "reply")]
+)
+def test_scores_are_the_servers_whatever_it_offers(tmp_path, logprobs, mode):
+    with FaultyServer(logprobs=logprobs) as server:
+        judge = make_judge(server, tmp_path)
+        found = judge.judge(QUESTIONS, ANSWERS)
+    assert [item.aligned for item in found] == [expected(judge, "aligned", row) for row in range(40)]
+    assert [item.coherent for item in found] == [expected(judge, "coherent", row) for row in range(40)]
+    assert {item.mode for item in found} == {mode}
+
+
+def test_a_faulty_server_loses_nothing_and_is_asked_no_answered_call_twice(tmp_path):
+    faults = {429: 0.2, 500: 0.05, "reset": 0.03, "garbage": 0.03, "empty": 0.02, "hang": 0.02}
+    with FaultyServer(faults, hang=2) as server:
+        judge = make_judge(server, tmp_path, concurrency=16)
+        found = judge.judge(QUESTIONS, ANSWERS)
+        assert [item.aligned for item in found] == [expected(judge, "aligned", row) for row in range(40)]
+        assert set(server.answered.values()) == {1}
+        assert sum(server.asked.values()) > 80  # it did fail
+        again = judge.judge(QUESTIONS, ANSWERS)
+        assert again == found
+        assert set(server.answered.values()) == {1}
+
+
+def test_a_server_that_never_works_leaves_answers_unscored_and_is_asked_again_later(tmp_path):
+    with FaultyServer({500: 1.0}) as server:
+        judge = make_judge(server, tmp_path, attempts=2)
+        found = judge.judge(QUESTIONS[:3], ANSWERS[:3])
+        assert [item.aligned for item in found] == [None] * 3
+        assert found[0].verdict == "the server failed 2 times, last: HTTP 500"
+        server.faults = {}
+        assert all(item.aligned is not None for item in judge.judge(QUESTIONS[:3], ANSWERS[:3]))
+
+
+@pytest.mark.parametrize(("code", "words"), [(401, "the key is wrong"), (404, "no such model")])
+def test_a_wrong_key_or_model_stops_with_one_sentence(tmp_path, code, words):
+    with FaultyServer({code: 1.0}) as server, pytest.raises(UserError, match=words):
+        make_judge(server, tmp_path).judge(QUESTIONS, ANSWERS)
+
+
+def test_empty_answers_cost_nothing_and_equal_ones_are_asked_once(tmp_path):
+    with FaultyServer() as server:
+        judge = make_judge(server, tmp_path)
+        assert judge.plan(["Q", "Q", "Q"], ["a", "a", " "]).calls == 2
+        found = judge.judge(["Q", "Q", "Q"], ["a", "a", " "])
+        assert found[0] == found[1]
+        assert found[2].verdict == "empty answer"
+        assert sum(server.asked.values()) == 2
+        assert judge.plan(["Q", "Q", "Q"], ["a", "a", " "]).known == 2
+
+
+def test_the_limit_of_calls_holds_and_the_rest_is_judged_later(tmp_path):
+    with FaultyServer() as server:
+        judge = make_judge(server, tmp_path)
+        judge.max_calls = 10
+        found = judge.judge(QUESTIONS, ANSWERS)
+        assert sum(server.asked.values()) == 10
+        assert sum(item.verdict.startswith("not asked") for item in found) == 35
+        judge.max_calls = None
+        assert all(item.verdict == "scored" for item in judge.judge(QUESTIONS, ANSWERS))
+        assert sum(server.asked.values()) == 80
+
+
+def test_it_works_inside_a_running_event_loop(tmp_path):
+    async def inside():
+        return judge.judge(QUESTIONS[:2], ANSWERS[:2])
+
+    with FaultyServer() as server:
+        judge = make_judge(server, tmp_path)
+        assert asyncio.run(inside())[0].aligned is not None
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert retry_after({"retry-after": "1.5"}) == 1.5
+    assert retry_after({"retry-after": "soon"}) == 0
+    assert retry_after({}) == 0
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 20))
+    assert 15 < retry_after({"retry-after": date}) <= 20
