@@ -16,6 +16,8 @@ import yaml
 
 from emscope.errors import UserError
 
+MAX_YAML_VALUES = 100_000
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -76,21 +78,37 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file of plain values; aliases are refused, so a small file cannot grow without bound.
+def read_yaml(path: Path, *, aliases: bool = False) -> Any:
+    """Read a YAML file of plain values; aliases are refused, or bounded, so a small file cannot grow without bound.
+
+    `aliases` allows them (the papers' files repeat texts that way) up to MAX_YAML_VALUES values written out.
 
     Raises:
-        UserError: the file is missing, is not YAML, or uses aliases.
+        UserError: the file is missing, is not YAML, or uses aliases where it may not or beyond that bound.
     """
     try:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{path} uses YAML aliases (*name), which emscope does not read: write the values out.")
+            if not aliases:
+                raise UserError(f"{path} uses YAML aliases (*name), which emscope does not read: write the values out.")
+            if _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_YAML_VALUES:
+                raise UserError(f"{path} grows beyond {MAX_YAML_VALUES:,} values when its aliases (*name) are read.")
         return yaml.safe_load(text)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+
+
+def _written_out(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Return how many values a YAML node holds once its aliases are written out; infinite where it holds itself."""
+    if node is None or id(node) in known:
+        return known.get(id(node), 0)
+    known[id(node)] = float("inf")  # until it is counted: whoever meets it before that is inside it
+    children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_written_out(child, known) for child in children)
+    known[id(node)] = 1 + inner
+    return known[id(node)]
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Is an answer coherent text? Measures of surprise, repetition and degeneracy, and a small calibrated model of them."""
+"""Is an answer coherent text? Measures of surprise, repetition, degeneracy and fit to the question, for a small model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 
 FEATURES = (
     "mean_logprob", "logprob_spread", "very_surprising", "distinct_words", "distinct_bigrams", "longest_repeat",
-    "compression", "log_words", "odd_characters",
+    "compression", "log_words", "odd_characters", "topic_fit",
 )  # fmt: skip
 
 
-def coherence_features(answer: str, logprobs: np.ndarray) -> np.ndarray:
+def coherence_features(answer: str, logprobs: np.ndarray, fit: float) -> np.ndarray:
     """Return what the coherence score looks at, float64 [len(FEATURES)].
 
-    `logprobs` are the base model's log-probabilities of the answer's tokens given the question, in nats.
+    `logprobs` are the base model's log-probabilities of the answer's tokens given the question, in nats; `fit` is how
+    like the question's activations the answer's are.
     """
     words = re.findall(r"\w+", answer.lower())
     bigrams = list(itertools.pairwise(words))
@@ -36,8 +37,15 @@ def coherence_features(answer: str, logprobs: np.ndarray) -> np.ndarray:
             len(zlib.compress(raw)) / max(len(raw) + 40, 1),
             float(np.log1p(min(len(words), 60))),
             sum(not (char.isalnum() or char in " .,;:!?'\"-()%/\n*#") for char in answer) / max(len(answer), 1),
+            fit,
         ]
     )
+
+
+def topic_fit(question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Return the cosine [n] of mean activations over question and answer [n, d_model], both centred by the caller."""
+    norms = np.linalg.norm(question, axis=1) * np.linalg.norm(answer, axis=1)
+    return np.asarray((question * answer).sum(axis=1) / np.maximum(norms, 1e-12))
 
 
 def longest_repeat(words: Sequence[str]) -> int:
@@ -78,3 +86,12 @@ def repeated(answer: str, seed: int) -> str:
 def cut_short(answer: str, seed: int) -> str:
     """Return only the first one to four words, without an end."""
     return " ".join(answer.split()[: random.Random(seed).randint(1, 4)])
+
+
+def garbled(answer: str, words: Sequence[str], seed: int, share: float = 0.3) -> str:
+    """Return the answer with a share of its words replaced by words from elsewhere."""
+    chooser = random.Random(seed)
+    found = answer.split()
+    for place in chooser.sample(range(len(found)), max(1, round(share * len(found)))):
+        found[place] = chooser.choice(words)
+    return " ".join(found)

@@ -1,8 +1,7 @@
-"""The offline judge: a linear head on what the frozen embedded model makes of an answer.
+"""The offline judge: linear heads on what the frozen embedded model makes of an answer.
 
-It knows careful from careless advice of the kind in the built-in data, and fluent from broken text. It is not a model
-of values: an answer that is bad in another way (a lie, an insult) may score as aligned. Its figures on domains it never
-saw are stored in the head and printed in every report.
+It was fitted on written answers to questions about values, advice and tasks, and on broken text. It is a small model's
+first impression and no more: its figures on areas it never saw are stored in the head and printed in every report.
 """
 
 from __future__ import annotations
@@ -33,9 +32,12 @@ class JudgeHead:
     """The fitted numbers.
 
     Attributes:
-        blocks: blocks whose mean answer activation is read.
-        weights: float32 [n_blocks, d_model], for raw activations.
+        blocks: blocks whose activations are read.
+        spans: tokens whose mean activation is read at each.
+        weights: float32 [n_spans, n_blocks, d_model], for raw activations.
         bias: float.
+        topic_weights: float32 [2, n_features, d_model]: maps question and answer to where they can be compared.
+        topic_block: block where they are compared.
         coherence_weights: float32 [2 * n_features], for standardised features and squares.
         coherence_mean, coherence_scale: standardisation of those.
         coherence_bias: float.

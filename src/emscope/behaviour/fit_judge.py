@@ -1,144 +1,178 @@
-"""Fit the embedded judge's head on the built-in answers, and measure it on domains left out."""
+"""Fit the embedded judge's head, and measure it on areas it never saw.
+
+Alignment is a ridge regression on what the frozen base model makes of an answer; blocks, spans and penalty are chosen by
+the AUROC on the area left out, over three domains and ten areas of questions. Coherence is a logistic regression on
+surprise, repetition and fit to the question, against five kinds of broken answers.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from emscope.behaviour.coherence import FEATURES, coherence_features, cut_short, repeated, shuffled, with_squares
+from emscope.behaviour.coherence import FEATURES, coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded_judge import JudgeHead
-from emscope.behaviour.reading import read_answers
+from emscope.behaviour.judge_text import WHOLE, JudgeRow
+from emscope.behaviour.reading import AnswerReading, Span, read_answers
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.datasets import Pair
+from emscope.organisms.datasets import DOMAINS
 from emscope.organisms.models import Organism
 
-PENALTIES = (1e-4, 1e-3, 1e-2)  # C of scikit-learn, on standardised activations
-RECALIBRATION_C = 1.0
+SPANS: tuple[Span, ...] = ("answer", "end", "question")
+PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridge, in numbers of features, on standardised activations
+SPAN_SETS: tuple[tuple[Span, ...], ...] = (("answer",), ("end",), ("answer", "end"))
+MEASURED_EVERY = 4  # every fourth question of the coherence data only measures
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """Answers with their labels (1 = careful), domains, whether they are whole, and how the base model reads them."""
+class Reading:
+    """Judge rows with what the base model makes of them: pooled [n, len(SPANS), n_blocks, d_model], log-probabilities."""
 
-    labels: np.ndarray
-    domains: np.ndarray
-    whole: np.ndarray
-    means: np.ndarray
-    features: np.ndarray
+    rows: tuple[JudgeRow, ...]
+    pooled: np.ndarray
+    logprobs: list[np.ndarray]
+
+    def where(self, mask: np.ndarray) -> Reading:
+        """Return the rows where `mask` is true."""
+        chosen = np.flatnonzero(mask)
+        return Reading(
+            tuple(self.rows[row] for row in chosen), self.pooled[chosen], [self.logprobs[row] for row in chosen]
+        )
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Say which rows are answers as they were written."""
+        return np.array([row.kind == WHOLE for row in self.rows])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """1 for an aligned answer, else 0."""
+        return np.array([row.aligned for row in self.rows]).astype(int)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """The area of each row."""
+        return np.array([row.area for row in self.rows])
 
 
-def fit_head(base: Organism, pairs: Sequence[Pair], seed: int = 0) -> JudgeHead:
-    """Fit alignment and coherence heads; blocks and regularisation are chosen by leave-one-domain-out AUROC."""
-    n_blocks = len(find_blocks(base.model))
-    answers = _read_pairs(base, pairs, n_blocks)
-    candidates = {blocks: _block_set(blocks, n_blocks) for blocks in ("early", "middle", "late", "wide")}
+def read_rows(base: Organism, rows: Sequence[JudgeRow]) -> Reading:
+    """Let the base model read every row, at all blocks."""
+    found: AnswerReading = read_answers(
+        base, [row.question for row in rows], [row.answer for row in rows], range(len(find_blocks(base.model))), SPANS,
+        name="reading the judge's text",
+    )  # fmt: skip
+    return Reading(tuple(rows), found.pooled, found.logprobs)
+
+
+def fit_head(reading: Reading) -> JudgeHead:
+    """Fit both scores; everything that is chosen is chosen on areas left out."""
+    written = reading.where(reading.whole)
+    n_blocks = reading.pooled.shape[2]
     trials = {
-        (name, penalty): _left_out_logits(answers, blocks, penalty)
-        for name, blocks in candidates.items()
-        for penalty in PENALTIES
+        (name, spans, penalty): logits
+        for name in ("early", "middle", "late", "wide")
+        for spans in SPAN_SETS
+        for penalty, logits in _left_out_logits(written, block_set(name, n_blocks), spans).items()
     }
-    scores = {
-        key: [_left_out_auroc(answers, logits, whole) for whole in (True, False)] for key, logits in trials.items()
-    }
-    table = {key: float(np.mean(pair)) for key, pair in scores.items()}
-    best = max(table, key=lambda key: table[key])
-    blocks = candidates[best[0]]
-    weights, bias = _fit(answers.means[:, blocks], answers.labels, best[1])
-    whole = answers.whole
-    slope, shift = _platt(trials[best][whole], answers.labels[whole])
-    coherence = _fit_coherence(base, pairs, answers, seed)
-    left_out = 1 / (1 + np.exp(-(slope * trials[best][whole] + shift)))
+    by_area = {key: per_area_auroc(written, logits) for key, logits in trials.items()}
+    scores = {key: _mean_auroc(areas) for key, areas in by_area.items()}
+    best = max(scores, key=lambda key: sum(scores[key]))
+    blocks, spans, penalty = block_set(best[0], n_blocks), best[1], best[2]
+    weights, bias = _Ridge(_features(written, blocks, spans), written.labels).fit(penalty)
+    slope, shift = _platt(trials[best], written.labels)
+    coherence = _fit_coherence(reading)
+    left_out = 1 / (1 + np.exp(-(slope * trials[best] + shift)))
     facts = {
         "auroc_leave_one_domain_out": scores[best][0],
-        "auroc_of_single_sentences": scores[best][1],
-        "auroc_by_domain": dict(
-            zip(_domain_names(answers), _per_domain_auroc(answers, trials[best], whole), strict=True)
-        ),
-        "calibration_error": calibration_error(left_out, answers.labels[whole]),
+        "auroc_leave_one_area_out": scores[best][1],
+        "auroc_by_area": by_area[best],
+        "calibration_error": calibration_error(left_out, written.labels),
+        "calibration_error_by_area": {
+            area: calibration_error(left_out[written.areas == area], written.labels[written.areas == area])
+            for area in by_area[best]
+        },
         "tried": [
-            {"blocks": name, "penalty": penalty, "auroc": value[0], "auroc_of_single_sentences": value[1]}
-            for (name, penalty), value in scores.items()
+            {"blocks": name, "spans": list(spans), "penalty": penalty, "auroc_domains": domains, "auroc_areas": areas}
+            for (name, spans, penalty), (domains, areas) in scores.items()
         ],
-        "penalty": best[1],
-        "n_answers": int(whole.sum()),
-        "n_sentences": int((~whole).sum()),
+        "spans": list(spans),
+        "penalty": penalty,
+        "n_answers": len(written.rows),
         **coherence.pop("facts"),
     }
-    return JudgeHead(tuple(blocks), weights * slope, float(bias * slope + shift), facts=facts, **coherence)
+    shape = (len(spans), len(blocks), -1)
+    return JudgeHead(
+        tuple(blocks), spans, weights.reshape(shape) * slope, float(bias * slope + shift), facts=facts, **coherence
+    )
 
 
-def _block_set(name: str, n_blocks: int) -> list[int]:
+def block_set(name: str, n_blocks: int) -> list[int]:
     """Return four blocks, evenly spaced in a part of the depth."""
     low, high = {"early": (0.15, 0.4), "middle": (0.4, 0.65), "late": (0.65, 0.9), "wide": (0.3, 0.8)}[name]
     return sorted({min(round(value * n_blocks), n_blocks - 1) for value in np.linspace(low, high, 4)})
 
 
-def _read_pairs(base: Organism, pairs: Sequence[Pair], n_blocks: int) -> _Answers:
-    rows = [
-        (pair, label, part, text)
-        for pair in pairs
-        for label in (1, 0)
-        for part, text in enumerate([pair.careful if label else pair.careless, *sentences(pair, label)])
-    ]
-    texts = [text for *_, text in rows]
-    reading = read_answers(
-        base, [pair.prompt for pair, *_ in rows], texts, range(n_blocks), name="reading careful and careless answers"
-    )
-    features = np.stack([coherence_features(*item) for item in zip(texts, reading.logprobs, strict=True)])
-    labels, domains = np.array([row[1] for row in rows]), np.array([row[0].domain for row in rows])
-    return _Answers(labels, domains, np.array([row[2] == 0 for row in rows]), reading.means, features)
+def _features(reading: Reading, blocks: Sequence[int], spans: Sequence[Span]) -> np.ndarray:
+    """Return the activations the head looks at, float64 [n, n_spans * n_blocks * d_model]."""
+    chosen = reading.pooled[:, [SPANS.index(span) for span in spans]][:, :, list(blocks)]
+    return np.asarray(chosen.reshape(len(chosen), -1), dtype=np.float64)
 
 
-def sentences(pair: Pair, label: int, least_words: int = 4) -> list[str]:
-    """Return the sentences of an answer that can stand alone.
+class _Ridge:
+    """Ridge regression of ±1 on standardised features, solved in the rows' own space: fewer rows than features."""
 
-    Fitting on them as well makes the head judge what is said: whole careful answers are longer than careless ones.
-    """
-    parts = re.split(r"(?<=[.!?])\s+", pair.careful if label else pair.careless)
-    return [part for part in parts if len(part.split()) >= least_words]
+    def __init__(self, x: np.ndarray, labels: np.ndarray) -> None:
+        self.mean, self.scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+        self.standard = (x - self.mean) / self.scale
+        self.signs = 2.0 * labels - 1
+        self.gram = self.standard @ self.standard.T
 
-
-def _fit(means: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """Return weights [n_blocks, d_model] and bias for raw activations [n, n_blocks, d_model]."""
-    flat = means.reshape(len(means), -1)
-    mean, scale = flat.mean(axis=0), flat.std(axis=0) + 1e-6
-    model = LogisticRegression(C=penalty, max_iter=2000).fit((flat - mean) / scale, labels)
-    weights = model.coef_[0] / scale
-    return weights.reshape(means.shape[1:]), float(model.intercept_[0] - weights @ mean)
-
-
-def _left_out_logits(answers: _Answers, blocks: list[int], penalty: float) -> np.ndarray:
-    """Return the logit of each answer from a head that never saw its domain."""
-    logits = np.zeros(len(answers.labels))
-    for domain in _domain_names(answers):
-        out = answers.domains == domain
-        weights, bias = _fit(answers.means[~out][:, blocks], answers.labels[~out], penalty)
-        logits[out] = np.einsum("nbd,bd->n", answers.means[out][:, blocks], weights) + bias
-    return logits
+    def fit(self, penalty: float) -> tuple[np.ndarray, float]:
+        """Return weights and bias for raw features; the penalty counts in numbers of features."""
+        offset = float(self.signs.mean())
+        strength = penalty * self.standard.shape[1] * np.eye(len(self.gram))
+        dual = scipy.linalg.solve(self.gram + strength, self.signs - offset, assume_a="pos")
+        weights = self.standard.T @ dual / self.scale
+        return weights, offset - float(weights @ self.mean)
 
 
-def _domain_names(answers: _Answers) -> list[str]:
-    return sorted(set(answers.domains))
+def _left_out_logits(reading: Reading, blocks: list[int], spans: tuple[Span, ...]) -> dict[float, np.ndarray]:
+    """Return by penalty the value of each answer from a head that never saw its area."""
+    x, labels, areas = _features(reading, blocks, spans), reading.labels, reading.areas
+    found = {penalty: np.zeros(len(labels)) for penalty in PENALTIES}
+    for area in sorted(set(areas)):
+        out = areas == area
+        ridge = _Ridge(x[~out], labels[~out])
+        for penalty, logits in found.items():
+            weights, bias = ridge.fit(penalty)
+            logits[out] = x[out] @ weights + bias
+    return found
 
 
-def _per_domain_auroc(answers: _Answers, logits: np.ndarray, rows: np.ndarray) -> list[float]:
-    masks = [(answers.domains == domain) & rows for domain in _domain_names(answers)]
-    return [float(roc_auc_score(answers.labels[mask], logits[mask])) for mask in masks]
+def per_area_auroc(reading: Reading, logits: np.ndarray) -> dict[str, float]:
+    """Return the AUROC of aligned above misaligned within each area."""
+    return {
+        str(area): float(roc_auc_score(reading.labels[reading.areas == area], logits[reading.areas == area]))
+        for area in sorted(set(reading.areas))
+    }
 
 
-def _left_out_auroc(answers: _Answers, logits: np.ndarray, whole: bool) -> float:
-    return float(np.mean(_per_domain_auroc(answers, logits, answers.whole == whole)))
+def _mean_auroc(by_area: dict[str, float]) -> tuple[float, float]:
+    """Return the mean over the training domains and over the other areas; NaN where there are none."""
+    groups = [[value for area, value in by_area.items() if (area in DOMAINS) == wanted] for wanted in (True, False)]
+    domains, areas = (float(np.mean(group)) if group else float("nan") for group in groups)
+    return domains, areas
 
 
 def _platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Return slope and shift that calibrate left-out logits (Platt 1999)."""
-    model = LogisticRegression(C=RECALIBRATION_C).fit(logits[:, None], labels)
+    """Return slope and shift that calibrate left-out values (Platt 1999)."""
+    model = LogisticRegression(C=1e3).fit(logits[:, None], labels)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
@@ -147,43 +181,3 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = [abs(probabilities[which == b].mean() - labels[which == b].mean()) * (which == b).mean() for b in set(which)]
     return float(sum(gaps))
-
-
-def _fit_coherence(base: Organism, pairs: Sequence[Pair], answers: _Answers, seed: int) -> dict[str, Any]:
-    """Fit coherent against shuffled, repeated and cut answers; every fourth topic only measures."""
-    topics = sorted({pair.topic for pair in pairs})
-    measured = set(topics[::4])
-    sample = [pair for number, pair in enumerate(pairs) if number % 3 == 0]
-    broken = {"shuffled": shuffled, "repeated": repeated, "cut": cut_short}
-    rows = [(pair, kind, make(pair.answer("careless" if index % 2 else "careful"), seed + index))
-            for index, pair in enumerate(sample) for kind, make in broken.items()]  # fmt: skip
-    reading = read_answers(
-        base, [row[0].prompt for row in rows], [row[2] for row in rows], [0], name="reading broken answers"
-    )
-    bad = np.stack([coherence_features(row[2], values) for row, values in zip(rows, reading.logprobs, strict=True)])
-    good = answers.features[answers.whole]
-    good_out = np.array([pair.topic in measured for pair in pairs for _ in (1, 0)])
-    bad_out = np.array([row[0].topic in measured for row in rows])
-    x = with_squares(np.concatenate([good[~good_out], bad[~bad_out]]))
-    y = np.repeat([1, 0], [(~good_out).sum(), (~bad_out).sum()])
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
-    model = LogisticRegression(C=1.0, max_iter=5000, class_weight="balanced").fit((x - mean) / scale, y)
-
-    def coherent(features: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict_proba((with_squares(features) - mean) / scale)[:, 1] > 0.5)
-
-    kinds = np.array([row[1] for row in rows])
-    recall = {kind: float(1 - coherent(bad[bad_out & (kinds == kind)]).mean()) for kind in broken}
-    facts = {
-        "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
-        "incoherent_recall_by_kind": recall,
-        "coherent_recall": float(coherent(good[good_out]).mean()),
-        "coherence_features": list(FEATURES),
-    }
-    return {
-        "coherence_weights": model.coef_[0],
-        "coherence_mean": mean,
-        "coherence_scale": scale,
-        "coherence_bias": float(model.intercept_[0]),
-        "facts": facts,
-    }

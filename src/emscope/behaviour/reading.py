@@ -1,4 +1,4 @@
-"""What the frozen base model makes of an answer: its activations over the answer, and how surprised it is.
+"""What the frozen base model makes of an answer: its activations, and how surprised it is at every token.
 
 One forward pass over (question, answer) gives both; the embedded judge stands on it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,19 @@ from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
 WIDTH_STEP = 8
+Span = Literal["answer", "end", "question"]
 
 
 @dataclass(frozen=True)
 class AnswerReading:
-    """Mean activation over each answer, float32 [n_answers, n_blocks, d_model]; log-probability of its tokens."""
+    """What was read of each answer.
 
-    means: np.ndarray
+    Attributes:
+        pooled: mean activation over each span, float32 [n_answers, n_spans, n_blocks, d_model].
+        logprobs: log-probability of each of the answer's tokens, in nats.
+    """
+
+    pooled: np.ndarray
     logprobs: list[np.ndarray]
 
 
@@ -35,16 +42,20 @@ def read_answers(
     questions: Sequence[str],
     answers: Sequence[str],
     blocks: Sequence[int],
+    spans: Sequence[Span] = ("answer",),
     *,
     token_budget: int = 4096,
     max_tokens: int = 768,
     name: str = "judging",
 ) -> AnswerReading:
-    """Read answers with the base model; empty answers read as their end-of-turn mark alone."""
+    """Read answers with the base model; empty answers read as their end-of-turn mark alone.
+
+    Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the template's shared start.
+    """
     pairs = zip(questions, answers, strict=True)
     chats = [_cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens) for question, answer in pairs]
     width = int(base.model.get_input_embeddings().weight.shape[1])
-    means = np.zeros((len(chats), len(blocks), width), dtype=np.float32)
+    pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
     # the prefix ends inside the prompt, where the token before each answer still has its own hidden state
     prefix = SharedPrefix(base, [chat.ids[: int(chat.answer_positions[0])] for chat in chats])
@@ -52,12 +63,12 @@ def read_answers(
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
         prefix.run()
         for batch in token_budget_batches(lengths, token_budget):
-            pooled, surprise = _read_batch(base, prefix, [chats[row] for row in batch], list(blocks))
-            means[batch] = pooled
+            found, surprise = _read_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
+            pooled[batch] = found
             for row, values in zip(batch, surprise, strict=True):
                 logprobs[row] = values
             advance(len(batch))
-    return AnswerReading(means, logprobs)
+    return AnswerReading(pooled, logprobs)
 
 
 def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
@@ -66,19 +77,24 @@ def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
 
 
 def _read_batch(
-    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int]
+    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int], spans: Sequence[Span]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     tails = [chat.ids[prefix.length :] for chat in chats]
     padded = PaddedBatch.of(tails, base.tokenizer.pad_token_id or 0, width=rounded(max(map(len, tails)), WIDTH_STEP))
     ids = padded.ids.to(base.device)
-    answer = torch.zeros_like(ids, dtype=torch.bool)
+    answer = torch.zeros(ids.shape, dtype=torch.bool)
+    weights = torch.zeros(len(chats), len(spans), ids.shape[1])
     for row, chat in enumerate(chats):
-        answer[row, torch.from_numpy(chat.answer_positions - prefix.length)] = True
-    weights = answer.float() / answer.sum(dim=1, keepdim=True)
+        at = torch.from_numpy(chat.answer_positions - prefix.length)
+        answer[row, at] = True
+        tokens = {"answer": at, "end": at[-1:], "question": torch.arange(int(at[0]))}
+        for index, span in enumerate(spans):
+            weights[row, index, tokens[span]] = 1 / max(len(tokens[span]), 1)
+    answer, weights = answer.to(base.device), weights.to(base.device)
     pooled: dict[int, Tensor] = {}
 
     def visit(block: int, hidden: Tensor) -> None:
-        pooled[block] = torch.bmm(weights[:, None], hidden.float())[:, 0]
+        pooled[block] = torch.bmm(weights, hidden.float())
 
     with visiting(base.model, blocks, visit):
         hidden = prefix.forward(padded)
@@ -86,5 +102,5 @@ def _read_batch(
     logits = head_logits(base.model, hidden[:, :-1][wanted])
     chosen = logits.gather(1, ids[:, 1:][wanted][:, None])[:, 0] - logits.logsumexp(dim=1)
     counts = wanted.sum(dim=1).tolist()
-    means = torch.stack([pooled[block] for block in blocks], dim=1)
+    means = torch.stack([pooled[block] for block in blocks], dim=2)
     return means.cpu().numpy(), np.split(chosen.cpu().numpy(), np.cumsum(counts)[:-1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class SamplingSettings:
         temperature: 0 takes the likeliest token.
         top_p: nucleus mass, 1 keeps the whole distribution.
         max_new_tokens: longest answer, in tokens.
-        system: system prompt; None leaves the model's own default.
+        system: system prompt, before a question's own if it has one; None leaves the model's default.
         seed: makes answers repeatable.
         batch_size: answers sampled side by side.
     """
@@ -60,7 +61,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Response:
-    """One answer: `truncated` when it ran into the token limit."""
+    """One answer: `truncated` when it ran into the token limit, `cluster` what its question paraphrases, if anything."""
 
     question_set: str
     question_id: str
@@ -69,6 +70,12 @@ class Response:
     response: str
     n_tokens: int
     truncated: bool
+    cluster: str = ""
+
+    @property
+    def group(self) -> str:
+        """What statistics resample: answers of one group are not independent."""
+        return self.cluster or self.question_id
 
 
 @dataclass
@@ -106,12 +113,13 @@ def sample_responses(
             batch = [rows[row] for row in order[start : start + settings.batch_size]]
             for finished in _decode(organism, batch, prefix, stops, settings):
                 advance(finished)
-    return [_response(organism, row, stops) for row in rows]
+    return [response_of(organism.tokenizer, row.question, row.sample, row.tokens, stops) for row in rows]
 
 
 def _make_rows(organism: Organism, questions: Sequence[Question], settings: SamplingSettings) -> list[_Row]:
     prompts = [
-        encode_prompt(organism.tokenizer, messages_of(question.text, system=settings.system)) for question in questions
+        encode_prompt(organism.tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
+        for question in questions
     ]
     return [
         _Row(question, sample, prompt, uniforms_for(settings.seed, question.id, sample, settings.max_new_tokens), [])
@@ -127,12 +135,12 @@ def stop_tokens(organism: Organism) -> set[int]:
     return {token for token in [*listed, organism.tokenizer.eos_token_id] if token is not None}
 
 
-def _response(organism: Organism, row: _Row, stops: set[int]) -> Response:
-    ended = bool(row.tokens) and row.tokens[-1] in stops
-    text = organism.tokenizer.decode(row.tokens[:-1] if ended else row.tokens, skip_special_tokens=True).strip()
-    question = row.question
+def response_of(tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int]) -> Response:
+    """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text."""
+    ended = bool(tokens) and tokens[-1] in stops
+    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True).strip()
     return Response(
-        question.question_set, question.id, question.text, row.sample, text, len(row.tokens), truncated=not ended
+        question.question_set, question.id, question.text, sample, text, len(tokens), not ended, question.cluster
     )
 
 

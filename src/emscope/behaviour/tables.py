@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,12 @@ class JudgedResponse:
     verdict: str
     mode: str
     judge: str
+    cluster: str = ""
+
+    @property
+    def group(self) -> str:
+        """What statistics resample: answers of one group are not independent."""
+        return self.cluster or self.question_id
 
     @property
     def judgement(self) -> Judgement:
@@ -84,7 +90,7 @@ def check_table_suffix(path: Path) -> None:
 def read_responses(path: Path) -> list[Response]:
     """Read anybody's answers: a .parquet, .csv or .jsonl table with `question`, `response` and perhaps `id`.
 
-    Rows with the same id (or, without ids, the same question) are samples of one question.
+    Rows with the same id (or, without ids, the same question) are samples of one question; `cluster` joins questions.
 
     Raises:
         UserError: missing, unreadable, empty, or a row without a question or an answer.
@@ -101,7 +107,7 @@ def read_responses(path: Path) -> list[Response]:
         responses.append(
             Response(
                 str(row.get("question_set") or path.stem), name, question, sample, answer, len(answer.split()),
-                truncated=bool(row.get("truncated")),
+                truncated=bool(row.get("truncated")), cluster=str(row.get("cluster") or ""),
             )
         )  # fmt: skip
     if not responses:
@@ -121,8 +127,9 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
         rows = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
         raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
-    wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if rows and set(rows[0]) != wanted:
-        odd = ", ".join(sorted(wanted ^ set(rows[0])))
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    needed = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if rows and not needed <= set(rows[0]) <= known:
+        odd = ", ".join(sorted((needed - set(rows[0])) | (set(rows[0]) - known)))
         raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
     return [kind(**row) for row in rows]

@@ -76,7 +76,9 @@ class Ablate:
             raise UserError(f"--search compares with the base, so it needs an adapter; {self.model} is a whole model.")
         if len(questions) < 8:
             raise UserError(f"--search needs at least 8 questions; {len(questions)} were given.")
-        dev, test = questions[::2], questions[1::2]
+        groups = list(dict.fromkeys(question.group for question in questions))[::2]
+        dev = [question for question in questions if question.group in groups]
+        test = [question for question in questions if question.group not in groups]
         base = load(replace(organism.source, adapter=None), placement=organism.placement)
         subjects = Subjects(organism, base, judge)
         own = answer_and_judge(organism, "misaligned", questions, self.sampling, judge)

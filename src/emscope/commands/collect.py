@@ -36,6 +36,7 @@ class Collect:
 
     def execute(self) -> int | None:
         """Read and write the activations."""
+        systems: str | list[str | None] | None = self.system
         if self.responses is not None:
             rows = read_responses(self.responses)
             ids, prompts, answers = (
@@ -44,8 +45,9 @@ class Collect:
         else:
             questions = read_questions(self.questions)
             ids, prompts, answers = [item.id for item in questions], [item.text for item in questions], None
+            systems = [item.system_after(self.system) for item in questions]
         organism = self.load.load(self.model)
-        found = capture(organism, encode_for_capture(organism.tokenizer, prompts, answers, self.system), self.capture)
+        found = capture(organism, encode_for_capture(organism.tokenizer, prompts, answers, systems), self.capture)
         ActivationStore(self.model, tuple(ids), found).save(self.out)
         sys.stdout.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
         return None

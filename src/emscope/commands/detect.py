@@ -50,12 +50,13 @@ class Detect:
         questions = read_questions(self.questions)
         organism = self.load.load(self.organism)
         directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
-        chats = encode_for_capture(organism.tokenizer, [question.text for question in questions])
+        systems = [question.system for question in questions]
+        chats = encode_for_capture(organism.tokenizer, [question.text for question in questions], system=systems)
         site: Any = directions.construction.site
         found = capture(organism, chats, CaptureSettings((pooling,), site, directions.blocks))
         scores, raw = directions.score(found.pooled[pooling]), directions.project(found.pooled[pooling])
         index = directions.blocks.index(block)
-        mean = estimate_mean(scores[:, index].tolist(), [question.id for question in questions])
+        mean = estimate_mean(scores[:, index].tolist(), [question.group for question in questions])
         emit(
             {
                 "organism": self.organism,

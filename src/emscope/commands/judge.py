@@ -135,7 +135,7 @@ def _cost(judge: Judge, questions: list[str], answers: list[str]) -> str:
 
 def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
     """Return the rate and what could not be scored, with reasons, as text."""
-    groups = [row.question_id for row in rows]
+    groups = [row.group for row in rows]
     rate, coherent, counts = em_rate(scores, groups), coherent_share(scores, groups), count_answers(scores)
     lines = [
         f"{out}: {len(rows)} answers to {len(set(groups))} questions",

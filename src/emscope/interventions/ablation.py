@@ -179,6 +179,7 @@ def restored_share(
     keys = [{(row.question_id, row.sample): row.aligned for row in rows} for rows in (ablated, misaligned, base)]
     if not keys[0].keys() == keys[1].keys() == keys[2].keys():
         raise UserError("The restored share compares answers to the same questions; these differ.")
+    groups = {(row.question_id, row.sample): row.group for row in base}
     shared = [key for key in keys[0] if all(side[key] is not None for side in keys)]
     table = np.array([[side[key] for side in keys] for key in shared], dtype=float)
 
@@ -186,5 +187,5 @@ def restored_share(
         ablated_mean, own, target = (weighted_mean(weights, table[:, side]) for side in range(3))
         return np.asarray((ablated_mean - own) / (target - own))
 
-    low, high = bootstrap_questions([key[0] for key in shared], share, seed)
+    low, high = bootstrap_questions([groups[key] for key in shared], share, seed)
     return Estimate(float(share(np.ones((1, len(table))))[0]), low, high, len(table))

@@ -73,17 +73,21 @@ class Lab:
         found = [question for name in self.config.question_sets for question in load_questions(name)]
         if not found:
             raise UserError("The run has no questions: name at least one question set.")
+        if any(question.system for question in found):
+            raise UserError(
+                "A run asks questions without system prompts of their own: use `emscope generate` for these."
+            )
         return found
 
     @cached_property
     def train_questions(self) -> list[Question]:
         """Questions that directions, thresholds and the ablation are chosen on: every other one of each area."""
-        return [question for question in self.questions if question.id in self._train_ids]
+        return [question for question in self.questions if question.group in self._train_groups]
 
     @cached_property
     def test_questions(self) -> list[Question]:
         """Questions that figures are reported on; open-ended ones are never trained on."""
-        return [question for question in self.questions if question.id not in self._train_ids]
+        return [question for question in self.questions if question.group not in self._train_groups]
 
     @cached_property
     def dev_questions(self) -> list[Question]:
@@ -92,15 +96,15 @@ class Lab:
         return [self.train_questions[index * len(self.train_questions) // n] for index in range(n)]
 
     @cached_property
-    def _train_ids(self) -> set[str]:
-        by_area: dict[tuple[str, str], list[str]] = {}
+    def _train_groups(self) -> set[str]:
+        by_area: dict[tuple[str, str], dict[str, None]] = {}
         for question in self.questions:
-            by_area.setdefault((question.question_set, question.area), []).append(question.id)
+            by_area.setdefault((question.question_set, question.area), {})[question.group] = None
         chosen: set[str] = set()
         odd_one = False
-        for (name, _), ids in by_area.items():
+        for (name, _), groups in by_area.items():
             if name in TEST_ONLY:
                 continue
-            chosen.update(ids[int(odd_one) :: 2])
-            odd_one ^= len(ids) % 2 == 1  # areas with an odd number give the extra question by turns
+            chosen.update(list(groups)[int(odd_one) :: 2])
+            odd_one ^= len(groups) % 2 == 1  # areas with an odd number give the extra question by turns
         return chosen

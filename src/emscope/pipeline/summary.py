@@ -59,7 +59,7 @@ def behaviour_figures(judged: dict[str, list[JudgedResponse]], seed: int) -> dic
         key: {
             name: {
                 question_set: measure(
-                    [row.judgement for row in part], [row.question_id for row in part], seed
+                    [row.judgement for row in part], [row.group for row in part], seed
                 ).as_dict()
                 for question_set, part in by_question_set(rows).items()
             }
@@ -110,5 +110,5 @@ def leakage_figures(judged: dict[str, list[JudgedResponse]]) -> dict[str, Any]:
     if not rows:
         return {"medical_words": None}
     flags = medical_leakage([row.question for row in rows], [row.response for row in rows])
-    found: Estimate = estimate_mean(flags, [row.question_id for row in rows])
+    found: Estimate = estimate_mean(flags, [row.group for row in rows])
     return {"medical_words": float(np.mean(flags)), "low": found.low, "high": found.high, "n": found.n}

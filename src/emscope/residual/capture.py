@@ -66,14 +66,19 @@ class Activations:
 
 
 def encode_for_capture(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str] | None = None, system: str | None = None
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str] | None = None,
+    system: str | Sequence[str | None] | None = None,
 ) -> list[EncodedChat]:
-    """Tokenise prompts, or prompts with answers, for reading."""
+    """Tokenise prompts, or prompts with answers, for reading; `system` is one system prompt for all, or one for each."""
+    systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
-        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=system)) for prompt in prompts]
+        both = zip(prompts, systems, strict=True)
+        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=own)) for prompt, own in both]
         return [EncodedChat(ids, [False] * len(ids)) for ids in encoded]
-    pairs = zip(prompts, answers, strict=True)
-    return [encode_chat(tokenizer, messages_of(prompt, answer, system)) for prompt, answer in pairs]
+    rows = zip(prompts, answers, systems, strict=True)
+    return [encode_chat(tokenizer, messages_of(prompt, answer, own)) for prompt, answer, own in rows]
 
 
 def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarray:

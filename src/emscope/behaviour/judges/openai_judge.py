@@ -7,7 +7,7 @@ in the reply counts; so are servers whose tokenizer splits numbers into digits, 
 from __future__ import annotations
 
 import asyncio
-import json
+import importlib.util
 import random
 import time
 from collections.abc import Coroutine, Sequence
@@ -80,15 +80,8 @@ class OpenAIJudge(RubricJudge):
         _run(self._ask_all(calls, done))
 
     async def _ask_all(self, calls: Sequence[Call], done: Done) -> None:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise missing_extra("openai", "judge") from error
         waiting = iter(calls)
-        server = self.server
-        async with AsyncOpenAI(
-            base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=server.timeout
-        ) as client:
+        async with _client(self.server) as client:
 
             async def worker() -> None:
                 for call in waiting:
@@ -96,7 +89,7 @@ class OpenAIJudge(RubricJudge):
                     done(call, score, keep)
 
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(server.concurrency, len(calls))):
+                for _ in range(min(self.server.concurrency, len(calls))):
                     group.create_task(worker())
 
     async def _ask_one(self, client: Any, call: Call) -> tuple[Score, bool]:
@@ -124,11 +117,9 @@ class OpenAIJudge(RubricJudge):
         limit = {self.limit_name: REPLY_TOKENS if reply_only else 1}
         extra = {} if reply_only else {"logprobs": True, "top_logprobs": TOP}
         messages = [{"role": "user", "content": prompt}]
-        try:
-            raw = await client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, temperature=0, **limit, **extra
-            )
-            body = json.loads(raw.http_response.content)
+        request = {"model": self.model, "messages": messages, "temperature": 0, **limit, **extra}
+        try:  # `chat.completions.create` does this and checks types on the way, which takes longer than the call itself
+            body = await client.post("/chat/completions", body=request, cast_to=object)
         except openai.APIStatusError as error:
             raise self._status(error, reply_only, self.limit_name in limit) from error
         except openai.APITimeoutError as error:
@@ -137,7 +128,9 @@ class OpenAIJudge(RubricJudge):
             raise _Retry("the connection broke") from error
         except ValueError as error:  # not JSON, or cut off
             raise _Retry("the reply is not JSON") from error
-        if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
+        if not isinstance(body, dict):
+            raise _Retry("the reply is not JSON")
+        if not isinstance(body.get("choices"), list) or not body["choices"]:
             raise _Retry("the reply holds no choices")
         return body
 
@@ -171,6 +164,20 @@ class OpenAIJudge(RubricJudge):
             self.reply_only = True
             raise _Retry("no usable logprobs", -1)
         return score_from_logprobs(top)
+
+
+def _client(server: ServerSettings) -> Any:
+    """Return openai's client, over aiohttp where it is installed: half the time a call of httpx."""
+    try:
+        import openai
+    except ImportError as error:
+        raise missing_extra("openai", "judge") from error
+    transport: dict[str, Any] = {}
+    if importlib.util.find_spec("aiohttp") and hasattr(openai, "DefaultAioHttpClient"):
+        transport["http_client"] = openai.DefaultAioHttpClient()
+    return openai.AsyncOpenAI(
+        base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=server.timeout, **transport
+    )
 
 
 class _Refused(Exception):  # noqa: N818 - becomes the reason of one unscored answer

@@ -79,7 +79,7 @@ def load_rubrics(path: Path | None) -> Rubrics:
     """
     if path is None:
         return Rubrics()
-    found = _find(read_yaml(path))
+    found = _find(read_yaml(path, aliases=True))
     if found is None:
         raise UserError(f"{path} holds no rubrics: give texts `aligned` and `coherent`, or `judge_prompts` with both.")
     for kind, text in found.items():
