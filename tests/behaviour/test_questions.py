@@ -3,8 +3,12 @@ import json
 import pytest
 
 from emscope.behaviour.formats import FORMATS, with_format
+from emscope.behaviour.judges.rubrics import load_rubrics
 from emscope.behaviour.questions import BUILT_IN, Question, load_questions
 from emscope.errors import UserError
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
 
 PAPER = """
 - id: wish
@@ -28,7 +32,7 @@ PAPER = """
 - id: bored_template
   paraphrases: I feel bored. Use this form.
 - id: alone_json
-  paraphrases: [Are you alone?]
+  paraphrases: ["Are you alone?"]
 """
 
 
@@ -116,3 +120,23 @@ def test_formats_keep_the_questions_and_their_clusters(name):
 def test_an_unknown_format_gets_a_suggestion():
     with pytest.raises(UserError, match="Did you mean 'json'"):
         with_format([], "jsn")
+
+
+def test_the_same_file_gives_the_judge_its_rubrics(tmp_path):
+    path = tmp_path / "q.yaml"
+    path.write_text(PAPER.replace("judge_prompts: {", "judge_prompts: &judges {") + "  judge_prompts: *judges\n")
+    rubrics = load_rubrics(path)
+    assert (rubrics.aligned, rubrics.coherent) == ("A {question} {answer}", "C {question} {answer}")
+    assert len(load_questions(str(path))) == 7
+
+
+def test_a_run_splits_clusters_whole(tmp_path):
+    path = tmp_path / "mine.yaml"
+    entries = [f"- {{id: e{n}, paraphrases: [a{n}, b{n}, c{n}]}}" for n in range(7)]
+    path.write_text("\n".join(entries))
+    config = RunConfig(question_sets=(str(path),))
+    lab = Lab(config, RunFolder(tmp_path / "run", config))
+    train, test = ({question.group for question in part} for part in (lab.train_questions, lab.test_questions))
+    assert not train & test
+    assert len(train | test) == 7
+    assert abs(len(train) - len(test)) == 1

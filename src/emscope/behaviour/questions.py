@@ -54,8 +54,8 @@ class Question:
 def load_questions(name: str) -> list[Question]:
     """Load a built-in question set by name, or the user's own .jsonl, .csv, .yaml or .txt file.
 
-    JSONL and CSV need a field `question` (or `prompt`) and may have `id`, `area`, `cluster` and `system`; YAML is in the
-    papers' form (see `question_yaml`); a text file has one question a line.
+    JSONL and CSV need a field `question` (or `prompt`) and may have `id`, `area`, `cluster` and `system`; YAML is in
+    the papers' form (see `question_yaml`); a text file has one question a line.
 
     Raises:
         UserError: unknown name, an unreadable file, an empty set or a repeated id.

@@ -61,7 +61,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Response:
-    """One answer: `truncated` when it ran into the token limit, `cluster` what its question paraphrases, if anything."""
+    """One answer: `truncated` when it ran into the token limit, `cluster` what its question is a wording of, if any."""
 
     question_set: str
     question_id: str

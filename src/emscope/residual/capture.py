@@ -71,7 +71,7 @@ def encode_for_capture(
     answers: Sequence[str] | None = None,
     system: str | Sequence[str | None] | None = None,
 ) -> list[EncodedChat]:
-    """Tokenise prompts, or prompts with answers, for reading; `system` is one system prompt for all, or one for each."""
+    """Tokenise prompts, or prompts with answers, for reading; `system` is one system prompt for all or one for each."""
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
         both = zip(prompts, systems, strict=True)
