@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.asking import ask, settings_for
+from emscope.behaviour.formats import FORMATS, Format, with_format
+from emscope.behaviour.questions import Question
+from emscope.behaviour.sampling import Response, SamplingSettings, sample_responses
 from emscope.behaviour.tables import check_table_suffix, write_table
 from emscope.commands.common import AblationFlags, ModelFlags, read_questions
+
+if TYPE_CHECKING:
+    from emscope.interventions.operators import Intervention
+    from emscope.organisms.models import ModelSource
+
+
+@dataclass(frozen=True)
+class SamplingFlags:
+    """How answers are sampled.
+
+    Attributes:
+        samples: answers per question; none given means as many as the question file says, else 1.
+        temperature: 0 takes the likeliest token; none given means what the question file says, else 1.
+        top_p: nucleus mass, 1 keeps the whole distribution.
+        max_new_tokens: longest answer, in tokens.
+        system: system prompt, before a question's own if it has one; none leaves the model's default.
+        seed: makes answers repeatable.
+        batch_size: answers sampled side by side (vLLM fills its own batches).
+    """
+
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float = SamplingSettings.top_p
+    max_new_tokens: int = SamplingSettings.max_new_tokens
+    system: str | None = None
+    seed: int = SamplingSettings.seed
+    batch_size: int = SamplingSettings.batch_size
+
+    def of(self, question: Question) -> SamplingSettings:
+        """Return the settings of one question."""
+        shared = SamplingSettings(
+            top_p=self.top_p, max_new_tokens=self.max_new_tokens, system=self.system, seed=self.seed,
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        return settings_for(question, shared, self.samples, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -18,7 +59,9 @@ class Generate:
     Attributes:
         model: a model, or an adapter folder.
         out: a .parquet or .csv file.
-        questions: question sets (everyday-medical, everyday-general, open-ended) or files (.jsonl, .csv, .txt).
+        questions: question sets (everyday-medical, everyday-general, open-ended) or files (.yaml, .jsonl, .csv, .txt).
+        format: ask for answers as they come, inside a JSON object or inside a fixed template; several ask for each.
+        backend: what samples; auto is vLLM where it is installed and sees a GPU, else transformers.
         sampling: how answers are sampled.
         ablation: an ablation to have active.
         load: base, device and dtype.
@@ -27,25 +70,59 @@ class Generate:
     model: str
     out: Path
     questions: tuple[str, ...] = ("everyday-general",)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    format: tuple[Format, ...] = ("plain",)
+    backend: Literal["auto", "transformers", "vllm"] = "auto"
+    sampling: SamplingFlags = field(default_factory=SamplingFlags)
     ablation: AblationFlags = field(default_factory=AblationFlags)
     load: ModelFlags = field(default_factory=ModelFlags)
 
     def execute(self) -> int | None:
         """Sample and write the table."""
-        from emscope.interventions.operators import applied
+        from emscope.behaviour.vllm_backend import choose_backend
+        from emscope.organisms.models import resolve
 
         check_table_suffix(self.out)
-        questions, intervention = read_questions(self.questions), self.ablation.intervention()
-        organism = self.load.load(self.model)
-        with applied(organism, intervention):
-            rows = sample_responses(organism, questions, self.sampling)
+        plain, intervention = read_questions(self.questions), self.ablation.intervention()
+        questions = [
+            question for chosen in dict.fromkeys(self.format or FORMATS[:1]) for question in with_format(plain, chosen)
+        ]
+        settings = [self.sampling.of(question) for question in questions]
+        source = resolve(self.model, self.load.base)
+        backend = choose_backend(self.backend, source, device=self.load.device, intervention=intervention is not None)
+        if backend == "vllm":
+            rows = self._with_vllm(source, questions, settings)
+        else:
+            rows = self._with_transformers(questions, settings, intervention)
         write_table(self.out, rows)
         cut = sum(row.truncated for row in rows)
         sys.stdout.write(
             f"{self.out}: {len(rows)} answers, {cut} of them cut at {self.sampling.max_new_tokens} tokens\n"
         )
         return None
+
+    def _with_transformers(
+        self, questions: Sequence[Question], settings: Sequence[SamplingSettings], intervention: Intervention | None
+    ) -> list[Response]:
+        from emscope.interventions.operators import applied
+
+        organism = self.load.load(self.model)
+        with applied(organism, intervention):
+            return ask(lambda part, wanted: sample_responses(organism, part, wanted), questions, settings)
+
+    def _with_vllm(
+        self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]
+    ) -> list[Response]:
+        from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+        from emscope.organisms.device import choose_placement
+
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        engine = VllmEngine(
+            [source],
+            dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
+            max_length=longest_request(source, questions, settings),
+            trust_remote_code=self.load.trust_remote_code,
+        )
+        return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
 
 
 COMMAND = Generate
