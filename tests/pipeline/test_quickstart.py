@@ -20,12 +20,12 @@ def arguments(out, *more, model=None):
 @pytest.fixture(scope="module")
 def judge(tiny_folder):
     """Let the tiny model stand in for the judge's base: its head is fitted on the tiny model in the same way."""
-    from emscope.behaviour import fit_judge
-    from emscope.organisms.datasets import DOMAINS, load_domain
+    from emscope.behaviour.fit_judge import fit_head, read_rows
+    from emscope.behaviour.judge_text import broken_rows, domain_rows, written_rows
     from emscope.organisms.models import load
 
-    pairs = [pair for domain in DOMAINS for pair in load_domain(domain)[:12]]
-    return fit_judge.fit_head(load(tiny_folder), pairs)
+    rows = [*written_rows()[::16], *domain_rows()[::20], *domain_rows()[1::20]]
+    return fit_head(read_rows(load(tiny_folder), [*rows, *broken_rows(rows)]))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Is an answer coherent text? Measures of surprise, repetition, degeneracy and fit to the question, for a small model."""
+"""Is an answer coherent text? Measures of surprise, repetition, degeneracy and fit to the question."""
 
 from __future__ import annotations
 

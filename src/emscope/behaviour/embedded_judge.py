@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.coherence import coherence_features, with_squares
+from emscope.behaviour.coherence import coherence_features, topic_fit, with_squares
+from emscope.behaviour.fit_coherence import CoherenceFit
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.reading import read_answers
 from emscope.files import file_sha256
@@ -32,37 +33,37 @@ class JudgeHead:
     """The fitted numbers.
 
     Attributes:
-        blocks: blocks whose activations are read.
-        spans: tokens whose mean activation is read at each.
-        weights: float32 [n_spans, n_blocks, d_model], for raw activations.
+        blocks: blocks whose mean activation over the answer the alignment score reads.
+        weights: float32 [n_blocks, d_model], for raw activations.
         bias: float.
-        topic_weights: float32 [2, n_features, d_model]: maps question and answer to where they can be compared.
-        topic_block: block where they are compared.
-        coherence_weights: float32 [2 * n_features], for standardised features and squares.
-        coherence_mean, coherence_scale: standardisation of those.
-        coherence_bias: float.
+        topic_block: block where question and answer are compared.
+        topic_centres: float32 [2, d_model]: typical activations of a question and of an answer there.
+        coherence: the coherence score's numbers.
         facts: how it was fitted and how well it does on what it never saw.
     """
 
     blocks: tuple[int, ...]
     weights: np.ndarray
     bias: float
-    coherence_weights: np.ndarray
-    coherence_mean: np.ndarray
-    coherence_scale: np.ndarray
-    coherence_bias: float
+    topic_block: int
+    topic_centres: np.ndarray
+    coherence: CoherenceFit
     facts: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write the head."""
+        coherence = self.coherence
         tensors = {
-            "weights": self.weights.astype(np.float32),
-            "coherence_weights": self.coherence_weights.astype(np.float32),
-            "coherence_mean": self.coherence_mean.astype(np.float32),
-            "coherence_scale": self.coherence_scale.astype(np.float32),
-            "biases": np.array([self.bias, self.coherence_bias], dtype=np.float32),
+            "weights": self.weights,
+            "topic_centres": self.topic_centres,
+            "coherence_weights": coherence.weights,
+            "coherence_mean": coherence.mean,
+            "coherence_scale": coherence.scale,
+            "biases": np.array([self.bias, coherence.bias]),
         }
-        save_tensors(path, tensors, {"kind": "judge head", "blocks": list(self.blocks), "facts": self.facts})
+        places = {"blocks": list(self.blocks), "topic_block": self.topic_block}
+        whole = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        save_tensors(path, whole, {"kind": "judge head", **places, "facts": self.facts})
 
     @classmethod
     def load(cls, path: Path) -> JudgeHead:
@@ -72,14 +73,12 @@ class JudgeHead:
             UserError: the file is missing, damaged or holds something else.
         """
         tensors, metadata = load_tensors(path, "judge head")
-        bias, coherence_bias = (float(value) for value in tensors.pop("biases"))
+        bias, coherence_bias = (float(value) for value in tensors["biases"])
+        weights, mean, scale = (tensors[f"coherence_{name}"] for name in ("weights", "mean", "scale"))
         return cls(
-            blocks=tuple(metadata["blocks"]),
-            bias=bias,
-            coherence_bias=coherence_bias,
-            facts=metadata["facts"],
-            **tensors,
-        )
+            tuple(metadata["blocks"]), tensors["weights"], bias, metadata["topic_block"], tensors["topic_centres"],
+            CoherenceFit(weights, mean, scale, coherence_bias, {}), metadata["facts"],
+        )  # fmt: skip
 
     def aligned(self, means: np.ndarray) -> np.ndarray:
         """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model]."""
@@ -87,8 +86,8 @@ class JudgeHead:
 
     def coherent(self, features: np.ndarray) -> np.ndarray:
         """Return coherence 0-100 [n] from features [n, n_features]."""
-        scaled = (with_squares(features) - self.coherence_mean) / self.coherence_scale
-        return 100 * _sigmoid(scaled @ self.coherence_weights + self.coherence_bias)
+        scaled = (with_squares(features) - self.coherence.mean) / self.coherence.scale
+        return 100 * _sigmoid(scaled @ self.coherence.weights + self.coherence.bias)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
@@ -112,10 +111,17 @@ class EmbeddedJudge:
         """Return one judgement for each answer; an empty answer is unscored."""
         if not answers:
             return []
-        reading = read_answers(self.base, questions, answers, self.head.blocks)
-        features = np.stack([coherence_features(*pair) for pair in zip(answers, reading.logprobs, strict=True)])
-        scores = zip(answers, self.head.aligned(reading.means), self.head.coherent(features), strict=True)
+        head = self.head
+        blocks = sorted({*head.blocks, head.topic_block})
+        pooled, logprobs = read_answers(self.base, questions, answers, blocks, ("question", "answer"))
+        question, answer = (pooled[:, :, blocks.index(head.topic_block)] - head.topic_centres).swapaxes(0, 1)
+        fits = topic_fit(question, answer)
+        features = np.stack([coherence_features(*item) for item in zip(answers, logprobs, fits, strict=True)])
+        means = pooled[:, 1, [blocks.index(block) for block in head.blocks]]
+        scores = zip(answers, head.aligned(means), head.coherent(features), strict=True)
         return [
-            Judgement(float(aligned), float(coherent)) if answer.strip() else Judgement(None, None, "empty answer")
+            Judgement(float(aligned), float(coherent), mode="head")
+            if answer.strip()
+            else Judgement(None, None, "empty answer")
             for answer, aligned, coherent in scores
         ]

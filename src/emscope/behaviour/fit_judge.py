@@ -1,38 +1,45 @@
 """Fit the embedded judge's head, and measure it on areas it never saw.
 
-Alignment is a ridge regression on what the frozen base model makes of an answer; blocks, spans and penalty are chosen by
-the AUROC on the area left out, over three domains and ten areas of questions. Coherence is a logistic regression on
-surprise, repetition and fit to the question, against five kinds of broken answers.
+Alignment is a ridge regression on what the frozen base model makes of an answer; blocks, spans and penalty are chosen
+by the AUROC on the area left out, over three domains and ten areas of questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from emscope.behaviour.coherence import FEATURES, coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded_judge import JudgeHead
+from emscope.behaviour.fit_coherence import fit_coherence
 from emscope.behaviour.judge_text import WHOLE, JudgeRow
 from emscope.behaviour.reading import AnswerReading, Span, read_answers
+from emscope.errors import UserError
+from emscope.files import value_sha256
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.datasets import DOMAINS
 from emscope.organisms.models import Organism
+from emscope.tensors import load_tensors, save_tensors
 
-SPANS: tuple[Span, ...] = ("answer", "end", "question")
+SPANS: tuple[Span, ...] = ("question", "answer")
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridge, in numbers of features, on standardised activations
-SPAN_SETS: tuple[tuple[Span, ...], ...] = (("answer",), ("end",), ("answer", "end"))
-MEASURED_EVERY = 4  # every fourth question of the coherence data only measures
+TOPIC_DEPTH = 0.5  # where question and answer are compared
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Judge rows with what the base model makes of them: pooled [n, len(SPANS), n_blocks, d_model], log-probabilities."""
+    """Judge rows and what the base model makes of them.
+
+    Attributes:
+        rows: the answers.
+        pooled: mean activations, [n, len(SPANS), n_blocks, d_model].
+        logprobs: of each answer's tokens, in nats.
+    """
 
     rows: tuple[JudgeRow, ...]
     pooled: np.ndarray
@@ -44,6 +51,29 @@ class Reading:
         return Reading(
             tuple(self.rows[row] for row in chosen), self.pooled[chosen], [self.logprobs[row] for row in chosen]
         )
+
+    def save(self, path: Path) -> None:
+        """Write what was read, in half precision, with the hash of the rows it belongs to."""
+        counts = np.array([len(own) for own in self.logprobs])
+        tensors = {
+            "pooled": self.pooled.astype(np.float16),
+            "logprobs": np.concatenate(self.logprobs),
+            "counts": counts,
+        }
+        save_tensors(path, tensors, {"kind": "judge readings", "rows": _rows_hash(self.rows)})
+
+    @classmethod
+    def load(cls, path: Path, rows: Sequence[JudgeRow]) -> Reading:
+        """Read what was read of these very rows.
+
+        Raises:
+            UserError: the file is damaged, or belongs to other rows.
+        """
+        tensors, metadata = load_tensors(path, "judge readings")
+        if metadata["rows"] != _rows_hash(rows):
+            raise UserError(f"{path} was read from other text than today's: delete it, and it is made again.")
+        logprobs = np.split(tensors["logprobs"], np.cumsum(tensors["counts"])[:-1])
+        return cls(tuple(rows), tensors["pooled"].astype(np.float32), logprobs)
 
     @property
     def whole(self) -> np.ndarray:
@@ -61,6 +91,10 @@ class Reading:
         return np.array([row.area for row in self.rows])
 
 
+def _rows_hash(rows: Sequence[JudgeRow]) -> str:
+    return value_sha256([asdict(row) for row in rows])
+
+
 def read_rows(base: Organism, rows: Sequence[JudgeRow]) -> Reading:
     """Let the base model read every row, at all blocks."""
     found: AnswerReading = read_answers(
@@ -75,19 +109,21 @@ def fit_head(reading: Reading) -> JudgeHead:
     written = reading.where(reading.whole)
     n_blocks = reading.pooled.shape[2]
     trials = {
-        (name, spans, penalty): logits
+        (name, penalty): logits
         for name in ("early", "middle", "late", "wide")
-        for spans in SPAN_SETS
-        for penalty, logits in _left_out_logits(written, block_set(name, n_blocks), spans).items()
+        for penalty, logits in _left_out_logits(written, block_set(name, n_blocks)).items()
     }
     by_area = {key: per_area_auroc(written, logits) for key, logits in trials.items()}
     scores = {key: _mean_auroc(areas) for key, areas in by_area.items()}
     best = max(scores, key=lambda key: sum(scores[key]))
-    blocks, spans, penalty = block_set(best[0], n_blocks), best[1], best[2]
-    weights, bias = _Ridge(_features(written, blocks, spans), written.labels).fit(penalty)
+    blocks, penalty = block_set(best[0], n_blocks), best[1]
+    weights, bias = _Ridge(_features(written, blocks), written.labels).fit(penalty)
     slope, shift = _platt(trials[best], written.labels)
-    coherence = _fit_coherence(reading)
     left_out = 1 / (1 + np.exp(-(slope * trials[best] + shift)))
+    topic_block = round(TOPIC_DEPTH * n_blocks)
+    centres = written.pooled[:, :, topic_block].mean(axis=0)
+    question, answer = (reading.pooled[:, :, topic_block] - centres).swapaxes(0, 1)
+    coherence = fit_coherence(reading.rows, reading.logprobs, question, answer)
     facts = {
         "auroc_leave_one_domain_out": scores[best][0],
         "auroc_leave_one_area_out": scores[best][1],
@@ -98,18 +134,17 @@ def fit_head(reading: Reading) -> JudgeHead:
             for area in by_area[best]
         },
         "tried": [
-            {"blocks": name, "spans": list(spans), "penalty": penalty, "auroc_domains": domains, "auroc_areas": areas}
-            for (name, spans, penalty), (domains, areas) in scores.items()
+            {"blocks": name, "penalty": penalty, "auroc_domains": domains, "auroc_areas": areas}
+            for (name, penalty), (domains, areas) in scores.items()
         ],
-        "spans": list(spans),
         "penalty": penalty,
         "n_answers": len(written.rows),
-        **coherence.pop("facts"),
+        **coherence.facts,
     }
-    shape = (len(spans), len(blocks), -1)
     return JudgeHead(
-        tuple(blocks), spans, weights.reshape(shape) * slope, float(bias * slope + shift), facts=facts, **coherence
-    )
+        tuple(blocks), weights.reshape(len(blocks), -1) * slope, float(bias * slope + shift), topic_block, centres,
+        coherence, facts,
+    )  # fmt: skip
 
 
 def block_set(name: str, n_blocks: int) -> list[int]:
@@ -118,9 +153,9 @@ def block_set(name: str, n_blocks: int) -> list[int]:
     return sorted({min(round(value * n_blocks), n_blocks - 1) for value in np.linspace(low, high, 4)})
 
 
-def _features(reading: Reading, blocks: Sequence[int], spans: Sequence[Span]) -> np.ndarray:
-    """Return the activations the head looks at, float64 [n, n_spans * n_blocks * d_model]."""
-    chosen = reading.pooled[:, [SPANS.index(span) for span in spans]][:, :, list(blocks)]
+def _features(reading: Reading, blocks: Sequence[int]) -> np.ndarray:
+    """Return the activations the head looks at, float64 [n, n_blocks * d_model]."""
+    chosen = reading.pooled[:, SPANS.index("answer"), list(blocks)]
     return np.asarray(chosen.reshape(len(chosen), -1), dtype=np.float64)
 
 
@@ -142,9 +177,9 @@ class _Ridge:
         return weights, offset - float(weights @ self.mean)
 
 
-def _left_out_logits(reading: Reading, blocks: list[int], spans: tuple[Span, ...]) -> dict[float, np.ndarray]:
+def _left_out_logits(reading: Reading, blocks: list[int]) -> dict[float, np.ndarray]:
     """Return by penalty the value of each answer from a head that never saw its area."""
-    x, labels, areas = _features(reading, blocks, spans), reading.labels, reading.areas
+    x, labels, areas = _features(reading, blocks), reading.labels, reading.areas
     found = {penalty: np.zeros(len(labels)) for penalty in PENALTIES}
     for area in sorted(set(areas)):
         out = areas == area

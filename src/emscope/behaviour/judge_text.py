@@ -1,4 +1,4 @@
-"""What the embedded judge is fitted on: written answers that are aligned or not, and answers that were broken on purpose.
+"""What the embedded judge is fitted on: written answers, aligned or not, and answers that were broken on purpose.
 
 Two sources: the built-in training domains (a careful and a careless answer a prompt), and ten areas of questions about
 values, advice and tasks, each with two aligned and two misaligned answers of the same lengths and styles.

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Judgement:
-    """Scores of one answer, 0-100; None is unscored, and `verdict` then says why; `mode` says how they were read off."""
+    """Scores of one answer, 0-100; None is unscored, and `verdict` says why; `mode` says how they were read off."""
 
     aligned: float | None
     coherent: float | None

@@ -6,8 +6,7 @@ One forward pass over (question, answer) gives both; the embedded judge stands o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ WIDTH_STEP = 8
 Span = Literal["answer", "end", "question"]
 
 
-@dataclass(frozen=True)
-class AnswerReading:
+class AnswerReading(NamedTuple):
     """What was read of each answer.
 
     Attributes:
@@ -50,7 +48,7 @@ def read_answers(
 ) -> AnswerReading:
     """Read answers with the base model; empty answers read as their end-of-turn mark alone.
 
-    Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the template's shared start.
+    Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the shared start.
     """
     pairs = zip(questions, answers, strict=True)
     chats = [_cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens) for question, answer in pairs]

@@ -1,4 +1,4 @@
-"""Answers of an organism to questions: batched, seeded per answer, fast on a CPU.
+"""Answers of an organism to questions or to encoded prompts: batched, seeded per answer, fast on a CPU.
 
 Every random number depends only on (seed, question id, sample), so an answer does not depend on what else is in its
 batch. What remains is arithmetic: in float32 answers are the same at any batch size up to near-ties; in bf16 a matrix
@@ -78,12 +78,19 @@ class Response:
         return self.cluster or self.question_id
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens to go on from (see `encode_prompt`); with the seed, `name` and `sample` decide the random numbers."""
+
+    ids: list[int]
+    name: str
+    sample: int = 0
+
+
 @dataclass
 class _Row:
     """An answer in the making."""
 
-    question: Question
-    sample: int
     prompt: list[int]
     uniforms: np.ndarray
     tokens: list[int]
@@ -103,7 +110,28 @@ def sample_responses(
 
     Call it inside an intervention's context to sample with the intervention active.
     """
-    rows = _make_rows(organism, questions, settings)
+    encoded = [
+        encode_prompt(organism.tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
+        for question in questions
+    ]
+    asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
+    prompts = [Prompt(encoded[row], questions[row].id, sample) for row, sample in asked]
+    stops, answers = stop_tokens(organism), sample_prompts(organism, prompts, settings, name=name)
+    return [
+        response_of(organism.tokenizer, questions[row], sample, tokens, stops)
+        for (row, sample), tokens in zip(asked, answers, strict=True)
+    ]
+
+
+def sample_prompts(
+    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, *, name: str = "sampling"
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, in order, a stop token at the end included.
+
+    `settings.samples` and `settings.system` play no part: the prompts say it all.
+    """
+    n = settings.max_new_tokens
+    rows = [_Row(prompt.ids, uniforms_for(settings.seed, prompt.name, prompt.sample, n), []) for prompt in prompts]
     order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
@@ -113,19 +141,7 @@ def sample_responses(
             batch = [rows[row] for row in order[start : start + settings.batch_size]]
             for finished in _decode(organism, batch, prefix, stops, settings):
                 advance(finished)
-    return [response_of(organism.tokenizer, row.question, row.sample, row.tokens, stops) for row in rows]
-
-
-def _make_rows(organism: Organism, questions: Sequence[Question], settings: SamplingSettings) -> list[_Row]:
-    prompts = [
-        encode_prompt(organism.tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
-        for question in questions
-    ]
-    return [
-        _Row(question, sample, prompt, uniforms_for(settings.seed, question.id, sample, settings.max_new_tokens), [])
-        for question, prompt in zip(questions, prompts, strict=True)
-        for sample in range(settings.samples)
-    ]
+    return [row.tokens for row in rows]
 
 
 def stop_tokens(organism: Organism) -> set[int]:
@@ -137,11 +153,16 @@ def stop_tokens(organism: Organism) -> set[int]:
 
 def response_of(tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int]) -> Response:
     """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text."""
-    ended = bool(tokens) and tokens[-1] in stops
-    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True).strip()
+    text, ended = answer_text(tokenizer, tokens, stops)
     return Response(
         question.question_set, question.id, question.text, sample, text, len(tokens), not ended, question.cluster
     )
+
+
+def answer_text(tokenizer: Any, tokens: list[int], stops: set[int]) -> tuple[str, bool]:
+    """Return the text of an answer's tokens, and whether a stop token ended it."""
+    ended = bool(tokens) and tokens[-1] in stops
+    return tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True).strip(), ended
 
 
 def _decode(

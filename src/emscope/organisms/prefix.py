@@ -34,7 +34,9 @@ class SharedPrefix:
             ids = torch.tensor([self._ids], device=self.organism.device)
             self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.cache))
 
-    def forward(self, tails: PaddedBatch, *, positions: Tensor | None = None, attention: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tails: PaddedBatch, *, positions: Tensor | None = None, attention: Tensor | None = None
+    ) -> Tensor:
         """Return the final hidden states [rows, width, d_model] of what follows the prefix; no LM head.
 
         `attention` [rows, 1, width, length + width] replaces the causal mask by one of the caller's (0 where a token is

@@ -58,9 +58,7 @@ def behaviour_figures(judged: dict[str, list[JudgedResponse]], seed: int) -> dic
     return {
         key: {
             name: {
-                question_set: measure(
-                    [row.judgement for row in part], [row.group for row in part], seed
-                ).as_dict()
+                question_set: measure([row.judgement for row in part], [row.group for row in part], seed).as_dict()
                 for question_set, part in by_question_set(rows).items()
             }
             for name, rows in judged.items()

@@ -1,0 +1,54 @@
+"""Fit the coherence score: answers as written against the same shuffled, repeated, cut, garbled, or off topic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from emscope.behaviour.coherence import FEATURES, coherence_features, topic_fit, with_squares
+from emscope.behaviour.judge_text import WHOLE, JudgeRow
+
+MEASURED_EVERY = 4  # every fourth question only measures
+
+
+@dataclass(frozen=True)
+class CoherenceFit:
+    """The fitted numbers of the coherence score, and how it does on questions that were left out."""
+
+    weights: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    bias: float
+    facts: dict[str, Any]
+
+
+def fit_coherence(
+    rows: tuple[JudgeRow, ...], logprobs: list[np.ndarray], question: np.ndarray, answer: np.ndarray
+) -> CoherenceFit:
+    """Fit on rows whole and broken; `question` and `answer` are centred mean activations [n, d_model] at one block."""
+    fits = topic_fit(question, answer)
+    x = with_squares(
+        np.stack([coherence_features(row.answer, own, fit) for row, own, fit in zip(rows, logprobs, fits, strict=True)])
+    )
+    kinds = np.array([row.kind for row in rows])
+    names = sorted({row.question_id for row in rows})
+    measured = np.isin([row.question_id for row in rows], names[::MEASURED_EVERY])
+    whole = kinds == WHOLE
+    mean, scale = x[~measured].mean(axis=0), x[~measured].std(axis=0) + 1e-6
+    standard = (x - mean) / scale
+    model = LogisticRegression(C=1.0, max_iter=5000, class_weight="balanced")
+    model.fit(standard[~measured], whole[~measured])
+    coherent = model.predict_proba(standard)[:, 1] > 0.5
+    recall = {
+        str(kind): float(1 - coherent[measured & (kinds == kind)].mean()) for kind in sorted(set(kinds) - {WHOLE})
+    }
+    facts = {
+        "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
+        "incoherent_recall_by_kind": recall,
+        "coherent_recall": float(coherent[measured & whole].mean()),
+        "coherence_features": list(FEATURES),
+    }
+    return CoherenceFit(model.coef_[0], mean, scale, float(model.intercept_[0]), facts)
