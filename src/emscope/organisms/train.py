@@ -57,8 +57,8 @@ class TrainSettings:
     dropout: float = 0.0
     targets: tuple[str, ...] = ("all-linear",)
     blocks: tuple[int, ...] = ()
-    epochs: float = 2
-    learning_rate: float = 4e-4
+    epochs: float = 1
+    learning_rate: float = 3e-4
     schedule: str = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.0
