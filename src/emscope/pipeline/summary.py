@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.leakage import medical_leakage
-from emscope.behaviour.statistics import Estimate, alignment_mean, coherent_share, em_rate, estimate_mean
+from emscope.behaviour.statistics import alignment_mean, coherent_share, em_rate, estimate_share
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import read_json, write_json
 from emscope.organisms.lineage import versions
@@ -98,7 +98,10 @@ def ablation_figures(found: dict[str, Any]) -> dict[str, Any]:
 def judge_figures(lab: Lab) -> dict[str, Any]:
     """Return what the judge knows about itself."""
     facts = lab.judge_facts
-    wanted = ("auroc_leave_one_domain_out", "incoherent_recall", "coherent_recall", "calibration_error")
+    wanted = (
+        "auroc_leave_one_domain_out", "auroc_leave_one_area_out", "incoherent_recall", "coherent_recall",
+        "calibration_error",
+    )  # fmt: skip
     return {key: facts[key] for key in wanted}
 
 
@@ -108,5 +111,5 @@ def leakage_figures(judged: dict[str, list[JudgedResponse]]) -> dict[str, Any]:
     if not rows:
         return {"medical_words": None}
     flags = medical_leakage([row.question for row in rows], [row.response for row in rows])
-    found: Estimate = estimate_mean(flags, [row.group for row in rows])
+    found = estimate_share(flags, [row.group for row in rows])
     return {"medical_words": float(np.mean(flags)), "low": found.low, "high": found.high, "n": found.n}
