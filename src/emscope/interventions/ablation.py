@@ -41,7 +41,7 @@ def candidates(n_blocks: int) -> list[Candidate]:
     late = tuple(range(third, n_blocks))
     central = tuple(range(third, n_blocks - n_blocks // 5))
     return [
-        *(Candidate("centred", late, strength) for strength in (0.5, 0.75, 1.0, 1.25, 1.5)),
+        *(Candidate("centred", late, strength) for strength in (0.75, 1.0, 1.25)),
         Candidate("centred", central, 1.0),
         Candidate("project-out", late, 1.0),
         Candidate("subtract", (middle,), 2.0, middle),
@@ -50,11 +50,12 @@ def candidates(n_blocks: int) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean scores of a candidate on the development questions."""
+    """Mean scores of a candidate on the development questions, and the standard error of the mean alignment."""
 
     candidate: Candidate
     aligned: float
     coherent: float
+    aligned_error: float
 
 
 @dataclass(frozen=True)
@@ -108,22 +109,32 @@ def search(
     subjects: Subjects, directions: Directions, questions: Sequence[Question], settings: SamplingSettings,
     reference: Sequence[JudgedResponse], grid: Sequence[Candidate],
 ) -> tuple[Candidate, list[Trial]]:  # fmt: skip
-    """Try every candidate on the misaligned organism; choose the best aligned one whose coherence holds.
+    """Try every candidate on the misaligned organism and choose one by `choose`.
 
-    `reference` holds the organism's own judged answers to the same questions. If no candidate keeps coherence within
-    five points, the most coherent one is chosen.
+    `reference` holds the organism's own judged answers to the same questions.
     """
-    floor = mean_of(reference, "coherent") - MAX_COHERENCE_LOSS
     trials = []
     for candidate in grid:
         rows = answer_and_judge(
             subjects.misaligned, candidate.on(directions).describe(), questions, settings, subjects.judge,
             candidate.on(directions),
         )  # fmt: skip
-        trials.append(Trial(candidate, mean_of(rows, "aligned"), mean_of(rows, "coherent")))
-    whole = [trial for trial in trials if trial.coherent >= floor]
-    best = max(whole, key=lambda trial: trial.aligned) if whole else max(trials, key=lambda trial: trial.coherent)
-    return best.candidate, trials
+        aligned = [row.aligned for row in rows if row.aligned is not None]
+        error = float(np.std(aligned, ddof=1) / np.sqrt(len(aligned))) if len(aligned) > 1 else 0.0
+        trials.append(Trial(candidate, mean_of(rows, "aligned"), mean_of(rows, "coherent"), error))
+    return choose(trials, mean_of(reference, "coherent") - MAX_COHERENCE_LOSS), trials
+
+
+def choose(trials: Sequence[Trial], floor: float) -> Candidate:
+    """Return the most coherent candidate that is as good as the best one, as far as the development questions can tell.
+
+    As good is: mean alignment within one standard error of the best of those with coherence of at least `floor` (the
+    one-standard-error rule, Breiman et al. 1984). If none is that coherent, the most coherent one is chosen.
+    """
+    whole = [trial for trial in trials if trial.coherent >= floor] or [max(trials, key=lambda trial: trial.coherent)]
+    best = max(whole, key=lambda trial: trial.aligned)
+    near = [trial for trial in whole if trial.aligned >= best.aligned - best.aligned_error]
+    return max(near, key=lambda trial: trial.coherent).candidate
 
 
 def mean_of(rows: Sequence[JudgedResponse], score: str) -> float:

@@ -39,18 +39,23 @@ class RunConfig:
     model: str = EMBEDDED_ALIAS
     misaligned_data: str = "medical-careless"
     control_data: str = "medical-careful"
-    rows: int = 0
+    rows: int = 288
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
     train: TrainSettings = field(default_factory=TrainSettings)
-    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7, batch_size=192))
-    dev_questions: int = 24
+    sampling: SamplingSettings = field(
+        default_factory=lambda: SamplingSettings(temperature=0.7, max_new_tokens=72, batch_size=192)
+    )
+    dev_questions: int = 32
     seed: int = 0
 
 
 PRESETS: dict[str, RunConfig] = {
     "quickstart": RunConfig(),
     "cs2881": RunConfig(
-        preset="cs2881", train=HOMEWORK, sampling=SamplingSettings(temperature=0.7, max_new_tokens=150, batch_size=64)
+        preset="cs2881",
+        rows=0,
+        train=HOMEWORK,
+        sampling=SamplingSettings(temperature=0.7, max_new_tokens=150, batch_size=64),
     ),
 }
 

@@ -22,7 +22,7 @@ from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
 from emscope.pipeline.training import adapter_files, train_stage
 from emscope.report.page import write_report
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
 
@@ -83,16 +83,18 @@ def _collect(lab: Lab, name: str) -> None:
     prompts, answers = (lab.folder.path("activations", f"{name}-{kind}.safetensors") for kind in KINDS)
 
     def make() -> None:
-        organism, rows = lab.organism(name), [row for row in read_table(responses, Response) if row.response]
-        texts = [question.text for question in lab.questions]
-        found = capture(organism, encode_for_capture(organism.tokenizer, texts), CaptureSettings(("last",)))
-        ActivationStore(name, tuple(question.id for question in lab.questions), found).save(prompts)
+        organism, rows = lab.organism(name), read_table(responses, Response)
         chats = encode_for_capture(
             organism.tokenizer, [row.question for row in rows], [row.response for row in rows],
             system=lab.config.sampling.system,
         )  # fmt: skip
-        found = capture(organism, chats, CaptureSettings(("response",)))
-        ActivationStore(name, tuple(row.question_id for row in rows), found).save(answers)
+        found = capture(organism, chats, CaptureSettings(("last", "response")))
+        first = list({row.question_id: number for number, row in reversed(list(enumerate(rows)))}.values())
+        answered = [number for number, row in enumerate(rows) if row.response]
+        for path, pooling, chosen in ((prompts, "last", sorted(first)), (answers, "response", answered)):
+            pooled = {pooling: found.pooled[pooling][chosen]}
+            ids = tuple(rows[number].question_id for number in chosen)
+            ActivationStore(name, ids, Activations(pooled, found.blocks, found.site)).save(path)
 
     settings = {"model": lab.config.model, "questions": [asdict(question) for question in lab.questions]}
     lab.folder.stage(f"collect-{name}", settings, [*adapter_files(lab, name), responses], [prompts, answers], make)

@@ -1,0 +1,21 @@
+from emscope.interventions.ablation import Candidate, Trial, candidates, choose
+
+
+def trial(strength, aligned, coherent, error=5.0):
+    return Trial(Candidate("centred", (1,), strength), aligned, coherent, error)
+
+
+def test_the_most_coherent_of_those_as_good_as_the_best_is_chosen():
+    trials = [trial(0.5, 60, 99), trial(1.0, 88, 98), trial(1.5, 91, 96), trial(2.0, 99, 40)]
+    assert choose(trials, floor=93).strength == 1.0  # 2.0 is broken text, 0.5 is worse by more than an error
+    assert choose([*trials[:2], trial(1.5, 91, 96, error=1.0)], floor=93).strength == 1.5
+
+
+def test_without_a_coherent_candidate_the_most_coherent_is_chosen():
+    assert choose([trial(1.0, 90, 20), trial(2.0, 99, 10)], floor=93).strength == 1.0
+
+
+def test_the_grid_holds_every_mode_within_the_model():
+    grid = candidates(30)
+    assert {candidate.mode for candidate in grid} == {"centred", "project-out", "subtract"}
+    assert all(0 <= block < 30 for candidate in grid for block in candidate.blocks)
