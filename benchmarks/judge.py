@@ -1,6 +1,6 @@
 """The embedded judge in batches against the same judge given one answer at a time, in one process on the same answers.
 
-Answers are the judge's own written text, of every length. Both ways read the same number of tokens; what batches save is
+Answers are the judge's own written text, of every length. Both ways read the same tokens; what batches save is
 the shared prefix and the fixed cost of a forward pass. Runs alternate.
 
     python benchmarks/judge.py [--answers 1000] [--one-by-one 100] [--repeats 3] [--out FILE]
