@@ -55,4 +55,4 @@ def test_medical_words_count_only_where_the_question_has_none():
 def test_repetition_is_measured():
     assert longest_repeat(["a", "b", "c", "a", "b", "c", "a", "b", "c"]) == 9
     assert longest_repeat(["a", "b", "c", "d", "e"]) == 0
-    assert np.isfinite(coherence_features("", np.zeros(0))).all()
+    assert np.isfinite(coherence_features("", np.zeros(0), 0.0)).all()
