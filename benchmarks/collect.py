@@ -10,19 +10,17 @@ the homework's kind; `mixed` ones include whole paragraphs, where less of the wo
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from publish import publish
 
 from emscope.behaviour.questions import BUILT_IN, load_questions
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.datasets import DOMAINS, load_domain
 from emscope.organisms.device import choose_placement
-from emscope.organisms.lineage import versions
 from emscope.organisms.models import ModelSource, Organism, load
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 
@@ -114,13 +112,8 @@ def main() -> None:
         "device": organism.placement.device,
         "dtype": organism.placement.dtype_name,
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": versions(),
     }
-    print(json.dumps(report, indent=2))
-    if flags.out:
-        flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    publish(report, flags.out)
 
 
 if __name__ == "__main__":

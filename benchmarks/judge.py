@@ -9,18 +9,16 @@ the shared prefix and the fixed cost of a forward pass. Runs alternate.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from publish import publish
 
 from emscope.behaviour.embedded_judge import EmbeddedJudge
 from emscope.behaviour.judge_text import domain_rows, written_rows
-from emscope.organisms.lineage import versions
 from emscope.organisms.models import load
 
 
@@ -60,13 +58,8 @@ def main() -> None:
         "device": judge.base.placement.device,
         "dtype": judge.base.placement.dtype_name,
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": versions(),
     }
-    print(json.dumps(report, indent=2))
-    if flags.out:
-        flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    publish(report, flags.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import asyncio
 import collections
 import json
 import multiprocessing
-import platform
 import random
 import signal
 import subprocess
@@ -23,11 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from publish import publish
+
 from emscope.behaviour.judges.openai_judge import OpenAIJudge, ServerSettings
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.organisms.lineage import versions
 
 FAULTS = {"429": 0.20, "500": 0.05, "reset": 0.02, "garbage": 0.02, "hang": 0.01}
 HANG = 30.0
@@ -141,13 +141,8 @@ def main() -> None:
         else:
             found = faulty(url, flags.answers, folder, answered)
         server.kill()
-    report = {
-        "what": f"judging by a server on loopback, {flags.mode}", "answers": flags.answers, **found,
-        "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"), "versions": versions(),
-    }  # fmt: skip
-    print(json.dumps(report, indent=2))
-    if flags.out:
-        flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    what = f"judging by a server on loopback, {flags.mode}"
+    publish({"what": what, "answers": flags.answers, **found}, flags.out)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,18 @@ homework's: every row padded to 512 tokens and logits for every position.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from publish import publish
 
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.chat import IGNORED
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import load_conversations
-from emscope.organisms.lineage import versions
 from emscope.organisms.models import load
 from emscope.organisms.train import encode_conversations
 
@@ -86,13 +84,8 @@ def main() -> None:
         "device": organism.placement.device,
         "dtype": organism.placement.dtype_name,
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": versions(),
     }
-    print(json.dumps(report, indent=2))
-    if flags.out:
-        flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    publish(report, flags.out)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
 
 from emscope.organisms.batching import MIN_SHARED
 from emscope.organisms.blocks import decoder_body, head_logits
-from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, plain_cache, repeat_rows
+from emscope.organisms.cache import cache_argument, can_share_prefix, repeat_rows
 from emscope.organisms.chat import IGNORED
 
 
@@ -26,22 +27,20 @@ def answer_loss(
 
     Rows are padded on the right. `share_prefix` runs common first tokens once, which is exact only without dropout.
     """
-    shared = (
-        _shared_untrained(ids, mask, labels) if share_prefix and can_share_prefix(growing_cache(model.config, 0)) else 0
-    )
-    hidden = _hidden(model, ids, mask, shared)[:, :-1]
+    cache = DynamicCache(config=model.config)
+    shared = _shared_untrained(ids, mask, labels) if share_prefix and can_share_prefix(cache) else 0
+    hidden = _hidden(model, ids, mask, shared, cache)[:, :-1]
     targets = labels[:, shared + 1 :]
     trained = targets != IGNORED
     logits = head_logits(model, hidden[trained])
     return functional.cross_entropy(logits, targets[trained], reduction="sum"), int(trained.sum())
 
 
-def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int) -> Tensor:
+def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int, cache: DynamicCache) -> Tensor:
     """Return the final hidden states [rows, tokens - shared, d_model] of what follows the shared tokens."""
     body = decoder_body(model)
     if not shared:
         return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
-    cache = plain_cache(model.config)
     body(input_ids=ids[:1, :shared], use_cache=True, **cache_argument(body, cache))
     repeat_rows(cache, len(ids))
     tail = ids[:, shared:]

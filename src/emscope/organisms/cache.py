@@ -82,11 +82,6 @@ def can_share_prefix(cache: DynamicCache) -> bool:
     return bool(cache.layers) and all(type(layer) in (GrowingLayer, DynamicLayer) for layer in cache.layers)
 
 
-def plain_cache(config: Any) -> DynamicCache:
-    """Return an empty cache of transformers' own, which gradients can flow through."""
-    return DynamicCache(config=config)
-
-
 def repeat_rows(cache: DynamicCache, rows: int) -> None:
     """Let a one-row cache serve `rows` rows, without copying it."""
     for layer in cache.layers:
