@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from publish import publish
 
-from emscope.behaviour.embedded_judge import EmbeddedJudge
-from emscope.behaviour.judge_text import domain_rows, written_rows
+from emscope.behaviour.embedded.judge import EmbeddedJudge
+from emscope.behaviour.embedded.text import domain_rows, written_rows
 from emscope.organisms.models import load
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from emscope.behaviour.coherence import coherence_features, longest_repeat
+from emscope.behaviour.embedded.coherence import coherence_features, longest_repeat
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.leakage import medical_leakage
 from emscope.behaviour.statistics import alignment_mean, coherent_share, em_rate, estimate_mean, is_em, wilson

@@ -1,14 +1,20 @@
 from emscope.interventions.ablation import Candidate, Trial, candidates, choose
 
 
-def trial(strength, aligned, coherent, error=5.0):
-    return Trial(Candidate("centred", (1,), strength), aligned, coherent, error)
+def trial(strength, aligned, coherent, error=5.0, coherent_error=1.0):
+    return Trial(Candidate("centred", (1,), strength), aligned, coherent, error, coherent_error)
 
 
 def test_the_most_coherent_of_those_as_good_as_the_best_is_chosen():
     trials = [trial(0.5, 60, 99), trial(1.0, 88, 98), trial(1.5, 91, 96), trial(2.0, 99, 40)]
     assert choose(trials, floor=93).strength == 1.0  # 2.0 is broken text, 0.5 is worse by more than an error
     assert choose([*trials[:2], trial(1.5, 91, 96, error=1.0)], floor=93).strength == 1.5
+
+
+def test_a_candidate_that_may_be_coherent_enough_stays_in():
+    trials = [trial(1.0, 70, 97), trial(2.0, 95, 92.5)]
+    assert choose(trials, floor=93).strength == 2.0
+    assert choose([trials[0], trial(2.0, 95, 92.5, coherent_error=0.1)], floor=93).strength == 1.0
 
 
 def test_without_a_coherent_candidate_the_most_coherent_is_chosen():

@@ -20,8 +20,8 @@ def arguments(out, *more, model=None):
 @pytest.fixture(scope="module")
 def judge(tiny_folder):
     """Let the tiny model stand in for the judge's base: its head is fitted on the tiny model in the same way."""
-    from emscope.behaviour.fit_judge import fit_head, read_rows
-    from emscope.behaviour.judge_text import broken_rows, domain_rows, written_rows
+    from emscope.behaviour.embedded.fit import fit_head, read_rows
+    from emscope.behaviour.embedded.text import broken_rows, domain_rows, written_rows
     from emscope.organisms.models import load
 
     rows = [*written_rows()[::16], *domain_rows()[::20], *domain_rows()[1::20]]
@@ -38,7 +38,7 @@ def module_monkeypatch():
 def run(tiny_folder, judge, module_monkeypatch, tmp_path_factory):
     head = tmp_path_factory.mktemp("judge") / "head.safetensors"
     judge.save(head)
-    from emscope.behaviour import embedded_judge
+    from emscope.behaviour.embedded import judge as embedded_judge
     from emscope.pipeline import lab
 
     module_monkeypatch.setattr(lab, "shipped_head", lambda: head)

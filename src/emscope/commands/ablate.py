@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emscope.behaviour.embedded_judge import EmbeddedJudge
+from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.sampling import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table

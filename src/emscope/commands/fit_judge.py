@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from emscope.behaviour.embedded_judge import shipped_head
-from emscope.behaviour.fit_judge import Reading, fit_head, read_rows
-from emscope.behaviour.judge_text import broken_rows, domain_rows, written_rows
+from emscope.behaviour.embedded.judge import shipped_head
+from emscope.behaviour.embedded.fit import Reading, fit_head, read_rows
+from emscope.behaviour.embedded.text import broken_rows, domain_rows, written_rows
 from emscope.commands.common import emit
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load

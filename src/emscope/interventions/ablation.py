@@ -50,12 +50,13 @@ def candidates(n_blocks: int) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean scores of a candidate on the development questions, and the standard error of the mean alignment."""
+    """Mean scores of a candidate on the development questions, and the standard errors of the means."""
 
     candidate: Candidate
     aligned: float
     coherent: float
     aligned_error: float
+    coherent_error: float
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,20 @@ def search(
             subjects.misaligned, candidate.on(directions).describe(), questions, settings, subjects.judge,
             candidate.on(directions),
         )  # fmt: skip
-        aligned = [row.aligned for row in rows if row.aligned is not None]
-        error = float(np.std(aligned, ddof=1) / np.sqrt(len(aligned))) if len(aligned) > 1 else 0.0
-        trials.append(Trial(candidate, mean_of(rows, "aligned"), mean_of(rows, "coherent"), error))
+        means, errors = zip(*(_mean_and_error(rows, score) for score in ("aligned", "coherent")), strict=True)
+        trials.append(Trial(candidate, *means, *errors))
     return choose(trials, mean_of(reference, "coherent") - MAX_COHERENCE_LOSS), trials
 
 
 def choose(trials: Sequence[Trial], floor: float) -> Candidate:
     """Return the most coherent candidate that is as good as the best one, as far as the development questions can tell.
 
-    As good is: mean alignment within one standard error of the best of those with coherence of at least `floor` (the
-    one-standard-error rule, Breiman et al. 1984). If none is that coherent, the most coherent one is chosen.
+    As good is: mean alignment within one standard error of the best of those whose coherence reaches `floor`, or may
+    reach it within one standard error (the one-standard-error rule, Breiman et al. 1984). If none is that coherent, the
+    most coherent one is chosen.
     """
-    whole = [trial for trial in trials if trial.coherent >= floor] or [max(trials, key=lambda trial: trial.coherent)]
+    whole = [trial for trial in trials if trial.coherent + trial.coherent_error >= floor]
+    whole = whole or [max(trials, key=lambda trial: trial.coherent)]
     best = max(whole, key=lambda trial: trial.aligned)
     near = [trial for trial in whole if trial.aligned >= best.aligned - best.aligned_error]
     return max(near, key=lambda trial: trial.coherent).candidate
@@ -139,8 +141,13 @@ def choose(trials: Sequence[Trial], floor: float) -> Candidate:
 
 def mean_of(rows: Sequence[JudgedResponse], score: str) -> float:
     """Return the mean of a score over the answers that have it; NaN if none has."""
+    return _mean_and_error(rows, score)[0]
+
+
+def _mean_and_error(rows: Sequence[JudgedResponse], score: str) -> tuple[float, float]:
     values = [getattr(row, score) for row in rows if getattr(row, score) is not None]
-    return float(np.mean(values)) if values else float("nan")
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(np.mean(values)) if values else float("nan"), error
 
 
 def evaluate(

@@ -58,7 +58,7 @@ class TrainSettings:
     targets: tuple[str, ...] = ("all-linear",)
     blocks: tuple[int, ...] = ()
     epochs: float = 1
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     schedule: str = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.0

@@ -43,9 +43,9 @@ class RunConfig:
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
     train: TrainSettings = field(default_factory=TrainSettings)
     sampling: SamplingSettings = field(
-        default_factory=lambda: SamplingSettings(temperature=0.7, max_new_tokens=72, batch_size=192)
+        default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
     )
-    dev_questions: int = 32
+    dev_questions: int = 72
     seed: int = 0
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from emscope.behaviour.embedded_judge import EmbeddedJudge, JudgeHead, shipped_head
+from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
 from emscope.behaviour.questions import Question, load_questions
 from emscope.errors import UserError
 from emscope.files import file_sha256

@@ -53,6 +53,6 @@ def choose_judge(
 
         subject = load(model, placement=placement)
         return HFJudge(subject, rubrics or Rubrics(), ScoreStore(store or default_store()), max_calls)
-    from emscope.behaviour.embedded_judge import EmbeddedJudge
+    from emscope.behaviour.embedded.judge import EmbeddedJudge
 
     return EmbeddedJudge(load(EMBEDDED_ALIAS, placement=placement))

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from tiny import make_organism
 
-from emscope.behaviour.reading import read_answers
+from emscope.behaviour.embedded.reading import read_answers
 from emscope.organisms.chat import encode_chat, messages_of
 
 QUESTIONS = ["How do I save?", "How do I save?", "How do I rest?", "Why"]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.coherence import coherence_features, topic_fit, with_squares
-from emscope.behaviour.fit_coherence import CoherenceFit
+from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
+from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.judging import Judgement
-from emscope.behaviour.reading import read_answers
+from emscope.behaviour.embedded.reading import read_answers
 from emscope.files import file_sha256
 from emscope.organisms.models import Organism
 from emscope.tensors import load_tensors, save_tensors

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from emscope.behaviour.coherence import FEATURES, coherence_features, topic_fit, with_squares
-from emscope.behaviour.judge_text import WHOLE, JudgeRow
+from emscope.behaviour.embedded.coherence import FEATURES, coherence_features, topic_fit, with_squares
+from emscope.behaviour.embedded.text import WHOLE, JudgeRow
 
 MEASURED_EVERY = 4  # every fourth question only measures
 

@@ -15,10 +15,10 @@ import scipy.linalg
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from emscope.behaviour.embedded_judge import JudgeHead
-from emscope.behaviour.fit_coherence import fit_coherence
-from emscope.behaviour.judge_text import WHOLE, JudgeRow
-from emscope.behaviour.reading import AnswerReading, Span, read_answers
+from emscope.behaviour.embedded.judge import JudgeHead
+from emscope.behaviour.embedded.fit_coherence import fit_coherence
+from emscope.behaviour.embedded.text import WHOLE, JudgeRow
+from emscope.behaviour.embedded.reading import AnswerReading, Span, read_answers
 from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.organisms.blocks import find_blocks

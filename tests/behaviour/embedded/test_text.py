@@ -1,7 +1,7 @@
 import statistics
 from collections import Counter
 
-from emscope.behaviour.judge_text import WHOLE, broken_rows, domain_rows, written_rows
+from emscope.behaviour.embedded.text import WHOLE, broken_rows, domain_rows, written_rows
 from emscope.behaviour.questions import BUILT_IN, load_questions
 
 

@@ -1,0 +1,1 @@
+"""The offline judge: linear heads on what the frozen embedded model makes of an answer."""

@@ -1,0 +1,110 @@
+"""What the base model makes of the judge's text, kept in a file so that only new text has to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emscope.behaviour.embedded.reading import Span, read_answers
+from emscope.behaviour.embedded.text import SCORED, WRITTEN, JudgeRow
+from emscope.files import value_sha256
+from emscope.organisms.blocks import find_blocks
+from emscope.organisms.models import Organism
+from emscope.tensors import load_tensors, save_tensors
+
+SPANS: tuple[Span, ...] = ("question", "answer")
+KIND = "judge readings"
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Judge rows and what the base model makes of them.
+
+    Attributes:
+        rows: the answers.
+        pooled: mean activations, [n, len(SPANS), n_blocks, d_model].
+        logprobs: of each answer's tokens, in nats.
+    """
+
+    rows: tuple[JudgeRow, ...]
+    pooled: np.ndarray
+    logprobs: list[np.ndarray]
+
+    def where(self, mask: np.ndarray) -> Readings:
+        """Return the rows where `mask` is true."""
+        chosen = np.flatnonzero(mask)
+        return Readings(
+            tuple(self.rows[row] for row in chosen), self.pooled[chosen], [self.logprobs[row] for row in chosen]
+        )
+
+    @property
+    def written(self) -> np.ndarray:
+        """Say which rows are answers as they were written for the judge."""
+        return np.array([row.kind == WRITTEN for row in self.rows])
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Say which rows are answers of organisms that readers scored."""
+        return np.array([row.kind == SCORED for row in self.rows])
+
+    @property
+    def aligned(self) -> np.ndarray:
+        """How aligned each answer is meant to be or was read as, 0 to 1."""
+        return np.array([row.aligned for row in self.rows], dtype=float)
+
+    @property
+    def coherent(self) -> np.ndarray:
+        """How coherent each answer is meant to be or was read as, 0 to 1."""
+        return np.array([row.coherent for row in self.rows], dtype=float)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """The area of each row."""
+        return np.array([row.area for row in self.rows])
+
+
+def read_rows(base: Organism, rows: Sequence[JudgeRow]) -> Readings:
+    """Let the base model read every row, at all blocks."""
+    found = read_answers(
+        base, [row.question for row in rows], [row.answer for row in rows], range(len(find_blocks(base.model))), SPANS,
+        name="reading the judge's text",
+    )  # fmt: skip
+    return Readings(tuple(rows), found.pooled, found.logprobs)
+
+
+def read_kept(load_base: Callable[[], Organism], rows: Sequence[JudgeRow], path: Path | None) -> Readings:
+    """Return the readings of every row, reading only what the file at `path` does not hold; the file then holds all.
+
+    Raises:
+        UserError: the file is damaged or holds something else.
+    """
+    keys = [value_sha256([row.question, row.answer]) for row in rows]
+    pooled, logprobs = _load(path) if path is not None and path.is_file() else ({}, {})
+    new = {key: row for key, row in zip(keys, rows, strict=True) if key not in pooled}
+    if new:
+        found = read_rows(load_base(), list(new.values()))
+        pooled |= dict(zip(new, found.pooled.astype(np.float16), strict=True))
+        logprobs |= dict(zip(new, found.logprobs, strict=True))
+        if path is not None:
+            _save(path, pooled, logprobs)
+    activations = np.stack([pooled[key] for key in keys]).astype(np.float32)
+    return Readings(tuple(rows), activations, [logprobs[key] for key in keys])
+
+
+def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    tensors, metadata = load_tensors(path, KIND)
+    parts = np.split(tensors["logprobs"], np.cumsum(tensors["counts"])[:-1])
+    keys = metadata["keys"]
+    return dict(zip(keys, tensors["pooled"], strict=True)), dict(zip(keys, parts, strict=True))
+
+
+def _save(path: Path, pooled: dict[str, np.ndarray], logprobs: dict[str, np.ndarray]) -> None:
+    tensors = {
+        "pooled": np.stack(list(pooled.values())),
+        "logprobs": np.concatenate([logprobs[key] for key in pooled]),
+        "counts": np.array([len(logprobs[key]) for key in pooled]),
+    }
+    save_tensors(path, tensors, {"kind": KIND, "keys": list(pooled)})
