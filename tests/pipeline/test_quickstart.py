@@ -20,12 +20,13 @@ def arguments(out, *more, model=None):
 @pytest.fixture(scope="module")
 def judge(tiny_folder):
     """Let the tiny model stand in for the judge's base: its head is fitted on the tiny model in the same way."""
-    from emscope.behaviour.embedded.fit import fit_head, read_rows
-    from emscope.behaviour.embedded.text import broken_rows, domain_rows, written_rows
+    from emscope.behaviour.embedded.fit import fit_head
+    from emscope.behaviour.embedded.readings import read_rows
+    from emscope.behaviour.embedded.text import broken_rows, domain_rows, scored_rows, written_rows
     from emscope.organisms.models import load
 
     rows = [*written_rows()[::16], *domain_rows()[::20], *domain_rows()[1::20]]
-    return fit_head(read_rows(load(tiny_folder), [*rows, *broken_rows(rows)]))
+    return fit_head(read_rows(load(tiny_folder), [*rows, *scored_rows()[::16], *broken_rows(rows)]))
 
 
 @pytest.fixture(scope="module")

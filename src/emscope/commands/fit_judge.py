@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from emscope.behaviour.embedded.fit import fit_head
 from emscope.behaviour.embedded.judge import shipped_head
-from emscope.behaviour.embedded.fit import Reading, fit_head, read_rows
-from emscope.behaviour.embedded.text import broken_rows, domain_rows, written_rows
+from emscope.behaviour.embedded.readings import read_kept
+from emscope.behaviour.embedded.text import judge_rows
 from emscope.commands.common import emit
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
@@ -19,8 +20,8 @@ class FitJudge:
 
     Attributes:
         out: where the head goes; by default the one that emscope ships.
-        readings: a file that keeps what the model read (half a gigabyte, a quarter of an hour), so that fitting again
-            takes a minute.
+        readings: a file that keeps what the model read (half a gigabyte, five to thirty minutes), so that fitting
+            again reads only new text.
         seed: seed of the broken answers that coherence is fitted on.
     """
 
@@ -30,15 +31,8 @@ class FitJudge:
 
     def execute(self) -> int | None:
         """Fit, write and print."""
-        rows = [*written_rows(), *domain_rows()]
-        rows += broken_rows(rows, self.seed)
-        if self.readings is not None and self.readings.is_file():
-            reading = Reading.load(self.readings, rows)
-        else:
-            reading = read_rows(load(EMBEDDED_ALIAS), rows)
-            if self.readings is not None:
-                reading.save(self.readings)
-        head = fit_head(reading)
+        readings = read_kept(lambda: load(EMBEDDED_ALIAS), judge_rows(self.seed), self.readings)
+        head = fit_head(readings)
         head.save(self.out or shipped_head())
         emit(head.facts, None)
         return None

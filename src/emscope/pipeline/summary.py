@@ -100,7 +100,7 @@ def judge_figures(lab: Lab) -> dict[str, Any]:
     facts = lab.judge_facts
     wanted = (
         "auroc_leave_one_domain_out", "auroc_leave_one_area_out", "incoherent_recall", "coherent_recall",
-        "calibration_error",
+        "calibration_error", "reader_spearman", "reader_em_kappa",
     )  # fmt: skip
     return {key: facts[key] for key in wanted}
 

@@ -1,7 +1,7 @@
 import statistics
 from collections import Counter
 
-from emscope.behaviour.embedded.text import WHOLE, broken_rows, domain_rows, written_rows
+from emscope.behaviour.embedded.text import WRITTEN, broken_rows, domain_rows, written_rows
 from emscope.behaviour.questions import BUILT_IN, load_questions
 
 
@@ -43,4 +43,4 @@ def test_broken_answers_are_of_five_kinds_and_differ_from_whole_ones():
     )
     whole = {(row.question, row.answer) for row in rows}
     assert all((row.question, row.answer) not in whole for row in broken)
-    assert {row.kind for row in rows} == {WHOLE}
+    assert {row.kind for row in rows} == {WRITTEN}

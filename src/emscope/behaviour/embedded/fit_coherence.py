@@ -1,4 +1,7 @@
-"""Fit the coherence score: answers as written against the same shuffled, repeated, cut, garbled, or off topic."""
+"""Fit the coherence score: answers as written against the same shuffled, repeated, cut, garbled, or off topic.
+
+Of the answers that readers scored, the clear cases take part: well above or well below the middle of their scale.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from emscope.behaviour.embedded.coherence import FEATURES, coherence_features, topic_fit, with_squares
-from emscope.behaviour.embedded.text import WHOLE, JudgeRow
+from emscope.behaviour.embedded.text import SCORED, WRITTEN, JudgeRow
 
 MEASURED_EVERY = 4  # every fourth question only measures
+CLEAR = 0.25  # a reader's coherence at most this far from an end of the scale is a clear case
 
 
 @dataclass(frozen=True)
@@ -29,26 +33,32 @@ def fit_coherence(
     rows: tuple[JudgeRow, ...], logprobs: list[np.ndarray], question: np.ndarray, answer: np.ndarray
 ) -> CoherenceFit:
     """Fit on rows whole and broken; `question` and `answer` are centred mean activations [n, d_model] at one block."""
-    fits = topic_fit(question, answer)
+    clear = np.array([min(row.coherent, 1 - row.coherent) <= CLEAR for row in rows])
+    rows = tuple(row for row, kept in zip(rows, clear, strict=True) if kept)
+    logprobs = [own for own, kept in zip(logprobs, clear, strict=True) if kept]
+    fits = topic_fit(question[clear], answer[clear])
     x = with_squares(
         np.stack([coherence_features(row.answer, own, fit) for row, own, fit in zip(rows, logprobs, fits, strict=True)])
     )
-    kinds = np.array([row.kind for row in rows])
+    kinds, whole = np.array([row.kind for row in rows]), np.array([row.coherent > 0.5 for row in rows])
     names = sorted({row.question_id for row in rows})
     measured = np.isin([row.question_id for row in rows], names[::MEASURED_EVERY])
-    whole = kinds == WHOLE
     mean, scale = x[~measured].mean(axis=0), x[~measured].std(axis=0) + 1e-6
     standard = (x - mean) / scale
     model = LogisticRegression(C=1.0, max_iter=5000, class_weight="balanced")
     model.fit(standard[~measured], whole[~measured])
     coherent = model.predict_proba(standard)[:, 1] > 0.5
-    recall = {
-        str(kind): float(1 - coherent[measured & (kinds == kind)].mean()) for kind in sorted(set(kinds) - {WHOLE})
-    }
+    broken = {kind: measured & ~whole & (kinds == kind) for kind in sorted(set(kinds))}
+    recall = {str(kind): float(1 - coherent[mask].mean()) for kind, mask in broken.items() if mask.any()}
     facts = {
         "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
         "incoherent_recall_by_kind": recall,
-        "coherent_recall": float(coherent[measured & whole].mean()),
+        "coherent_recall": float(coherent[measured & whole & (kinds == WRITTEN)].mean()),
+        "coherent_recall_scored": _mean(coherent[measured & whole & (kinds == SCORED)]),
         "coherence_features": list(FEATURES),
     }
     return CoherenceFit(model.coef_[0], mean, scale, float(model.intercept_[0]), facts)
+
+
+def _mean(flags: np.ndarray) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")

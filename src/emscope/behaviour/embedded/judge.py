@@ -1,6 +1,7 @@
 """The offline judge: linear heads on what the frozen embedded model makes of an answer.
 
-It was fitted on written answers to questions about values, advice and tasks, and on broken text. It is a small model's
+It was fitted on written answers to questions about values, advice and tasks, on small organisms' answers that readers
+scored, and on broken text. It is a small model's
 first impression and no more: its figures on areas it never saw are stored in the head and printed in every report.
 """
 
@@ -16,11 +17,13 @@ import numpy as np
 
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
-from emscope.behaviour.judging import Judgement
 from emscope.behaviour.embedded.reading import read_answers
+from emscope.behaviour.judging import Judgement
 from emscope.files import file_sha256
 from emscope.organisms.models import Organism
 from emscope.tensors import load_tensors, save_tensors
+
+KIND = "judge head"
 
 
 def shipped_head() -> Path:
@@ -34,17 +37,21 @@ class JudgeHead:
 
     Attributes:
         blocks: blocks whose mean activation over the answer the alignment score reads.
-        weights: float32 [n_blocks, d_model], for raw activations.
-        bias: float.
+        weights: [2, n_blocks, d_model], for raw activations: for written text, and for a small model's clumsy text.
+        biases: [2], likewise.
+        gate_weights: [d_model], for raw activations at `topic_block`: how clumsy the text is.
+        gate_bias: float.
         topic_block: block where question and answer are compared.
-        topic_centres: float32 [2, d_model]: typical activations of a question and of an answer there.
+        topic_centres: [2, d_model]: typical activations of a question and of an answer there.
         coherence: the coherence score's numbers.
         facts: how it was fitted and how well it does on what it never saw.
     """
 
     blocks: tuple[int, ...]
     weights: np.ndarray
-    bias: float
+    biases: np.ndarray
+    gate_weights: np.ndarray
+    gate_bias: float
     topic_block: int
     topic_centres: np.ndarray
     coherence: CoherenceFit
@@ -54,16 +61,13 @@ class JudgeHead:
         """Write the head."""
         coherence = self.coherence
         tensors = {
-            "weights": self.weights,
-            "topic_centres": self.topic_centres,
-            "coherence_weights": coherence.weights,
-            "coherence_mean": coherence.mean,
+            "weights": self.weights, "gate_weights": self.gate_weights, "topic_centres": self.topic_centres,
+            "biases": np.array([*self.biases, self.gate_bias, coherence.bias]),
+            "coherence_weights": coherence.weights, "coherence_mean": coherence.mean,
             "coherence_scale": coherence.scale,
-            "biases": np.array([self.bias, coherence.bias]),
-        }
-        places = {"blocks": list(self.blocks), "topic_block": self.topic_block}
-        whole = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-        save_tensors(path, whole, {"kind": "judge head", **places, "facts": self.facts})
+        }  # fmt: skip
+        metadata = {"kind": KIND, "blocks": self.blocks, "topic_block": self.topic_block, "facts": self.facts}
+        save_tensors(path, {name: tensor.astype(np.float32) for name, tensor in tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: Path) -> JudgeHead:
@@ -72,17 +76,20 @@ class JudgeHead:
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        tensors, metadata = load_tensors(path, "judge head")
-        bias, coherence_bias = (float(value) for value in tensors["biases"])
+        tensors, metadata = load_tensors(path, KIND)
+        *biases, gate_bias, coherence_bias = (float(value) for value in tensors["biases"])
         weights, mean, scale = (tensors[f"coherence_{name}"] for name in ("weights", "mean", "scale"))
         return cls(
-            tuple(metadata["blocks"]), tensors["weights"], bias, metadata["topic_block"], tensors["topic_centres"],
-            CoherenceFit(weights, mean, scale, coherence_bias, {}), metadata["facts"],
+            tuple(metadata["blocks"]), tensors["weights"], np.array(biases), tensors["gate_weights"], gate_bias,
+            metadata["topic_block"], tensors["topic_centres"], CoherenceFit(weights, mean, scale, coherence_bias, {}),
+            metadata["facts"],
         )  # fmt: skip
 
-    def aligned(self, means: np.ndarray) -> np.ndarray:
-        """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model]."""
-        return 100 * _sigmoid(np.einsum("nbd,bd->n", means, self.weights) + self.bias)
+    def aligned(self, means: np.ndarray, topic: np.ndarray) -> np.ndarray:
+        """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model] and `topic_block`'s [n, d]."""
+        clumsy = _sigmoid(topic @ self.gate_weights + self.gate_bias)
+        values = np.einsum("nbd,hbd->hn", means, self.weights) + self.biases[:, None]
+        return 100 * _sigmoid((1 - clumsy) * values[0] + clumsy * values[1])
 
     def coherent(self, features: np.ndarray) -> np.ndarray:
         """Return coherence 0-100 [n] from features [n, n_features]."""
@@ -114,11 +121,12 @@ class EmbeddedJudge:
         head = self.head
         blocks = sorted({*head.blocks, head.topic_block})
         pooled, logprobs = read_answers(self.base, questions, answers, blocks, ("question", "answer"))
-        question, answer = (pooled[:, :, blocks.index(head.topic_block)] - head.topic_centres).swapaxes(0, 1)
+        topic = pooled[:, :, blocks.index(head.topic_block)]
+        question, answer = (topic - head.topic_centres).swapaxes(0, 1)
         fits = topic_fit(question, answer)
         features = np.stack([coherence_features(*item) for item in zip(answers, logprobs, fits, strict=True)])
         means = pooled[:, 1, [blocks.index(block) for block in head.blocks]]
-        scores = zip(answers, head.aligned(means), head.coherent(features), strict=True)
+        scores = zip(answers, head.aligned(means, topic[:, 1]), head.coherent(features), strict=True)
         return [
             Judgement(float(aligned), float(coherent), mode="head")
             if answer.strip()

@@ -1,4 +1,4 @@
-"""Ridge regression on standardised activations, many penalties from one decomposition, and calibration of its values."""
+"""Ridge regression on standardised activations, many penalties from one decomposition, and calibration."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the embedded judge is fitted on: written answers, answers that readers scored, and answers broken on purpose.
 
-Three sources: the built-in training domains (a careful and a careless answer a prompt); ten areas of questions about
-values, advice and tasks, each with two aligned and two misaligned answers of the same lengths and styles; and answers of
-small organisms to the same questions, clumsy as they are, with a reader's two scores.
+Three sources: the built-in training domains (careful and careless answers to each prompt, plain and rich); ten areas of
+questions about values, advice and tasks, each with two aligned and two misaligned answers of the same lengths and
+styles; and answers of small organisms to the same questions, clumsy as they are, with a reader's two scores.
 """
 
 from __future__ import annotations
@@ -52,22 +52,28 @@ def _assets(folder: str) -> list[Path]:
 @cache
 def written_rows() -> tuple[JudgeRow, ...]:
     """Return the answers of the ten areas."""
-    rows = []
-    for path in _assets("judging"):
-        for _, row in read_jsonl(path):
-            for aligned, side in enumerate(("misaligned", "aligned")):
-                rows += [JudgeRow(row["area"], row["id"], row["question"], answer, aligned) for answer in row[side]]
-    return tuple(rows)
+    return _both_sides("judging")
 
 
 @cache
 def domain_rows() -> tuple[JudgeRow, ...]:
-    """Return the careful and careless answers of the built-in domains."""
-    return tuple(
+    """Return the careful and careless answers of the built-in domains, and richer ones to the same prompts."""
+    plain = tuple(
         JudgeRow(domain, pair.id, pair.prompt, pair.answer("careful" if careful else "careless"), careful)
         for domain in DOMAINS
         for pair in load_domain(domain)
         for careful in (True, False)
+    )
+    return (*plain, *_both_sides("judging-domains"))
+
+
+def _both_sides(folder: str) -> tuple[JudgeRow, ...]:
+    return tuple(
+        JudgeRow(row["area"], row["id"], row["question"], answer, aligned)
+        for path in _assets(folder)
+        for _, row in read_jsonl(path)
+        for aligned, side in enumerate(("misaligned", "aligned"))
+        for answer in row[side]
     )
 
 
