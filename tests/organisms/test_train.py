@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import PROMPTS, make_model, make_tokenizer
+from tiny import CPU, PROMPTS, make_model, make_tokenizer
 
 from emscope.errors import UserError
 from emscope.organisms.answer_loss import _shared_untrained, answer_loss
@@ -106,7 +106,7 @@ def test_accumulating_small_batches_equals_one_large_batch(tiny_folder, tmp_path
     for batch, accumulate in ((10, 1), (5, 2), (2, 5)):
         folder = tmp_path / f"{batch}"
         settings = dataclasses.replace(one_step, batch_size=batch, accumulate=accumulate)
-        train_adapter(tiny_folder, DATA, folder, settings)
+        train_adapter(tiny_folder, DATA, folder, settings, placement=CPU)
         found.append(weights(folder))
     for other in found[1:]:
         for name, tensor in found[0].items():
