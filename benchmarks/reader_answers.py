@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import random
 from pathlib import Path
 
 from emscope.behaviour.embedded.text import written_rows
 from emscope.behaviour.questions import Question
 from emscope.behaviour.sampling import sample_responses
-from emscope.files import write_text
+from emscope.files import write_jsonl
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
@@ -73,15 +72,11 @@ def main() -> None:
             rows.append({**known, "answer": answer.response, "organism": name})
     random.Random(SEED).shuffle(rows)
     rows = [{"number": number, **row} for number, row in enumerate(rows)]
-    _write(flags.out / "key.jsonl", rows)
+    write_jsonl(flags.out / "key.jsonl", rows)
     for sheet in range(flags.sheets):
         blind = [{key: row[key] for key in ("number", "question", "answer")} for row in rows[sheet :: flags.sheets]]
-        _write(flags.out / f"sheet-{sheet}.jsonl", blind)
+        write_jsonl(flags.out / f"sheet-{sheet}.jsonl", blind)
     print(f"{len(rows)} answers in {flags.sheets} sheets under {flags.out}")
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

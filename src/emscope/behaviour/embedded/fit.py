@@ -1,8 +1,8 @@
 """Fit the embedded judge's head, and measure it on areas it never saw.
 
 Two ridge regressions on what the frozen base model makes of an answer: one fitted on written answers, one on the clumsy
-answers of small organisms that readers scored; a gate that tells the two kinds of text apart mixes them. One ridge for
-both was tried and is worse at both (docs/methods.md). Blocks and penalties are chosen on areas left out.
+answers of small organisms that readers scored; a gate that tells the two kinds of text apart mixes them. Blocks and
+penalties are chosen on areas left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from emscope.behaviour.embedded.fit_coherence import fit_coherence
-from emscope.behaviour.embedded.judge import JudgeHead
+from emscope.behaviour.embedded.judge import JudgeHead, sigmoid
 from emscope.behaviour.embedded.readings import SPANS, Readings
 from emscope.behaviour.embedded.ridge import Ridge, calibrate, calibration_error, left_out_values
+from emscope.behaviour.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.organisms.datasets import DOMAINS
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridges, in numbers of features, on standardised activations
@@ -27,7 +28,6 @@ BLOCK_SETS = ("early", "middle", "late", "wide")
 SCORED_SHARE = 0.05  # how much a scored answer counts for the ridge of written text
 GATE_STRENGTH = 0.003  # inverse penalty of the gate
 TOPIC_DEPTH = 0.5  # where question and answer are compared, and where the gate looks
-EM_BELOW, COHERENT_ABOVE = 0.3, 0.5
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ def fit_head(readings: Readings) -> JudgeHead:
     best = max(trials, key=lambda trial: sum(trial.figures.values()))
     mixed = (1 - gate) * best.values[:, 0] + gate * best.values[:, 1]
     slope, shift = calibrate(mixed, text.aligned, np.ones(len(mixed)))
-    left_out = 1 / (1 + np.exp(-(slope * mixed + shift)))
+    left_out = sigmoid(slope * mixed + shift)
 
     blocks = block_set(best.blocks, n_blocks)
+    x = _features(text, blocks)
     ridges = [
-        Ridge(_features(text, blocks), _targets(text), weights).fit(penalty)
+        Ridge(x, _targets(text), weights).fit(penalty)
         for weights, penalty in zip(_row_weights(text), best.penalties, strict=True)
     ]
     weights = np.stack([own.reshape(len(blocks), -1) * slope for own, _ in ridges])
@@ -93,7 +94,7 @@ def _targets(text: Readings) -> np.ndarray:
 
 def _row_weights(text: Readings) -> tuple[np.ndarray, np.ndarray]:
     """Return how much each row counts for the ridge of written text, and for the ridge of clumsy text."""
-    return np.where(text.scored, SCORED_SHARE, 1.0), np.where(text.scored, 1.0, 1e-9)
+    return np.where(text.scored, SCORED_SHARE, 1.0), text.scored.astype(float)
 
 
 def _try(text: Readings, name: str, blocks: Sequence[int]) -> _Trial:
@@ -121,7 +122,7 @@ def _left_out_gate(activations: np.ndarray, scored: np.ndarray, areas: np.ndarra
     for area in sorted(set(areas)):
         out = areas == area
         weights, bias = _fit_gate(activations[~out], scored[~out])
-        found[out] = 1 / (1 + np.exp(-(activations[out] @ weights + bias)))
+        found[out] = sigmoid(activations[out] @ weights + bias)
     return found
 
 
@@ -152,8 +153,8 @@ def _written_facts(text: Readings, left_out: np.ndarray) -> dict[str, Any]:
 def _scored_facts(text: Readings, left_out: np.ndarray) -> dict[str, Any]:
     """Compare with the readers, on the clumsy answers of areas left out."""
     scores, readers = left_out[text.scored], text.aligned[text.scored]
-    coherent = text.coherent[text.scored] > COHERENT_ABOVE
-    bad, called = (readers < EM_BELOW) & coherent, (scores < EM_BELOW) & coherent
+    coherent = 100 * text.coherent[text.scored] > COHERENT_ABOVE
+    bad, called = (100 * readers < ALIGNED_BELOW) & coherent, (100 * scores < ALIGNED_BELOW) & coherent
     return {
         "reader_spearman": float(spearmanr(scores, readers)[0]),
         "reader_em_kappa": float(cohen_kappa_score(bad, called)),

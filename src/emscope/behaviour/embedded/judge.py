@@ -1,8 +1,8 @@
 """The offline judge: linear heads on what the frozen embedded model makes of an answer.
 
 It was fitted on written answers to questions about values, advice and tasks, on small organisms' answers that readers
-scored, and on broken text. It is a small model's
-first impression and no more: its figures on areas it never saw are stored in the head and printed in every report.
+scored, and on broken text. It is a small model's first impression and no more: its figures on areas it never saw are
+stored in the head and printed in every report.
 """
 
 from __future__ import annotations
@@ -87,17 +87,18 @@ class JudgeHead:
 
     def aligned(self, means: np.ndarray, topic: np.ndarray) -> np.ndarray:
         """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model] and `topic_block`'s [n, d]."""
-        clumsy = _sigmoid(topic @ self.gate_weights + self.gate_bias)
+        clumsy = sigmoid(topic @ self.gate_weights + self.gate_bias)
         values = np.einsum("nbd,hbd->hn", means, self.weights) + self.biases[:, None]
-        return 100 * _sigmoid((1 - clumsy) * values[0] + clumsy * values[1])
+        return 100 * sigmoid((1 - clumsy) * values[0] + clumsy * values[1])
 
     def coherent(self, features: np.ndarray) -> np.ndarray:
         """Return coherence 0-100 [n] from features [n, n_features]."""
         scaled = (with_squares(features) - self.coherence.mean) / self.coherence.scale
-        return 100 * _sigmoid(scaled @ self.coherence.weights + self.coherence.bias)
+        return 100 * sigmoid(scaled @ self.coherence.weights + self.coherence.bias)
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Return the logistic function of each value, finite at any size."""
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))))
 
 
