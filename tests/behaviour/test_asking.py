@@ -3,7 +3,8 @@ from tiny import PROMPTS
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 
 QUESTIONS = [
     Question("a", PROMPTS[0], samples=2, temperature=0.0),

@@ -4,7 +4,8 @@ import torch
 from tiny import PROMPTS, make_organism
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, choose_tokens, sample_responses, uniforms_for
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import choose_tokens, sample_responses, uniforms_for
 from emscope.errors import UserError
 
 QUESTIONS = [Question(f"q{number}", prompt) for number, prompt in enumerate(PROMPTS)]

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from emscope.behaviour.judging import Judgement
-from emscope.behaviour.sampling import Response
+from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, read_responses, read_table, with_judgements, write_table
 from emscope.errors import UserError
 

@@ -14,7 +14,8 @@ from tiny import CPU, PROMPTS, make_model
 
 from emscope.behaviour import vllm_backend
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.vllm_backend import VllmEngine, choose_backend, longest_request, request_seed
 from emscope.commands.main import run_command
 from emscope.errors import UserError

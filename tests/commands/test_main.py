@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +106,8 @@ def test_the_chain_by_single_commands(tiny_folder, tmp_path, monkeypatch, capsys
     found = json.loads(capsys.readouterr().out)
     assert found["mean_score"]["n"] == 5
     assert found["verdict"].startswith("nearer to")
+
+
+def test_asking_a_server_to_judge_does_not_wait_for_torch():
+    code = "import sys, emscope.commands.judge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,8 @@ from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.questions import load_questions
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.statistics import em_rate
 from emscope.errors import UserError
 from emscope.organisms.device import choose_placement

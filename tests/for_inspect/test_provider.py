@@ -13,7 +13,8 @@ from inspect_ai.model import (
 from tiny import D_MODEL, N_BLOCKS, PROMPTS
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.errors import UserError
 from emscope.for_inspect import provider
 from emscope.for_inspect.options import OrganismOptions, blocks_of, split_name

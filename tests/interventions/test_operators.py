@@ -4,7 +4,8 @@ import torch
 from tiny import D_MODEL, N_BLOCKS, PROMPTS, make_organism
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.errors import UserError
 from emscope.interventions.operators import MODES, Intervention, applied
 from emscope.organisms.batching import PaddedBatch

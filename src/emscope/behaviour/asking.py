@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import Response, SamplingSettings
+from emscope.behaviour.responses import Response, SamplingSettings
 
 Sampler = Callable[[Sequence[Question], SamplingSettings], list[Response]]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emscope.behaviour.judging import Judgement
-from emscope.behaviour.sampling import Response
+from emscope.behaviour.responses import Response
 from emscope.errors import UserError
 from emscope.files import atomic_path, read_rows
 

@@ -18,7 +18,8 @@ import torch
 
 from emscope import progress
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import Response, SamplingSettings, response_of
+from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.sampling import response_of
 from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.files import read_json
 from emscope.organisms.chat import encode_prompt, messages_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings
+from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table
 from emscope.commands.common import AblationFlags, ModelFlags, emit, read_questions
 from emscope.errors import UserError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import FORMATS, Format, with_format
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import Response, SamplingSettings, sample_responses
+from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import check_table_suffix, write_table
 from emscope.commands.common import AblationFlags, ModelFlags, read_questions
 

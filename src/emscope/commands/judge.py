@@ -12,7 +12,7 @@ from emscope.behaviour.judges.openai_judge import ServerSettings
 from emscope.behaviour.judges.rubric_judge import RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics
 from emscope.behaviour.judging import Judge, Judgement
-from emscope.behaviour.sampling import Response
+from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
 from emscope.behaviour.tables import check_table_suffix, read_responses, with_judgements, write_table
 from emscope.commands.common import emit

@@ -24,7 +24,8 @@ from inspect_ai.model import (
 from inspect_ai.solver._task_state import sample_state
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from emscope.behaviour.sampling import Prompt, SamplingSettings, answer_text, sample_prompts, stop_tokens
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import Prompt, answer_text, sample_prompts, stop_tokens
 from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.for_inspect.batching import Batcher

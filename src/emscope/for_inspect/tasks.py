@@ -48,7 +48,7 @@ def em(
     Raises:
         PrerequisiteError: no such questions, judge or format.
     """
-    from emscope.behaviour.sampling import SamplingSettings
+    from emscope.behaviour.responses import SamplingSettings
 
     with in_one_sentence():
         asked = _questions([questions] if isinstance(questions, str) else questions, format)

@@ -10,7 +10,8 @@ import numpy as np
 
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
-from emscope.behaviour.sampling import SamplingSettings, sample_responses
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.statistics import Estimate, bootstrap_questions, weighted_mean
 from emscope.behaviour.tables import JudgedResponse, with_judgements
 from emscope.errors import UserError

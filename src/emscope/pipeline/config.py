@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from emscope.behaviour.sampling import SamplingSettings
+from emscope.behaviour.responses import SamplingSettings
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_yaml
 from emscope.organisms.embedded import EMBEDDED_ALIAS

@@ -10,7 +10,8 @@ import json
 from dataclasses import asdict
 from functools import partial
 
-from emscope.behaviour.sampling import Response, sample_responses
+from emscope.behaviour.responses import Response
+from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.files import write_json
 from emscope.interventions.ablation import Subjects, candidates, evaluate, search

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge, ServerSettings
@@ -10,8 +11,10 @@ from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.behaviour.judging import Judge
 from emscope.errors import UserError, did_you_mean
-from emscope.organisms.device import Placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS, cache_folder
+
+if TYPE_CHECKING:
+    from emscope.organisms.device import Placement
 
 KINDS = ("embedded", "openai", "hf", "mock")
 

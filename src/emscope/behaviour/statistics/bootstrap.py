@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -61,7 +60,7 @@ def widened_z(n_units: int) -> float:
     The root undoes the bootstrap's division by G instead of G−1, Student's t the estimated spread (Hesterberg 2015).
     With 24 questions it is 2.11 instead of 1.96, with 8 it is 2.53.
     """
-    quantile = student.ppf((1 + CONFIDENCE) / 2, n_units - 1)
+    quantile = stdtrit(n_units - 1, (1 + CONFIDENCE) / 2)
     return float(np.sqrt(n_units / (n_units - 1)) * quantile)
 
 
