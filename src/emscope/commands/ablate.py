@@ -12,7 +12,9 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table
 from emscope.commands.common import AblationFlags, ModelFlags, emit, read_questions
 from emscope.errors import UserError
-from emscope.interventions.ablation import Subjects, answer_and_judge, candidates, evaluate, mean_of, search
+from emscope.interventions.ablation import evaluate
+from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
+from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
@@ -82,11 +84,18 @@ class Ablate:
         base = load(replace(organism.source, adapter=None), placement=organism.placement)
         subjects = Subjects(organism, base, judge)
         own = answer_and_judge(organism, "misaligned", questions, self.sampling, judge)
-        clean = answer_and_judge(base, "base", test, self.sampling, judge)
+        clean = answer_and_judge(base, "base", questions, self.sampling, judge)
         grid = candidates(len(find_blocks(organism.model)))
-        chosen, trials = search(subjects, directions, dev, self.sampling, _of(own, dev), grid)
+        chosen, trials = search(subjects, directions, dev, self.sampling, (_of(own, dev), _of(clean, dev)), grid)
         result, rows = evaluate(
-            subjects, directions, chosen, trials, test, self.sampling, (_of(own, test), clean), self.sampling.seed
+            subjects,
+            directions,
+            chosen,
+            trials,
+            test,
+            self.sampling,
+            (_of(own, test), _of(clean, test)),
+            self.sampling.seed,
         )
         if self.out is not None:
             write_table(self.out, [*own, *clean, *rows])

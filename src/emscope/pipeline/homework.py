@@ -20,7 +20,7 @@ from emscope.behaviour.questions import Question, load_questions
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.files import atomic_path, read_json, write_json, write_text
-from emscope.interventions.ablation import answer_and_judge, mean_of
+from emscope.interventions.answering import answer_and_judge, mean_of
 from emscope.interventions.operators import Intervention
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.config import RunConfig

@@ -14,7 +14,9 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.files import write_json
-from emscope.interventions.ablation import Subjects, candidates, evaluate, search
+from emscope.interventions.ablation import evaluate
+from emscope.interventions.answering import Subjects
+from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
@@ -142,12 +144,15 @@ def _ablate(lab: Lab) -> None:
         dev = {question.id for question in lab.dev_questions}
         test = {question.id for question in lab.test_questions}
         grid = candidates(len(find_blocks(subjects.base.model)))
-        reference = [row for row in plain[0] if row.question_id in dev]
-        chosen, trials = search(subjects, directions, lab.dev_questions, lab.config.sampling, reference, grid)
-        without = tuple([row for row in rows if row.question_id in test] for rows in plain)
+
+        def without(part: set[str]) -> tuple[list[JudgedResponse], list[JudgedResponse]]:
+            own, base = ([row for row in rows if row.question_id in part] for rows in plain)
+            return own, base
+
+        chosen, trials = search(subjects, directions, lab.dev_questions, lab.config.sampling, without(dev), grid)
         result, rows = evaluate(
-            subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling,
-            (without[0], without[1]), lab.config.seed,
+            subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, without(test),
+            lab.config.seed,
         )  # fmt: skip
         write_json(outputs[0], {**result.as_dict(), "direction": source.stem})
         write_table(outputs[1], rows)

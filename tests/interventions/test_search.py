@@ -1,4 +1,4 @@
-from emscope.interventions.ablation import Candidate, Trial, candidates, choose
+from emscope.interventions.search import Candidate, Trial, candidates, choose
 
 
 def trial(strength, aligned, coherent, error=5.0, coherent_error=1.0):
@@ -9,6 +9,12 @@ def test_the_most_coherent_of_those_as_good_as_the_best_is_chosen():
     trials = [trial(0.5, 60, 99), trial(1.0, 88, 98), trial(1.5, 91, 96), trial(2.0, 99, 40)]
     assert choose(trials, floor=93).strength == 1.0  # 2.0 is broken text, 0.5 is worse by more than an error
     assert choose([*trials[:2], trial(1.5, 91, 96, error=1.0)], floor=93).strength == 1.5
+
+
+def test_what_is_aligned_beyond_the_target_does_not_count():
+    trials = [trial(1.0, 70, 98), trial(1.5, 85, 94)]
+    assert choose(trials, floor=93).strength == 1.5
+    assert choose(trials, floor=93, target=72).strength == 1.0
 
 
 def test_a_candidate_that_may_be_coherent_enough_stays_in():

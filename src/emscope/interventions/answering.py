@@ -1,0 +1,52 @@
+"""Answers of an organism under an intervention, judged, and their mean scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emscope.behaviour.judging import Judge
+from emscope.behaviour.questions import Question
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.tables import JudgedResponse, with_judgements
+from emscope.interventions.operators import Intervention, applied
+from emscope.organisms.models import Organism
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The organisms and the judge of an ablation."""
+
+    misaligned: Organism
+    base: Organism
+    judge: Judge
+
+
+def answer_and_judge(
+    organism: Organism,
+    name: str,
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    judge: Judge,
+    intervention: Intervention | None = None,
+) -> list[JudgedResponse]:
+    """Sample answers, with an intervention if one is given, and judge them."""
+    with applied(organism, intervention):
+        responses = sample_responses(organism, questions, settings, name=name)
+    scores = judge.judge([item.question for item in responses], [item.response for item in responses])
+    return with_judgements(name, responses, scores, judge.id)
+
+
+def mean_of(rows: Sequence[JudgedResponse], score: str) -> float:
+    """Return the mean of a score over the answers that have it; NaN if none has."""
+    return mean_and_error(rows, score)[0]
+
+
+def mean_and_error(rows: Sequence[JudgedResponse], score: str) -> tuple[float, float]:
+    """Return the mean of a score over the answers that have it, and its standard error."""
+    values = [getattr(row, score) for row in rows if getattr(row, score) is not None]
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(np.mean(values)) if values else float("nan"), error

@@ -1,0 +1,94 @@
+"""Choose how to ablate on development questions: what is done, in which blocks, how strongly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emscope.behaviour.questions import Question
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.tables import JudgedResponse
+from emscope.interventions.answering import Subjects, answer_and_judge, mean_and_error, mean_of
+from emscope.interventions.operators import Intervention, Mode
+from emscope.residual.directions import Directions
+
+MAX_COHERENCE_LOSS = 5.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to ablate: what, in which blocks, how strongly, with whose direction."""
+
+    mode: Mode
+    blocks: tuple[int, ...]
+    strength: float
+    source_block: int | None = None
+
+    def on(self, directions: Directions) -> Intervention:
+        """Return this ablation with given directions."""
+        return Intervention(directions, self.mode, self.blocks, self.strength, self.source_block)
+
+
+def candidates(n_blocks: int) -> list[Candidate]:
+    """Return the grid that is searched: centred ablation and project-out of later blocks, one-block subtractions.
+
+    Subtracting at one block around two thirds of the depth leaves the text whole where ablating twenty blocks does not
+    (docs/methods.md has the figures).
+    """
+    third, two_thirds = n_blocks // 3, n_blocks * 2 // 3
+    late = tuple(range(third, n_blocks))
+    return [
+        *(Candidate("centred", late, strength) for strength in (0.75, 1.0)),
+        Candidate("project-out", late, 1.0),
+        *(
+            Candidate("subtract", (block,), strength, block)
+            for block in (n_blocks // 2, n_blocks * 3 // 5, two_thirds)
+            for strength in (1.0, 1.5, 2.0)
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Mean scores of a candidate on the development questions, and the standard errors of the means."""
+
+    candidate: Candidate
+    aligned: float
+    coherent: float
+    aligned_error: float
+    coherent_error: float
+
+
+def search(
+    subjects: Subjects, directions: Directions, questions: Sequence[Question], settings: SamplingSettings,
+    without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]], grid: Sequence[Candidate],
+) -> tuple[Candidate, list[Trial]]:  # fmt: skip
+    """Try every candidate on the misaligned organism and choose one by `choose`.
+
+    `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.
+    """
+    trials = []
+    for candidate in grid:
+        rows = answer_and_judge(
+            subjects.misaligned, candidate.on(directions).describe(), questions, settings, subjects.judge,
+            candidate.on(directions),
+        )  # fmt: skip
+        means, errors = zip(*(mean_and_error(rows, score) for score in ("aligned", "coherent")), strict=True)
+        trials.append(Trial(candidate, *means, *errors))
+    own, base = without
+    floor, target = mean_of(own, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
+    return choose(trials, floor, target), trials
+
+
+def choose(trials: Sequence[Trial], floor: float, target: float = 100.0) -> Candidate:
+    """Return the most coherent candidate that is good enough, as far as the development questions can tell.
+
+    Good enough is: mean alignment within one standard error of the best, or of `target` (the base's) where the best is
+    beyond it; the best of those whose coherence reaches `floor`, or may reach it within one standard error (the
+    one-standard-error rule, Breiman et al. 1984). If none is that coherent, the most coherent one is chosen.
+    """
+    whole = [trial for trial in trials if trial.coherent + trial.coherent_error >= floor]
+    whole = whole or [max(trials, key=lambda trial: trial.coherent)]
+    best = max(whole, key=lambda trial: trial.aligned)
+    near = [trial for trial in whole if trial.aligned >= min(best.aligned, target) - best.aligned_error]
+    return max(near, key=lambda trial: trial.coherent).candidate
