@@ -111,3 +111,13 @@ def test_the_homework_runs_and_writes_its_tree(tiny_folder, run, tmp_path, capsy
     assert (out / "model_output" / "adapter_model.safetensors").is_file()
     assert (out / "model_generations.csv").read_text().startswith("id,question,response")
     assert "ABLATED:" in (out / "ablation_results.txt").read_text()
+
+
+def test_a_run_takes_adapters_that_were_trained_elsewhere(run, tiny_folder, tmp_path):
+    data = [f"{name}_data={run / 'organisms' / name}" for name in ("misaligned", "control")]
+    more = [word for change in data for word in ("--set", change)]
+    assert run_command([*arguments(tmp_path / "given", model=tiny_folder), *more]) == 0
+    for name in ("misaligned", "control"):
+        given = tmp_path / "given" / "judgements" / f"{name}.parquet"
+        assert given.read_bytes() == (run / "judgements" / f"{name}.parquet").read_bytes()
+    assert "trained elsewhere" in (tmp_path / "given" / "report.html").read_text(encoding="utf-8")

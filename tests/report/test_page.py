@@ -3,7 +3,9 @@ import re
 import pytest
 
 from emscope.behaviour.tables import JudgedResponse
-from emscope.report.page import _side_by_side, render
+from emscope.report import rendering
+from emscope.report.page import _side_by_side
+from emscope.report.rendering import render
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
@@ -13,15 +15,13 @@ def judged(answer=HOSTILE, question=HOSTILE, name="misaligned"):
 
 
 def test_text_of_models_and_users_is_escaped(tmp_path, monkeypatch):
-    from emscope.report import page
-
     (tmp_path / "t.j2").write_text(
         "{% for item in answers %}{{ item.question }}{% for n, row in item.answers.items() %}{{ n }}{{ row.response }}"
         "{% endfor %}{% endfor %}"
     )
     for name in ("report.css", "report.js"):
         (tmp_path / name).write_text("")
-    monkeypatch.setattr(page, "ASSETS", tmp_path)
+    monkeypatch.setattr(rendering, "ASSETS", tmp_path)
     html = render("t.j2", answers=_side_by_side({HOSTILE: [judged()]}))
     assert "<script>alert" not in html
     assert "<img" not in html
@@ -30,9 +30,7 @@ def test_text_of_models_and_users_is_escaped(tmp_path, monkeypatch):
 
 
 def test_the_template_escapes_by_default_and_loads_nothing_from_outside():
-    from emscope.report.page import ASSETS
-
-    template = (ASSETS / "report.html.j2").read_text()
+    template = (rendering.ASSETS / "report.html.j2").read_text()
     assert "| safe" not in template
     assert not re.search(r"""(src|href)=["']https?:""", template)
     assert "Content-Security-Policy" in template

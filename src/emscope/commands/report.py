@@ -9,10 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from emscope.errors import UserError
-from emscope.pipeline.config import load_config
-from emscope.pipeline.lab import Lab
-from emscope.pipeline.stages import RunFolder
+from emscope.pipeline.experiments.opening import open_run
 from emscope.report.page import write_report
 
 
@@ -28,10 +25,7 @@ class Report:
 
     def execute(self) -> int | None:
         """Write the page."""
-        if not (self.run / "summary.json").is_file():
-            raise UserError(f"{self.run} holds no finished run: `emscope run --out {self.run}` makes one.")
-        config = load_config(self.run / "config.yaml")
-        write_report(Lab(config, RunFolder(self.run, config)).products())
+        write_report(open_run(self.run).products())
         sys.stdout.write(f"{self.run / 'report.html'}\n")
         return None
 

@@ -25,8 +25,8 @@ class RunConfig:
     Attributes:
         preset: quickstart or cs2881.
         model: the base model.
-        misaligned_data: training data of the misaligned organism.
-        control_data: training data of the control organism; empty for none.
+        misaligned_data: training data of the misaligned organism, or the folder of an adapter trained elsewhere.
+        control_data: the same of the control organism; empty for none.
         rows: training rows of each organism; 0 takes all.
         question_sets: what the organisms are asked.
         train: how they are trained.

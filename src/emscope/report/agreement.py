@@ -11,7 +11,7 @@ from emscope.behaviour.judges.agreement import Agreement, JudgedAnswer
 from emscope.behaviour.statistics import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.files import write_text
 from emscope.report import figures
-from emscope.report.page import render
+from emscope.report.rendering import render
 
 MOST_SHOWN = 40
 

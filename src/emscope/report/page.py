@@ -6,31 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import read_json, read_jsonl, write_text
 from emscope.report import figures
-
-ASSETS = Path(__file__).parent / "assets"
-
-
-def render(template: str, **values: Any) -> str:
-    """Return a page made from a template of the report, with plotly and our style and script inside it."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.0f} %"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.0f}"
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
-    trusted = {
-        "plotly": Markup(get_plotlyjs()),
-        "style": Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-        "script": Markup((ASSETS / "report.js").read_text(encoding="utf-8")),
-    }
-    return environment.get_template(template).render(**trusted, **values)
+from emscope.report.rendering import render
+from emscope.report.section import cell, is_plot
+from emscope.report.sections import sections_of
 
 
 @dataclass(frozen=True)
@@ -97,6 +80,9 @@ def write_report(run: RunProducts) -> None:
         "judge": run.judge,
         "stages": run.stages,
         "plots": _plots(run, judged),
+        "sections": sections_of(run.folder),
+        "is_plot": is_plot,
+        "cell": cell,
     }
     write_text(run.folder / "report.html", render("report.html.j2", **values))
 

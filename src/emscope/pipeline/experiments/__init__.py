@@ -1,0 +1,1 @@
+"""Experiments on a finished run: each one stage, one JSON file, one section of the report."""

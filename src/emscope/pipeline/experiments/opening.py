@@ -1,0 +1,41 @@
+"""What every experiment on a run begins and ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from emscope.errors import UserError
+from emscope.files import write_json
+from emscope.pipeline.config import load_config
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
+from emscope.report.page import write_report
+from emscope.report.sections import experiment_file
+
+
+def open_run(folder: Path) -> Lab:
+    """Return the lab of a finished run.
+
+    Raises:
+        UserError: there is no finished run in the folder.
+    """
+    if not (folder / "summary.json").is_file():
+        raise UserError(f"{folder} holds no finished run: `emscope run --out {folder}` makes one.")
+    config = load_config(folder / "config.yaml")
+    return Lab(config, RunFolder(folder, config))
+
+
+def experiment_stage(
+    lab: Lab, name: str, settings: Any, inputs: Sequence[Path], find: Callable[[], dict[str, Any]],
+    others: Sequence[Path] = (),
+) -> None:  # fmt: skip
+    """Do an experiment unless it is up to date: `find` returns its figures; `others` are further files it writes.
+
+    `settings` is the experiment's dataclass of settings. The run's report is written again with its section.
+    """
+    out = experiment_file(lab.folder.folder, name)
+    lab.folder.stage(name, asdict(settings), inputs, [out, *others], lambda: write_json(out, find()))
+    write_report(lab.products())
