@@ -84,10 +84,10 @@ def choose(trials: Sequence[Trial], floor: float, target: float = 100.0) -> Cand
     """Return the most coherent candidate that is good enough, as far as the development questions can tell.
 
     Good enough is: mean alignment within one standard error of the best, or of `target` (the base's) where the best is
-    beyond it; the best of those whose coherence reaches `floor`, or may reach it within one standard error (the
-    one-standard-error rule, Breiman et al. 1984). If none is that coherent, the most coherent one is chosen.
+    beyond it; the best of those whose coherence reaches `floor` (the one-standard-error rule, Breiman et al. 1984). If
+    none is that coherent, the most coherent one is chosen.
     """
-    whole = [trial for trial in trials if trial.coherent + trial.coherent_error >= floor]
+    whole = [trial for trial in trials if trial.coherent >= floor]
     whole = whole or [max(trials, key=lambda trial: trial.coherent)]
     best = max(whole, key=lambda trial: trial.aligned)
     near = [trial for trial in whole if trial.aligned >= min(best.aligned, target) - best.aligned_error]
