@@ -117,9 +117,9 @@ def histograms(scores: Mapping[str, Sequence[float]], label: str) -> go.Figure:
     return figure
 
 
-def strength_curve(points: Sequence[tuple[float, float, float]]) -> go.Figure:
-    """Alignment and coherence on development questions against the strength of centred ablation."""
-    figure = _figure("strength of centred ablation", "score (0-100)")
+def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> go.Figure:
+    """Alignment and coherence on development questions against the strength; at 0, those of test questions."""
+    figure = _figure(f"strength ({mode})", "score (0-100)")
     strengths = [point[0] for point in points]
     for index, name, shade in ((1, "alignment", "#b279a2"), (2, "coherence", "#f58518")):
         figure.add_scatter(name=name, x=strengths, y=[point[index] for point in points], mode="lines+markers",

@@ -119,7 +119,7 @@ def _plots(run: RunProducts, judged: dict[str, list[JudgedResponse]]) -> dict[st
         "histogram": figures.histograms(
             best["scores"], f"score at block {best['best_block']} (within-class deviations)"
         ),
-        "strength": figures.strength_curve(_strengths(ablation)),
+        "strength": figures.strength_curve(_strengths(ablation), ablation["chosen"]["mode"]),
     }
     return {name: Markup(figures.as_html(figure)) for name, figure in made.items()}
 
@@ -134,12 +134,11 @@ def _scores(judged: dict[str, list[JudgedResponse]], run: RunProducts, key: str)
 
 
 def _strengths(ablation: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """Return (strength, alignment, coherence) of the centred trials in the widest range of blocks, from 0 up."""
-    centred = [trial for trial in ablation["trials"] if trial["candidate"]["mode"] == "centred"]
-    widest = max((len(trial["candidate"]["blocks"]) for trial in centred), default=0)
+    """Return (strength, alignment, coherence) of the trials like the chosen one but for strength, 0 first."""
+    chosen = {**ablation["chosen"], "strength": None}
     points = [
         (trial["candidate"]["strength"], trial["aligned"], trial["coherent"])
-        for trial in centred
-        if len(trial["candidate"]["blocks"]) == widest
+        for trial in ablation["trials"]
+        if {**trial["candidate"], "strength": None} == chosen
     ]
     return [(0.0, ablation["before"]["aligned"], ablation["before"]["coherent"]), *sorted(points)]
