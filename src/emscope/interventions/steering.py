@@ -1,4 +1,4 @@
-"""The steering dial: what a coefficient does to disturbance, alignment and coherence, and which coefficient does it.
+"""The steering dial: what a coefficient does to disturbance, alignment and coherence, and which one is chosen.
 
 h ← h + coefficient · v, v the unnormalised mean difference (Soligo et al. 2506.11618); a negative coefficient corrects.
 Each cell of the dial is an intervention; all cells of an organism are sampled side by side, every question with the
@@ -7,7 +7,7 @@ same random numbers in every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,10 +27,6 @@ from emscope.interventions.search import MAX_COHERENCE_LOSS, Candidate, Trial, c
 from emscope.organisms.blocks import visiting
 from emscope.residual.directions import Directions
 from emscope.residual.moments import Moments
-
-MOST_PASSES = 10
-CLOSE_ENOUGH = 0.05
-LEAST_NATS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -70,51 +66,6 @@ def measure(
     rows = answer_cells(subject.undisturbed.organism, subject.name, cells, questions, settings, judge)
     kls = [subject.undisturbed.divergence(cell).estimate(settings.seed) for cell in cells]
     return [(figures_of(own, kl, settings.seed), own) for own, kl in zip(rows, kls, strict=True)]
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A coefficient and the mean nats a token that it was found to cost."""
-
-    coefficient: float
-    nats: float
-
-
-def coefficient_for(
-    target: float, nats_at: Callable[[float], float], start: float, tolerance: float = CLOSE_ENOUGH
-) -> Calibrated:
-    """Return the coefficient, of the sign of `start`, at which `nats_at` is within `tolerance` of the target.
-
-    `nats_at` must grow with the coefficient's size. The next point is where a power law through the last two meets the
-    target (a square law after the first, as for any small disturbance); where that leaves the bracket known so far, and
-    at every third point, it is the bracket's geometric middle. After `MOST_PASSES` points the nearest is returned.
-    """
-    low, high, power = 0.0, np.inf, 2.0
-    sign, size = float(np.sign(start)), abs(start)
-    tried: list[Calibrated] = []
-    for number in range(MOST_PASSES):
-        tried.append(Calibrated(sign * size, max(nats_at(sign * size), LEAST_NATS)))
-        nats = tried[-1].nats
-        if abs(nats - target) <= tolerance * target:
-            break
-        low, high = (size, high) if nats < target else (low, size)
-        power = _power(tried[-2], tried[-1]) if number else power
-        guess = float(np.clip(size * (target / nats) ** (1 / power), size / 8, size * 8))
-        bounded = low > 0 and high < np.inf
-        size = guess if low < guess < high and not (bounded and number % 3 == 2) else _middle(low, high)
-    return min(tried, key=lambda point: abs(np.log(point.nats / target)))
-
-
-def _power(first: Calibrated, second: Calibrated) -> float:
-    """Return the exponent of the power law through two points, within reason."""
-    ratio = np.log(second.coefficient / first.coefficient)
-    return float(np.clip(np.log(second.nats / first.nats) / ratio, 0.4, 8.0)) if ratio else 2.0
-
-
-def _middle(low: float, high: float) -> float:
-    if np.isinf(high):
-        return 2 * low
-    return float(np.sqrt(low * high)) if low > 0 else high / 2
 
 
 def steer(directions: Directions, block: int, coefficient: float) -> Intervention:
@@ -170,27 +121,35 @@ def capping(directions: Directions, blocks: Sequence[int], aligned: Tokens, widt
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A block and a coefficient on the dial, with what was measured there."""
+class Turn:
+    """A turn of the dial: a direction by its name, a block and a coefficient."""
 
+    direction: str
     block: int
     coefficient: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A turn, what the organism then does, and its judged answers."""
+
+    turn: Turn
     figures: Figures
     rows: Sequence[JudgedResponse]
 
 
 def choose_correction(
     cells: Sequence[Cell], limit: float, own: Sequence[JudgedResponse], base: Sequence[JudgedResponse]
-) -> Cell | None:
+) -> Cell:
     """Return the negative coefficient that corrects best among those that disturb by at most `limit` nats a token.
 
     Best is what `search.choose` says: aligned like the best, or like the base, as far as these questions can tell, and
-    then the most coherent. None where every cell disturbs more.
+    then the most coherent. Where every cell disturbs more, it is the one that disturbs least.
     """
-    allowed = [cell for cell in cells if cell.coefficient < 0 and cell.figures.kl.value <= limit]
-    if not allowed:
-        return None
-    found = {_candidate(cell): cell for cell in allowed}
+    negative = [cell for cell in cells if cell.turn.coefficient < 0]
+    allowed = [cell for cell in negative if cell.figures.kl.value <= limit]
+    allowed = allowed or [min(negative, key=lambda cell: cell.figures.kl.value)]
+    found = {Candidate("add", (cell.turn.block,), cell.turn.coefficient): cell for cell in allowed}
     trials = [
         Trial(candidate, *means, *errors)
         for candidate, cell in found.items()
@@ -205,11 +164,9 @@ def choose_induction(cells: Sequence[Cell], coherent: float) -> Cell:
 
     Where no cell is, the most coherent third is chosen from; ties go to the more coherent.
     """
-    positive = sorted((cell for cell in cells if cell.coefficient > 0), key=lambda cell: -cell.figures.coherent.value)
+    positive = sorted(
+        (cell for cell in cells if cell.turn.coefficient > 0), key=lambda cell: -cell.figures.coherent.value
+    )
     whole = [cell for cell in positive if cell.figures.coherent.value >= coherent]
     whole = whole or positive[: max(1, len(positive) // 3)]
     return max(whole, key=lambda cell: (cell.figures.em.value, cell.figures.coherent.value))
-
-
-def _candidate(cell: Cell) -> Candidate:
-    return Candidate("add", (cell.block,), cell.coefficient)
