@@ -20,7 +20,7 @@ def dial(rows: Rows, unsteered: Mapping[str, Any], block: int, measure: str, lab
         mine = [row for row in rows if row["organism"] == name and row["block"] == block]
         points = sorted([*mine, {"coefficient": 0.0, **own}], key=lambda row: float(row["coefficient"]))
         figure.add_scatter(
-            name=name, x=[row["coefficient"] for row in points], y=[scale * row[measure]["value"] for row in points],
+            name=name, x=[row["coefficient"] for row in points], y=[scaled(row, measure, scale) for row in points],
             mode="lines+markers", line={"color": colour(name)}, error_y=intervals(points, measure, scale),
         )  # fmt: skip
     return figure
@@ -30,10 +30,8 @@ def grid(rows: Rows, organism: str, measure: str, label: str, scale: float) -> g
     """A measure of one organism by block and coefficient."""
     mine = [row for row in rows if row["organism"] == organism]
     blocks, sizes = (sorted({row[key] for row in mine}) for key in ("block", "coefficient"))
-    table = {(row["block"], row["coefficient"]): row[measure]["value"] for row in mine}
-    values = [
-        [None if table[block, size] is None else scale * table[block, size] for size in sizes] for block in blocks
-    ]
+    table = {(row["block"], row["coefficient"]): scaled(row, measure, scale) for row in mine}
+    values = [[table[block, size] for size in sizes] for block in blocks]
     figure = _figure("coefficient of v", "block", height=280)
     figure.add_heatmap(
         z=values, x=[f"{size:+g}" for size in sizes], y=[str(block) for block in blocks], colorscale="Viridis",
@@ -49,11 +47,17 @@ def at_equal_disturbance(rows: Rows, organism: str, measure: str, label: str, sc
     for name, shade in zip(dict.fromkeys(row["direction"] for row in mine), SHADES, strict=False):
         points = [row for row in mine if row["direction"] == name]
         figure.add_scatter(
-            name=name, x=[row["kl"]["value"] for row in points], y=[scale * row[measure]["value"] for row in points],
+            name=name, x=[row["kl"]["value"] for row in points], y=[scaled(row, measure, scale) for row in points],
             mode="lines+markers", line={"color": shade}, error_y=intervals(points, measure, scale),
         )  # fmt: skip
     figure.add_vline(x=own, line_dash="dot", line_color="#888888")
     return figure.update_xaxes(type="log")
+
+
+def scaled(row: Mapping[str, Any], measure: str, scale: float) -> float | None:
+    """Return a figure in the plot's unit; None where it could not be computed."""
+    value = row[measure]["value"]
+    return None if value is None else float(scale * value)
 
 
 def intervals(points: Rows, measure: str, scale: float) -> dict[str, Any]:
