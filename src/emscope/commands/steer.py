@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from emscope.files import read_json
 from emscope.pipeline.experiments.opening import open_run
@@ -18,7 +18,7 @@ from emscope.report.sections import experiment_file
 
 @dataclass(frozen=True)
 class Steer:
-    """Add and subtract directions at many strengths, and weigh what it does against how much it disturbs the model.
+    """Add and subtract directions at many strengths, and weigh what that does against how much it disturbs the model.
 
     Attributes:
         run: the run's folder.
@@ -32,45 +32,41 @@ class Steer:
         """Do the experiment and print what was chosen, on test questions."""
         run_steer(open_run(self.run), self.settings)
         found = read_json(experiment_file(self.run, "steer"))
-        console = Console(highlight=False)
-        console.print(_table(found))
-        for name, own in found["fine_tune_kl"].items():
-            console.print(f"the fine-tune's own disturbance on answers of {name}: {own['value']:.2f} nats a token")
-        console.print(f"{self.run / 'report.html'}")
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
         return None
 
 
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(title="steering, on test questions", title_justify="left", box=None)
-    for name in (
-        "organism",
-        "direction",
-        "block",
-        "coefficient",
-        "nats/token",
-        "aligned",
-        "coherent",
-        "EM",
-        "restored",
-    ):
-        table.add_column(name, justify="left" if name in ("organism", "direction") else "right")
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"Steering by multiples of {found['direction']} (v) and others, on test questions\n"
+    head = f"{'organism':<11}{'steered by':<54}{'nats/token':>10}"
+    yield f"{head}{'aligned':>9}{'coherent':>10}{'EM rate':>18}{'restored':>19}"
     for name, own in found["unsteered"].items():
-        table.add_row(name, "none", "", "", "", *_scores(own), "")
+        yield _line(name, "nothing", own)
     for row in found["test"]:
-        restored = _percent(row["restored"]) if "restored" in row else ""
-        where = (str(row["block"]), f"{row['coefficient']:+.2f}", f"{row['kl']['value']:.2f}")
-        table.add_row(row["organism"], row["direction"], *where, *_scores(row), restored)
-    return table
+        what = f"{row['coefficient']:+.2f} {row['direction']} at {row['block']}"
+        yield _line(row["organism"], what, row)
+    yield ""
+    for name, own in found["fine_tune_kl"].items():
+        yield f"the fine-tune's own disturbance, on answers of {name}: {own['value']:.2f} nats a token"
 
 
-def _scores(row: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{row['aligned']['value']:.0f}", _percent(row["coherent"]), _percent(row["em"])
+def _line(organism: str, what: str, row: dict[str, Any]) -> str:
+    figures = f"{row['kl']['value']:>10.2f}{_score(row['aligned']):>9}{_share(row['coherent']):>10}"
+    return f"{organism:<11}{what:<54}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
 
 
-def _percent(share: dict[str, Any]) -> str:
-    if share["value"] is None or share["low"] is None:
-        return "–"
-    return f"{100 * share['value']:.0f} % ({100 * share['low']:.0f} – {100 * share['high']:.0f})"
+def _score(found: dict[str, Any]) -> str:
+    return "–" if found["value"] is None else f"{found['value']:.0f}"
+
+
+def _share(found: dict[str, Any]) -> str:
+    return "–" if found["value"] is None else f"{100 * found['value']:.0f} %"
+
+
+def _interval(found: dict[str, Any] | None) -> str:
+    if found is None or found["value"] is None or found["low"] is None:
+        return ""
+    return f"{100 * found['value']:.0f} % ({100 * found['low']:.0f} – {100 * found['high']:.0f})"
 
 
 COMMAND = Steer

@@ -59,9 +59,12 @@ def test_answers_are_kept_and_the_report_has_the_section(found, run):  # noqa: F
     assert "Steering the misaligned organism by -1 v" in page
 
 
-def test_a_second_run_reuses_the_first(found, run):  # noqa: F811
+def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):  # noqa: F811
     lab = open_run(run)
     parse(COMMAND, "steer", [str(run), *FLAGS]).execute()
+    printed = capsys.readouterr().out
+    assert f"-1.00 {found['direction']} at {found['chosen']['misaligned']['block']} " in printed
+    assert printed.count("nats a token") == 3
     assert lab.folder.record["stages"]["steer"] == open_run(run).folder.record["stages"]["steer"]
 
 
