@@ -7,7 +7,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.errors import UserError
-from emscope.interventions.operators import MODES, Intervention, applied
+from emscope.interventions.operators import MODES, Intervention, applied, applied_by_row
 from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import find_blocks, visiting
 from emscope.organisms.cache import cache_argument
@@ -125,6 +125,70 @@ def test_subtract_takes_the_whole_vector_off(organism, batch):
     torch.testing.assert_close(moved, torch.from_numpy(2 * directions.vectors[1]), atol=1e-4, rtol=1e-4)
 
 
+def test_adding_is_subtracting_the_other_way(organism, batch):
+    directions = make_directions()
+    added = logits(organism, Intervention(directions, "add", (1, 2), -0.8), batch.ids, batch.mask)
+    taken = logits(organism, Intervention(directions, "subtract", (1, 2), 0.8), batch.ids, batch.mask)
+    assert torch.equal(added, taken)
+
+
+def test_a_cap_of_no_width_is_centred_ablation_and_a_boundless_one_does_nothing(organism, batch):
+    directions = make_directions()
+    capped = logits(organism, Intervention(directions, "cap", BLOCKS, width=0.0), batch.ids, batch.mask)
+    assert torch.equal(capped, logits(organism, Intervention(directions, "centred", BLOCKS), batch.ids, batch.mask))
+    free = logits(organism, Intervention(directions, "cap", BLOCKS, width=1e6), batch.ids, batch.mask)
+    assert torch.equal(free, logits(organism, None, batch.ids, batch.mask))
+
+
+def test_a_cap_moves_only_what_is_outside_and_only_to_the_edge(organism, batch):
+    directions, seen = make_directions(), {}
+    for name, intervention in (("plain", None), ("capped", Intervention(directions, "cap", (1,), width=0.3))):
+        with (
+            torch.no_grad(),
+            applied(organism, intervention),
+            visiting(organism.model, [1], lambda block, hidden, name=name: seen.update({name: hidden.clone()})),
+        ):
+            organism.model(input_ids=batch.ids, attention_mask=batch.mask)
+    unit = torch.from_numpy(directions.units[1])
+    middle = float(directions.negative_mean[1] @ directions.units[1])
+    before, after = seen["plain"] @ unit, seen["capped"] @ unit
+    torch.testing.assert_close(after, before.clamp(middle - 0.3, middle + 0.3), atol=1e-4, rtol=0)
+    inside = (before - middle).abs() < 0.3
+    assert 0 < inside.sum() < inside.numel()
+    assert torch.equal(seen["plain"][inside], seen["capped"][inside])
+    moved = seen["capped"] - seen["plain"]
+    torch.testing.assert_close(moved, (moved @ unit)[..., None] * unit, atol=1e-4, rtol=0)
+
+
+def test_rows_under_their_own_interventions_are_what_each_gives_alone(organism, batch):
+    pre, post = make_directions("resid_pre"), make_directions()
+    cells = [
+        None, Intervention(post, "add", (1,), 0.7), Intervention(pre, "centred", (0, 2)),
+        Intervention(post, "add", (1,), 0), Intervention(post, "cap", (2,), width=0.3),
+    ]  # fmt: skip
+    rows = [4, 1, 0, 2, 3, 1]
+    ids, mask = batch.ids[[0, 1, 2, 0, 1, 2]], batch.mask[[0, 1, 2, 0, 1, 2]]
+    with torch.no_grad(), applied_by_row(organism, cells) as select:
+        select(rows)
+        found = organism.model(input_ids=ids, attention_mask=mask).logits
+        select(rows[:2])  # fewer rows, as when others have finished
+        fewer = organism.model(input_ids=ids[:2], attention_mask=mask[:2]).logits
+    for number, cell in enumerate(rows):
+        alone = logits(organism, cells[cell], ids, mask)[number]
+        torch.testing.assert_close(found[number], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fewer, found[:2], atol=1e-4, rtol=1e-4)
+    untouched = logits(organism, None, ids, mask)
+    assert torch.equal(found[[2, 4]], untouched[[2, 4]])
+
+
+def test_no_hook_of_a_row_stays_after_an_exception():
+    organism = make_organism()
+    cells = [Intervention(make_directions(site), "add", (1,)) for site in ("resid_pre", "resid_post")]
+    with pytest.raises(ZeroDivisionError), applied_by_row(organism, cells):
+        raise ZeroDivisionError
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in find_blocks(organism.model))
+
+
 def test_one_direction_everywhere_uses_each_blocks_own_mean(organism, batch):
     directions, seen = make_directions(), {}
     with (
@@ -167,3 +231,6 @@ def test_wrong_widths_modes_and_blocks_are_refused(organism):
         Intervention(directions, "delete", (0,))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no block 11"):
         Intervention(directions, "centred", (11,))
+    for wrong in ({"width": -1.0}, {"width": float("nan")}, {"source_block": 1}):
+        with pytest.raises(UserError, match="cap needs"):
+            Intervention(directions, "cap", (0,), **wrong)

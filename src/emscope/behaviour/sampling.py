@@ -8,7 +8,7 @@ product may round differently at another batch size, and a sampled answer may th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
 ROW_STEP = 16
+OnRows = Callable[[Sequence[int]], None]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Prompt:
 
 @dataclass
 class _Row:
-    """An answer in the making."""
+    """An answer in the making, and the number of its prompt."""
 
+    number: int
     prompt: list[int]
     uniforms: np.ndarray
     tokens: list[int]
@@ -55,11 +57,13 @@ def uniforms_for(seed: int, question_id: str, sample: int, n: int) -> np.ndarray
 
 
 def sample_responses(
-    organism: Organism, questions: Sequence[Question], settings: SamplingSettings, *, name: str = "sampling"
-) -> list[Response]:
+    organism: Organism, questions: Sequence[Question], settings: SamplingSettings, *, name: str = "sampling",
+    on_rows: OnRows | None = None,
+) -> list[Response]:  # fmt: skip
     """Return `settings.samples` answers to each question, in the order of the questions.
 
-    Call it inside an intervention's context to sample with the intervention active.
+    Call it inside an intervention's context to sample with the intervention active; `on_rows` is `sample_prompts`'s,
+    and counts the answers in the order in which they are returned.
     """
     encoded = [
         encode_prompt(organism.tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
@@ -67,7 +71,7 @@ def sample_responses(
     ]
     asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
     prompts = [Prompt(encoded[row], questions[row].id, sample) for row, sample in asked]
-    stops, answers = stop_tokens(organism), sample_prompts(organism, prompts, settings, name=name)
+    stops, answers = stop_tokens(organism), sample_prompts(organism, prompts, settings, name=name, on_rows=on_rows)
     return [
         response_of(organism.tokenizer, questions[row], sample, tokens, stops)
         for (row, sample), tokens in zip(asked, answers, strict=True)
@@ -75,22 +79,26 @@ def sample_responses(
 
 
 def sample_prompts(
-    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, *, name: str = "sampling"
-) -> list[list[int]]:
+    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, *, name: str = "sampling",
+    on_rows: OnRows | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Return the tokens that follow each prompt, in order, a stop token at the end included.
 
-    `settings.samples` and `settings.system` play no part: the prompts say it all.
+    `settings.samples` and `settings.system` play no part: the prompts say it all. `on_rows` is told, whenever that
+    changes, which prompt each batch row of the next forward passes belongs to, so that rows can be treated apart; what
+    the prompts share is then computed for each of them.
     """
     n = settings.max_new_tokens
-    rows = [_Row(prompt.ids, uniforms_for(settings.seed, prompt.name, prompt.sample, n), []) for prompt in prompts]
+    numbered = enumerate(prompts)
+    rows = [_Row(row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), []) for row, item in numbered]
     order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
-        prefix = SharedPrefix(organism, [row.prompt for row in rows])
+        prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
         prefix.run()
         for start in range(0, len(order), settings.batch_size):
             batch = [rows[row] for row in order[start : start + settings.batch_size]]
-            for finished in _decode(organism, batch, prefix, stops, settings):
+            for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
                 advance(finished)
     return [row.tokens for row in rows]
 
@@ -117,8 +125,9 @@ def answer_text(tokenizer: Any, tokens: list[int], stops: set[int]) -> tuple[str
 
 
 def _decode(
-    organism: Organism, rows: list[_Row], prefix: SharedPrefix, stops: set[int], settings: SamplingSettings
-) -> Iterator[int]:
+    organism: Organism, rows: list[_Row], prefix: SharedPrefix, stops: set[int], settings: SamplingSettings,
+    on_rows: OnRows,
+) -> Iterator[int]:  # fmt: skip
     """Sample one batch to its end, yielding how many answers finished at each step."""
     shared = prefix.length
     device, config = organism.device, organism.model.config
@@ -129,6 +138,7 @@ def _decode(
     mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     active, body = list(rows), decoder_body(organism.model)
+    on_rows([row.number for row in active])
     for step in range(settings.max_new_tokens):
         arguments = cache_argument(body, cache)
         hidden = body(
@@ -151,6 +161,7 @@ def _decode(
             keep_rows(cache, kept)
             ids, positions, mask = ids[kept], positions[kept], mask[kept]
             active = [active[number] for number in kept.tolist()]
+            on_rows([row.number for row in active])
     yield len(rows)
 
 

@@ -49,10 +49,12 @@ class AblationFlags:
 
     Attributes:
         directions: a file made by `emscope directions`; none means no ablation.
-        mode: centred (back to where the aligned model is), project-out (the homework's) or subtract.
+        mode: centred (back to where the aligned model is), project-out (the homework's), subtract, add (steers; a
+            negative strength corrects) or cap (moves only what lies outside the aligned range).
         at: blocks where it acts; none given means the last two thirds.
         strength: 1 removes the whole.
         source_block: use this block's direction everywhere.
+        width: half the range that cap leaves alone, in deviations of the direction's pooled activations.
     """
 
     directions: Path | None = None
@@ -60,6 +62,7 @@ class AblationFlags:
     at: tuple[int, ...] = ()
     strength: float = 1.0
     source_block: int | None = None
+    width: float = 2.0
 
     def intervention(self) -> Intervention | None:
         """Return the intervention, or None without directions."""
@@ -71,7 +74,7 @@ class AblationFlags:
         directions = Directions.load(self.directions)
         blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
         mode: Mode = self.mode  # type: ignore[assignment]  # Intervention refuses others
-        return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block)
+        return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block, self.width)
 
 
 def read_questions(names: Sequence[str]) -> list[Question]:

@@ -12,7 +12,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, with_judgements
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.operators import Intervention, applied, applied_by_row
 from emscope.organisms.models import Organism
 
 
@@ -38,6 +38,25 @@ def answer_and_judge(
         responses = sample_responses(organism, questions, settings, name=name)
     scores = judge.judge([item.question for item in responses], [item.response for item in responses])
     return with_judgements(name, responses, scores, judge.id)
+
+
+def answer_cells(
+    organism: Organism, name: str, cells: Sequence[Intervention | None], questions: Sequence[Question],
+    settings: SamplingSettings, judge: Judge,
+) -> list[list[JudgedResponse]]:  # fmt: skip
+    """Return the judged answers under each intervention, all sampled side by side.
+
+    A decoding step of a small model costs nearly the same for 32 rows as for 192, so a grid of many cells with few
+    questions each is sampled in a fraction of the time that one cell after the other would take.
+    """
+    n = len(questions) * settings.samples
+    under = [cell for cell in cells for _ in range(n)]
+    with applied_by_row(organism, under) as select:
+        asked = [question for _ in cells for question in questions]
+        responses = sample_responses(organism, asked, settings, name=name, on_rows=select)
+    scores = judge.judge([item.question for item in responses], [item.response for item in responses])
+    rows = with_judgements(name, responses, scores, judge.id)
+    return [rows[start : start + n] for start in range(0, len(rows), n)]
 
 
 def mean_of(rows: Sequence[JudgedResponse], score: str) -> float:

@@ -1,13 +1,13 @@
-"""What is done to the residual stream: ablate or steer along directions, as context managers.
+"""What is done to the residual stream: ablate, steer or cap along directions, as context managers.
 
 An intervention acts on every position of prefill and of every decoding step, at the hook point where its directions
-were found. At strength 0 no hook is placed, so results are bit-identical.
+were found. At strength 0 nothing is touched, so results are bit-identical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,9 @@ from emscope.organisms.models import Organism
 from emscope.residual.capture import organism_width
 from emscope.residual.directions import Directions
 
-Mode = Literal["centred", "project-out", "subtract"]
-MODES: tuple[Mode, ...] = ("centred", "project-out", "subtract")
+Mode = Literal["centred", "project-out", "subtract", "add", "cap"]
+MODES: tuple[Mode, ...] = ("centred", "project-out", "subtract", "add", "cap")
+SITES: tuple[Site, ...] = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,17 @@ class Intervention:
     """A change of the residual stream.
 
     `centred`: h ← h − strength · ((h − μ)·d̂) d̂ with μ the aligned mean; `project-out`: the same with μ = 0 (the
-    homework's); `subtract`: h ← h − strength · v with v as long as the mean difference.
+    homework's); `subtract`: h ← h − strength · v with v as long as the mean difference; `add`: h ← h + strength · v,
+    where a negative strength corrects; `cap`: the projection on d̂ moves to the nearest end of the aligned range, the
+    aligned mean ± width · deviation, by the share `strength` of the way, and stays where it is inside the range.
 
     Attributes:
         directions: one direction a block.
         mode: what is done.
         blocks: where it is done.
-        strength: 0 changes nothing; 1 removes (or subtracts) the whole.
+        strength: 0 changes nothing; 1 removes (or subtracts, or adds) the whole.
         source_block: use this block's direction everywhere; None uses each block's own.
+        width: half the range that `cap` leaves alone, in the directions' deviations.
     """
 
     directions: Directions
@@ -45,6 +49,7 @@ class Intervention:
     blocks: tuple[int, ...]
     strength: float = 1.0
     source_block: int | None = None
+    width: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse modes and blocks that do not exist."""
@@ -54,6 +59,13 @@ class Intervention:
         missing = sorted(wanted - {*self.directions.blocks})
         if missing:
             raise UserError(f"The directions have no block {missing[0]}; they have {list(self.directions.blocks)}.")
+        if self.mode == "cap" and (self.source_block is not None or not self.width >= 0):
+            raise UserError("A cap needs a width of 0 or more and each block's own direction: leave source_block out.")
+
+    @property
+    def site(self) -> Site:
+        """Where in the block it acts: where its directions were found."""
+        return "resid_pre" if self.directions.construction.site == "resid_pre" else "resid_post"
 
     def describe(self) -> str:
         """Return the intervention in a few words."""
@@ -69,36 +81,86 @@ def applied(organism: Organism, intervention: Intervention | None) -> Iterator[N
     Raises:
         UserError: directions of another width, or a block that the model does not have.
     """
-    if intervention is None or intervention.strength == 0:
+    table = _operators(organism, intervention)
+    if intervention is None or not table:
         yield
         return
+    with visiting(organism.model, table, lambda block, hidden: table[block](hidden), intervention.site):
+        yield
+
+
+@contextmanager
+def applied_by_row(
+    organism: Organism, interventions: Sequence[Intervention | None]
+) -> Iterator[Callable[[Sequence[int]], None]]:
+    """Have each row of a batch under an intervention of its own, so that many settings are sampled side by side.
+
+    Yields `select(rows)`: call it before a forward pass with the number, in `interventions`, that each of its batch
+    rows stands for. It is what `sample_responses` takes as `on_rows`.
+
+    Raises:
+        UserError: directions of another width, or a block that the model does not have.
+    """
+    names = {id(item): item for item in interventions}
+    tables = {name: _operators(organism, item) for name, item in names.items()}
+    groups: list[tuple[int, Tensor]] = []
+
+    def select(rows: Sequence[int]) -> None:
+        own = np.array([id(interventions[row]) for row in rows])
+        found = [(name, np.flatnonzero(own == name)) for name in names]
+        groups[:] = [(name, torch.from_numpy(mine).to(organism.device)) for name, mine in found if len(mine)]
+
+    def visit_at(site: Site) -> Callable[[int, Tensor], Tensor]:
+        def visit(block: int, hidden: Tensor) -> Tensor:
+            changed = hidden.clone()
+            for name, rows in groups:
+                item = names[name]
+                if block in tables[name] and item is not None and item.site == site:
+                    changed[rows] = tables[name][block](hidden[rows])
+            return changed
+
+        return visit
+
+    with ExitStack() as stack:
+        for site in SITES:
+            touched = {block for name, item in names.items() if item and item.site == site for block in tables[name]}
+            if touched:
+                stack.enter_context(visiting(organism.model, touched, visit_at(site), site))
+        yield select
+
+
+def _operators(organism: Organism, intervention: Intervention | None) -> dict[int, _Operator]:
+    """Return what is done at each block; nothing for no intervention, or one of strength 0."""
+    if intervention is None or intervention.strength == 0:
+        return {}
     n_blocks = len(find_blocks(organism.model))
     intervention.directions.check_width(organism_width(organism), n_blocks)
     blocks = check_blocks(intervention.blocks, n_blocks)
-    table = {block: _Operator(intervention, block, organism.device) for block in blocks}
-    site: Site = "resid_pre" if intervention.directions.construction.site == "resid_pre" else "resid_post"
-    with visiting(organism.model, blocks, lambda block, hidden: table[block](hidden), site):
-        yield
+    return {block: _Operator(intervention, block, organism.device) for block in blocks}
 
 
 class _Operator:
-    """The change at one block, computed in float32."""
+    """The change at one block, computed in float32: a shift, or the projection moved towards a range."""
 
     def __init__(self, intervention: Intervention, block: int, device: torch.device) -> None:
-        directions = intervention.directions
+        directions, mode = intervention.directions, intervention.mode
         row = directions.blocks.index(intervention.source_block if intervention.source_block is not None else block)
         own = directions.blocks.index(block) if block in directions.blocks else row
-        unit = directions.units[row]
-        aligned = float(directions.negative_mean[own] @ unit) if intervention.mode == "centred" else 0.0
-        self.mode, self.strength, self.target = intervention.mode, intervention.strength, aligned
+        unit, self.strength = directions.units[row], intervention.strength
+        target = 0.0 if mode == "project-out" else float(directions.negative_mean[own] @ unit)
+        half = intervention.width * float(directions.deviation[own]) if mode == "cap" else 0.0
+        self.low, self.high = target - half, target + half
         self.unit = _tensor(unit, device)
-        self.vector = _tensor(directions.vectors[row], device)
+        self.shift: Tensor | None = None
+        if mode in ("add", "subtract"):
+            self.shift = (1 if mode == "add" else -1) * self.strength * _tensor(directions.vectors[row], device)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if self.mode == "subtract":
-            return (hidden.float() - self.strength * self.vector).to(hidden.dtype)
         wide = hidden.float()
-        excess = wide @ self.unit - self.target
+        if self.shift is not None:
+            return (wide + self.shift).to(hidden.dtype)
+        projection = wide @ self.unit
+        excess = projection - projection.clamp(self.low, self.high)
         return (wide - self.strength * excess[..., None] * self.unit).to(hidden.dtype)
 
 

@@ -1,0 +1,72 @@
+"""`emscope steer`: the steering dial on a finished run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from emscope.files import read_json
+from emscope.pipeline.experiments.opening import open_run
+from emscope.pipeline.experiments.steer import SteerSettings, run_steer
+from emscope.report.sections import experiment_file
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Add and subtract directions at many strengths, and weigh what that does against how much it disturbs the model.
+
+    Attributes:
+        run: the run's folder.
+        settings: blocks, coefficients and numbers of questions.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    settings: SteerSettings = field(default_factory=SteerSettings)
+
+    def execute(self) -> int | None:
+        """Do the experiment and print what was chosen, on test questions."""
+        run_steer(open_run(self.run), self.settings)
+        found = read_json(experiment_file(self.run, "steer"))
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
+        return None
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"Steering by multiples of {found['direction']} (v) and others, on test questions\n"
+    head = f"{'organism':<11}{'steered by':<54}{'nats/token':>10}"
+    yield f"{head}{'aligned':>9}{'coherent':>10}{'EM rate':>18}{'restored':>19}"
+    for name, own in found["unsteered"].items():
+        yield _line(name, "nothing", own)
+    for row in found["test"]:
+        what = f"{row['coefficient']:+.2f} {row['direction']} at {row['block']}"
+        yield _line(row["organism"], what, row)
+    yield ""
+    for name, own in found["fine_tune_kl"].items():
+        yield f"the fine-tune's own disturbance, on answers of {name}: {own['value']:.2f} nats a token"
+
+
+def _line(organism: str, what: str, row: dict[str, Any]) -> str:
+    figures = f"{row['kl']['value']:>10.2f}{_score(row['aligned']):>9}{_share(row['coherent']):>10}"
+    return f"{organism:<11}{what:<54}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
+
+
+def _score(found: dict[str, Any]) -> str:
+    return "–" if found["value"] is None else f"{found['value']:.0f}"
+
+
+def _share(found: dict[str, Any]) -> str:
+    return "–" if found["value"] is None else f"{100 * found['value']:.0f} %"
+
+
+def _interval(found: dict[str, Any] | None) -> str:
+    if found is None or found["value"] is None or found["low"] is None:
+        return ""
+    return f"{100 * found['value']:.0f} % ({100 * found['low']:.0f} – {100 * found['high']:.0f})"
+
+
+COMMAND = Steer

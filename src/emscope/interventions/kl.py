@@ -1,0 +1,127 @@
+"""How far an intervention moves a model: the KL divergence of its next-token distributions, in nats a token.
+
+The same answers are put to both models (teacher forcing), so one pass measures every token. Strengths at different
+blocks, of different directions or on different models are comparable at equal divergence, not at equal length of the
+vector. Final hidden states are kept, never distributions: logits exist for a few hundred tokens at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope.behaviour.statistics import Estimate, bootstrap_questions
+from emscope.errors import UserError
+from emscope.interventions.operators import Intervention, applied
+from emscope.organisms.batching import PaddedBatch, token_budget_batches
+from emscope.organisms.blocks import head_logits
+from emscope.organisms.chat import EncodedChat
+from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
+
+LOGITS_AT_A_TIME = 1 << 23  # 32 MB in float32
+
+
+class ForcedText:
+    """Answers that models are made to read, batched once for every pass over them.
+
+    `where` holds, while a batch is in a model, the batch rows and the positions in them whose next token belongs to an
+    answer; hooks may use it. It is None while the prefix that all chats share is computed.
+    """
+
+    def __init__(self, chats: Sequence[EncodedChat], groups: Sequence[str], token_budget: int = 4096) -> None:
+        """Take tokenised chats and the question of each.
+
+        Raises:
+            UserError: no chats, or one without an answer.
+        """
+        if not chats or any(not len(chat.answer_positions) for chat in chats):
+            raise UserError("A KL divergence needs answers to measure it on, and found none.")
+        self.chats, self.groups = list(chats), tuple(groups)
+        self.token_budget = token_budget
+        self.where: tuple[Tensor, Tensor] | None = None
+
+    def states(self, organism: Organism) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield, batch by batch, the chat of each predicted token and the final hidden states [n_tokens, d_model]."""
+        beginnings = [chat.ids[: chat.answer_positions[0]] for chat in self.chats]  # predictors stay out of the prefix
+        prefix = SharedPrefix(organism, beginnings)
+        self.where = None
+        prefix.run()
+        tails = [chat.ids[prefix.length :] for chat in self.chats]
+        for batch in token_budget_batches([len(tail) for tail in tails], self.token_budget):
+            predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch]
+            sizes = [len(positions) for positions in predictors]
+            rows = torch.from_numpy(np.repeat(np.arange(len(batch)), sizes)).to(organism.device)
+            self.where = rows, torch.from_numpy(np.concatenate(predictors)).to(organism.device)
+            padded = PaddedBatch.of([tails[row] for row in batch], organism.tokenizer.pad_token_id or 0)
+            yield np.repeat(batch, sizes).tolist(), prefix.forward(padded)[self.where]
+        self.where = None
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A divergence on some answers: nats summed over each answer's tokens, and how many tokens these are.
+
+    Attributes:
+        nats: float64 [n_answers].
+        tokens: int64 [n_answers].
+        groups: the question of each answer.
+    """
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    groups: tuple[str, ...]
+
+    @property
+    def per_token(self) -> float:
+        """Mean over tokens, in nats."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    def estimate(self, seed: int = 0) -> Estimate:
+        """Return the mean over tokens with its interval from resampling questions; `n` counts answers."""
+        low, high = bootstrap_questions(
+            self.groups, lambda weights: np.asarray((weights @ self.nats) / (weights @ self.tokens)), seed
+        )
+        return Estimate(self.per_token, low, high, len(self.nats))
+
+
+class Undisturbed:
+    """A model without interventions, read once on answers of its own: what every divergence is measured from."""
+
+    def __init__(self, organism: Organism, text: ForcedText) -> None:
+        self.organism, self.text = organism, text
+        with torch.inference_mode():
+            self._states = [states for _, states in text.states(organism)]
+
+    def divergence(self, intervention: Intervention | None = None, other: Organism | None = None) -> Disturbance:
+        """Return KL(undisturbed ‖ disturbed) of the next token, at every answer token.
+
+        Disturbed is this model under the intervention, or `other`, a model with the same vocabulary, if it is given.
+        """
+        organism = other or self.organism
+        nats, tokens = np.zeros(len(self.text.chats)), np.zeros(len(self.text.chats), dtype=np.int64)
+        with torch.inference_mode(), applied(organism, intervention):
+            for own, (chats, states) in zip(self._states, self.text.states(organism), strict=True):
+                np.add.at(nats, chats, self._kl(own, organism, states))
+                np.add.at(tokens, chats, 1)
+        return Disturbance(nats, tokens, self.text.groups)
+
+    def _kl(self, own: Tensor, organism: Organism, states: Tensor) -> np.ndarray:
+        """Return nats by token [n_tokens], float64."""
+        step = max(1, LOGITS_AT_A_TIME // vocabulary_size(organism.model))
+        parts = []
+        for start in range(0, len(own), step):
+            ours = head_logits(self.organism.model, own[start : start + step]).log_softmax(dim=-1)
+            theirs = head_logits(organism.model, states[start : start + step]).log_softmax(dim=-1)
+            parts.append((ours.exp() * (ours - theirs)).sum(dim=-1).double().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def vocabulary_size(model: Any) -> int:
+    """Return how many logits the model's head gives."""
+    return int(model.get_output_embeddings().weight.shape[0])

@@ -1,0 +1,211 @@
+"""The steering dial on a finished run: how far each direction turns each organism, at what disturbance.
+
+A block and a coefficient are chosen on development questions; what is reported of them comes from test questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emscope.behaviour.questions import Question
+from emscope.behaviour.tables import write_table
+from emscope.errors import UserError
+from emscope.interventions.calibration import coefficient_for
+from emscope.interventions.steering import Cell, Turn, answer_tokens, capping, choose_correction, choose_induction
+from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.pipeline.experiments.opening import experiment_stage
+from emscope.pipeline.experiments.steering_bench import Bench, direction_names, spread
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
+from emscope.pipeline.training import adapter_files
+
+DEPTHS = (0.4, 0.5, 0.6, 0.7)
+
+
+@dataclass(frozen=True)
+class SteerSettings:
+    """What the dial is turned to, and on how many questions.
+
+    Attributes:
+        blocks: blocks that are steered; none given takes four between two fifths and seven tenths of the depth.
+        coefficients: multiples of the unnormalised vector on the dial; negative ones correct.
+        levels: disturbances at which directions are compared, as shares of the fine-tune's own.
+        cap_widths: half widths of the ranges that caps leave alone, in deviations of the aligned organism's tokens.
+        dial_questions: development questions asked in each cell of the dial.
+        curve_questions: test questions asked at each level and under each cap.
+        test_questions: test questions asked of what was chosen; 0 takes all.
+        kl_questions: questions whose answers measure a disturbance.
+    """
+
+    blocks: tuple[int, ...] = ()
+    coefficients: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
+    levels: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    cap_widths: tuple[float, ...] = (0.0, 1.0, 2.0)
+    dial_questions: int = 12
+    curve_questions: int = 24
+    test_questions: int = 0
+    kl_questions: int = 12
+
+    def __post_init__(self) -> None:
+        """Refuse settings that choose nothing."""
+        if not min(self.coefficients, default=0) < 0 < max(self.coefficients, default=0):
+            raise UserError(
+                "The dial needs coefficients on both sides of 0: negative ones correct, positive ones induce."
+            )
+        if min(self.levels, default=0) <= 0 or min(self.cap_widths, default=0) < 0:
+            raise UserError("Levels must be above 0, and widths of caps 0 or more.")
+        if min(self.dial_questions, self.curve_questions, self.kl_questions) < 2 or self.test_questions < 0:
+            raise UserError("Steering needs at least two questions for the dial, the curves and the disturbance.")
+
+
+def run_steer(lab: Lab, settings: SteerSettings) -> None:
+    """Turn the dial, choose, calibrate and report: experiments/steer.json and judgements/steer.parquet of the run.
+
+    Raises:
+        UserError: a block that the model does not have.
+    """
+    inputs = [
+        *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
+        *(file for name in lab.names for file in adapter_files(lab, name)),
+        *(lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(lab)),
+    ]
+    answers = lab.folder.path("judgements", "steer.parquet")
+
+    def find() -> dict[str, Any]:
+        n_blocks = len(find_blocks(lab.organism(BASE).model))
+        blocks = check_blocks(settings.blocks or {int(n_blocks * depth) for depth in DEPTHS}, n_blocks)
+        bench = Bench(lab, blocks, settings.kl_questions)
+        found = _figures(bench, settings, n_blocks)
+        write_table(answers, bench.kept)
+        return found
+
+    experiment_stage(lab, "steer", settings, inputs, find, [answers])
+
+
+def _figures(bench: Bench, settings: SteerSettings, n_blocks: int) -> dict[str, Any]:
+    lab = bench.lab
+    some, all_of = (spread(lab.test_questions, n) for n in (settings.curve_questions, settings.test_questions))
+    dial = _dial(bench, settings)
+    tuned_on = spread(lab.dev_questions, settings.dial_questions)
+    chosen = _choose(bench, dial, tuned_on)
+    found = {
+        "direction": bench.main,
+        "blocks": bench.blocks,
+        "directions": {name: [bench.length(name, block) for block in bench.blocks] for name in bench.directions},
+        "residual_norm": {name: list(norms.values()) for name, norms in bench.norms.items()},
+        "fine_tune_kl": {name: bench.fine_tune(bench.test, name).as_dict() for name in lab.names},
+        "unsteered": {name: bench.unsteered(name, all_of).as_dict() for name in lab.names},
+        "unsteered_dial": {name: bench.unsteered(name, tuned_on).as_dict() for name in lab.names},
+        "unsteered_curves": {name: bench.unsteered(name, some).as_dict() for name in lab.names},
+        "dial": [bench.plain(name, cell) for name, cells in dial.items() for cell in cells],
+        "chosen": {
+            name: {"block": cell.turn.block, "coefficient": cell.turn.coefficient, "kl": cell.figures.kl.value}
+            for name, cell in chosen.items()
+        },
+        "curves": [row for name in chosen for row in _curves(bench, settings, name, chosen[name], some)],
+        "caps": _caps(bench, settings, chosen[MISALIGNED].turn.block, n_blocks, some),
+        "test": [row for name in lab.names for row in _test(bench, name, chosen, all_of)],
+    }
+    return {**found, "bars": _bars(found)}
+
+
+def _dial(bench: Bench, settings: SteerSettings) -> dict[str, list[Cell]]:
+    """Measure every organism at every block and coefficient on development questions."""
+    turns = [Turn(bench.main, block, size) for block in bench.blocks for size in sorted(settings.coefficients) if size]
+    questions = spread(bench.lab.dev_questions, settings.dial_questions)
+    return {name: bench.turned(subject, turns, questions) for name, subject in bench.dev.items()}
+
+
+def _choose(bench: Bench, dial: Mapping[str, list[Cell]], questions: Sequence[Question]) -> dict[str, Cell]:
+    """Return the correction of the misaligned organism and the induction of the base."""
+    own, base = (bench.answers(name, questions) for name in (MISALIGNED, BASE))
+    limit = bench.fine_tune(bench.dev, MISALIGNED).value
+    return {
+        MISALIGNED: choose_correction(dial[MISALIGNED], limit, own, base),
+        BASE: choose_induction(dial[BASE], bench.unsteered(BASE, questions).coherent.value),
+    }
+
+
+def _at(bench: Bench, name: str, direction: str, near: Turn, nats: float) -> Turn:
+    """Return the turn of a direction that disturbs an organism by so many nats a token, at the block of `near`."""
+    start = near.coefficient * bench.length(near.direction, near.block) / bench.length(direction, near.block)
+    undisturbed = bench.dev[name].undisturbed
+    found = coefficient_for(
+        nats,
+        lambda size: undisturbed.divergence(bench.intervention(Turn(direction, near.block, size))).per_token,
+        start,
+    )
+    return Turn(direction, near.block, found.coefficient)
+
+
+def _curves(
+    bench: Bench, settings: SteerSettings, name: str, chosen: Cell, questions: Sequence[Question]
+) -> list[dict[str, Any]]:
+    """Compare all directions at the chosen block, each at the same disturbances."""
+    own = bench.fine_tune(bench.dev, name).value
+    turns: list[tuple[float, Turn]] = []
+    for direction in bench.directions:
+        near = chosen.turn
+        for level in sorted(settings.levels):
+            near = _at(bench, name, direction, near, level * own)
+            turns.append((level, near))
+    found = bench.turned(bench.test[name], [turn for _, turn in turns], questions)
+    return [
+        bench.plain(name, item, level=level, **_restored(bench, name, item, questions))
+        for (level, _), item in zip(turns, found, strict=True)
+    ]
+
+
+def _restored(bench: Bench, name: str, item: Cell, questions: Sequence[Question]) -> dict[str, Any]:
+    return {"restored": bench.restored(item.rows, questions)} if name == MISALIGNED else {}
+
+
+def _caps(
+    bench: Bench, settings: SteerSettings, block: int, n_blocks: int, questions: Sequence[Question]
+) -> list[dict[str, Any]]:
+    """Cap the misaligned organism's projections to the aligned one's range, at one block and at all later ones."""
+    late = tuple(range(n_blocks // 3, n_blocks))
+    directions = bench.directions[bench.main]
+    aligned = answer_tokens(bench.dev[CONTROL if CONTROL in bench.dev else BASE], directions, late)
+    places = [places for places in ((block,), late) if set(places) <= set(late)]
+    asked = [(blocks, width) for blocks in places for width in settings.cap_widths]
+    cells = [capping(directions, blocks, aligned, width) for blocks, width in asked]
+    found = bench.measured(bench.test[MISALIGNED], cells, questions)
+    return [
+        {"blocks": list(blocks), "width": width, **figures.as_dict(), "restored": bench.restored(rows, questions)}
+        for (blocks, width), (figures, rows) in zip(asked, found, strict=True)
+    ]
+
+
+def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Report what was chosen on test questions: on every organism, and beside other directions at equal disturbance."""
+    turns = [("correction", chosen[MISALIGNED].turn), ("induction", chosen[BASE].turn)]
+    if name in chosen:
+        own = chosen[name]
+        others = [direction for direction in bench.directions if direction != bench.main]
+        turns += [("compared", _at(bench, name, other, own.turn, own.figures.kl.value)) for other in others]
+    found = bench.turned(bench.test[name], [turn for _, turn in turns], questions)
+    return [
+        bench.plain(name, cell, role=role, **_restored(bench, name, cell, questions))
+        for (role, _), cell in zip(turns, found, strict=True)
+    ]
+
+
+def _bars(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the two headline comparisons.
+
+    `em_ratio_at_least` is the lower end of the steered base's EM rate over the upper end of the base's own: where the
+    base gave no EM response, a ratio of the rates themselves does not exist.
+    """
+    rows = {(row["organism"], row["role"]): row for row in found["test"]}
+    correction, induction = rows[MISALIGNED, "correction"], rows[BASE, "induction"]
+    base = found["unsteered"][BASE]
+    return {
+        "restored": correction["restored"]["value"],
+        "kl_over_fine_tune": correction["kl"]["value"] / found["fine_tune_kl"][MISALIGNED]["value"],
+        "em_ratio": induction["em"]["value"] / base["em"]["value"] if base["em"]["value"] > 0 else None,
+        "em_ratio_at_least": induction["em"]["low"] / base["em"]["high"],
+        "coherent": induction["coherent"]["value"],
+        "coherent_change": induction["coherent"]["value"] - base["coherent"]["value"],
+    }

@@ -1,0 +1,151 @@
+"""The steering dial on the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emscope.report import figures_steer as figures
+from emscope.report.section import Plot, Section, Table
+
+RESTORED_BAR, RATIO_BAR, COHERENT_BAR = 0.9, 10.0, 0.8
+CONTRAST = {"control": "misaligned − control", "model": "misaligned − base"}
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section from experiments/steer.json."""
+    rows = {(row["organism"], row["role"]): row for row in found["test"] if row["role"] != "compared"}
+    return Section(
+        "steer",
+        "The steering dial",
+        [
+            f"{_correction(found, rows['misaligned', 'correction'])} {_induction(found, rows['base', 'induction'])}",
+            _comparison(found),
+            "A coefficient multiplies the unnormalised difference in means v of answer tokens, added at every position "
+            "of one block. Disturbance is the mean KL divergence of the steered model's next-token distribution from "
+            "the unsteered one's, on the unsteered model's own answers; the fine-tune's own is that between the "
+            "organism and the base. Block and coefficient were chosen on development questions; tables and the curves "
+            "at equal disturbance are of test questions. Intervals resample questions.",
+        ],
+        [*_plots(found), _test_table(found), _cap_table(found)],
+    )
+
+
+def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
+    own, bars = found["fine_tune_kl"]["misaligned"], found["bars"]
+    restored = bars["restored"]
+    reached = restored is not None and restored >= RESTORED_BAR
+    within = bars["kl_over_fine_tune"] <= 1
+    verdict = {
+        (True, True): "nine tenths or more, at no more disturbance than the fine-tune's",
+        (True, False): "nine tenths or more, but at more disturbance than the fine-tune's",
+        (False, True): "at no more disturbance than the fine-tune's, but short of nine tenths",
+        (False, False): "short of nine tenths, and at more disturbance than the fine-tune's",
+    }[reached, within]
+    return (
+        f"Steering the misaligned organism by {row['coefficient']:+g} v at block {row['block']} restores "
+        f"{_share(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
+        f"{_share(row['coherent'])} of answers are coherent (unsteered: "
+        f"{_share(found['unsteered']['misaligned']['coherent'])})."
+    )
+
+
+def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
+    base, bars = found["unsteered"]["base"], found["bars"]
+    ratio, least = bars["em_ratio"], bars["em_ratio_at_least"]
+    times = (
+        f"{ratio:.1f} times the base's" if ratio is not None
+        else f"the base gave none, so the ratio is at least {least:.1f}, from the ends of the two intervals"
+    )  # fmt: skip
+    reached = (ratio if ratio is not None else least or 0) >= RATIO_BAR
+    coherent = (bars["coherent"] or 0) >= COHERENT_BAR
+    return (
+        f"Steering the base by {row['coefficient']:+g} v at block {row['block']} gives an EM rate of "
+        f"{_share(row['em'])} where the base has {_share(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
+        f"with {_share(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
+        f"steering: {_share(base['coherent'])})."
+    )
+
+
+def _comparison(found: dict[str, Any]) -> str:
+    parts = []
+    for organism, key, what in (("misaligned", "restored", "restored alignment"), ("base", "em", "EM rate")):
+        rows = [row for row in found["test"] if row["organism"] == organism]
+        role = "correction" if organism == "misaligned" else "induction"
+        chosen = [row for row in rows if row["role"] == role] + [row for row in rows if row["role"] == "compared"]
+        listed = "; ".join(f"{row['direction']} {_share(row[key])}" for row in chosen)
+        parts.append(f"{what} of the {organism} {'organism' if organism != 'base' else 'model'}: {listed}")
+    return f"At the same disturbance, at the same block, on test questions — {'. '.join(parts)}."
+
+
+def _plots(found: dict[str, Any]) -> list[Plot]:
+    dial, rest, block = found["dial"], found["unsteered_dial"], found["chosen"]["misaligned"]["block"]
+    per_cell = next(iter(rest.values()))["aligned"]["n"]
+    note = f"{per_cell} development questions a point; all blocks are in experiments/steer.json."
+    own = {name: found["fine_tune_kl"][name]["value"] for name in ("misaligned", "base")}
+    equal = "Dotted: the fine-tune's own disturbance."
+    return [
+        Plot("Alignment", figures.dial(dial, rest, block, "aligned", "mean alignment (0-100)", 1), note),
+        Plot("Coherence", figures.dial(dial, rest, block, "coherent", "coherent answers (%)", 100), note),
+        Plot("Disturbance", figures.dial(dial, rest, block, "kl", "nats a token", 1)),
+        Plot("Alignment of the misaligned organism", figures.grid(dial, "misaligned", "aligned", "alignment", 1)),
+        Plot("EM rate of the base", figures.grid(dial, "base", "em", "EM (%)", 100)),
+        Plot(
+            "Directions at equal disturbance: misaligned organism, away from the misaligned side",
+            figures.at_equal_disturbance(
+                found["curves"], "misaligned", "aligned", "mean alignment (0-100)", 1, own["misaligned"]
+            ),
+            equal,
+        ),
+        Plot(
+            "Directions at equal disturbance: base, towards the misaligned side",
+            figures.at_equal_disturbance(found["curves"], "base", "em", "EM rate (%)", 100, own["base"]),
+            equal,
+        ),
+    ]
+
+
+def _test_table(found: dict[str, Any]) -> Table:
+    rows = [
+        [row["organism"], row["direction"], row["block"], row["coefficient"], row["relative"], *_row(row)]
+        for row in found["test"]
+    ]
+    rest = [[name, "none", None, None, None, *_row(own)] for name, own in found["unsteered"].items()]
+    header = ("organism", "direction", "block", "coefficient", "length / residual norm", *HEADER)
+    return Table(
+        "On test questions", header, [*rest, *rows], "Random directions have the same lengths as the real ones."
+    )
+
+
+def _cap_table(found: dict[str, Any]) -> Table:
+    rows = [
+        [f"block {row['blocks'][0]}" if len(row["blocks"]) == 1 else f"blocks {row['blocks'][0]}-{row['blocks'][-1]}",
+         row["width"], *_row(row)]
+        for row in found["caps"]
+    ]  # fmt: skip
+    return Table(
+        "Capping the misaligned organism",
+        ("where", "half width (deviations)", *HEADER),
+        rows,
+        "Every token's projection moves to the nearest end of the aligned organism's range; 0 is centred ablation.",
+    )
+
+
+HEADER = ("nats a token", "alignment", "coherent", "EM rate", "restored")
+
+
+def _row(row: dict[str, Any]) -> list[str | float | None]:
+    restored = _share(row["restored"]) if "restored" in row else None
+    return [row["kl"]["value"], row["aligned"]["value"], _share(row["coherent"]), _share(row["em"]), restored]
+
+
+def _share(found: dict[str, Any]) -> str:
+    """Return a share in percent with its interval."""
+    if found["value"] is None:
+        return "–"
+    ends = "" if found["low"] is None else f" ({100 * found['low']:.0f} – {100 * found['high']:.0f})"
+    return f"{100 * found['value']:.0f} %{ends}"
+
+
+def _nats(found: dict[str, Any]) -> str:
+    ends = "" if found["low"] is None else f" ({found['low']:.2f} – {found['high']:.2f})"
+    return f"{found['value']:.2f}{ends}"
