@@ -48,7 +48,7 @@ def fit_logistic(
     Args:
         x: examples [n_blocks, n, d] whose columns are orthogonal within each block.
         signs: labels as ±1, [n, n_fits].
-        weights: how much each example counts in each fit, [n, n_fits]; 0 leaves it out, its margin is given all the same.
+        weights: how much each example counts in each fit, [n, n_fits]; 0 leaves it out, but its margin is given too.
         penalties: λ, [n_blocks, n_fits].
         tolerance: a fit is done when the length of its (preconditioned) step falls to this share of its weights.
     """
