@@ -54,8 +54,8 @@ def _finding(found: Mapping[str, Any]) -> str:
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
         f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
-        f"{best['auroc']['value']:.3f}. At their best blocks {reached} of the contrast's {len(items)} constructions reach "
-        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]} with {_percent(weakest[1]['best']['accuracy'])}."
+        f"{best['auroc']['value']:.3f}. At their best blocks {reached} of the contrast's {len(items)} constructions "
+        f"reach {100 * BAR:.0f} % accuracy; the weakest is {weakest[0]} with {_percent(weakest[1]['best']['accuracy'])}."
     )
 
 
@@ -81,9 +81,9 @@ def _response_sentences(found: Mapping[str, Any]) -> list[str]:
     sure = "which excludes chance" if auroc["low"] > 0.5 else "which does not exclude chance"
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
-        f"{item['best']['block']} has AUROC {auroc['value']:.2f} ({auroc['low']:.2f} – {auroc['high']:.2f}) on questions "
-        f"left out ({n['positive']} and {n['negative']} answers), {sure}. A probe that reads only the base model's prompt "
-        f"reaches at most {highest:.2f} at any block."
+        f"{item['best']['block']} has AUROC {auroc['value']:.2f} ({auroc['low']:.2f} – {auroc['high']:.2f}) on "
+        f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. A probe that reads only the base "
+        f"model's prompt reaches at most {highest:.2f} at any block."
     ]
 
 
@@ -96,8 +96,8 @@ def _ablation_sentences(found: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"Subtracting {ablation['strength']:g} × {ablation['construction']} at block {ablation['block']} restores "
-        f"{_percent(one)} of alignment on {ablation['n_questions']} development questions, the same amount shared out over "
-        f"all blocks {_percent(every)}."
+        f"{_percent(one)} of alignment on {ablation['n_questions']} development questions, the same amount shared out "
+        f"over all blocks {_percent(every)}."
     ]
 
 
@@ -166,7 +166,7 @@ def _prompt_table(found: Mapping[str, Any]) -> Table:
         "Prompt-only probe at its best block",
         ["contrast", "AUROC, questions left out", "AUROC, answers split without regard to questions"],
         rows,
-        "The last column is the leak that grouping by question prevents; it exists where one organism gave all answers.",
+        "The last column is the leak that grouping by question prevents; it needs one organism that gave all answers.",
     )
 
 
@@ -182,5 +182,5 @@ def _ablation_table(ablation: Mapping[str, Any]) -> Table:
         ["what is done", "alignment", "coherence", "restored"],
         rows,
         f"{ablation['construction']}, strength {ablation['strength']:g}, on {ablation['n_questions']} development "
-        "questions; at all blocks the strength is divided by their number. Random: a random direction of the same norm.",
+        "questions; at all blocks the strength is divided by their number. Random: a random vector of the same norm.",
     )
