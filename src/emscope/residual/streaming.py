@@ -1,7 +1,7 @@
 """Activations that are summed up as they are read: memory for one batch, however many prompts there are.
 
-Each batch is merged into the moments of its side and forgotten, or written as a shard first. Moments with covariance are
-enough for a direction with its scores, so a direction from a million prompts needs no stored vector.
+Each batch is merged into the moments of its side and forgotten, or written as a shard first. Moments with covariance
+are enough for a direction with its scores, so a direction from a million prompts needs no stored vector.
 """
 
 from __future__ import annotations
