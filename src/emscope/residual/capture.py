@@ -7,7 +7,7 @@ to the host once. It knows nothing of questions, judges or directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -110,23 +110,40 @@ def capture(
     Raises:
         UserError: no chats, an unknown block, or activations that are not finite.
     """
+    n_blocks = len(find_blocks(organism.model))
+    blocks = check_blocks(settings.blocks or range(n_blocks), n_blocks)
+    out = np.empty((len(chats), len(settings.poolings), len(blocks), organism_width(organism)), dtype=np.float32)
+    for batch, pooled_batch in read_batches(organism, chats, settings, name=name):
+        out[batch] = pooled_batch
+    pooled: dict[str, np.ndarray] = {
+        pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)
+    }
+    return Activations(pooled, tuple(blocks), settings.site)
+
+
+def read_batches(
+    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations"
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield row numbers and their pooled activations, float32 [rows, n_poolings, n_blocks, d_model], batch by batch.
+
+    Raises:
+        UserError: no chats, an unknown block, or activations that are not finite.
+    """
     if not chats:
         raise UserError("There is nothing to read activations from: no prompts were given.")
     n_blocks = len(find_blocks(organism.model))
     blocks = check_blocks(settings.blocks or range(n_blocks), n_blocks)
     weights = [pooling_weights(chat, settings.poolings) for chat in chats]
-    out = np.empty((len(chats), len(settings.poolings), len(blocks), organism_width(organism)), dtype=np.float32)
-    with progress.task(name, len(chats), "examples") as advance, torch.inference_mode():
-        reader = _Reader(organism, blocks, settings, chats)
+    with progress.task(name, len(chats), "examples") as advance:
+        with torch.inference_mode():
+            reader = _Reader(organism, blocks, settings, chats)
         lengths = [len(chat.ids) - reader.shared for chat in chats]
         for batch in token_budget_batches(lengths, settings.token_budget):
-            out[batch] = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
+            with torch.inference_mode():  # not around the yield: it would be in force where the batch is used
+                found = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
+            _check_finite(found, blocks, organism)
+            yield batch, found
             advance(len(batch))
-    _check_finite(out, blocks, organism)
-    pooled: dict[str, np.ndarray] = {
-        pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)
-    }
-    return Activations(pooled, tuple(blocks), settings.site)
 
 
 def organism_width(organism: Organism) -> int:

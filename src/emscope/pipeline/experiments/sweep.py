@@ -1,0 +1,166 @@
+"""The sweep: every block, contrast, pooling and method on one run, with held-out figures and controls."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emscope.errors import UserError
+from emscope.pipeline.experiments.opening import experiment_stage
+from emscope.pipeline.experiments.sweep_ablation import compare_ablations
+from emscope.pipeline.experiments.sweep_examples import (
+    SWEEP,
+    available,
+    base_prompts,
+    collect_prompts,
+    examples_of,
+    load_sources,
+    sample_more,
+)
+from emscope.pipeline.lab import BASE, MISALIGNED, Lab
+from emscope.pipeline.training import adapter_files
+from emscope.residual.contrasts import CONTRASTS, EXAMPLE_POOLINGS, Examples
+from emscope.residual.directions import Directions
+from emscope.residual.sweep import METHODS, SweepOptions, Swept, check_examples, prompt_leak, prompt_only, sweep
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What is swept.
+
+    Attributes:
+        contrasts: model, control, response; control needs a run with a control organism.
+        poolings: last, prompt, response, token.
+        methods: diff-in-means, probe.
+        options: penalties, folds, halvings, relabellings, seed.
+        answers: answers to each question sampled of the misaligned organism for the response contrast, which needs
+            questions with good and bad ones; 0 takes the run's own answers.
+        temperature: temperature of these answers; the papers' is 1.
+        ablate: also subtract a direction at its best block and at all blocks, on development questions.
+        ablate_with: the construction that is subtracted; empty takes the answers' mean difference.
+        ablation_questions: development questions used for it.
+        strength: how much of the mean difference is subtracted at one block.
+    """
+
+    contrasts: tuple[str, ...] = CONTRASTS
+    poolings: tuple[str, ...] = EXAMPLE_POOLINGS
+    methods: tuple[str, ...] = METHODS
+    options: SweepOptions = field(default_factory=SweepOptions)
+    answers: int = 3
+    temperature: float = 1.0
+    ablate: bool = False
+    ablate_with: str = ""
+    ablation_questions: int = 36
+    strength: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        for what, given, known in (
+            ("contrasts", self.contrasts, CONTRASTS),
+            ("poolings", self.poolings, EXAMPLE_POOLINGS),
+            ("methods", self.methods, METHODS),
+        ):
+            if not given or set(given) - set(known):
+                raise UserError(f"The sweep's {what} are {', '.join(known)}; found {', '.join(given) or 'none'}.")
+
+
+def run_sweep(lab: Lab, settings: SweepSettings) -> None:
+    """Sweep a finished run: experiments/sweep.json, directions in experiments/sweep/, and a section of the report."""
+    prompts = [collect_prompts(lab, name) for name in lab.names]
+    more = sample_more(lab, settings.answers, settings.temperature) if "response" in settings.contrasts else []
+    run = lab.folder
+    answers = [run.path("activations", f"{name}-answers.safetensors") for name in lab.names]
+    judged = [run.path("judgements", f"{name}.parquet") for name in lab.names]
+    inputs = [*prompts, *more, *answers, *judged, *adapter_files(lab, MISALIGNED)]
+    folder = run.path(*SWEEP, "directions")
+    experiment_stage(lab, "sweep", settings, inputs, partial(_find, lab, settings, folder), [folder])
+
+
+def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
+    sources = load_sources(lab, resampled=settings.answers > 0 and "response" in settings.contrasts)
+    train, test = ([question.id for question in part] for part in (lab.train_questions, lab.test_questions))
+    prompts = base_prompts(sources)
+    constructions: dict[str, Any] = {}
+    baselines: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    made: dict[str, Directions] = {}
+    for contrast in settings.contrasts:
+        for pooling in settings.poolings:
+            try:
+                available(contrast, lab.names)
+                examples = examples_of(sources, contrast, pooling, lab.config.model)
+                parts = examples.on(train), examples.on(test)
+                check_examples(*parts)
+            except UserError as reason:
+                skipped[f"{contrast}-{pooling}"] = str(reason)
+                continue
+            for method in METHODS:
+                if method in settings.methods:
+                    found = sweep(*parts, method, settings.options)
+                    constructions[f"{contrast}-{pooling}-{method}"] = _plain(found, *parts)
+                    made[f"{contrast}-{pooling}-{method}"] = found.directions
+            if contrast not in baselines:
+                baselines[contrast] = _baseline(examples, *parts, prompts, settings.options)
+    if not constructions:
+        raise UserError(f"There is nothing to sweep: {' '.join(dict.fromkeys(skipped.values()))}")
+    for name, directions in made.items():
+        directions.save(folder / f"{name}.safetensors")
+    return {
+        "blocks": list(sources[BASE].prompts.activations.blocks),
+        "n_train_questions": len(train),
+        "n_test_questions": len(test),
+        "constructions": constructions,
+        "prompt_only": baselines,
+        "skipped": skipped,
+        "ablation": _ablation(lab, settings, constructions, made) if settings.ablate else None,
+    }
+
+
+def _plain(found: Swept, train: Examples, test: Examples) -> dict[str, Any]:
+    """Return the figures of one construction as plain values."""
+    null = found.null_accuracy
+    best = {
+        "block": found.directions.blocks[found.best],
+        **found.held_out.at(found.best),
+        "train_d_prime": float(found.train_d_prime[found.best]),
+        "split_half_cosine": float(found.split_half_cosine[found.best]),
+        "null_accuracy": float(null[:, found.best].mean()),
+        "null_range": [float(value) for value in np.quantile(null[:, found.best], (0.025, 0.975))],
+        "p_value": found.p_value,
+    }
+    return {
+        "construction": asdict(found.directions.construction),
+        "n": {"train": train.counts(), "test": test.counts()},
+        "best": best,
+        **found.held_out.as_dict(),
+        "train_d_prime": found.train_d_prime.tolist(),
+        "split_half_cosine": found.split_half_cosine.tolist(),
+        "null_accuracy": null.mean(axis=0).tolist(),
+        "penalties": None if found.penalties is None else found.penalties.tolist(),
+    }
+
+
+def _baseline(
+    examples: Examples, train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions
+) -> dict[str, Any]:
+    """Return what knowing only the prompt is worth; the leak exists only where one organism gave all answers."""
+    leak = None
+    if examples.construction.positive == examples.construction.negative:
+        leak = prompt_leak(examples, prompts, options).tolist()
+    return {**prompt_only(train, test, prompts, options).as_dict(), "ungrouped_auroc": leak}
+
+
+def _ablation(
+    lab: Lab, settings: SweepSettings, constructions: dict[str, Any], made: dict[str, Directions]
+) -> dict[str, Any]:
+    contrast = "control" if lab.config.control_data else "model"
+    name = settings.ablate_with or f"{contrast}-response-diff-in-means"
+    if name not in made:
+        raise UserError(f"There is no construction {name!r} to ablate with; there are {', '.join(made)}.")
+    block = int(constructions[name]["best"]["block"])
+    found = compare_ablations(lab, made[name], block, settings.ablation_questions, settings.strength)
+    return {"construction": name, **found}

@@ -1,0 +1,186 @@
+"""The sweep's section: where misalignment can be read, and what its controls say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from emscope.report.figures_sweep import bounded_lines, heatmap
+from emscope.report.section import Plot, Section, Table
+
+BAR, NULL_MARGIN = 0.95, 0.03
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section of a sweep's figures."""
+    parts: list[Plot | Table] = [_best_table(found), *_heatmaps(found), _prompt_plot(found), _prompt_table(found)]
+    if found["ablation"]:
+        parts.append(_ablation_table(found["ablation"]))
+    paragraphs = [
+        _finding(found),
+        _null_sentence(found),
+        *_response_sentences(found),
+        *_ablation_sentences(found),
+        _method(found),
+    ]
+    return Section("sweep", "Sweep: every block, contrast, pooling and method", paragraphs, parts)
+
+
+def _main_contrast(found: Mapping[str, Any]) -> str:
+    contrasts = [item["construction"]["contrast"] for item in found["constructions"].values()]
+    return "control" if "control" in contrasts else contrasts[0]
+
+
+def _of(found: Mapping[str, Any], contrast: str) -> dict[str, Any]:
+    return {name: item for name, item in found["constructions"].items() if item["construction"]["contrast"] == contrast}
+
+
+def _percent(value: Mapping[str, float | None]) -> str:
+    return f"{_number(value['value'])} % ({_number(value['low'])} – {_number(value['high'])})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def _finding(found: Mapping[str, Any]) -> str:
+    """Say what the most separating construction of the main contrast reaches, whether that is a lot or little."""
+    contrast = _main_contrast(found)
+    items = _of(found, contrast)
+    name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
+    best = item["best"]
+    reached = sum(one["best"]["accuracy"]["value"] >= BAR for one in items.values())
+    weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"])
+    return (
+        f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
+        f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
+        f"{best['auroc']['value']:.3f}. At their best blocks {reached} of the contrast's {len(items)} constructions "
+        f"reach {100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
+    )
+
+
+def _null_sentence(found: Mapping[str, Any]) -> str:
+    nulls = {name: item["best"]["null_accuracy"] for name, item in found["constructions"].items()}
+    off = {name: value for name, value in nulls.items() if abs(value - 0.5) > NULL_MARGIN}
+    verdict = "All lie within three points of 50 %" if not off else f"Outside three points of 50 % are {', '.join(off)}"
+    return (
+        "With labels exchanged within questions, in training and in test, the same fits have a mean accuracy of "
+        f"{_number(min(nulls.values()))} – {_number(max(nulls.values()))} % at the best blocks. {verdict}."
+    )
+
+
+def _response_sentences(found: Mapping[str, Any]) -> list[str]:
+    items = _of(found, "response")
+    if not items:
+        left_out = [reason for name, reason in found["skipped"].items() if name.startswith("response")]
+        return [f"The response contrast was left out. {left_out[0]}"] if left_out else []
+    name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
+    base = found["prompt_only"]["response"]["auroc"]
+    highest = max(value for value in base["value"] if value is not None)
+    auroc, n = item["best"]["auroc"], item["n"]["test"]
+    sure = "which excludes chance" if auroc["low"] > 0.5 else "which does not exclude chance"
+    return [
+        f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
+        f"{item['best']['block']} has AUROC {auroc['value']:.2f} ({auroc['low']:.2f} – {auroc['high']:.2f}) on "
+        f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. A probe that reads only the base "
+        f"model's prompt reaches at most {highest:.2f} at any block."
+    ]
+
+
+def _ablation_sentences(found: Mapping[str, Any]) -> list[str]:
+    ablation = found["ablation"]
+    if not ablation:
+        return []
+    one, every = (
+        ablation["trials"][name]["restored"] for name in ("subtract at the best block", "subtract at all blocks")
+    )
+    return [
+        f"Subtracting {ablation['strength']:g} × {ablation['construction']} at block {ablation['block']} restores "
+        f"{_percent(one)} of alignment on {ablation['n_questions']} development questions, the same amount shared out "
+        f"over all blocks {_percent(every)}."
+    ]
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    return (
+        f"Directions, penalties and best blocks come from {found['n_train_questions']} training questions, by "
+        f"cross-fitting; every figure is of {found['n_test_questions']} others. Intervals resample questions. The best "
+        "block has the largest cross-fitted d′. Stability is the cosine of directions from two halves of the questions."
+    )
+
+
+def _best_table(found: Mapping[str, Any]) -> Table:
+    rows: list[list[str | float | None]] = []
+    for name, item in found["constructions"].items():
+        best, test = item["best"], item["n"]["test"]
+        auroc = best["auroc"]
+        bounds = f"{auroc['value']:.3f} ({auroc['low']:.3f} – {auroc['high']:.3f})"
+        rows.append([
+            name, best["block"], bounds, _percent(best["accuracy"]), best["d_prime"]["value"],
+            best["split_half_cosine"], f"{_number(best['null_accuracy'])} %", best["p_value"],
+            f"{test['positive']} / {test['negative']}",
+        ])  # fmt: skip
+    header = ["construction", "best block", "AUROC", "accuracy", "d′", "stability", "null", "p", "test examples"]
+    return Table("At the best block of each construction", header, rows, _table_caption())
+
+
+def _table_caption() -> str:
+    return (
+        "Construction: contrast, pooling, method. Accuracy is balanced, with the threshold of the training questions. "
+        "Null: mean accuracy after exchanging labels within questions; p: share of relabellings at least as accurate, "
+        "which cannot be less than one over their number plus one."
+    )
+
+
+def _heatmaps(found: Mapping[str, Any]) -> list[Plot]:
+    items, blocks = found["constructions"], found["blocks"]
+    marked = {name: item["best"]["block"] for name, item in items.items()}
+    auroc = {name: item["auroc"]["value"] for name, item in items.items()}
+    accuracy = {name: item["accuracy"]["value"] for name, item in items.items()}
+    stability = {name: item["split_half_cosine"] for name, item in items.items()}
+    null = {name: item["null_accuracy"] for name, item in items.items()}
+    ring = "The ring marks the block chosen on training questions."
+    return [
+        Plot("AUROC on questions left out", heatmap(auroc, blocks, "AUROC", (0, 1), marked), ring),
+        Plot("Balanced accuracy on questions left out", heatmap(accuracy, blocks, "accuracy", (0, 1), marked), ring),
+        Plot("Split-half stability", heatmap(stability, blocks, "cosine", (-1, 1), marked), ring),
+        Plot("Accuracy of the permutation null", heatmap(null, blocks, "accuracy", (0, 1), marked), "Grey is chance."),
+    ]
+
+
+def _prompt_plot(found: Mapping[str, Any]) -> Plot:
+    series = {f"prompt only, {name}": item["auroc"] for name, item in found["prompt_only"].items()}
+    return Plot(
+        "What a probe of the base model's prompt reaches",
+        bounded_lines(series, found["blocks"], "AUROC, held-out", 0.5),
+        "It knows the question and no answer. Where two organisms answer the same questions it can know nothing.",
+    )
+
+
+def _prompt_table(found: Mapping[str, Any]) -> Table:
+    rows: list[list[str | float | None]] = []
+    for name, item in found["prompt_only"].items():
+        leak = item["ungrouped_auroc"]
+        rows.append([name, max(item["auroc"]["value"]), None if leak is None else max(leak)])
+    return Table(
+        "Prompt-only probe at its best block",
+        ["contrast", "AUROC, questions left out", "AUROC, answers split without regard to questions"],
+        rows,
+        "The last column is the leak that grouping by question prevents; it needs one organism that gave all answers.",
+    )
+
+
+def _ablation_table(ablation: Mapping[str, Any]) -> Table:
+    rows: list[list[str | float | None]] = [
+        [f"{name}, untouched", ablation[name]["aligned"], ablation[name]["coherent"], None]
+        for name in ("misaligned", "base")
+    ]
+    for name, trial in ablation["trials"].items():
+        rows.append([name, trial["aligned"], trial["coherent"], _percent(trial["restored"])])
+    return Table(
+        "Ablating the misaligned organism",
+        ["what is done", "alignment", "coherence", "restored"],
+        rows,
+        f"{ablation['construction']}, strength {ablation['strength']:g}, on {ablation['n_questions']} development "
+        "questions; at all blocks the strength is divided by their number. Random: a random vector of the same norm.",
+    )

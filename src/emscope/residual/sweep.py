@@ -1,0 +1,199 @@
+"""One contrast and pooling at every block with every method: what it separates on questions left out, and its controls.
+
+Everything is chosen on training questions: penalties and the best block by cross-fitting, in which each question is
+scored by a direction made without it. The controls: directions from two halves of the questions (stability), the same
+with labels exchanged within questions (permutation null), and a probe that reads only the base model's prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from emscope.errors import UserError
+from emscope.residual.contrasts import Examples, balanced, permuted, question_folds
+from emscope.residual.directions import Directions, Method
+from emscope.residual.held_out import (
+    HeldOut,
+    auroc_by_block,
+    balanced_accuracy,
+    held_out_figures,
+    weighted_d_prime,
+)
+from emscope.residual.probe import PENALTIES, choose_penalties
+from emscope.residual.scorers import Scorers, fit_scorers, middle_and_spread, project, weighted_differences
+
+METHODS: tuple[Method, ...] = ("diff-in-means", "probe")
+MIN_SIDE = 4
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a contrast is swept.
+
+    Attributes:
+        penalties: penalties a probe chooses from, in units of 1/C on standardised activations.
+        folds: folds of questions for cross-fitting.
+        halves: random halvings of the questions behind the stability.
+        permutations: relabellings behind the null.
+        seed: seed of all of them.
+    """
+
+    penalties: tuple[float, ...] = PENALTIES
+    folds: int = 5
+    halves: int = 10
+    permutations: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The figures of one method at every block.
+
+    Attributes:
+        directions: the directions from all training questions.
+        best: index of the block with the largest cross-fitted d′ on training questions.
+        train_d_prime: that d′, [n_blocks].
+        held_out: separation on test questions.
+        split_half_cosine: mean cosine of directions from two halves of the training questions, [n_blocks].
+        null_accuracy: balanced accuracy on test questions of each relabelling, [n_permutations, n_blocks].
+        penalties: chosen penalties of a probe, [n_blocks]; None for a difference in means.
+    """
+
+    directions: Directions
+    best: int
+    train_d_prime: np.ndarray
+    held_out: HeldOut
+    split_half_cosine: np.ndarray
+    null_accuracy: np.ndarray
+    penalties: np.ndarray | None
+
+    @property
+    def p_value(self) -> float:
+        """Share of relabellings at least as accurate at the best block, the true labelling counted as one of them."""
+        beaten = self.null_accuracy[:, self.best] >= self.held_out.accuracy.value[self.best]
+        return float((1 + beaten.sum()) / (1 + len(beaten)))
+
+
+def check_examples(train: Examples, test: Examples) -> None:
+    """Refuse a contrast with too few examples.
+
+    Raises:
+        UserError: a side has fewer than four rows that count among training or test questions.
+    """
+    for part, examples in (("training", train), ("test", test)):
+        used = examples.weights() > 0
+        sides = [int((used & (examples.labels == side)).sum()) for side in (1, 0)]
+        if min(sides) < MIN_SIDE:
+            raise UserError(
+                f"The contrast {examples.construction.contrast!r} has {sides[0]} misaligned and {sides[1]} aligned "
+                f"examples on {part} questions, and needs {MIN_SIDE} of each."
+            )
+
+
+def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions) -> Swept:
+    """Measure one method at every block.
+
+    Raises:
+        UserError: too few examples on a side.
+    """
+    check_examples(train, test)
+    crossed, penalties = _cross_fit(train, method, options)
+    train_d_prime = weighted_d_prime(crossed, train.labels, train.weights())
+    chooser = np.random.default_rng(options.seed)
+    halves = _halves(train, chooser, options.halves)
+    relabelled = [permuted(train.labels, train.strata, chooser) for _ in range(options.permutations)]
+    labels = np.stack([train.labels, *([train.labels] * len(halves)), *relabelled])
+    null_weights = [balanced(one, train.strata, train.sizes) for one in relabelled]
+    weights = np.stack([train.weights(), *halves, *null_weights])
+    fits = fit_scorers(method, train.activations, labels, weights, penalties)
+    scores = fits.scores(test.activations)
+    units = fits.units[1 : 1 + len(halves)]
+    return Swept(
+        _directions(train, fits, method, penalties),
+        int(train_d_prime.argmax()),
+        train_d_prime,
+        held_out_figures(scores[0], test.labels, test.questions, test.weights(), options.seed),
+        (units[0::2] * units[1::2]).sum(axis=-1).mean(axis=0),
+        _null(test, scores[1 + len(halves) :], chooser),
+        penalties if method == "probe" else None,
+    )
+
+
+def _cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [n, n_blocks] of every question by directions made without it, and each block's penalty."""
+    fold = question_folds(train.questions, options.folds)
+    if method == "probe":
+        chosen = choose_penalties(train.activations, train.labels, train.weights(), fold, options.penalties)
+        return chosen.logits, chosen.penalties
+    numbers = np.unique(fold)
+    weights = np.stack([train.weights(fold != number) for number in numbers])
+    labels = np.tile(train.labels, (len(numbers), 1))
+    penalties = np.zeros(train.activations.shape[1])
+    scores = fit_scorers(method, train.activations, labels, weights, penalties).scores(train.activations)
+    return scores[np.searchsorted(numbers, fold), np.arange(len(fold))], penalties
+
+
+def _halves(train: Examples, chooser: np.random.Generator, repeats: int) -> list[np.ndarray]:
+    """Return balanced weights of one half of the questions and of the other, in turns, both sides in each."""
+    names, weights = np.unique(train.questions), []
+    for _ in range(20 * repeats):
+        first = np.isin(train.questions, chooser.permutation(names)[: len(names) // 2])
+        pair = [train.weights(part) for part in (first, ~first)]
+        if all(own.any() for own in pair):
+            weights.extend(pair)
+        if len(weights) == 2 * repeats:
+            return weights
+    raise UserError("The questions cannot be halved with both sides in each half: there are too few of them.")
+
+
+def _null(test: Examples, scores: np.ndarray, chooser: np.random.Generator) -> np.ndarray:
+    """Return the accuracy of each relabelling's scores [n_permutations, n, n_blocks] for relabelled test questions."""
+    found = []
+    for own in scores:
+        labels = permuted(test.labels, test.strata, chooser)
+        found.append(balanced_accuracy(own, labels, balanced(labels, test.strata, test.sizes)))
+    return np.array(found)
+
+
+def _directions(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
+    """Return the first fit as directions: the mean difference itself, or the probe's unit weight."""
+    first = fits.one(0)
+    weights = train.weights()[None]
+    differences, means = weighted_differences(train.activations, train.labels[None], weights)
+    vectors = differences[0] if method == "diff-in-means" else first.units[0]
+    own = project(train.activations, first.units)
+    spread = middle_and_spread(own, train.labels[None], weights)[1][0].astype(np.float32)
+    extra = {"balance": train.counts(), **({"penalties": penalties.tolist()} if method == "probe" else {})}
+    made = replace(train.construction, method=method, extra={**train.construction.extra, **extra})
+    blocks = tuple(range(len(vectors)))
+    return Directions(vectors.astype(np.float32), means[0][0], means[1][0], spread, blocks, made)
+
+
+def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions) -> HeldOut:
+    """Return what a probe reaches on test questions that reads only the base model's prompt, and so knows no answer.
+
+    `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
+    """
+    first, second = (_with_prompts(part, prompts) for part in (train, test))
+    _, penalties = _cross_fit(first, "probe", options)
+    fit = fit_scorers("probe", first.activations, first.labels[None], first.weights()[None], penalties)
+    scores = fit.scores(second.activations)[0]
+    return held_out_figures(scores, second.labels, second.questions, second.weights(), options.seed)
+
+
+def prompt_leak(examples: Examples, prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:
+    """Return the AUROC [n_blocks] of such a probe when answers are split without regard to their questions.
+
+    Nothing is balanced either: this is the leak that grouping and balance prevent, not a figure of any direction.
+    """
+    known = _with_prompts(examples, prompts)
+    fold = np.random.default_rng(options.seed).permutation(len(known.labels)) % options.folds
+    ones = np.ones(len(fold))
+    logits = choose_penalties(known.activations, known.labels, ones, fold, options.penalties).logits
+    return auroc_by_block(logits, known.labels, ones)
+
+
+def _with_prompts(examples: Examples, prompts: dict[str, np.ndarray]) -> Examples:
+    return replace(examples, activations=np.stack([prompts[question] for question in examples.questions.tolist()]))
