@@ -73,8 +73,8 @@ def detection_figures(bank: Bank, directions: Mapping[str, Directions], seed: in
 
     Keys: `cells.<direction>.<pair>` with `relation`, the separation of misaligned from control (`auroc, low, high,
     d_prime, separation, accuracy, block`), `control_vs_base` (`auroc, low, high`) and `auroc_by_block`;
-    `random.<pair>`: `p50` and `p95` of 200 random directions' AUROC at the pair's own block, and `p95_by_block`;
-    `summary.<relation>`.
+    `random.<pair>`: percentiles of 200 random directions at the pair's own block, `auroc_p50`, `auroc_p95` and
+    `d_prime_p95`, and `auroc_p95_by_block`; `summary.<relation>`.
     """
     cells: dict[str, dict[str, Any]] = {}
     for name, item in directions.items():
@@ -113,23 +113,24 @@ def _cell(bank: Bank, name: str, detector: Detector, pair: OrganismPair, seed: i
 def _random(bank: Bank, pair: OrganismPair, block: int, seed: int) -> dict[str, Any]:
     high, low = bank.sides(pair, "last", bank.test)
     units = unit(np.random.default_rng(seed).standard_normal((N_RANDOM, high.shape[-1]))).T.astype(np.float32)
-    found = np.array([random_aurocs(high[:, row], low[:, row], units) for row in range(len(bank.blocks))])
-    at = found[bank.blocks.index(block)]
+    found = np.array([_along(high[:, row], low[:, row], units) for row in range(len(bank.blocks))])
+    areas, distances = found[bank.blocks.index(block)]
     return {
-        "p50": float(np.median(at)),
-        "p95": float(np.quantile(at, 0.95)),
-        "p95_by_block": np.quantile(found, 0.95, axis=1).tolist(),
+        "auroc_p50": float(np.median(areas)),
+        "auroc_p95": float(np.quantile(areas, 0.95)),
+        "d_prime_p95": float(np.quantile(distances, 0.95)),
+        "auroc_p95_by_block": np.quantile(found[:, 0], 0.95, axis=1).tolist(),
     }
 
 
-def random_aurocs(high: np.ndarray, low: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Return the AUROC along each of some vectors [d_model, n] of activations [n_questions, d_model], [n]."""
-    ones, others = high @ units, low @ units
-    return np.array([auroc(ones[:, column], others[:, column]) for column in range(units.shape[1])])
+def _along(high: np.ndarray, low: np.ndarray, units: np.ndarray) -> list[list[float]]:
+    """Return AUROC and d′ of activations [n_questions, d_model] along each of some vectors [d_model, n], [2][n]."""
+    ones, others = (high @ units).T, (low @ units).T
+    return [[measure(*sides) for sides in zip(ones, others, strict=True)] for measure in (auroc, d_prime)]
 
 
 def _summary(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and least AUROC, its interval's low end there, and mean accuracy, by relation; components apart."""
+    """Return mean and least AUROC with its low end, mean d′, accuracy and control vs base, by relation."""
     found: dict[str, Any] = {}
     for kind in (*RELATIONS, "left out, component"):
         wanted = [
@@ -145,6 +146,7 @@ def _summary(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 "mean": float(np.mean([cell["auroc"] for cell in wanted])),
                 "least": worst["auroc"],
                 "least_low": worst["low"],
+                "d_prime": float(np.mean([cell["d_prime"] for cell in wanted])),
                 "accuracy": float(np.mean([cell["accuracy"] for cell in wanted])),
                 "control_vs_base": float(np.mean([cell["control_vs_base"]["auroc"] for cell in wanted])),
             }

@@ -32,21 +32,33 @@ def section(found: dict[str, Any]) -> Section:
 
 def finding(found: dict[str, Any]) -> str:
     """Return what was found, in plain words."""
-    detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
-    kind = "other domain" if "other domain" in detection else "same domain"
-    where = "another domain" if kind == "other domain" else "another seed of its domain"
-    seen, mended, chance = detection[kind], ablation[kind], ablation["random"]["restored"]
-    bar = found["bars"].get("auroc", {}).get("bar", 0.9)
-    sees = "detects" if seen["least"] >= bar else "does not always detect"
-    mends = _verdict(mended["restored"], chance)
-    cosine = found["geometry"]["response"]["other_domains" if kind == "other domain" else "same_domain"]
+    across = "other domain" in found["detection"]["summary"]
+    kind, where = ("other domain", "another domain") if across else ("same domain", "another seed of its domain")
+    cosine = np.mean(found["geometry"]["response"]["other_domains" if across else "same_domain"])
+    return (
+        f"{_detects(found, kind, where)} {_corrects(found['ablation']['summary'], kind)} The correcting directions of "
+        f"such organisms have a cosine of {cosine:.2f} on average over blocks."
+    )
+
+
+def _detects(found: dict[str, Any], kind: str, where: str) -> str:
+    seen, randoms = found["detection"]["summary"][kind], found["detection"]["random"].values()
+    area, distance = (np.mean([item[key] for item in randoms]) for key in ("auroc_p95", "d_prime_p95"))
+    sees = "detects" if seen["least"] >= found["bars"].get("auroc", {}).get("bar", 0.9) else "does not always detect"
+    beats = "beats" if seen["d_prime"] > distance else "does not beat"
     return (
         f"A direction made on one organism {sees} organisms of {where}: AUROC {seen['mean']:.3f} on average over "
-        f"{seen['n']} cases, {seen['least']:.3f} in the worst. Subtracted there it {mends}: "
-        f"{_share(mended['restored'])} of alignment over {mended['n']} cases, {_percent(mended['least'])} in the "
-        f"worst; a random direction of the same norm restores {_share(chance)}. EM responses go from "
-        f"{_share(mended['em_before'])} to {_share(mended['em_after'])}. The correcting directions of such organisms "
-        f"have a cosine of {np.mean(cosine):.2f} on average over blocks."
+        f"{seen['n']} cases, {seen['least']:.3f} in the worst. It {beats} random directions at the same "
+        f"block, of which one in twenty reaches {area:.3f}: d′ is {seen['d_prime']:.1f} against their {distance:.1f}."
+    )
+
+
+def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
+    mended, chance = ablation[kind], ablation["random"]["restored"]
+    return (
+        f"Subtracted there it {_verdict(mended['restored'], chance)}: {_share(mended['restored'])} over {mended['n']} "
+        f"cases, {_percent(mended['least'])} in the worst; a random direction of the same norm restores "
+        f"{_share(chance)}. EM responses go from {_share(mended['em_before'])} to {_share(mended['em_after'])}."
     )
 
 
@@ -61,10 +73,9 @@ def _how(found: dict[str, Any]) -> str:
     return (
         "Each organism has a control trained on careful answers to the same prompts. Directions are mean differences "
         "between the two on training questions; block and threshold of detection come from the direction's own "
-        "organism; "
-        f"everything here is on test questions. Ablations subtract {ablation['strength']:g} × the direction at block "
-        f"{ablation['block']}, on {ablation['n_questions']} questions. Intervals (95 %) draw questions, not organisms: "
-        "they say nothing about domains that were not tried."
+        "organism; everything here is on test questions. Ablations subtract "
+        f"{ablation['strength']:g} × the direction at block {ablation['block']}, on {ablation['n_questions']} "
+        "questions. Intervals (95 %) draw questions, not organisms: they say nothing about domains that were not tried."
     )
 
 
@@ -75,13 +86,14 @@ def _relations(found: dict[str, Any]) -> Table:
         seen, mended = detection.get(kind, {}), ablation.get(kind, {})
         if seen or mended:
             rows.append([
-                words, seen.get("mean"), seen.get("least"), seen.get("accuracy"), seen.get("control_vs_base"),
+                words, seen.get("mean"), seen.get("least"), seen.get("d_prime"), seen.get("accuracy"),
+                seen.get("control_vs_base"),
                 _share(mended["restored"]) if mended else None, _percent(mended["least"]) if mended else None,
                 _share(mended["em_after"]) if mended else None, mended.get("coherence_change"),
             ])  # fmt: skip
     header = [
-        "direction on", "AUROC, mean", "AUROC, least", "accuracy", "control vs base", "restored", "restored, least",
-        "EM rate after", "coherence change",
+        "direction on", "AUROC, mean", "AUROC, least", "d′", "accuracy", "control vs base", "restored",
+        "restored, least", "EM rate after", "coherence change",
     ]  # fmt: skip
     caption = (
         "Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base is the "
@@ -96,7 +108,7 @@ def _detection(found: dict[str, Any]) -> list[Plot]:
         row: {column: {**cell, "value": cell["auroc"]} for column, cell in cells.items()}
         for row, cells in detection["cells"].items()
     }
-    randoms = [item["p95_by_block"] for item in detection["random"].values()]
+    randoms = [item["auroc_p95_by_block"] for item in detection["random"].values()]
     by_kind = {
         WORDS[kind]: _mean([
             cell["auroc_by_block"] for name, row in detection["cells"].items() for cell in row.values()
