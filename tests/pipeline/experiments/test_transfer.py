@@ -192,6 +192,10 @@ def test_the_experiment_runs_whole_and_is_shown(run, found):  # noqa: F811
     assert set(found["ablation"]["cells"]) == {*names, "random", "without-medical", "without-finance", "without-sport"}
     assert np.array(found["geometry"]["response"]["by_block"]["value"]).shape == (3, 3, 4)
     assert found["bars"]["restored"]["least"]["pair"] in names
+    from emscope.commands.transfer import table
+
+    printed = table(found)
+    assert all(words in printed for words in ("own", "other domain", "left out", "random", "above 0.8 at"))
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "Transfer between domains" in report
     assert (run / "organisms" / "transfer" / "sport-0-careful" / "adapter_model.safetensors").is_file()
