@@ -10,7 +10,7 @@ def estimate(value, half=0.1):
     return {"value": value, "low": value - half, "high": value + half, "n": 48}
 
 
-def found(least=0.98, restored=0.8, random=0.02, cosine=0.85):
+def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
     names = ["medical-0", "finance-0"]
     separation = {
         "auroc": least,
@@ -54,7 +54,7 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85):
             },
         },
         "ablation": {
-            "block": 1, "strength": 1.5, "n_questions": 48,
+            "block": 1, "strength": 1.5, "n_questions": 48, "without": {name: {"gap": gap} for name in names},
             "cells": {"medical-0": {"finance-0": {**ablation, "restored": estimate(restored)}}},
             "summary": {
                 "other domain": {**pooled, "restored": estimate(restored)},
@@ -76,6 +76,7 @@ def test_the_first_paragraph_says_what_the_figures_say():
     assert "restores part of the alignment" in finding(found(restored=0.3))
     assert "no more than chance can explain" in finding(found(restored=0.05))
     assert "no more than chance can explain" in finding(found(restored=0.3, random=0.4))
+    assert "nothing that it could restore" in finding(found(gap=1.0))
 
 
 def test_the_page_holds_tables_and_matrices(tmp_path):

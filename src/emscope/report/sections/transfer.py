@@ -18,6 +18,7 @@ WORDS = {
     "left out, component": "the same, first principal component",
     "random": "random direction of the same norm",
 }
+LITTLE = 5.0  # points of alignment: below it a share of what was lost means nothing
 
 
 def section(found: dict[str, Any]) -> Section:
@@ -36,7 +37,7 @@ def finding(found: dict[str, Any]) -> str:
     kind, where = ("other domain", "another domain") if across else ("same domain", "another seed of its domain")
     cosine = np.mean(found["geometry"]["response"]["other_domains" if across else "same_domain"])
     return (
-        f"{_detects(found, kind, where)} {_corrects(found['ablation']['summary'], kind)} The correcting directions of "
+        f"{_detects(found, kind, where)} {_corrects(found['ablation'], kind)} The correcting directions of "
         f"such organisms have a cosine of {cosine:.2f} on average over blocks."
     )
 
@@ -54,7 +55,9 @@ def _detects(found: dict[str, Any], kind: str, where: str) -> str:
 
 
 def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
-    mended, chance = ablation[kind], ablation["random"]["restored"]
+    if np.mean([item["gap"] for item in ablation["without"].values()]) < LITTLE:
+        return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
+    mended, chance = ablation["summary"][kind], ablation["summary"]["random"]["restored"]
     return (
         f"Subtracted there it {_verdict(mended['restored'], chance)}: {_share(mended['restored'])} over {mended['n']} "
         f"cases, {_percent(mended['least'])} in the worst; a random direction of the same norm restores "
