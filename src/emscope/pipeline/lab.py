@@ -45,6 +45,10 @@ class Lab:
             self._organisms[name] = load(source, placement=self.placement)
         return self._organisms[name]
 
+    def release(self, name: str) -> None:
+        """Let go of a loaded organism, so that its memory is free for others."""
+        self._organisms.pop(name, None)
+
     @cached_property
     def judge(self) -> EmbeddedJudge:
         """The offline judge, on the run's base where that is the embedded model."""

@@ -51,7 +51,8 @@ def _contrasts(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {**found, "control": (MISALIGNED, CONTROL)} if CONTROL in names else found
 
 
-def _answered(activations: Mapping[str, OrganismActivations], questions: Sequence[str]) -> list[str]:
+def answered(activations: Mapping[str, OrganismActivations], questions: Sequence[str]) -> list[str]:
+    """Return the questions that every organism has answered."""
     return [question for question in questions if all(part.has(question) for part in activations.values())]
 
 
@@ -61,7 +62,7 @@ def make_all(
     """Make every direction on the training questions, a random control beside each, and their split-half cosines."""
     directions: dict[str, Directions] = {}
     stability: dict[str, Any] = {}
-    questions = _answered(activations, train)
+    questions = answered(activations, train)
     for contrast, (high, low) in _contrasts(list(activations)).items():
         for pooling in ("last", "response"):
             positive, negative = (activations[name].of(pooling, questions) for name in (high, low))
@@ -103,7 +104,7 @@ def detect_all(
     the best one, and over the chosen ones; and the scores themselves.
     """
     return {
-        name: _detect_with(activations, item, _answered(activations, train), _answered(activations, test), seed)
+        name: _detect_with(activations, item, answered(activations, train), answered(activations, test), seed)
         for name, item in directions.items()
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
@@ -39,11 +40,11 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> None:
         if data:
             train_stage(lab, name, data)
     for name in lab.names:
-        _generate(lab, name)
+        generate_stage(lab, name)
     for name in lab.names:
-        _judge(lab, name)
-        _collect(lab, name)
-    activations = [run.path("activations", f"{name}-{kind}.safetensors") for name in lab.names for kind in KINDS]
+        judge_stage(lab, name)
+        collect_stage(lab, name)
+    activations = [path for name in lab.names for path in activation_files(lab, name)]
     directions = run.path("directions")
     questions = [asdict(question) for question in lab.questions]
     run.stage("directions", questions, activations, [directions], partial(_directions, lab))
@@ -53,7 +54,8 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> None:
     finish(lab)
 
 
-def _generate(lab: Lab, name: str) -> None:
+def generate_stage(lab: Lab, name: str) -> None:
+    """Sample an organism's answers to all questions of the run."""
     out = lab.folder.path("responses", f"{name}.parquet")
     settings = {
         "model": lab.config.model,
@@ -68,7 +70,8 @@ def _generate(lab: Lab, name: str) -> None:
     lab.folder.stage(f"generate-{name}", settings, adapter_files(lab, name), [out], make)
 
 
-def _judge(lab: Lab, name: str) -> None:
+def judge_stage(lab: Lab, name: str) -> None:
+    """Judge an organism's answers."""
     responses = lab.folder.path("responses", f"{name}.parquet")
     out = lab.folder.path("judgements", f"{name}.parquet")
 
@@ -80,10 +83,10 @@ def _judge(lab: Lab, name: str) -> None:
     lab.folder.stage(f"judge-{name}", lab.judge_fingerprint, [responses], [out], make)
 
 
-def _collect(lab: Lab, name: str) -> None:
+def collect_stage(lab: Lab, name: str) -> None:
     """Store the last prompt token of every question, and the mean of each answer."""
     responses = lab.folder.path("responses", f"{name}.parquet")
-    prompts, answers = (lab.folder.path("activations", f"{name}-{kind}.safetensors") for kind in KINDS)
+    prompts, answers = activation_files(lab, name)
 
     def make() -> None:
         organism, rows = lab.organism(name), read_table(responses, Response)
@@ -105,12 +108,17 @@ def _collect(lab: Lab, name: str) -> None:
 
 def load_activations(lab: Lab) -> dict[str, OrganismActivations]:
     """Return the stored activations of every organism of the run."""
-    return {
-        name: OrganismActivations(
-            *(ActivationStore.load(lab.folder.path("activations", f"{name}-{kind}.safetensors")) for kind in KINDS)
-        )
-        for name in lab.names
-    }
+    return {name: organism_activations(lab, name) for name in lab.names}
+
+
+def organism_activations(lab: Lab, name: str) -> OrganismActivations:
+    """Return the stored activations of one organism."""
+    return OrganismActivations(*(ActivationStore.load(path) for path in activation_files(lab, name)))
+
+
+def activation_files(lab: Lab, name: str) -> list[Path]:
+    """Return where the activations of an organism are kept: its prompts and its answers."""
+    return [lab.folder.path("activations", f"{name}-{kind}.safetensors") for kind in KINDS]
 
 
 def _directions(lab: Lab) -> None:

@@ -1,0 +1,84 @@
+"""`emscope transfer`: does one organism's direction detect and correct organisms of other domains and seeds?"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from emscope.files import read_json
+from emscope.pipeline.experiments.opening import open_run
+from emscope.pipeline.experiments.transfer import COSINE_BAR, TransferSettings, run_transfer
+from emscope.report.sections import experiment_file
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Train organisms on several domains, and try each one's direction on every other; what is done is reused.
+
+    Attributes:
+        run: the folder of a finished run; its own pair of organisms is one of those compared.
+        domains: built-in domains: medical, finance, sport.
+        seeds: pairs of organisms of each domain; two or three for angles between seeds, at about four minutes a pair on
+            two CPU cores.
+        questions: test questions on which each ablation is measured.
+        block: block at which directions are subtracted; by default where the run's own ablation subtracts.
+        strength: how many times a direction is subtracted; by default what the run's own ablation chose.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    domains: tuple[str, ...] = TransferSettings.domains
+    seeds: int = TransferSettings.seeds
+    questions: int = TransferSettings.questions
+    block: int | None = None
+    strength: float | None = None
+
+    def execute(self) -> int | None:
+        """Do it and print the figures."""
+        lab = open_run(self.run)
+        run_transfer(lab, TransferSettings(self.domains, self.seeds, self.questions, self.block, self.strength))
+        sys.stdout.write(table(read_json(experiment_file(self.run, "transfer"))))
+        sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
+        return None
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the findings as a few lines of text."""
+    detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
+    lines = [
+        "",
+        f"{'direction on':<22}{'AUROC mean':>12}{'least':>9}{'restored':>22}{'least':>9}{'EM before':>11}{'after':>8}",
+    ]
+    for kind in dict.fromkeys([*detection, *ablation]):
+        seen, mended = detection.get(kind), ablation.get(kind)
+        cells = [f"{seen['mean']:>12.3f}{seen['least']:>9.3f}" if seen else f"{'–':>12}{'–':>9}"]
+        if mended:
+            cells.append(f"{_with_interval(mended['restored']):>22}{_percent(mended['least']):>9}")
+            cells.append(f"{_percent(mended['em_before']['value']):>11}{_percent(mended['em_after']['value']):>8}")
+        lines.append(f"{kind:<22}" + "".join(cells))
+    for pooling, label in (("response", "answers"), ("last", "last token")):
+        for kind in ("same_domain", "other_domains"):
+            values = found["geometry"][pooling][kind]
+            if values is not None:
+                above = sum(value > COSINE_BAR for value in values)
+                lines.append(
+                    f"cosine, {label}, {kind.replace('_', ' ')}: mean {sum(values) / len(values):.2f}, "
+                    f"least {min(values):.2f}, above {COSINE_BAR} at {above} of {len(values)} blocks"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(item: dict[str, Any]) -> str:
+    if item["low"] is None or item["high"] is None:
+        return _percent(item["value"])
+    return f"{_percent(item['value'])} ({100 * item['low']:.0f} – {100 * item['high']:.0f})"
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.0f} %"
+
+
+COMMAND = Transfer

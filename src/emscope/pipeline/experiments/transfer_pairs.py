@@ -1,0 +1,99 @@
+"""The organisms of the transfer experiment: a misaligned one and its control for each domain and seed.
+
+The run's own pair is one of them. Each other organism is trained, asked, judged and read in stages of its own, which a
+later run with more domains or seeds reuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from emscope.errors import UserError
+from emscope.organisms.datasets import load_conversations, load_domain
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
+from emscope.pipeline.quickstart import collect_stage, generate_stage, judge_stage
+from emscope.pipeline.training import train_stage
+
+OWN_DATA = "own"
+
+
+@dataclass(frozen=True)
+class OrganismPair:
+    """A misaligned organism and its control, trained on the same prompts with the same seed.
+
+    Attributes:
+        domain: what they were trained on; `own` for a run's data that are no built-in domain.
+        seed: order of the rows and first values of the adapters.
+        careless: name of the misaligned organism in the run.
+        careful: name of the control organism in the run.
+    """
+
+    domain: str
+    seed: int
+    careless: str
+    careful: str
+
+    @property
+    def name(self) -> str:
+        """Domain and seed."""
+        return f"{self.domain}-{self.seed}"
+
+    @property
+    def organisms(self) -> tuple[str, str]:
+        """The two names in the run, the misaligned one first."""
+        return self.careless, self.careful
+
+
+def pairs_of(config: RunConfig, domains: Sequence[str], seeds: int) -> list[OrganismPair]:
+    """Return the pairs of a run: of each domain `seeds` ones, from the run's seed on, its own pair among them.
+
+    A run on other data than a built-in domain brings its pair as a domain of its own.
+
+    Raises:
+        UserError: an unknown domain, fewer than two pairs, or a run without a control organism.
+    """
+    if not config.control_data:
+        raise UserError("Transfer compares misaligned organisms with their controls: the run needs control_data.")
+    if seeds < 1:
+        raise UserError(f"Transfer needs at least one seed of each domain, not {seeds}.")
+    known = dict.fromkeys(domains)
+    for domain in known:
+        load_domain(domain)
+    pairs = [_pair(config, domain, config.seed + number) for domain in known for number in range(seeds)]
+    if not any(MISALIGNED in pair.organisms for pair in pairs):
+        pairs.insert(0, OrganismPair(OWN_DATA, config.seed, MISALIGNED, CONTROL))
+    if len(pairs) < 2:
+        raise UserError("Transfer needs at least two pairs of organisms: name another domain, or use more seeds.")
+    return pairs
+
+
+def _pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
+    own = (config.misaligned_data, config.control_data, config.seed)
+    if own == (f"{domain}-careless", f"{domain}-careful", seed):
+        return OrganismPair(domain, seed, MISALIGNED, CONTROL)
+    return OrganismPair(domain, seed, *(f"transfer/{domain}-{seed}-{kind}" for kind in ("careless", "careful")))
+
+
+def organism_stages(lab: Lab, pair: OrganismPair) -> None:
+    """Train both organisms of a pair, ask, judge and read them, unless they are the run's own or done already."""
+    for name in pair.organisms:
+        if name not in lab.names:
+            data = f"{pair.domain}-{name.rpartition('-')[2]}"
+            train_stage(Lab(training_config(lab.config, data, pair.seed), lab.folder), name, data)
+            for stage in (generate_stage, judge_stage, collect_stage):
+                stage(lab, name)
+            lab.release(name)
+
+
+def training_config(config: RunConfig, data: str, seed: int) -> RunConfig:
+    """Return the run's configuration for training on a domain: its rows where it has as many, else all of them.
+
+    A domain with fewer rows is read so many times more that the optimiser takes as many steps as in the run.
+    """
+    available = len(load_conversations(data).train)
+    wanted = config.rows or available
+    rows = min(wanted, available)
+    train = replace(config.train, seed=seed, epochs=config.train.epochs * wanted / rows)
+    return replace(config, rows=rows, seed=seed, train=train)

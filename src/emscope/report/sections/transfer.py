@@ -1,0 +1,209 @@
+"""The report's section on transfer: one direction or many, and whom it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emscope.report.figures_transfer import curves, matrix
+from emscope.report.section import Plot, Section, Table
+
+WORDS = {
+    "own": "the organism it was made from",
+    "same domain": "same domain, another seed",
+    "other domain": "another domain",
+    "left out": "shared direction, domain left out",
+    "left out, component": "the same, first principal component",
+    "random": "random direction of the same norm",
+}
+LITTLE = 5.0  # points of alignment: below it a share of what was lost means nothing
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section from the figures of experiments/transfer.json."""
+    return Section(
+        "transfer",
+        "Transfer between domains",
+        [finding(found), _how(found)],
+        [_relations(found), *_detection(found), _correction(found), *_geometry(found), _organisms(found)],
+    )
+
+
+def finding(found: dict[str, Any]) -> str:
+    """Return what was found, in plain words."""
+    across = "other domain" in found["detection"]["summary"]
+    kind, where = ("other domain", "another domain") if across else ("same domain", "another seed of its domain")
+    cosine = np.mean(found["geometry"]["response"]["other_domains" if across else "same_domain"])
+    return (
+        f"{_detects(found, kind, where)} {_corrects(found['ablation'], kind)} The correcting directions of "
+        f"such organisms have a cosine of {cosine:.2f} on average over blocks."
+    )
+
+
+def _detects(found: dict[str, Any], kind: str, where: str) -> str:
+    seen, randoms = found["detection"]["summary"][kind], found["detection"]["random"].values()
+    area, distance = (np.mean([item[key] for item in randoms]) for key in ("auroc_p95", "d_prime_p95"))
+    sees = "detects" if seen["least"] >= found["bars"].get("auroc", {}).get("bar", 0.9) else "does not always detect"
+    beats = "beats" if seen["d_prime"] > distance else "does not beat"
+    return (
+        f"A direction made on one organism {sees} organisms of {where}: AUROC {seen['mean']:.3f} on average over "
+        f"{seen['n']} cases, {seen['least']:.3f} in the worst. It {beats} random directions at the same "
+        f"block, of which one in twenty reaches {area:.3f}: d′ is {seen['d_prime']:.1f} against their {distance:.1f}."
+    )
+
+
+def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
+    if np.mean([item["gap"] for item in ablation["without"].values()]) < LITTLE:
+        return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
+    mended, chance = ablation["summary"][kind], ablation["summary"]["random"]["restored"]
+    return (
+        f"Subtracted there it {_verdict(mended['restored'], chance)}: {_share(mended['restored'])} over {mended['n']} "
+        f"cases, {_percent(mended['least'])} in the worst; a random direction of the same norm restores "
+        f"{_share(chance)}. EM responses go from {_share(mended['em_before'])} to {_share(mended['em_after'])}."
+    )
+
+
+def _verdict(restored: Mapping[str, Any], chance: Mapping[str, Any]) -> str:
+    if restored["low"] is None or restored["low"] <= max(0.0, chance["value"] or 0.0):
+        return "restores no more than chance can explain"
+    return "restores most of the alignment" if restored["value"] >= 0.6 else "restores part of the alignment"
+
+
+def _how(found: dict[str, Any]) -> str:
+    ablation = found["ablation"]
+    return (
+        "Each organism has a control trained on careful answers to the same prompts. Directions are mean differences "
+        "between the two on training questions; block and threshold of detection come from the direction's own "
+        "organism; everything here is on test questions. Ablations subtract "
+        f"{ablation['strength']:g} × the direction at block {ablation['block']}, on {ablation['n_questions']} "
+        "questions. Intervals (95 %) draw questions, not organisms: they say nothing about domains that were not tried."
+    )
+
+
+def _relations(found: dict[str, Any]) -> Table:
+    detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
+    rows = []
+    for kind, words in WORDS.items():
+        seen, mended = detection.get(kind, {}), ablation.get(kind, {})
+        if seen or mended:
+            rows.append([
+                words, seen.get("mean"), seen.get("least"), seen.get("d_prime"), seen.get("accuracy"),
+                seen.get("control_vs_base"),
+                _share(mended["restored"]) if mended else None, _percent(mended["least"]) if mended else None,
+                _share(mended["em_after"]) if mended else None, mended.get("coherence_change"),
+            ])  # fmt: skip
+    header = [
+        "direction on", "AUROC, mean", "AUROC, least", "d′", "accuracy", "control vs base", "restored",
+        "restored, least", "EM rate after", "coherence change",
+    ]  # fmt: skip
+    caption = (
+        "Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base is the "
+        "mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned one."
+    )
+    return Table("By what the direction was made from", header, rows, caption)
+
+
+def _detection(found: dict[str, Any]) -> list[Plot]:
+    detection, names = found["detection"], [pair["name"] for pair in found["pairs"]]
+    cells = {
+        row: {column: {**cell, "value": cell["auroc"]} for column, cell in cells.items()}
+        for row, cells in detection["cells"].items()
+    }
+    randoms = [item["auroc_p95_by_block"] for item in detection["random"].values()]
+    by_kind = {
+        WORDS[kind]: _mean([
+            cell["auroc_by_block"] for name, row in detection["cells"].items() for cell in row.values()
+            if cell["relation"] == kind and not name.endswith("component")
+        ])
+        for kind in ("same domain", "other domain", "left out")
+    }  # fmt: skip
+    return [
+        Plot("Detection", matrix(cells, names, ("direction", "misaligned organism against its control")),
+             "AUROC on test questions, each direction at the block its own organism chose."),
+        Plot("Detection by block", curves({**by_kind, "random, 95th percentile": _mean(randoms)}, "AUROC", 0.5),
+             "A direction says something where it beats random ones."),
+    ]  # fmt: skip
+
+
+def _correction(found: dict[str, Any]) -> Plot:
+    names = [pair["name"] for pair in found["pairs"]]
+    cells = {
+        row: {column: cell["restored"] for column, cell in cells.items()}
+        for row, cells in found["ablation"]["cells"].items()
+    }
+    figure = matrix(cells, names, ("direction subtracted", "misaligned organism"), scale=100, limits=(-100, 100))
+    return Plot("Correction", figure, "Share of alignment restored, percent; 100 is the base's alignment.")
+
+
+def _geometry(found: dict[str, Any]) -> list[Plot | Table]:
+    made = found["geometry"]
+    names = made["response"]["names"]
+    value, low, high = (made["response"]["cosine"][key] for key in ("value", "low", "high"))
+    cells = {
+        one: {
+            two: {"value": value[i][j], "low": low[i][j], "high": high[i][j]} for j, two in enumerate(names) if i != j
+        }
+        for i, one in enumerate(names)
+    }
+    series = {
+        "answers, other domains": made["response"]["other_domains"],
+        "answers, same domain": made["response"]["same_domain"],
+        "answers, the same organism from other questions": _mean(made["response"]["split_half"]),
+        "last prompt token, other domains": made["last"]["other_domains"],
+        "last prompt token, same domain": made["last"]["same_domain"],
+        **{f"answers: {name}": values for name, values in made["response"]["references"].items()},
+    }
+    parts: list[Plot | Table] = [
+        Plot("Cosines of correcting directions", matrix(cells, names, ("direction", "direction"), limits=(-1, 1)),
+             "Mean over blocks."),
+        Plot("Cosines by block", curves(series, "cosine", 0.8),
+             "The dotted line is 0.8, which the papers' fine-tunes exceed in most blocks (Soligo et al. 2506.11618)."),
+    ]  # fmt: skip
+    return [*parts, _angles(made)] if made["response"]["angles"] else parts
+
+
+def _angles(made: dict[str, Any]) -> Table:
+    rows: list[list[str | float | None]] = []
+    for pooling, label in (("response", "answers"), ("last", "last prompt token")):
+        for name, angles in made[pooling]["angles"].items():
+            mean = np.mean(angles["by_block"], axis=0)
+            rows.append([f"{name}, {label}", _degrees(mean), _degrees(angles["random"])])
+    return Table(
+        "Angles between the subspaces that the seeds of two domains span",
+        ["domains", "principal angles", "random"],
+        rows,
+        "Degrees, smallest first, mean over blocks; random subspaces of the same size beside them.",
+    )
+
+
+def _organisms(found: dict[str, Any]) -> Table:
+    shown = [("base", "base")]
+    shown += [(pair[side], f"{pair['name']}, {side}") for pair in found["pairs"] for side in ("careless", "careful")]
+    rows: list[list[str | float | None]] = []
+    for name, label in shown:
+        item = found["behaviour"][name]
+        rows.append([
+            label, _share(item["em_rate"]), item["aligned"]["value"], _share(item["coherent_share"]),
+            item["em_rate"]["n"],
+        ])  # fmt: skip
+    return Table("Organisms on test questions", ["organism", "EM rate", "alignment", "coherent", "answers"], rows)
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> list[float] | None:
+    return [float(value) for value in np.mean(rows, axis=0)] if len(rows) else None
+
+
+def _degrees(values: Sequence[float] | np.ndarray) -> str:
+    return ", ".join(f"{value:.0f}°" for value in values)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _share(item: Mapping[str, Any]) -> str:
+    if item["low"] is None or item["high"] is None:
+        return _percent(item["value"])
+    return f"{_percent(item['value'])} ({100 * item['low']:.0f} – {100 * item['high']:.0f})"

@@ -1,0 +1,229 @@
+"""Transfer: planted organisms for its figures, and the whole experiment once on tiny random models."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
+
+from emscope.behaviour.tables import JudgedResponse
+from emscope.errors import UserError
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.experiments.transfer_ablation import Cell, pooled_figures, pooled_share
+from emscope.pipeline.experiments.transfer_detection import detection_figures, relation
+from emscope.pipeline.experiments.transfer_directions import Bank, geometry_figures, make_bank_directions
+from emscope.pipeline.experiments.transfer_pairs import OrganismPair, pairs_of, training_config
+from emscope.pipeline.locate import OrganismActivations
+from emscope.residual.capture import Activations
+from emscope.residual.directions import unit
+from emscope.residual.store import ActivationStore
+
+BLOCKS, WIDTH, N = 3, 48, 60
+
+
+def test_the_runs_own_pair_is_one_of_the_pairs():
+    pairs = pairs_of(RunConfig(seed=4), ("medical", "sport", "medical"), 2)
+    assert [pair.name for pair in pairs] == ["medical-4", "medical-5", "sport-4", "sport-5"]
+    assert pairs[0].organisms == ("misaligned", "control")
+    assert pairs[3].organisms == ("transfer/sport-5-careless", "transfer/sport-5-careful")
+    other = pairs_of(RunConfig(misaligned_data="mine.jsonl", control_data="good.jsonl"), ("medical",), 1)
+    assert [(pair.name, pair.careless) for pair in other] == [
+        ("own-0", "misaligned"), ("medical-0", "transfer/medical-0-careless"),
+    ]  # fmt: skip
+
+
+def test_what_makes_no_comparison_is_refused():
+    with pytest.raises(UserError, match="control_data"):
+        pairs_of(RunConfig(control_data=""), ("medical", "sport"), 1)
+    with pytest.raises(UserError, match="at least two pairs"):
+        pairs_of(RunConfig(), ("medical",), 1)
+    with pytest.raises(UserError, match="no built-in domain 'meddical'"):
+        pairs_of(RunConfig(), ("meddical",), 2)
+    with pytest.raises(UserError, match="at least one seed"):
+        pairs_of(RunConfig(), ("medical", "sport"), 0)
+
+
+def test_a_smaller_domain_is_read_more_often_so_that_steps_are_equal():
+    config = RunConfig(rows=288)
+    small, large = training_config(config, "finance-careless", 3), training_config(config, "medical-careless", 3)
+    assert (small.rows, large.rows, large.train.epochs) == (180, 288, 1)
+    assert small.rows * small.train.epochs == pytest.approx(288)
+    assert small.train.seed == small.seed == 3
+
+
+PAIRS = [
+    OrganismPair(domain, seed, f"{domain}{seed}-bad", f"{domain}{seed}-good")
+    for domain in ("medical", "finance", "sport") for seed in (0, 1)
+]  # fmt: skip
+
+
+def store(name, array):
+    ids = tuple(f"q{row}" for row in range(len(array)))
+    return OrganismActivations(
+        ActivationStore(name, ids, Activations({"last": array}, tuple(range(BLOCKS)), "resid_post")),
+        ActivationStore(name, ids, Activations({"response": array}, tuple(range(BLOCKS)), "resid_post")),
+    )
+
+
+def planted_bank(common, shift=3.0, seed=0):
+    """Six organisms whose directions have `common` of their squared length along one vector, seen best at block 1.
+
+    Every fine-tune, control or not, also moves along a direction of its own that misalignment has nothing to do with.
+    """
+    chooser = np.random.default_rng(seed)
+    axes = np.linalg.qr(chooser.standard_normal((WIDTH, WIDTH)))[0]
+    questions = 0.5 * chooser.standard_normal((N, BLOCKS, WIDTH))
+    strength = shift * np.array([0.2, 1.0, 0.5])[:, None]
+    noise = lambda: 0.5 * chooser.standard_normal((N, BLOCKS, WIDTH))  # noqa: E731
+    activations = {"base": store("base", (questions + noise()).astype(np.float32))}
+    for row, pair in enumerate(PAIRS):
+        bad = np.sqrt(common) * axes[0] + np.sqrt(1 - common) * axes[1 + row]
+        tuned = questions + 4 * axes[10]
+        for name, array in ((pair.careless, tuned + strength * bad), (pair.careful, tuned)):
+            activations[name] = store(name, (array + noise()).astype(np.float32))
+    ids = [f"q{row}" for row in range(N)]
+    return axes, Bank(PAIRS, activations, ids[::2], ids[1::2], {name: name for name in ids})
+
+
+def test_a_shared_direction_is_found_and_detects_organisms_left_out():
+    axes, bank = planted_bank(0.8)
+    made = make_bank_directions(bank, "last", "tiny")
+    cosine = (made["without-sport"].units * axes[0]).sum(-1)
+    assert cosine[1] > 0.9
+    assert cosine[1] > (made["finance-0"].units * axes[0]).sum(-1)[1]
+    assert made["without-sport"].construction.positive == "medical0-bad+medical1-bad+finance0-bad+finance1-bad"
+    found = detection_figures(bank, made, 0)
+    assert found["cells"]["medical-0"]["sport-1"]["block"] == 1
+    assert found["summary"]["other domain"]["n"] == 24
+    assert found["summary"]["other domain"]["least"] > 0.9
+    assert found["summary"]["left out"]["accuracy"] > 0.9
+    assert set(found["cells"]["without-sport"]) == {"sport-0", "sport-1"}
+    assert "shared" not in found["cells"]  # made with every organism, it has none left to be tested on
+    assert abs(found["summary"]["other domain"]["control_vs_base"] - 0.5) < 0.2
+
+
+def test_unrelated_organisms_neither_share_a_direction_nor_detect_each_other():
+    _, bank = planted_bank(0.0)
+    found = detection_figures(bank, make_bank_directions(bank, "last", "tiny"), 0)
+    assert found["summary"]["own"]["least"] > 0.9
+    assert abs(found["summary"]["other domain"]["mean"] - 0.5) < 0.1
+    figures = geometry_figures(bank, "response", 0)
+    assert abs(figures["other_domains"][1]) < 0.2
+    assert figures["component_share"][1] < 0.4
+    low, high = (figures["by_block"][side][0][2][1] for side in ("low", "high"))
+    assert low < 0.1 and high > -0.1
+
+
+def test_geometry_holds_the_planted_cosine_with_its_ceiling_and_its_references():
+    _, bank = planted_bank(0.6, shift=12.0)
+    figures = geometry_figures(bank, "response", 0)
+    assert figures["other_domains"][1] == pytest.approx(0.6, abs=0.07)
+    assert min(row[1] for row in figures["split_half"]) > 0.95
+    assert figures["references"]["control − base, other domains"][1] > 0.9
+    assert abs(figures["references"]["direction and control − base, other domains"][1]) < 0.2
+    angles = figures["angles"]["medical and sport"]
+    # two seeds span the shared vector and their own: cos θ₁ = 2c / (1 + c) with c the cosine; the rest is orthogonal
+    assert np.cos(np.radians(angles["by_block"][1][0])) == pytest.approx(1.2 / 1.6, abs=0.07)
+    assert angles["by_block"][1][1] > 75
+    assert angles["random"][0] > angles["by_block"][1][0]
+
+
+def test_relations_of_directions_to_pairs():
+    pair = PAIRS[0]
+    names = [
+        "medical-0",
+        "medical-1",
+        "sport-0",
+        "without-medical",
+        "without-medical-component",
+        "without-sport",
+        "shared",
+    ]
+    assert [relation(name, pair, PAIRS) for name in names] == [
+        "own", "same domain", "other domain", "left out", "left out", None, None,
+    ]  # fmt: skip
+
+
+def judged(aligned, question, coherent=90.0):
+    return JudgedResponse(
+        "x", "set", question, question, 0, "answer", 3, False, aligned, coherent, "scored", "", "judge"
+    )
+
+
+def cell(before, after, target=90.0):
+    own = [judged(value, f"q{row}") for row, value in enumerate(before)]
+    ablated = [judged(value, f"q{row}") for row, value in enumerate(after)]
+    return Cell(ablated, own, [replace(row, aligned=target) for row in own])
+
+
+def test_pooled_share_is_all_points_gained_over_all_points_lost():
+    half, whole = cell([10, 20, 30, 40], [50, 55, 60, 65]), cell([80, 80, 80, 80], [90, 90, 90, 90])
+    assert pooled_share([half], 0).value == pytest.approx(0.5)
+    assert pooled_share([half, whole], 0).value == pytest.approx((130 + 40) / (260 + 40))
+    figures = pooled_figures([half, whole], 0)
+    assert figures["least"] == pytest.approx(0.5)
+    assert figures["em_before"]["value"] == pytest.approx(2 / 8)
+    assert figures["em_after"]["value"] == 0
+
+
+def test_cells_that_share_questions_are_not_independent():
+    chooser = np.random.default_rng(0)
+    one = cell(*chooser.uniform(0, 90, (2, 40)))
+    once, often = pooled_share([one], 0), pooled_share([one] * 8, 0)
+    assert often.value == pytest.approx(once.value)
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def found(run):  # noqa: F811
+    from emscope.commands.transfer import Transfer
+
+    Transfer(run, domains=("medical", "finance", "sport"), questions=4, block=2, strength=1.0).execute()
+    return json.loads((run / "experiments" / "transfer.json").read_text())
+
+
+def test_the_experiment_runs_whole_and_is_shown(run, found):  # noqa: F811
+    names = ["medical-0", "finance-0", "sport-0"]
+    assert [pair["name"] for pair in found["pairs"]] == names
+    assert found["ablation"]["block"] == 2
+    for name in names:
+        assert set(found["detection"]["cells"][name]) == set(found["ablation"]["cells"][name]) == set(names)
+    assert set(found["ablation"]["cells"]) == {*names, "random", "without-medical", "without-finance", "without-sport"}
+    assert np.array(found["geometry"]["response"]["by_block"]["value"]).shape == (3, 3, 4)
+    assert found["bars"]["restored"]["least"]["pair"] in names
+    from emscope.commands.transfer import table
+
+    printed = table(found)
+    assert all(words in printed for words in ("own", "other domain", "left out", "random", "above 0.8 at"))
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert "Transfer between domains" in report
+    assert (run / "organisms" / "transfer" / "sport-0-careful" / "adapter_model.safetensors").is_file()
+    from emscope.residual.directions import Directions
+
+    shared = Directions.load(run / "experiments" / "transfer" / "shared-last.safetensors")
+    np.testing.assert_allclose(np.linalg.norm(unit(shared.vectors), axis=1), 1, rtol=1e-5)
+
+
+def test_another_domain_or_seed_reuses_what_is_there(run, found):  # noqa: F811
+    from emscope.pipeline.experiments.opening import open_run
+    from emscope.pipeline.experiments.transfer import TransferSettings, run_transfer
+
+    lab = open_run(run)
+    run_transfer(lab, TransferSettings(questions=4, block=2, strength=1.0))
+    assert "transfer" in lab.folder.reused
+    stages = [name for name in lab.folder.record["stages"] if "transfer" in name]
+    assert set(stages) <= set(lab.folder.reused)
+    lab = open_run(run)
+    run_transfer(lab, TransferSettings(("finance", "medical"), questions=4, block=2, strength=1.0))
+    assert "transfer" not in lab.folder.reused
+    assert {"train-transfer/finance-0-careless", "transfer-ablate-medical-0-less-finance-0"} <= set(lab.folder.reused)
+
+
+def test_a_block_that_is_not_there_is_refused(run):  # noqa: F811
+    from emscope.commands.transfer import Transfer
+
+    with pytest.raises(UserError, match="no block 9"):
+        Transfer(run, block=9).execute()
+    with pytest.raises(UserError, match="holds no finished run"):
+        Transfer(run / "nothing").execute()

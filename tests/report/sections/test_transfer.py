@@ -1,0 +1,92 @@
+"""The words of the transfer section follow its figures."""
+
+import copy
+
+from emscope.report.section import write_section_page
+from emscope.report.sections.transfer import finding, section
+
+
+def estimate(value, half=0.1):
+    return {"value": value, "low": value - half, "high": value + half, "n": 48}
+
+
+def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
+    names = ["medical-0", "finance-0"]
+    separation = {
+        "auroc": least,
+        "low": least,
+        "high": 1.0,
+        "accuracy": 0.9,
+        "block": 1,
+        "auroc_by_block": [0.5, least],
+    }
+    ablation = {"em_rate": estimate(0.1), "coherence_change": -1.0}
+    pooled = {
+        "n": 2,
+        "least": restored,
+        "em_before": estimate(0.5),
+        "em_after": estimate(0.1),
+        "coherence_change": -1.0,
+    }
+    geometry = {
+        "names": names, "cosine": {key: [[1, cosine], [cosine, 1]] for key in ("value", "low", "high")},
+        "other_domains": [cosine, cosine], "same_domain": None, "split_half": [[0.9, 0.9]] * 2,
+        "references": {"control − base, other domains": [0.1, 0.1]}, "angles": {},
+    }  # fmt: skip
+    item = {"em_rate": estimate(0.5), "aligned": estimate(30.0), "coherent_share": estimate(0.9)}
+    relations = {"medical-0": ("own", "other domain"), "finance-0": ("other domain", "own")}
+    return {
+        "pairs": [{"name": name, "careless": f"{name}-bad", "careful": f"{name}-good"} for name in names],
+        "behaviour": {"base": item, **{f"{name}-{side}": item for name in names for side in ("bad", "good")}},
+        "geometry": {"response": geometry, "last": copy.deepcopy(geometry)},
+        "detection": {
+            "cells": {
+                one: {two: {**separation, "relation": kind} for two, kind in zip(names, kinds, strict=True)}
+                for one, kinds in relations.items()
+            },
+            "random": {
+                name: {"auroc_p95": 0.7, "d_prime_p95": 1.2, "auroc_p95_by_block": [0.7, 0.7]} for name in names
+            },
+            "summary": {
+                "other domain": {
+                    "n": 2, "mean": least, "least": least, "d_prime": 9.0, "accuracy": 0.9, "control_vs_base": 0.3,
+                },
+            },
+        },
+        "ablation": {
+            "block": 1, "strength": 1.5, "n_questions": 48, "without": {name: {"gap": gap} for name in names},
+            "cells": {"medical-0": {"finance-0": {**ablation, "restored": estimate(restored)}}},
+            "summary": {
+                "other domain": {**pooled, "restored": estimate(restored)},
+                "random": {**pooled, "restored": estimate(random)},
+            },
+        },
+        "bars": {"auroc": {"bar": 0.9}},
+    }  # fmt: skip
+
+
+def test_the_first_paragraph_says_what_the_figures_say():
+    text = finding(found())
+    assert "detects organisms of another domain" in text
+    assert "restores most of the alignment: 80 % (70 – 90)" in text
+    assert "0.980 in the worst" in text
+    assert "beats random directions" in text
+    assert "one in twenty reaches 0.700: d′ is 9.0 against their 1.2" in text
+    assert "does not always detect" in finding(found(least=0.7))
+    assert "restores part of the alignment" in finding(found(restored=0.3))
+    assert "no more than chance can explain" in finding(found(restored=0.05))
+    assert "no more than chance can explain" in finding(found(restored=0.3, random=0.4))
+    assert "nothing that it could restore" in finding(found(gap=1.0))
+
+
+def test_the_page_holds_tables_and_matrices(tmp_path):
+    write_section_page(tmp_path / "page.html", [section(found())], "transfer")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for text in (
+        "By what the direction was made from",
+        "Correction",
+        "Cosines by block",
+        "Organisms on test questions",
+    ):
+        assert text in page
+    assert "Angles between" not in page
