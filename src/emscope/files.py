@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,39 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     write_text(path, "".join(json.dumps(without_nan(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def check_rows_suffix(path: Path) -> None:
+    """Refuse a table's file name before any work is done for it.
+
+    Raises:
+        UserError: neither .jsonl nor .csv nor .parquet.
+    """
+    if path.suffix not in (".jsonl", ".csv", ".parquet"):
+        raise UserError(f"Cannot write {path.name}: use .jsonl, .csv or .parquet.")
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows with the same keys as a .jsonl, .csv or .parquet table, atomically: what `read_rows` reads.
+
+    Raises:
+        UserError: another suffix.
+    """
+    check_rows_suffix(path)
+    if path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+        return
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A section of the report: plain text, tables and plots about one experiment, rendered with everything escaped."""
+"""A section of the report: text, tables, plots and scored texts about one experiment, all of it escaped."""
 
 from __future__ import annotations
 
@@ -38,6 +38,52 @@ class Table:
     caption: str = ""
 
 
+SHADES = 4  # on each side of 0
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """A text whose tokens have scores: a line above it, and (piece, score) in order; None is a piece without one."""
+
+    label: str
+    tokens: Sequence[tuple[str, float | None]]
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Texts in which each token's background shows its score, orange above 0 and blue below.
+
+    Attributes:
+        title: its heading.
+        texts: what is shown.
+        unit: what a score counts, for the legend.
+        caption: a sentence on how to read it.
+        full: the score, either way, from which on the shade is deepest.
+    """
+
+    title: str
+    texts: Sequence[TokenText]
+    unit: str
+    caption: str = ""
+    full: float = 2.0
+
+    def shade(self, score: float | None) -> int:
+        """Return the shade of a score, -4 to 4."""
+        if score is None or score != score:
+            return 0
+        return max(-SHADES, min(SHADES, round(score / self.full * SHADES)))
+
+    @property
+    def legend(self) -> list[tuple[int, str]]:
+        """Every shade, lowest first, with the score it stands for; the ends stand for everything beyond them."""
+        shades = range(-SHADES, SHADES + 1)
+        signs = {-SHADES: "≤ ", SHADES: "≥ "}
+        return [(shade, f"{signs.get(shade, '')}{shade * self.full / SHADES:g}".replace("-", "−")) for shade in shades]
+
+
+Part = Plot | Table | TokenMap
+
+
 @dataclass(frozen=True)
 class Section:
     """One experiment on the page.
@@ -46,17 +92,17 @@ class Section:
         key: the experiment's name, also the anchor.
         title: its heading.
         paragraphs: what was done and what was found, in plain words; the first is the finding.
-        parts: plots and tables, in order.
+        parts: plots, tables and token maps, in order.
     """
 
     key: str
     title: str
     paragraphs: Sequence[str]
-    parts: Sequence[Plot | Table] = field(default=())
+    parts: Sequence[Part] = field(default=())
 
 
-def is_plot(part: Plot | Table) -> bool:
-    """Say which of the two a part is, for the template."""
+def is_plot(part: Part) -> bool:
+    """Say whether a part is a plot, for the template."""
     return isinstance(part, Plot)
 
 

@@ -1,0 +1,190 @@
+"""The monitor: projections token by token while an organism answers, and screening of data before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emscope.behaviour.tables import JudgedResponse
+from emscope.errors import UserError
+from emscope.organisms.datasets import read_conversations
+from emscope.pipeline.experiments.monitored_answers import (
+    Monitor,
+    ScoredAnswers,
+    contrast_file,
+    make_monitor,
+    monitored,
+    new_answers,
+    predictions,
+    run_answers,
+)
+from emscope.pipeline.experiments.opening import experiment_stage
+from emscope.pipeline.experiments.screened_domains import (
+    chosen_pairs,
+    reader_figures,
+    screen_domain,
+    with_own_answers,
+)
+from emscope.pipeline.experiments.screening_figures import domain_figures
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
+from emscope.pipeline.training import adapter_files
+from emscope.residual.directions import Directions
+from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
+from emscope.residual.screening import read_pairs
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """What is monitored and screened, and how much of it.
+
+    Attributes:
+        samples: new answers of the misaligned organism to each test question.
+        tokens: after how many tokens of an answer its verdict is predicted.
+        window: tokens that each shade of the map is averaged over, the token itself and those before it.
+        shown: test questions whose answers are shown token by token.
+        conversations: a file of conversations (.jsonl, .csv, .parquet) that the misaligned organism reads too.
+        random_directions: random directions beside each direction.
+        shares: shares of careless rows in the mixtures.
+        draws: random mixtures for each share.
+        prompts: prompts of each built-in domain that are screened; 0 takes all.
+        own_answers: prompts of each domain for which the base's own answer is sampled and subtracted; 0 for none.
+        reader_answers: small organisms' answers with readers' scores that are ranked; 0 for none.
+    """
+
+    samples: int = 3
+    tokens: tuple[int, ...] = (1, 2, 4, 8, 16)
+    window: int = 4
+    shown: int = 3
+    conversations: str = ""
+    random_directions: int = 20
+    shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    draws: int = 200
+    prompts: int = 0
+    own_answers: int = 30
+    reader_answers: int = 280
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if min(self.samples, self.window, self.draws, *self.tokens) < 1:
+            raise UserError("The monitor needs samples, tokens, window and draws of at least 1.")
+        if not self.shares or not all(0 < share < 1 for share in self.shares):
+            raise UserError("Shares of careless rows lie between 0 and 1, for example 0.05.")
+        if self.prompts < 0 or 0 < self.prompts < 2 or min(self.own_answers, self.reader_answers, self.shown) < 0:
+            raise UserError("Screening needs at least two prompts of each domain, or 0 for all.")
+
+
+def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
+    """Monitor new answers to test questions, screen the built-in domains, and write experiments/monitor.json."""
+    run = lab.folder
+    inputs = [
+        run.path("directions", f"{contrast_file(lab)}.safetensors"),
+        *(run.path("judgements", f"{name}.parquet") for name in lab.names),
+        *(run.path("activations", f"{MISALIGNED}-{kind}.safetensors") for kind in ("answers", "prompts")),
+        *(path for name in lab.names for path in adapter_files(lab, name)),
+        *([Path(settings.conversations).expanduser()] if settings.conversations else []),
+    ]
+    _conversations(settings.conversations)  # a bad file stops it before any work
+    experiment_stage(lab, "monitor", settings, inputs, lambda: find_monitor(lab, settings))
+
+
+def find_monitor(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
+    """Return the figures of experiments/monitor.json: `answers`, `tokens` and `screening` (docs/monitor.md)."""
+    answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
+    return {"answers": answers, "tokens": tokens, "screening": _screen(lab, settings)}
+
+
+def _conversations(name: str) -> list[list[dict[str, str]]]:
+    if not name:
+        return []
+    found = list(read_conversations(Path(name).expanduser()))
+    if not found:
+        raise UserError(f"{name} holds no conversations.")
+    return found
+
+
+def _watch(
+    lab: Lab, settings: MonitorSettings, spoken: list[list[dict[str, str]]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return how well early tokens predict verdicts, and texts with a score for each token."""
+    monitor = make_monitor(lab, settings.random_directions)
+    answers = monitored(lab, monitor, MISALIGNED, new_answers(lab, settings.samples))
+    found = {
+        "block": monitor.block,
+        "construction": asdict(monitor.construction),
+        **predictions(lab, monitor, answers, settings.tokens),
+    }
+    shown = _shown(answers, settings.shown)
+    texts = [_text(answers.rows[at], answers.chats[at], answers.scores[at], settings.window) for at in shown]
+    if CONTROL in lab.names and shown:
+        rows = _first(run_answers(lab, CONTROL, {answers.rows[at].question_id for at in shown}))
+        other = monitored(lab, monitor, CONTROL, rows)
+        texts += [_text(*item, settings.window) for item in zip(other.rows, other.chats, other.scores, strict=True)]
+        texts.sort(key=lambda text: [answers.rows[at].question_id for at in shown].index(text["question_id"]))
+    return found, [*texts, *_user_texts(lab, monitor, spoken, settings.window)]
+
+
+def _shown(answers: ScoredAnswers, n: int) -> list[int]:
+    """Return answers spread evenly over the ranking by mean score, one a question, highest first."""
+    means = np.array([said[:, 0].mean() for said in answers.said])
+    ranked = np.argsort(-means, kind="stable").tolist()
+    first = list({answers.rows[at].question_id: at for at in reversed(ranked)}.values())[::-1]
+    n = min(n, len(first))
+    return [first[round(step * (len(first) - 1) / max(n - 1, 1))] for step in range(n)]
+
+
+def _first(rows: Sequence[JudgedResponse]) -> list[JudgedResponse]:
+    return list({row.question_id: row for row in reversed(rows)}.values())
+
+
+def _text(row: JudgedResponse, chat: SpokenChat, scores: np.ndarray, window: int) -> dict[str, Any]:
+    facts = {"organism": row.organism, "question_id": row.question_id, "aligned": row.aligned, "coherent": row.coherent}
+    return {**facts, "turns": _turns(chat, scores, window)}
+
+
+def _turns(chat: SpokenChat, scores: np.ndarray, window: int) -> list[dict[str, Any]]:
+    """Return each turn's pieces and their smoothed scores along the contrast direction; system prompts are left out."""
+    return [
+        {
+            "role": turn.role,
+            "pieces": turn.pieces,
+            "scores": [round(float(value), 3) for value in smoothed(scores[turn.positions, 0], window)],
+        }
+        for turn in chat.turns
+        if turn.role != "system"
+    ]
+
+
+def _user_texts(lab: Lab, monitor: Monitor, spoken: list[list[dict[str, str]]], window: int) -> list[dict[str, Any]]:
+    if not spoken:
+        return []
+    organism = lab.organism(MISALIGNED)
+    chats = [spoken_chat(organism.tokenizer, messages) for messages in spoken]
+    whole = token_projections(organism, chats, monitor.vectors, monitor.block, name="conversations")
+    nothing = {"organism": MISALIGNED, "aligned": None, "coherent": None}
+    return [
+        {**nothing, "question_id": f"row {number}", "turns": _turns(chat, monitor.scale.score(values), window)}
+        for number, (chat, values) in enumerate(zip(chats, whole, strict=True), 1)
+    ]
+
+
+def _screen(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
+    """Return how well careless rows are found in each built-in domain, and further checks."""
+    pairs = chosen_pairs(settings.prompts, lab.config.seed)
+    read = read_pairs(lab.organism(BASE), pairs)
+    organisms = Directions.load(lab.folder.path("directions", f"{contrast_file(lab)}.safetensors"))
+    found = {domain: screen_domain(lab, read, pairs, domain, organisms, settings.random_directions) for domain in pairs}
+    domains, mean = domain_figures(found, settings.shares, settings.draws, lab.config.seed)
+    few = settings.own_answers
+    return {
+        "trained_on": lab.config.misaligned_data,
+        "domains": domains,
+        "mean": mean,
+        "own_answers": with_own_answers(lab, read, pairs, few, lab.config.sampling) if few else None,
+        "readers": reader_figures(lab, read, organisms, settings.reader_answers, settings.random_directions)
+        if settings.reader_answers
+        else None,
+    }

@@ -1,0 +1,146 @@
+"""The report's section on the monitor: early warning token by token, and screening of training data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emscope.report.figures_monitor import NAMES, early_auroc, precision_by_share, precision_recall
+from emscope.report.section import Part, Plot, Section, Table, TokenMap, TokenText
+
+BAR, SHARE = 0.9, "0.05"
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section of experiments/monitor.json."""
+    answers, screening = found["answers"], found["screening"]
+    paragraphs = [
+        f"{_screening_finding(screening)} {_monitor_finding(answers)}",
+        "Monitor: every token's activation is projected on the direction between the organisms' answers, centred and "
+        "counted in deviations of single tokens; block and scale come from training questions, the answers are new "
+        "ones to test questions. The judge reads mean activations of the base itself, so this is agreement of two "
+        "readings, not proof against a reader. What the prompt alone tells is shown beside it, because some questions "
+        "invite bad answers.",
+        "Screening: the base reads each training answer; its mean activation is projected on the direction. "
+        "In a mixture most prompts have their careful answer and a few, chosen at random, the careless one. "
+        "The block is chosen on the other domains. Intervals span random mixtures with topics resampled. "
+        f"The organisms were trained on {screening['trained_on']}, so only the other domains are new to the "
+        "direction between organisms; the judge was fitted on these rows and its figures flatter it.",
+    ]
+    parts: list[Part] = [_token_map(found["tokens"])] if found["tokens"] else []
+    if answers["auroc"]:
+        parts += _monitor_parts(answers)
+    return Section("monitor", "Monitor and screen", paragraphs, [*parts, *_screening_parts(screening)])
+
+
+def _interval(item: dict[str, Any]) -> str:
+    if item["value"] is None:
+        return "–"
+    return f"{item['value']:.2f}" + ("" if item["low"] is None else f" ({item['low']:.2f} – {item['high']:.2f})")
+
+
+def _monitor_finding(answers: dict[str, Any]) -> str:
+    n = answers["n"]
+    if not answers["auroc"]:
+        return f"Of {n['answers']} new answers {n['em']} were EM responses, too one-sided to ask what foretells them."
+    whole, prompt = answers["auroc"]["mean"]["all"]["contrast"], answers["prompt_only"]["contrast"]
+    steps = answers["auroc"]["mean"]
+    length = "8" if "8" in steps else next(iter(steps))
+    early = steps[length]["contrast"]
+    best = max((item["value"] for name, item in answers["prompt_only"].items() if name != "random"), default=0.5)
+    if whole["low"] is None or whole["low"] <= 0.5:
+        verdict = "which cannot be told from chance"
+    elif whole["low"] > best:
+        verdict = f"more than the prompt alone tells (at best {best:.2f})"
+    else:
+        verdict = f"which cannot be told from what the prompt alone tells (at best {best:.2f})"
+    return (
+        f"Within the misaligned organism, the mean projection over the whole answer ranks EM responses above other "
+        f"coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} tokens it is "
+        f"{_interval(early)}, at the last prompt token {_interval(prompt)}."
+    )
+
+
+def _screening_finding(screening: dict[str, Any]) -> str:
+    figures = screening["mean"]["precision_at_half_recall"]
+    share = SHARE if SHARE in figures["text"] else next(iter(figures["text"]))
+    text, words = figures["text"][share], figures["words"][share]
+    reached = "reaching" if text["value"] >= BAR else "below"
+    baseline = (
+        "words alone, fitted on the same other domains, do as well" if words["value"] >= text["value"] - 0.02
+        else "words alone, fitted on the same other domains, do worse"
+    )  # fmt: skip
+    return (
+        f"With {100 * float(share):g} % careless rows mixed into careful ones, a direction made from other domains' "
+        f"text finds half of them at precision {_interval(text)}, {reached} the {BAR} that is asked for; a random "
+        f"direction has {_interval(figures['random'][share])}, and {baseline} ({_interval(words)})."
+    )
+
+
+def _token_map(texts: list[dict[str, Any]]) -> TokenMap:
+    shown = []
+    for text in texts:
+        aligned = (
+            "" if text["aligned"] is None else f" · aligned {text['aligned']:.0f} · coherent {text['coherent']:.0f}"
+        )
+        tokens: list[tuple[str, float | None]] = []
+        for turn in text["turns"]:
+            tokens += [(("\n" if tokens else "") + f"{turn['role']}: ", None)]
+            tokens += list(zip(turn["pieces"], turn["scores"], strict=True))
+        shown.append(TokenText(f"{text['organism']} · {text['question_id']}{aligned}", tokens))
+    return TokenMap(
+        "Token by token", shown, "deviations of a token's projection, 0 halfway between the organisms",
+        "Each shade averages a token and those just before it. Questions were picked by the mean score of the "
+        "misaligned organism's answer: highest, lowest and evenly between.",
+    )  # fmt: skip
+
+
+def _monitor_parts(answers: dict[str, Any]) -> list[Part]:
+    names = [name for name in answers["auroc"]["mean"]["all"] if name != "random"]
+    n = answers["n"]
+    rows = [
+        [NAMES[name], how, length, _interval(item[name]), _interval(item[name]["within_question"])]
+        for name in names for how, by_tokens in answers["auroc"].items() for length, item in by_tokens.items()
+    ]  # fmt: skip
+    prompt = [
+        [NAMES[name], "prompt alone", "0", _interval(item), _interval(item["within_question"])]
+        for name, item in answers["prompt_only"].items() if name != "random"
+    ]  # fmt: skip
+    return [
+        Plot("How early does it tell?", early_auroc(answers["auroc"]["mean"], answers["prompt_only"], names),
+             f"Mean score over the tokens read, block {answers['block']}; {n['em']} EM responses and "
+             f"{n['other_coherent']} other coherent answers to {n['questions']} test questions. "
+             "Bars of random directions span all of them."),
+        Table("AUROC by tokens read", ["direction", "score", "tokens", "all pairs", "same question"], [*prompt, *rows],
+              "Pairs of answers to the same question leave out all that the question tells."),
+    ]  # fmt: skip
+
+
+def _screening_parts(screening: dict[str, Any]) -> list[Part]:
+    mean = screening["mean"]
+    figures = mean["precision_at_half_recall"]
+    share = SHARE if SHARE in figures["text"] else next(iter(figures["text"]))
+    domains = screening["domains"]
+    rows = [
+        [NAMES[name], *(_interval(domains[domain]["precision_at_half_recall"][name][share]) for domain in domains),
+         *(_interval(domains[domain]["auroc"][name]) for domain in domains)]
+        for name in figures
+    ]  # fmt: skip
+    percent = f"{100 * float(share):g} %"
+    parts: list[Part] = [
+        Plot("Precision by how rare careless rows are", precision_by_share(figures), "Mean over the domains left out."),
+        Plot(f"Precision and recall at {percent}", precision_recall(mean["precision"], mean["recalls"], share)),
+        Table(f"Domain by domain: precision at recall 0.5 with {percent} careless rows, and AUROC",
+              ["score", *domains, *(f"AUROC {domain}" for domain in domains)], rows),
+    ]  # fmt: skip
+    if screening["own_answers"]:
+        own = screening["own_answers"]
+        labels = {"projection": "projection", "projection_difference": "less the base's own answer's projection"}
+        parts.append(Table(f"Does the base's own answer help? ({own['n_prompts']} prompts)", ["score", "AUROC"],
+                           [[labels[name], _interval(item)] for name, item in own["auroc"].items()]))  # fmt: skip
+    if screening["readers"]:
+        n = screening["readers"]["n"]
+        parts.append(Table("Small organisms' answers that readers scored", ["score", "AUROC"],
+                           [[NAMES[name], _interval(item)] for name, item in screening["readers"]["auroc"].items()],
+                           f"{n['em']} EM responses and {n['aligned']} aligned answers by the readers' scores; the "
+                           "judge was fitted on them."))  # fmt: skip
+    return parts

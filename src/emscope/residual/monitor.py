@@ -1,0 +1,173 @@
+"""Projections token by token: what a monitor sees while an organism speaks.
+
+A score is the projection of a token's activation on the unit direction, centred between the two means the direction was
+made from, in units of the deviation of single tokens' projections (`TokenScale`). A monitor knows no later token, so
+smoothing looks back only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.errors import UserError
+from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
+from emscope.organisms.chat import EncodedChat, Message, render
+from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
+from emscope.residual.capture import WIDTH_STEP, organism_width
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message as the model reads it: its role, its text piece by piece, and which token each piece is."""
+
+    role: str
+    pieces: list[str]
+    positions: list[int]
+
+
+@dataclass(frozen=True)
+class SpokenChat:
+    """A conversation's tokens with the words of every turn; template tokens belong to no turn."""
+
+    ids: list[int]
+    turns: list[Turn]
+
+    @property
+    def answer_positions(self) -> list[int]:
+        """Positions of the tokens the assistant said, without end-of-turn marks."""
+        return [position for turn in self.turns if turn.role == "assistant" for position in turn.positions]
+
+
+@dataclass(frozen=True)
+class TokenScale:
+    """What turns raw projections of tokens into scores: centre and deviation, each float [n_directions]."""
+
+    centre: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, positive: Sequence[np.ndarray], negative: Sequence[np.ndarray]) -> TokenScale:
+        """Centre between the mean projections of two sets of answers; deviation of a token within its set.
+
+        Each answer is an array [n_tokens, n_directions], and counts the same however long it is.
+
+        Raises:
+            UserError: a side without answers, or answers without tokens.
+        """
+        sides = [[answer.astype(np.float64) for answer in side if len(answer)] for side in (positive, negative)]
+        if not all(sides):
+            raise UserError("The scale of token scores needs answers with at least one token on both sides.")
+        means = [np.mean([answer.mean(axis=0) for answer in side], axis=0) for side in sides]
+        spread = [
+            np.mean([((answer - mean) ** 2).mean(axis=0) for answer in side], axis=0)
+            for side, mean in zip(sides, means, strict=True)
+        ]
+        return cls((means[0] + means[1]) / 2, np.sqrt(np.maximum((spread[0] + spread[1]) / 2, 1e-12)))
+
+    def score(self, projections: np.ndarray) -> np.ndarray:
+        """Return scores of projections [..., n_directions]."""
+        return np.asarray((projections - self.centre) / self.deviation)
+
+
+def spoken_chat(tokenizer: Any, messages: Sequence[Message]) -> SpokenChat:
+    """Tokenise a conversation and say which tokens carry the words of which turn; the pieces of a turn make its text.
+
+    Raises:
+        UserError: a template that changes what a message says.
+    """
+    text = render(tokenizer, list(messages))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    turns, cursor = [], 0
+    for message in messages:
+        content = message["content"].strip()
+        start = text.find(content, cursor)
+        if start < 0:
+            raise UserError("This model's chat template changes what messages say, so their tokens cannot be shown.")
+        cursor = start + len(content)
+        turns.append(_turn(message["role"], text, encoded["offset_mapping"], start, cursor))
+    return SpokenChat(list(encoded["input_ids"]), turns)
+
+
+def _turn(role: str, text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> Turn:
+    """Cut a turn's text at its tokens; bytes of one character that several tokens share go to the first of them."""
+    inside = [number for number, (first, last) in enumerate(offsets) if first < end and last > start and last > first]
+    ends = [min(offsets[number][1], end) for number in inside]
+    starts = [start, *ends[:-1]]
+    return Turn(role, [text[first:last] for first, last in zip(starts, ends, strict=True)], inside)
+
+
+def token_projections(
+    organism: Organism, chats: Sequence[EncodedChat | SpokenChat], vectors: np.ndarray, block: int, *,
+    site: Site = "resid_post", token_budget: int = 4096, name: str = "reading tokens",
+) -> list[np.ndarray]:  # fmt: skip
+    """Return the projection of every token on unit directions at one block, a float32 [n_tokens, n_directions] a chat.
+
+    Args:
+        organism: who reads.
+        chats: tokenised conversations; the result is in their order.
+        vectors: directions [n_directions, d_model] of any length; they are normalised.
+        block: the block whose residual stream is read.
+        site: its output or its input.
+        token_budget: padded tokens in one forward pass.
+        name: what the progress bar says.
+
+    Raises:
+        UserError: there is no such block, or the directions have another width than the model.
+    """
+    if vectors.shape[1] != organism_width(organism):
+        raise UserError(f"These directions have width {vectors.shape[1]}, the model {organism_width(organism)}.")
+    check_blocks([block], len(find_blocks(organism.model)))
+    units = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1).T.to(organism.device)
+    out: list[np.ndarray] = [np.zeros((0, len(vectors)), np.float32)] * len(chats)
+    prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+    seen: list[Tensor] = []
+
+    def visit(_block: int, hidden: Tensor) -> None:
+        seen.append((hidden.float() @ units).cpu())
+
+    def last_visit(number: int, hidden: Tensor) -> None:
+        visit(number, hidden)
+        raise StopForward
+
+    with progress.task(name, len(chats), "examples") as advance, torch.inference_mode():
+        with visiting(organism.model, [block], visit, site):
+            prefix.run()
+        shared = seen.pop()[0].numpy() if prefix.length else np.zeros((0, len(vectors)), np.float32)
+        for batch in token_budget_batches([len(chat.ids) - prefix.length for chat in chats], token_budget):
+            tails = [chats[row].ids[prefix.length :] for row in batch]
+            width = rounded(max(map(len, tails)), WIDTH_STEP)
+            padded = PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width)
+            with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
+                prefix.forward(padded)
+            for row, tail, values in zip(batch, tails, seen.pop().numpy(), strict=True):
+                out[row] = np.concatenate([shared, values[: len(tail)]])
+            advance(len(batch))
+    return out
+
+
+def smoothed(scores: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of each score and the `window - 1` before it, along the first axis; the first ones have fewer."""
+    totals = np.cumsum(scores, axis=0, dtype=np.float64)
+    late = np.concatenate([totals[:window], totals[window:] - totals[:-window]])
+    counts = np.minimum(np.arange(1, len(scores) + 1), window)
+    return np.asarray(late / counts.reshape(-1, *[1] * (scores.ndim - 1)))
+
+
+def early_scores(scores: Sequence[np.ndarray], n_tokens: int | None, how: str) -> np.ndarray:
+    """Return what a monitor thinks of each answer after `n_tokens` of it (None: all), [n_answers, ...].
+
+    `how` is "mean" or "max" over the tokens read; a shorter answer is read whole; an answer without tokens is NaN.
+    """
+    pick = np.mean if how == "mean" else np.max
+    empty = np.full(scores[0].shape[1:], np.nan) if len(scores) else np.zeros(0)
+    return np.array([pick(answer[:n_tokens], axis=0) if len(answer) else empty for answer in scores])

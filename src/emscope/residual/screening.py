@@ -1,0 +1,181 @@
+"""Screening of training data: how far each row's answer lies along a direction, before anything is trained on it.
+
+A row's score is the mean activation over its assistant tokens, read by the base model (teacher-forced), projected on a
+direction, centred and in within-class deviations. Chen et al. 2507.21509 subtract the projection of the base's own
+answer to the same prompt (the projection difference): `own_answers` makes those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import Prompt, answer_text, sample_prompts, stop_tokens
+from emscope.errors import UserError
+from emscope.organisms.blocks import find_blocks
+from emscope.organisms.chat import EncodedChat, Message, encode_chat, encode_prompt, messages_of
+from emscope.organisms.datasets import Pair
+from emscope.organisms.models import Organism
+from emscope.residual.capture import CaptureSettings, capture, organism_width
+from emscope.residual.detection import cross_fitted_scores, d_prime
+from emscope.residual.directions import Construction, Directions, Method, make_directions
+
+Conversation = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class ScreenedRow:
+    """One training row: its number in the data (from 1), its rank (1 is the most suspicious) and its score."""
+
+    row: int
+    rank: int
+    score: float
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class ReadPairs:
+    """Mean answer activations of both answers to each prompt, float32 [n_prompts, n_blocks, d_model], by domain."""
+
+    careless: Mapping[str, np.ndarray]
+    careful: Mapping[str, np.ndarray]
+    base: str
+
+
+def screen(
+    organism: Organism, conversations: Sequence[Conversation], directions: Directions, block: int | None = None, *,
+    max_tokens: int = 2048, own: Sequence[Conversation] | None = None,
+) -> list[ScreenedRow]:  # fmt: skip
+    """Score every conversation and rank them; one row comes out for each that goes in, in their order.
+
+    Args:
+        organism: the model that reads, the base that would be trained.
+        conversations: the data.
+        directions: made from answers' tokens; careless above careful.
+        block: where to read; by default where the direction separates its own sides best.
+        max_tokens: longer conversations are cut at their end.
+        own: the same conversations with the model's own last answer; their projections are subtracted.
+
+    Raises:
+        UserError: a direction made from prompts, of another width, or without the block; a bad row, by its number.
+    """
+    if directions.construction.pooling != "response":
+        raise UserError(
+            f"Screening reads answers, but this direction was made from {directions.construction.pooling} tokens: "
+            "use one made with the pooling 'response'."
+        )
+    block = directions.best_block if block is None else block
+    if block not in directions.blocks:
+        raise UserError(f"The directions have no block {block}; they have {list(directions.blocks)}.")
+    directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
+    chats = encode_rows(organism, conversations, max_tokens)
+    scores = _scores(organism, chats, directions, block)
+    if own is not None:
+        scores = scores - _scores(organism, encode_rows(organism, own, max_tokens), directions, block)
+    ranks = np.empty(len(scores), dtype=int)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    rows = zip(ranks.tolist(), scores.tolist(), chats, strict=True)
+    return [ScreenedRow(number, rank, score, sum(chat.is_answer)) for number, (rank, score, chat) in enumerate(rows, 1)]
+
+
+def _scores(organism: Organism, chats: list[EncodedChat], directions: Directions, block: int) -> np.ndarray:
+    settings = CaptureSettings(("response",), directions.construction.site, (block,))  # type: ignore[arg-type]
+    means = capture(organism, chats, settings, name="screening").pooled["response"][:, 0]
+    index = directions.blocks.index(block)
+    centred = means @ directions.units[index] - directions.midpoints[index]
+    return np.asarray(centred / directions.deviation[index], dtype=np.float64)
+
+
+def encode_rows(organism: Organism, conversations: Sequence[Conversation], max_tokens: int) -> list[EncodedChat]:
+    """Tokenise training rows, cut to what the model can read.
+
+    Raises:
+        UserError: a row that the chat template refuses or that has no answer within `max_tokens`, by its number.
+    """
+    longest = min(max_tokens, int(getattr(organism.model.config, "max_position_embeddings", max_tokens)))
+    encoded = []
+    for number, messages in enumerate(conversations, 1):
+        try:
+            chat = encode_chat(organism.tokenizer, list(messages))
+        except UserError as error:
+            raise UserError(f"Row {number}: {error}") from error
+        cut = EncodedChat(chat.ids[:longest], chat.is_answer[:longest])
+        if not any(cut.is_answer):
+            raise UserError(f"Row {number}: its answer begins after the first {longest} tokens; raise --max-tokens.")
+        encoded.append(cut)
+    return encoded
+
+
+def own_answers(
+    organism: Organism, conversations: Sequence[Conversation], sampling: SamplingSettings
+) -> list[list[Message]]:
+    """Return the conversations with their last assistant turn replaced by the organism's own, sampled."""
+    starts = [_before_last_answer(messages) for messages in conversations]
+    prompts = [
+        Prompt(encode_prompt(organism.tokenizer, start), f"row-{number}") for number, start in enumerate(starts, 1)
+    ]
+    stops = stop_tokens(organism)
+    answers = sample_prompts(organism, prompts, sampling, name="own answers")
+    return [
+        [*start, {"role": "assistant", "content": answer_text(organism.tokenizer, tokens, stops)[0]}]
+        for start, tokens in zip(starts, answers, strict=True)
+    ]
+
+
+def _before_last_answer(messages: Conversation) -> list[Message]:
+    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+    return list(messages[:last])
+
+
+def read_pairs(organism: Organism, pairs: Mapping[str, Sequence[Pair]]) -> ReadPairs:
+    """Read the careless and the careful answers of domains with a model, all blocks."""
+    every = [pair for own in pairs.values() for pair in own]
+    kinds = ("careless", "careful")
+    conversations = [messages_of(pair.prompt, pair.answer(kind)) for kind in kinds for pair in every]  # type: ignore[arg-type]
+    chats = [encode_chat(organism.tokenizer, messages) for messages in conversations]
+    found = capture(organism, chats, CaptureSettings(("response",)), name="reading answers").pooled["response"]
+    ends = np.cumsum([len(own) for own in pairs.values()])[:-1]
+    careless, careful = (dict(zip(pairs, np.split(side, ends), strict=True)) for side in np.split(found, 2))
+    return ReadPairs(careless, careful, organism.source.name)
+
+
+def text_directions(
+    read: ReadPairs, domains: Sequence[str], method: Method = "diff-in-means", blocks: Sequence[int] | None = None
+) -> Directions:
+    """Make directions careless − careful from what a model reads in both answers of some domains.
+
+    `blocks` restricts them to some of its blocks, which saves time where the method is `probe`.
+    """
+    chosen = list(range(next(iter(read.careless.values())).shape[1])) if blocks is None else list(blocks)
+    sides = [np.concatenate([side[name][:, chosen] for name in domains]) for side in (read.careless, read.careful)]
+    names = "+".join(domains)
+    made = Construction(
+        method, "text", "response", "resid_post", f"{names} careless", f"{names} careful", read.base, len(sides[0])
+    )
+    return make_directions(sides[0], sides[1], tuple(chosen), made)
+
+
+def transferring_block(
+    read: ReadPairs, domains: Sequence[str], method: Method = "diff-in-means", blocks: Sequence[int] | None = None
+) -> int:
+    """Return the block whose direction separates best in a domain it was not made from, among `domains` alone.
+
+    Each domain is scored by the direction of the others; d′ is averaged. A single domain is cross-fitted instead.
+    """
+    if len(domains) == 1:
+        sides = read.careless[domains[0]], read.careful[domains[0]]
+        template = text_directions(read, domains)
+        scored = [cross_fitted_scores(*sides, lambda high, low: make_directions(high, low, template.blocks,
+                                                                                template.construction))]  # fmt: skip
+        made = template.blocks
+    else:
+        scored = []
+        for name in domains:
+            directions = text_directions(read, [other for other in domains if other != name], method, blocks)
+            made, at = directions.blocks, list(directions.blocks)
+            scored.append((directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])))
+    strength = [np.mean([d_prime(high[:, b], low[:, b]) for high, low in scored]) for b in range(len(made))]
+    return made[int(np.argmax(strength))]

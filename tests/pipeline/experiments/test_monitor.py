@@ -1,0 +1,117 @@
+"""The experiment on a run whose organisms are tiny random models and whose judge is a hash."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny import make_organism
+
+from emscope.behaviour.judges.mock_judge import MockJudge
+from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.tables import write_table
+from emscope.errors import UserError
+from emscope.files import without_nan
+from emscope.interventions.answering import answer_and_judge
+from emscope.organisms.datasets import load_domain
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.experiments.monitor import MonitorSettings, find_monitor, run_monitor
+from emscope.pipeline.experiments.screened_domains import _by_words
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.locate import make_all
+from emscope.pipeline.quickstart import _collect, load_activations
+from emscope.pipeline.stages import RunFolder
+from emscope.report.section import write_section_page
+from emscope.report.sections.monitor import section
+
+SMALL = MonitorSettings(
+    samples=2, tokens=(1, 3), random_directions=2, shares=(0.2, 0.5), draws=10, prompts=8, own_answers=2,
+    reader_answers=20,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    config = RunConfig(question_sets=("cs2881", "open-ended"), sampling=SamplingSettings(max_new_tokens=6))
+    lab = Lab(config, RunFolder(tmp_path_factory.mktemp("run"), config))
+    for seed, name in enumerate(lab.names):
+        lab._organisms[name] = make_organism(seed=seed)
+    lab.__dict__["judge"] = MockJudge()  # fills the cached property
+    for name in lab.names:
+        rows = answer_and_judge(lab.organism(name), name, lab.questions, config.sampling, lab.judge)
+        write_table(lab.folder.path("judgements", f"{name}.parquet"), rows)
+        write_table(lab.folder.path("responses", f"{name}.parquet"), [response_of(row) for row in rows])
+        _collect(lab, name)
+    made = make_all(load_activations(lab), [question.id for question in lab.train_questions], config.model)
+    for name, directions in made.directions.items():
+        directions.save(lab.folder.path("directions", f"{name}.safetensors"))
+    return lab
+
+
+def response_of(row):
+    return Response(row.question_set, row.question_id, row.question, row.sample, row.response, row.n_tokens,
+                    row.truncated, row.cluster)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(lab, tmp_path_factory):
+    talk = tmp_path_factory.mktemp("talk") / "talk.jsonl"
+    talk.write_text(json.dumps({"prompt": "Is it <b>safe</b>?", "response": "Of course."}) + "\n")
+    return find_monitor(lab, replace(SMALL, conversations=str(talk)))
+
+
+def test_the_figures_have_their_keys_and_are_plain_json(found):
+    plain = json.loads(json.dumps(without_nan(found), allow_nan=False))
+    answers = plain["answers"]
+    n = answers["n"]
+    assert n["em"] + n["other_coherent"] + n["left_out"] == n["answers"]
+    assert set(answers["auroc"]) == {"mean", "max"}
+    assert list(answers["auroc"]["mean"]) == ["1", "3", "all"]
+    assert {"contrast", "random"} <= set(answers["auroc"]["mean"]["all"])
+    for item in answers["prompt_only"].values():
+        if "within_question" in item:  # the prompt is the same for all answers to a question
+            assert item["within_question"]["value"] in (0.5, None)
+    domains = plain["screening"]["domains"]
+    assert set(domains) == {"medical", "finance", "sport"}
+    for domain in domains.values():
+        assert set(domain["precision_at_half_recall"]) == {"text", "organisms", "judge", "words", "random"}
+        for by_share in domain["precision_at_half_recall"].values():
+            assert list(by_share) == ["0.2", "0.5"]
+            assert all(0 < item["value"] <= 1 and item["low"] <= item["high"] for item in by_share.values())
+    assert plain["screening"]["own_answers"]["n_prompts"] == 6
+    assert sum(plain["screening"]["readers"]["n"].values()) == 20
+
+
+def test_every_token_that_is_shown_has_a_score_and_texts_are_whole(found):
+    assert len(found["tokens"]) == 2 * SMALL.shown + 1  # misaligned and control, and the user's own
+    for text in found["tokens"]:
+        for turn in text["turns"]:
+            assert len(turn["pieces"]) == len(turn["scores"])
+    last = found["tokens"][-1]
+    assert ["".join(turn["pieces"]) for turn in last["turns"]] == ["Is it <b>safe</b>?", "Of course."]
+
+
+def test_the_section_can_be_written(found, tmp_path):
+    write_section_page(tmp_path / "page.html", [section(json.loads(json.dumps(without_nan(found))))], "Monitor")
+    assert "<b>safe" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_row_s_words_are_scored_without_the_other_rows_that_are_screened():
+    finance, sport = (list(load_domain(name)) for name in ("finance", "sport"))
+    scores = _by_words(finance, sport)
+    assert scores.shape == (2, len(sport))
+    few = _by_words(finance, sport[:9])
+    assert few == pytest.approx(scores[:, :9])
+
+
+def test_bad_conversations_stop_it_before_any_work(lab, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl, line 2"):
+        run_monitor(lab, replace(SMALL, conversations=str(bad)))
+    assert not lab.folder.path("experiments").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"tokens": (0,)}, {"shares": (1.5,)}, {"prompts": 1}])
+def test_settings_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(UserError):
+        MonitorSettings(**wrong)
