@@ -83,12 +83,17 @@ def test_scale_and_offset_of_the_activations_change_nothing():
 
 def test_dead_features_come_back_to_life():
     values, _ = planted(3000)
-    shares = []
+    tokens = torch.from_numpy((values - values.mean(axis=0)) / values.std())
+    active = []
     for dead_after in (600, 10**9):
-        settings = AutoencoderSettings(expansion=8, k=3, epochs=20, batch_size=300, dead_after=dead_after)
-        autoencoder = train_topk(values, 1, settings).autoencoder
-        shares.append(quality(autoencoder, values, sparse_codes(autoencoder, values)).dead)
-    assert shares[0] < shares[1]
+        settings = AutoencoderSettings(expansion=2, k=3, learning_rate=1e-2, dead_after=dead_after)
+        model = _Model(tokens, 48, settings, torch.Generator().manual_seed(1))
+        model.encoder_bias[:24] = -3  # beyond the reach of the others
+        for step in range(150):
+            model.step(tokens[step % 10 :: 10], 1.0)
+        active.append(int((model.idle[:24] < 3000).sum()))
+    assert active[1] <= 3
+    assert active[0] >= active[1] + 5
 
 
 def test_what_cannot_be_trained_is_refused():
