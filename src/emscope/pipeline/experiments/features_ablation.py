@@ -83,7 +83,8 @@ def changes(autoencoder: SparseAutoencoder, directions: Directions, ranking: Ran
     alive = ranking.alive
     nearest = alive[pursue(rows[alive], direction[None], 10).features[:, 0]]
     by_share = ranking.by(ranking.share, 50)
-    raised = ranking.by(np.where(ranking.change > 0, ranking.share, -np.inf), 50)
+    raised = ranking.by(np.where(ranking.change > 0, ranking.share, 0), 50)
+    raised = raised[(ranking.change[raised] > 0) & (ranking.share[raised] > 0)]
     return [
         Change("subtract the direction", direction),
         Change("subtract a random direction", random_like(directions, seed).vectors[row]),
@@ -101,7 +102,7 @@ def _as_strong(ranking: Ranking, features: np.ndarray) -> np.ndarray:
     """Return as many other living features, each as strong on average as one of the given."""
     free = [int(item) for item in ranking.alive if item not in set(features.tolist())]
     chosen = []
-    for feature in features:
+    for feature in features[: len(free)]:
         gaps = np.abs(ranking.strength[free] - ranking.strength[feature])
         chosen.append(free.pop(int(gaps.argmin())))
     return np.array(chosen)

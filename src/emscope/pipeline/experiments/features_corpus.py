@@ -23,7 +23,7 @@ from emscope.pipeline.lab import Lab
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.features.tokens import TokenActivations, capture_tokens
 
-HELD_OUT = 4  # one token is held out for this many that are fitted
+HELD_OUT = 8  # the held-out part has one token of built-in text for this many tokens of the fitting part
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,18 @@ class Part:
 
 
 def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
-    """Return the fitting part (about `n_tokens` tokens) and the held-out part (a quarter as many)."""
+    """Return the fitting part, of about `n_tokens` tokens, and the held-out part.
+
+    Own answers come first; built-in conversations fill the fitting part up.
+    """
     train = {question.id for question in lab.train_questions}
     texts = [text for name in lab.names for text in _own(lab, name)]
     fitted, measured = ([text for text in texts if (text.question in train) is side] for side in (True, False))
+    shared = shared_prefix_length([text.chat.ids for text in texts])
+    room = n_tokens - sum(len(text.chat.ids) - shared for text in fitted)
     parts = []
-    for own, split, budget in ((fitted, "train", n_tokens), (measured, "heldout", n_tokens // HELD_OUT)):
-        chosen = _within(_built_in(lab, split), own, budget, len(lab.names))
+    for own, split, tokens in ((fitted, "train", room), (measured, "heldout", n_tokens // HELD_OUT)):
+        chosen = _within(_built_in(lab, split), tokens // len(lab.names), shared)
         parts.append(_read(lab, [*own, *(Text(name, chat) for name in lab.names for chat in chosen)], block))
     return parts[0], parts[1]
 
@@ -102,12 +107,10 @@ def _built_in(lab: Lab, split: str) -> list[EncodedChat]:
     return encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
 
 
-def _within(chats: Sequence[EncodedChat], own: Sequence[Text], budget: int, n_organisms: int) -> list[EncodedChat]:
-    """Return as many of the chats, read once by every organism, as the budget has room for beside the own answers."""
-    shared = shared_prefix_length([chat.ids for chat in chats])
-    room = budget - sum(len(text.chat.ids) - shared for text in own)
-    costs = np.cumsum([n_organisms * (len(chat.ids) - shared) for chat in chats])
-    return list(chats[: int(np.searchsorted(costs, room, "right"))])
+def _within(chats: list[EncodedChat], n_tokens: int, shared: int) -> list[EncodedChat]:
+    """Return the first chats that have at most so many tokens in all after the shared ones."""
+    ends = np.cumsum([len(chat.ids) - shared for chat in chats])
+    return chats[: int(np.searchsorted(ends, n_tokens, "right"))]
 
 
 def _read(lab: Lab, texts: list[Text], block: int) -> Part:
