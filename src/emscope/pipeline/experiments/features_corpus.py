@@ -1,0 +1,126 @@
+"""The texts that features are learned from and measured on, and their tokens' activations in every organism.
+
+Every organism reads the same built-in conversations and its own answers to the run's questions. Training questions and
+training topics go to the fitting part; test questions and held-out topics to the other, which only measures.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from emscope.behaviour.responses import Response
+from emscope.behaviour.tables import read_table
+from emscope.organisms.batching import shared_prefix_length
+from emscope.organisms.chat import EncodedChat
+from emscope.organisms.datasets import DOMAINS, load_domain
+from emscope.pipeline.lab import Lab
+from emscope.residual.capture import encode_for_capture
+from emscope.residual.features.tokens import TokenActivations, capture_tokens
+
+HELD_OUT = 8  # the held-out part has one token of built-in text for this many tokens of the fitting part
+
+
+@dataclass(frozen=True)
+class Text:
+    """A conversation that an organism reads; `question` is set where the answer is its own."""
+
+    organism: str
+    chat: EncodedChat
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts and the activations of their tokens; chat numbers are places in `texts`."""
+
+    texts: list[Text]
+    tokens: TokenActivations
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """Which organism read each token, [n_tokens]."""
+        return np.asarray(np.array([text.organism for text in self.texts])[self.tokens.chat])
+
+    def answer_means(self, organism: str, questions: Sequence[str], per_token: csr_matrix | np.ndarray) -> np.ndarray:
+        """Return the mean over an organism's own answer to each question, [n_questions, n_columns].
+
+        Tokens count equally within an answer, answers equally within a question. Every question needs an answer.
+        """
+        row_of = {question: row for row, question in enumerate(questions)}
+        own = [text.organism == organism and text.question in row_of for text in self.texts]
+        wanted = self.tokens.is_answer & np.array(own)[self.tokens.chat]
+        places, chats = np.flatnonzero(wanted), self.tokens.chat[wanted]
+        lengths = np.bincount(chats, minlength=len(self.texts))
+        rows = np.array([row_of.get(text.question, 0) for text in self.texts])
+        answers = np.bincount(rows[np.unique(chats)], minlength=len(questions))
+        weights = 1 / (lengths[chats] * answers[rows[chats]])
+        pool = csr_matrix((weights, (rows[chats], places)), shape=(len(questions), len(self.tokens.values)))
+        means = pool @ per_token
+        return np.asarray(means.toarray() if isinstance(per_token, csr_matrix) else means)
+
+    def answered(self, organisms: Sequence[str]) -> list[str]:
+        """Return the questions that all of the organisms have answered, in order."""
+        sides = [{text.question for text in self.texts if text.organism == name} for name in organisms]
+        first = dict.fromkeys(text.question for text in self.texts if text.question)
+        return [question for question in first if all(question in side for side in sides)]
+
+
+def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
+    """Return the fitting part, of about `n_tokens` tokens, and the held-out part.
+
+    Own answers come first; built-in conversations fill the fitting part up.
+    """
+    train = {question.id for question in lab.train_questions}
+    texts = [text for name in lab.names for text in _own(lab, name)]
+    fitted, measured = ([text for text in texts if (text.question in train) is side] for side in (True, False))
+    shared = shared_prefix_length([text.chat.ids for text in texts])
+    room = n_tokens - sum(len(text.chat.ids) - shared for text in fitted)
+    parts = []
+    for own, split, tokens in ((fitted, "train", room), (measured, "heldout", n_tokens // HELD_OUT)):
+        chosen = _within(_built_in(lab, split), tokens // len(lab.names), shared)
+        parts.append(_read(lab, [*own, *(Text(name, chat) for name in lab.names for chat in chosen)], block))
+    return parts[0], parts[1]
+
+
+def _own(lab: Lab, name: str) -> Iterator[Text]:
+    rows = read_table(lab.folder.path("responses", f"{name}.parquet"), Response)
+    kept = [row for row in rows if row.response]
+    chats = encode_for_capture(
+        lab.organism(name).tokenizer, [row.question for row in kept], [row.response for row in kept],
+        system=lab.config.sampling.system,
+    )  # fmt: skip
+    return (Text(name, chat, row.question_id) for row, chat in zip(kept, chats, strict=True))
+
+
+def _built_in(lab: Lab, split: str) -> list[EncodedChat]:
+    pairs = [pair for domain in DOMAINS for pair in load_domain(domain) if pair.split == split]
+    rows = [(pair.prompt, answer) for pair in pairs for answer in (pair.careful, pair.careless)]
+    random.Random(lab.config.seed).shuffle(rows)
+    prompts, answers = zip(*rows, strict=True)
+    tokenizer = lab.organism(lab.names[0]).tokenizer
+    return encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
+
+
+def _within(chats: list[EncodedChat], n_tokens: int, shared: int) -> list[EncodedChat]:
+    """Return the first chats that have at most so many tokens in all after the shared ones."""
+    ends = np.cumsum([len(chat.ids) - shared for chat in chats])
+    return chats[: int(np.searchsorted(ends, n_tokens, "right"))]
+
+
+def _read(lab: Lab, texts: list[Text], block: int) -> Part:
+    """Read texts, those of one organism after the other."""
+    ordered: list[Text] = []
+    parts: list[TokenActivations] = []
+    for name in lab.names:
+        own = [text for text in texts if text.organism == name]
+        found = capture_tokens(lab.organism(name), [text.chat for text in own], block, name=f"{name} reads texts")
+        parts.append(TokenActivations(found.values, found.ids, found.chat + len(ordered), found.is_answer))
+        ordered.extend(own)
+    fields = ("values", "ids", "chat", "is_answer")
+    return Part(ordered, TokenActivations(*(np.concatenate([getattr(part, key) for part in parts]) for key in fields)))

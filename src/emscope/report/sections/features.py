@@ -1,0 +1,183 @@
+"""The report's section on features: what the direction is made of, and how features share the space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emscope.report import figures_features as figures
+from emscope.report.section import Plot, Section, Table
+
+LISTED, QUOTED = 15, 6
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section from experiments/features.json."""
+    listed = found["features"]["listed"]
+    parts: list[Plot | Table] = [
+        Table("How good the autoencoder is", ("", "value", "low", "high"), _quality(found)),
+        Plot("One feature or many: geometry", figures.pursuit(found["composition"]["geometry"]),
+             "How near the best combination of n features comes to the direction. A direction made of few features "
+             "would stand far above the random ones on the left; grey bands hold 90 % of 50 random directions."),
+        Plot("One feature or many: activity", figures.activity(found["composition"]["activity"]),
+             "How much of the mean difference between two organisms' answers the n most involved features write."),
+        Table("The features most involved",
+              ("feature", "share", "cosine", "change", "d′", "active at", "test AUROC", "strongest tokens"),
+              [_row(item) for item in listed[:LISTED]],
+              "In turn by share of the direction, |cosine| and |change of mean activation|, all on training questions; "
+              "share is the part of the difference that the feature's change writes; AUROC on test questions."),
+        Table("Where they are active", ("feature", "organism", "code", "in context"), _quotes(listed[:QUOTED])),
+        Table("Single features as detectors, on test questions", ("score", "against", "AUROC", "low", "high", "d′"),
+              _detection(found["features"]["detection"])),
+    ]  # fmt: skip
+    if found["ablation"]:
+        parts.append(Table("Taking features out against taking the direction out",
+                           ("change of the misaligned organism", "alignment", "coherence", "EM rate",
+                            "alignment restored", "low", "high"), _ablation(found["ablation"]["changes"])))  # fmt: skip
+    return Section("features", "Features and superposition", _paragraphs(found), [*parts, *_superposition(found)])
+
+
+def _paragraphs(found: dict[str, Any]) -> list[str]:
+    made, quality, shape = found["direction"], found["quality"]["heldout"], found["autoencoder"]
+    pair = f"{made['positive']} − {made['negative']}"
+    texts = [
+        _finding(found),
+        f"The autoencoder ({shape['architecture']}, {shape['n_features']:,} features, {shape['source']}) describes "
+        f"each token after block {found['block']} by {quality['features_per_token']:.0f} features. On "
+        f"{quality['n_tokens']:,} held-out tokens it explains {_percent(quality['variance_explained'])} of the "
+        "variance; "
+        f"{_percent(quality['dead'])} of its features are active at none of them.",
+        f"The direction is the mean difference {pair} over the organisms' own answers.",
+    ]
+    if found["ablation"]:
+        texts.append(_correction(found["ablation"]))
+    space = found["superposition"]
+    texts.append(
+        f"Superposition: {space['n_alive']:,} living features share {shape['d_model']} dimensions, "
+        f"{space['per_dimension']:.1f} for each. Their cosines have a root mean square of "
+        f"{space['features']['spread']:.3f}, random vectors {space['random']['spread']:.3f}; the nearest other feature "
+        f"has a cosine of {space['features']['nearest']:.2f} in the median (random: {space['random']['nearest']:.2f})."
+    )
+    return texts
+
+
+def _finding(found: dict[str, Any]) -> str:
+    """Say whether one feature or many make the direction."""
+    geometry, made = found["composition"]["geometry"], found["direction"]
+    activity = found["composition"]["activity"][f"{made['positive']}-vs-{made['negative']}"]
+    cosine, random = geometry["direction"], geometry["random, covariance of tokens"]
+    ten = geometry["n"].index(10) if 10 in geometry["n"] else len(cosine) - 1
+    half = activity["how_many"]["0.5"]
+    one = "One feature carries most of the direction" if cosine[0] > 0.7 else "No single feature is the direction"
+    beyond = cosine[ten] > random["high"][ten]
+    return (
+        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, and the best {geometry['n'][ten]} together reach "
+        f"{cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} random directions with the tokens' covariance "
+        f"do (median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
+        + (
+            f"By activity, {half} features write half of the difference between the two organisms' answers."
+            if half
+            else "By activity, all features together write less than half of the difference between the answers."
+        )
+    )
+
+
+def _correction(found: dict[str, Any]) -> str:
+    changes = found["changes"]
+
+    def restored(name: str) -> str:
+        item = changes[name]["restored"]
+        return f"{_percent(item['value'])} ({_percent(item['low'])} to {_percent(item['high'])})"
+
+    return (
+        f"Correction on {found['questions']} test questions: subtracting {found['strength']:g} times the direction "
+        f"restores {restored('subtract the direction')} of alignment, its part along the nearest feature "
+        f"{restored('subtract its part along the nearest feature')}, within ten features "
+        f"{restored('subtract its part within the 10 nearest features')}; removing the 50 most raised features "
+        f"restores {restored('remove the 50 most raised features')}, 50 others as strong "
+        f"{restored('remove 50 other features as strong')}."
+    )
+
+
+def _quality(found: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
+    heldout = found["quality"]["heldout"]
+    rows: list[tuple[str | float | None, ...]] = [
+        ("variance explained, held-out tokens", heldout["variance_explained"], None, None),
+        ("variance explained, fitted tokens", found["quality"]["fit"]["variance_explained"], None, None),
+        *((f"variance explained, {name}", value, None, None)
+          for name, value in found["quality"]["heldout_by_organism"].items()),
+        ("features a token", heldout["features_per_token"], None, None),
+        ("dead on held-out tokens", heldout["dead"], None, None),
+        ("dead on fitted tokens", found["quality"]["fit"]["dead"], None, None),
+        ("active at more than a tenth of tokens", heldout["dense"], None, None),
+    ]  # fmt: skip
+    for name, loss in found["loss"].items():
+        nats = loss["nats_per_token"]
+        rows.append((f"{name}: nats a token, whole model", nats["whole"], None, None))
+        rows.append((f"{name}: with the autoencoder in it", nats["spliced"], None, None))
+        rows.append((f"{name}: with the mean in its place", nats["mean"], None, None))
+        for label, key in (("the mean", "recovered"), ("zeros", "recovered_from_zero")):
+            share = loss[key]
+            rows.append((f"{name}: loss recovered, against {label}", share["value"], share["low"], share["high"]))
+    return rows
+
+
+def _row(item: dict[str, Any]) -> tuple[str | float | None, ...]:
+    return (
+        str(item["feature"]), item["share"], item["cosine"], item["change"], item["d_prime"], item["rate"],
+        item["heldout_auroc"], " ".join(repr(word) for word in item["words"]),
+    )  # fmt: skip
+
+
+def _quotes(listed: list[dict[str, Any]]) -> list[tuple[str | float | None, ...]]:
+    return [
+        (str(item["feature"]), example["source"], example["code"],
+         f"{example['before']}⟦{example['token']}⟧{example['after']}")
+        for item in listed
+        for example in item["examples"]
+    ]  # fmt: skip
+
+
+def _detection(found: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
+    return [
+        (label if item["feature"] is None else f"feature {item['feature']}: {label}", pair.split("-vs-")[1],
+         figures_of["auroc"], figures_of["low"], figures_of["high"], figures_of["d_prime"])
+        for label, item in found.items()
+        for pair, figures_of in item.items()
+        if pair != "feature"
+    ]  # fmt: skip
+
+
+def _ablation(changes: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
+    rows = []
+    for name, item in changes.items():
+        restored = item["restored"] or {"value": None, "low": None, "high": None}
+        scores = (item[key]["value"] for key in ("aligned", "coherent", "em_rate"))
+        rows.append((name, *scores, restored["value"], restored["low"], restored["high"]))
+    return rows
+
+
+def _superposition(found: dict[str, Any]) -> list[Plot | Table]:
+    space = found["superposition"]
+    words = {item["feature"]: item["words"] for item in found["features"]["listed"]}
+    names = ("features", "random", "random, covariance of features")
+    interference = [
+        (name, space[name]["spread"], space[name]["beyond"], space[name]["nearest"], space[name]["dimensions"])
+        for name in names
+    ]
+    return [
+        Table("How features interfere",
+              ("vectors", "rms cosine", "share of pairs beyond 0.2", "nearest other (median)", "dimensions each"),
+              interference),
+        Plot("Cosines of all pairs", figures.pair_cosines({name: space[name]["histogram"] for name in names}),
+             "Wider than random: features share directions more than they must."),
+        Plot("Cosine map", figures.cosine_map(space["map"], words),
+             "The features most involved, like beside like; the last row is the direction itself."),
+        Plot("Layout", figures.layout(space["layout"], words),
+             f"First two principal components of the decoder rows; the plane shows "
+             f"{_percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
+             "is the cosine with the direction; point at a feature to read its strongest tokens."),
+    ]  # fmt: skip
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.0f} %"

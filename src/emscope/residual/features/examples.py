@@ -1,0 +1,81 @@
+"""Where features are active: their strongest tokens, in context."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csc_matrix
+
+from emscope.residual.features.tokens import TokenActivations
+
+BEFORE, AFTER = 10, 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """A token at which a feature is active, with the text around it; `code` in residual-stream units."""
+
+    source: str
+    before: str
+    token: str
+    after: str
+    code: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns places in the captured tokens into text.
+
+    Attributes:
+        tokenizer: the organisms' tokenizer.
+        tokens: the captured tokens, in the order of the rows of the codes.
+        sources: who read each token, names [n_tokens].
+    """
+
+    tokenizer: Any
+    tokens: TokenActivations
+    sources: np.ndarray
+
+    def strongest(self, codes: csc_matrix, feature: int, n: int) -> list[Example]:
+        """Return the strongest examples of a feature, at most one from each text."""
+        found: list[Example] = []
+        seen: set[str] = set()
+        for row, code in _ordered(codes, feature):
+            example = self._example(row, code)
+            text = example.before + example.token
+            if text not in seen:
+                seen.add(text)
+                found.append(example)
+            if len(found) == n:
+                break
+        return found
+
+    def words(self, codes: csc_matrix, feature: int, n: int = 4, among: int = 40) -> list[str]:
+        """Return the commonest tokens among the places where a feature is strongest."""
+        rows = [row for row, _ in _ordered(codes, feature)[:among]]
+        counts = Counter(self._text(np.array([row])) for row in rows)
+        return [token for token, _ in counts.most_common(n)]
+
+    def _example(self, row: int, code: float) -> Example:
+        chat = self.tokens.chat
+        first, last = np.searchsorted(chat, chat[row], "left"), np.searchsorted(chat, chat[row], "right")
+        before = self._text(np.arange(max(first, row - BEFORE), row))
+        after = self._text(np.arange(row + 1, min(last, row + 1 + AFTER)))
+        return Example(str(self.sources[row]), before, self._text(np.array([row])), after, code)
+
+    def _text(self, rows: np.ndarray) -> str:
+        return str(self.tokenizer.decode(self.tokens.ids[rows].tolist()))
+
+
+def _ordered(codes: csc_matrix, feature: int) -> list[tuple[int, float]]:
+    start, end = codes.indptr[feature], codes.indptr[feature + 1]
+    rows, values = codes.indices[start:end], codes.data[start:end]
+    order = np.argsort(-values, kind="stable")
+    return [(int(rows[place]), float(values[place])) for place in order]

@@ -1,0 +1,155 @@
+"""Activations of single tokens at one block: what a sparse autoencoder is trained on.
+
+The tokens that all sequences begin with (the chat template's system prompt) are left out, and so is the first token of
+a sequence: it is the same in every text, and models park huge activations on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.errors import UserError
+from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.blocks import StopForward, check_blocks, find_blocks, head_logits, visiting
+from emscope.organisms.chat import EncodedChat
+from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
+from emscope.residual.capture import WIDTH_STEP, organism_width
+
+TOKEN_BUDGET = 4096
+
+
+@dataclass(frozen=True)
+class TokenActivations:
+    """Residual-stream vectors of single tokens after one block, in the order of the chats.
+
+    Attributes:
+        values: float32 [n_tokens, d_model].
+        ids: token ids, int64 [n_tokens].
+        chat: the number of each token's chat, int64 [n_tokens].
+        is_answer: whether an assistant wrote the token, bool [n_tokens].
+    """
+
+    values: np.ndarray
+    ids: np.ndarray
+    chat: np.ndarray
+    is_answer: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of a batch, their tokens after the shared prefix, and how many of those are left out at the front."""
+
+    rows: list[int]
+    padded: PaddedBatch
+    skip: int
+
+    @property
+    def kept(self) -> Tensor:
+        """Which padded tokens count, bool [rows, width]."""
+        kept = self.padded.mask.bool()
+        kept[:, : self.skip] = False
+        return kept
+
+
+def _batches(organism: Organism, chats: Sequence[EncodedChat], prefix: SharedPrefix) -> Iterator[_Batch]:
+    lengths = [len(chat.ids) - prefix.length for chat in chats]
+    for rows in token_budget_batches(lengths, TOKEN_BUDGET):
+        tails = [chats[row].ids[prefix.length :] for row in rows]
+        width = rounded(max(map(len, tails)), WIDTH_STEP)
+        pad = organism.tokenizer.pad_token_id or 0
+        yield _Batch(rows, PaddedBatch.of(tails, pad, width=width), 0 if prefix.length else 1)
+
+
+def capture_tokens(
+    organism: Organism, chats: Sequence[EncodedChat], block: int, *, name: str = "reading tokens"
+) -> TokenActivations:
+    """Read the output of one block at every token after the shared prefix.
+
+    Raises:
+        UserError: no chats, an unknown block, or activations that are not finite.
+    """
+    if not chats:
+        raise UserError("There is nothing to read activations from: no conversations were given.")
+    check_blocks([block], len(find_blocks(organism.model)))
+    with progress.task(name, len(chats), "texts") as advance, torch.inference_mode():
+        prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+        prefix.run()
+        first = max(prefix.length, 1)
+        sizes = np.array([max(len(chat.ids) - first, 0) for chat in chats])
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        values = np.empty((starts[-1], organism_width(organism)), dtype=np.float32)
+        for batch in _batches(organism, chats, prefix):
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch.rows])
+            values[places] = _read(organism, prefix, batch, block)
+            advance(len(batch.rows))
+    if not np.isfinite(values).all():
+        raise UserError(f"The activations of {organism.source.name} are not finite at block {block}.")
+    ids = np.concatenate([np.array(chat.ids[first:], dtype=np.int64) for chat in chats])
+    answers = np.concatenate([np.array(chat.is_answer[first:], dtype=bool) for chat in chats])
+    return TokenActivations(values, ids, np.repeat(np.arange(len(chats)), sizes), answers)
+
+
+def _read(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -> np.ndarray:
+    seen: list[Tensor] = []
+
+    def visit(_block: int, hidden: Tensor) -> None:
+        seen.append(hidden[batch.kept.to(hidden.device)].float())
+        raise StopForward
+
+    with visiting(organism.model, [block], visit), suppress(StopForward):
+        prefix.forward(batch.padded)
+    return seen[0].cpu().numpy()
+
+
+def answer_losses(
+    organism: Organism, chats: Sequence[EncodedChat], block: int, replace: Callable[[Tensor], Tensor] | None = None
+) -> np.ndarray:
+    """Return the summed cross-entropy (nats) and the number of answer tokens of each chat, float64 [n_chats, 2].
+
+    `replace` takes the block's outputs [n_tokens, d_model] float32 and returns what the later blocks read instead; the
+    shared prefix and a sequence's first token keep what they have.
+    """
+    found = np.zeros((len(chats), 2))
+    with torch.inference_mode():
+        prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+        prefix.run()
+        for batch in _batches(organism, chats, prefix):
+            if replace is None:
+                hidden = prefix.forward(batch.padded)
+            else:
+                with visiting(organism.model, [block], _splice(batch, replace)):
+                    hidden = prefix.forward(batch.padded)
+            found[batch.rows] = _losses(organism, hidden, batch, [chats[row] for row in batch.rows], prefix.length)
+    return found
+
+
+def _splice(batch: _Batch, replace: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
+    def visit(_block: int, hidden: Tensor) -> Tensor:
+        kept, out = batch.kept.to(hidden.device), hidden.clone()
+        out[kept] = replace(hidden[kept].float()).to(hidden.dtype)
+        return out
+
+    return visit
+
+
+def _losses(organism: Organism, hidden: Tensor, batch: _Batch, chats: Sequence[EncodedChat], shared: int) -> np.ndarray:
+    """Return [rows, 2]: the nats and number of the answer tokens that some token after the prefix predicts."""
+    wanted = np.zeros(batch.padded.ids.shape, dtype=bool)
+    for row, chat in enumerate(chats):
+        places = chat.answer_positions - shared
+        wanted[row, places[places >= 1]] = True
+    chosen = torch.from_numpy(wanted).to(hidden.device)
+    logits = head_logits(organism.model, hidden[:, :-1][chosen[:, 1:]])
+    targets = batch.padded.ids.to(hidden.device)[chosen]
+    nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    sums = torch.zeros(len(chats), dtype=torch.float64)
+    sums.index_add_(0, chosen.nonzero()[:, 0].cpu(), nats.double().cpu())
+    return np.stack([sums.numpy(), wanted.sum(axis=1)], axis=1)
