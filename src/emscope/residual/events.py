@@ -73,7 +73,7 @@ def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Pooled:
         return Pooled(centre, float(low), float(high), 1)
     between = float(np.var([value for value, _ in kept], ddof=1))
     within = float(np.mean([own.var(ddof=1) for _, own in kept]))
-    half = float(stdtrit(n - 1, 0.975)) * np.sqrt(max(between, within) / n)
+    half = float(stdtrit(n - 1, 0.975) * np.sqrt(max(between, within) / n))
     return Pooled(centre, centre - half, centre + half, n)
 
 

@@ -43,7 +43,7 @@ def _method(found: Mapping[str, Any]) -> str:
     return (
         f"Each training keeps a checkpoint every {settings['save_every']} steps. Each of them reads the same texts and "
         f"answers the same questions, {n['in']} of {settings['in_domain']} and {n['out']} of "
-        f"{settings['out_of_domain']}. A transition is a slow, then fast, then slow change, or a peak, of a kind that a "
+        f"{settings['out_of_domain']}. A transition is a slow, then fast, then slow change, or a peak, as a "
         "straight line or an exponential with the same noise seldom shows (p < 0.05). Its place is where half of it is "
         "done, or the top of the peak; its interval draws questions with replacement or, for the weights, noise of the "
         "curve's own size. A learning rate that falls bends every curve by itself; it is constant after warm-up unless "
