@@ -106,18 +106,17 @@ def _summarise(
     curves = {seed: curves_of(settings, sides, base, own, paths[seed]) for seed, own in trainings.items()}
     names = list(next(iter(curves.values())))
     changes = {name: [own[name].change(seed) for seed, own in curves.items()] for name in names}
-    last = next(iter(paths.values())).steps[-1]
     return {
         "seeds": list(trainings),
         "steps": list(next(iter(paths.values())).steps),
-        "curves": {name: _curve_figures([own[name] for own in curves.values()], changes[name], last) for name in names},
+        "curves": {name: _curve_figures([own[name] for own in curves.values()], changes[name]) for name in names},
         "order": _order(changes),
         "paths": {str(seed): _path_figures(own) for seed, own in paths.items()},
         "scaled": [row for seed, own in trainings.items() for row in _scaled_figures(seed, sides, own)],
     }
 
 
-def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None], last: int) -> dict[str, Any]:
+def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None]) -> dict[str, Any]:
     found = [change for change in changes if change is not None and np.isfinite(change.at)]
     pooled = pool([change.at for change in found], [change.draws for change in found])
     return {
@@ -125,7 +124,6 @@ def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None
         "trainings": [curve.as_dict(change) for curve, change in zip(curves, changes, strict=True)],
         "transitions": sum(change.transition for change in found),
         "at": pooled.as_dict(),
-        "interval_share": [(change.high - change.low) / last for change in found],
     }  # fmt: skip
 
 

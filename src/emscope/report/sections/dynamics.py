@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from emscope.report import figures_dynamics as figures
@@ -60,7 +61,7 @@ def finding(own: Mapping[str, Any]) -> str:
     ]
     trainings = "one training" if n == 1 else f"{n} trainings"
     text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
-    return text + _order_words(own["order"], n) + _bar_words(curves)
+    return text + _order_words(own["order"], n) + _bar_words(curves, own["steps"][-1])
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
@@ -80,14 +81,16 @@ def _order_words(order: Mapping[str, Any], n: int) -> str:
     events = order["events"]
     if len(events) < 2:
         return "Too few of the curves have a transition to put them in order. "
-    sure = [pair for pair in order["pairs"] if pair["lead"]["low"] is not None and pair["lead"]["low"] > 0]
     text = f"By their mean places the order is: {', '.join(SHORT[name] for name in events)}. "
     if n == 1:
         return text + "One training says nothing about others. "
+    following = list(pairwise(events))
+    near = [pair for pair in order["pairs"] if (pair["first"], pair["second"]) in following]
+    sure = [pair for pair in near if pair["lead"]["low"] > 0]
     if not sure:
-        return text + f"No pair of them is apart by more than its interval over {n} trainings. "
-    said = "; ".join(f"{SHORT[pair['first']]} before {SHORT[pair['second']]} by {_lead(pair)}" for pair in sure)
-    return text + f"Apart with 95 % intervals that leave out 0: {said} steps. Other pairs are not told apart. "
+        return text + f"No two that follow each other are apart by more than their interval over {n} trainings. "
+    said = "; ".join(f"{SHORT[pair['first']]} before {SHORT[pair['second']]} by {_lead(pair)} steps" for pair in sure)
+    return text + f"Of those that follow each other, {len(sure)} of {len(near)} pairs are told apart: {said}. "
 
 
 def _lead(pair: Mapping[str, Any]) -> str:
@@ -95,14 +98,9 @@ def _lead(pair: Mapping[str, Any]) -> str:
     return f"{lead['value']:.1f} ({lead['low']:.1f} to {lead['high']:.1f})"
 
 
-def _bar_words(curves: Mapping[str, Mapping[str, Any]]) -> str:
-    shares = [
-        share
-        for name in SHORT
-        if name in curves
-        for share, training in zip(curves[name]["interval_share"], curves[name]["trainings"], strict=False)
-        if training["change"]["transition"]
-    ]
+def _bar_words(curves: Mapping[str, Mapping[str, Any]], last: int) -> str:
+    changes = [training["change"] for name in SHORT if name in curves for training in curves[name]["trainings"]]
+    shares = [(change["high"] - change["low"]) / last for change in changes if change and change["transition"]]
     if not shares:
         return "No curve that was looked at has a transition."
     narrow = sum(share < NARROW for share in shares)
