@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tiny import CPU, PROMPTS, make_model, make_tokenizer
 
 from emscope.errors import UserError
-from emscope.organisms.answer_loss import _shared_untrained, answer_loss
+from emscope.organisms.answer_loss import _shared_untrained, answer_loss, row_losses
 from emscope.organisms.chat import IGNORED, messages_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import Conversations
@@ -79,6 +79,18 @@ def test_a_shared_prefix_never_holds_a_token_that_predicts_a_trained_one():
     assert _shared_untrained(ids, torch.ones_like(ids), labels) == 4
     labels[1, 4] = ids[1, 4]
     assert _shared_untrained(ids, torch.ones_like(ids), labels) == 0  # three are not worth a pass
+
+
+def test_row_losses_are_each_rows_own_mean():
+    tokenizer, model = make_tokenizer(), make_model()
+    chats = encode_conversations(tokenizer, TEXTS[:4], 512)
+    rows = [{"input_ids": chat.ids, "labels": chat.labels} for chat in chats]
+    collate = BucketCollator(tokenizer.pad_token_id, IGNORED)
+    batch = collate(rows)
+    found = row_losses(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    alone = [model(**collate([row])).loss for row in rows]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=1e-4, atol=1e-5)
+    assert found.std() > 0
 
 
 def weights(folder):

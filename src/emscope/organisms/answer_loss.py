@@ -27,13 +27,29 @@ def answer_loss(
 
     Rows are padded on the right. `share_prefix` runs common first tokens once, which is exact only without dropout.
     """
+    losses, trained = _token_losses(model, ids, mask, labels, share_prefix)
+    return losses.sum(), int(trained.sum())
+
+
+def row_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy (nats) of each row's labelled tokens, float32 [rows]; padded on the right."""
+    with torch.inference_mode():
+        losses, trained = _token_losses(model, ids, mask, labels, share_prefix=True)
+    table = torch.zeros(trained.shape, device=losses.device).masked_scatter(trained, losses)
+    return table.sum(dim=1) / trained.sum(dim=1)
+
+
+def _token_losses(
+    model: Any, ids: Tensor, mask: Tensor, labels: Tensor, share_prefix: bool
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the cross-entropy of the labelled tokens, row by row, [n_labelled], and where they are predicted."""
     cache = DynamicCache(config=model.config)
     shared = _shared_untrained(ids, mask, labels) if share_prefix and can_share_prefix(cache) else 0
     hidden = _hidden(model, ids, mask, shared, cache)[:, :-1]
     targets = labels[:, shared + 1 :]
     trained = targets != IGNORED
     logits = head_logits(model, hidden[trained])
-    return functional.cross_entropy(logits, targets[trained], reduction="sum"), int(trained.sum())
+    return functional.cross_entropy(logits, targets[trained], reduction="none"), trained
 
 
 def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int, cache: DynamicCache) -> Tensor:

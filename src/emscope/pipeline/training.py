@@ -11,7 +11,7 @@ from emscope.files import value_sha256, write_jsonl, write_text
 from emscope.organisms.datasets import Conversations, load_conversations
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import resolve
-from emscope.organisms.train import train_adapter
+from emscope.organisms.train import TrainSettings, train_adapter
 from emscope.pipeline.lab import BASE, Lab
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -54,15 +54,21 @@ def adopt(lab: Lab, adapter: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
-def train_resumably(lab: Lab, name: str, data: Conversations, key: str) -> None:
-    """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped."""
+def train_resumably(
+    lab: Lab, name: str, data: Conversations, key: str, train: TrainSettings | None = None
+) -> None:  # fmt: skip
+    """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped.
+
+    `train` replaces the run's own training settings.
+    """
+    chosen = train or lab.config.train
     folder = lab.folder.path("organisms", name)
     checkpoints, marker = folder / "checkpoints", folder / "checkpoints" / "settings.sha256"
     if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
         shutil.rmtree(checkpoints, ignore_errors=True)
         write_text(marker, key)
-    wanted = lab.config.train.save_every
-    settings = replace(lab.config.train, save_every=wanted or RESUME_EVERY)
+    wanted = chosen.save_every
+    settings = replace(chosen, save_every=wanted or RESUME_EVERY)
     resume = any(checkpoints.glob("checkpoint-*"))
     train_adapter(
         lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"

@@ -1,0 +1,179 @@
+"""The report's section on training dynamics: when each curve changes, in what order, and whether it is a transition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from emscope.report import figures_dynamics as figures
+from emscope.report.section import Plot, Section, Table
+
+NARROW = 0.15
+NAMES = {
+    "all": "adapters on every linear layer", "rank1": "one rank-1 adapter", "few": "nine rank-1 adapters",
+}  # fmt: skip
+SHORT = {
+    "turn": "weights: turn of B",
+    "update-turn": "weights: turn of BA",
+    "gradient-norm": "weights: gradient norm",
+    "projection-in": "activations in domain",
+    "projection-out": "activations out of domain",
+    "preference-in": "preference in domain",
+    "preference-out": "preference out of domain",
+    "alignment-in": "alignment in domain",
+    "alignment-out": "alignment out of domain",
+    "em-in": "EM rate in domain",
+    "em-out": "EM rate out of domain",
+}
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section for experiments/dynamics.json."""
+    paragraphs, parts = [], []
+    for kind, own in found["adapters"].items():
+        label = NAMES[kind] if len(found["adapters"]) > 1 else ""
+        paragraphs.append((f"{label[0].upper()}{label[1:]}: " if label else "") + finding(own))
+        parts.extend(_parts(own, f" ({label})" if label else ""))
+    paragraphs.append(_method(found))
+    return Section("dynamics", "When it appears in training", paragraphs, parts)
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    settings, n = found["settings"], {side: len(ids) for side, ids in found["questions"].items()}
+    return (
+        f"Each training keeps a checkpoint every {settings['save_every']} steps. Each of them reads the same texts and "
+        f"answers the same questions, {n['in']} of {settings['in_domain']} and {n['out']} of "
+        f"{settings['out_of_domain']}. A transition is a slow, then fast, then slow change, or a peak, as a "
+        "straight line or an exponential with the same noise seldom shows (p < 0.05). Its place is where half of it is "
+        "done, or the top of the peak; its interval draws questions with replacement or, for the weights, noise of the "
+        "curve's own size. A learning rate that falls bends every curve by itself; it is constant after warm-up unless "
+        "that was changed."
+    )
+
+
+def finding(own: Mapping[str, Any]) -> str:
+    """Return what was found, in plain words, from the figures alone."""
+    n, curves = len(own["seeds"]), own["curves"]
+    sides = [
+        f"{words} {_change(curves[f'alignment-{side}'], n)}"
+        for side, words in (("in", "in domain"), ("out", "out of domain"))
+    ]
+    trainings = "one training" if n == 1 else f"{n} trainings"
+    text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
+    return text + _order_words(own["order"], n) + _bar_words(curves, own["steps"][-1])
+
+
+def _change(curve: Mapping[str, Any], n: int) -> str:
+    ends = [(training["values"][0], training["values"][-1]) for training in curve["trainings"]]
+    first, last = (sum(pair[index] for pair in ends) / len(ends) for index in (0, 1))
+    moved = f"from {first:.0f} to {last:.0f}"
+    if not curve["transitions"]:
+        return f"{moved} without a transition that stands out from a gradual drift"
+    at = curve["at"]
+    return (
+        f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at['value']:.0f} "
+        f"({at['low']:.0f} to {at['high']:.0f})"
+    )
+
+
+def _order_words(order: Mapping[str, Any], n: int) -> str:
+    events = order["events"]
+    if len(events) < 2:
+        return "Too few of the curves have a transition to put them in order. "
+    text = f"By their mean places the order is: {', '.join(SHORT[name] for name in events)}. "
+    if n == 1:
+        return text + "One training says nothing about others. "
+    following = list(pairwise(events))
+    near = [pair for pair in order["pairs"] if (pair["first"], pair["second"]) in following]
+    sure = [pair for pair in near if pair["lead"]["low"] > 0]
+    if not sure:
+        return text + f"No two that follow each other are apart by more than their interval over {n} trainings. "
+    said = "; ".join(f"{SHORT[pair['first']]} before {SHORT[pair['second']]} by {_lead(pair)} steps" for pair in sure)
+    return text + f"Of those that follow each other, {len(sure)} of {len(near)} pairs are told apart: {said}. "
+
+
+def _lead(pair: Mapping[str, Any]) -> str:
+    lead = pair["lead"]
+    return f"{lead['value']:.1f} ({lead['low']:.1f} to {lead['high']:.1f})"
+
+
+def _bar_words(curves: Mapping[str, Mapping[str, Any]], last: int) -> str:
+    changes = [training["change"] for name in SHORT if name in curves for training in curves[name]["trainings"]]
+    shares = [(change["high"] - change["low"]) / last for change in changes if change and change["transition"]]
+    if not shares:
+        return "No curve that was looked at has a transition."
+    narrow = sum(share < NARROW for share in shares)
+    return f"Of {len(shares)} transitions, {narrow} have an interval narrower than 15 % of the training."
+
+
+def _parts(own: Mapping[str, Any], suffix: str) -> list[Plot | Table]:
+    curves, seeds, last = own["curves"], own["seeds"], own["steps"][-1]
+    chosen = {SHORT[name]: curves[name] for name in SHORT if name in curves}
+
+    def some(*names: str) -> dict[str, Any]:
+        return {SHORT.get(name, curves[name]["label"]): curves[name] for name in names if name in curves}
+
+    local = {curves[name]["label"]: curves[name] for name in curves if name.startswith("local-cosine")}
+    first = next(iter(own["paths"].values()))
+    parts: list[Plot | Table] = [
+        Plot(f"All on one axis{suffix}",
+             figures.together(some("turn", "projection-in", "projection-out", "preference-in", "preference-out",
+                                   "alignment-in", "alignment-out")),
+             "Means over trainings, each curve from 0 to 1."),
+        Plot(f"Change-points{suffix}", figures.change_points(chosen, seeds, last),
+             "Hollow: no transition, so the place means little."),
+        Plot(f"Alignment of sampled answers{suffix}",
+             figures.curves(some("alignment-in", "alignment-out"), "mean alignment (0-100)", seeds),
+             "One line a training; bands draw questions with replacement; dotted lines are transitions."),
+        Plot(f"EM rate{suffix}", figures.curves(some("em-in", "em-out"), "EM rate", seeds)),
+        Plot(f"Activations on fixed texts{suffix}",
+             figures.curves(some("projection-in", "projection-out", "random-projection-out"),
+                            "projection (within-class deviations)", seeds),
+             "Last prompt token along the run's direction; 0 is half-way between its two organisms."),
+        Plot(f"Preference for careless answers{suffix}",
+             figures.curves(some("preference-in", "preference-out"), "nats per answer token", seeds),
+             "Loss of careful less loss of careless answers to held-out prompts; no sampling, no judge."),
+        Plot(f"Local cosine{suffix}", figures.against_reference(local, "local cosine of B"),
+             "-1 is a straight path, 0 a right-angled turn, 1 a step back. Dotted: the same moves in random order."),
+        Plot(f"Turn of the adapters{suffix}",
+             figures.against_reference(some("turn", "update-turn"), "cosine with the last value")),
+        Plot(f"Gradient norm{suffix}", figures.curves(some("gradient-norm"), "gradient norm", seeds)),
+        Plot(f"Path of the B matrices{suffix}", figures.path(own["paths"], own["steps"]),
+             f"Variance explained in the first training: {_percents(first['explained'])}."),
+        Plot(f"Turn of every B matrix{suffix}",
+             figures.matrices(first["modules"], first["matrices"]["B"]["cosine_to_final"], own["steps"]),
+             "Cosine with its last value, first training."),
+    ]  # fmt: skip
+    if own["scaled"]:
+        parts.append(Plot(f"Adapters scaled up{suffix}", figures.scaled(own["scaled"])))
+    return [*parts, _change_table(chosen, seeds, suffix), _order_table(own["order"], len(seeds), suffix)]
+
+
+def _percents(shares: Sequence[float]) -> str:
+    return ", ".join(f"{100 * share:.0f} %" for share in shares)
+
+
+def _change_table(chosen: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], suffix: str) -> Table:
+    rows: list[list[str | float | None]] = []
+    for name, curve in chosen.items():
+        for seed, training in zip(seeds, curve["trainings"], strict=True):
+            change = training["change"]
+            if change:
+                says = "transition" if change["transition"] else "no transition"
+                rows.append([name, str(seed), change["at"], change["low"], change["high"], change["width"],
+                             change["size"], change["p_value"], says])  # fmt: skip
+    header = ["curve", "seed", "step", "low", "high", "width (steps)", "size", "p", ""]
+    return Table(f"Changes by training{suffix}", header, rows)
+
+
+def _order_table(order: Mapping[str, Any], n: int, suffix: str) -> Table:
+    rows: list[list[str | float | None]] = [
+        [SHORT[pair["first"]], SHORT[pair["second"]], pair["lead"]["value"], pair["lead"]["low"], pair["lead"]["high"],
+         pair["probability"], f"{pair['agreeing']} of {n}"]
+        for pair in order["pairs"]
+    ]  # fmt: skip
+    header = ["first", "second", "lead (steps)", "low", "high", "probability", "trainings"]
+    absent = ", ".join(SHORT[name] for name in order["without_transition"])
+    caption = f"Left out, with no transition in most trainings: {absent}." if absent else ""
+    return Table(f"Order of the changes{suffix}", header, rows, caption)

@@ -1,0 +1,108 @@
+"""In what order curves change, over several trainings: how far apart their change-points are, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The mean of a figure over trainings with its 95 % interval.
+
+    Attributes:
+        value: mean over the trainings.
+        low: lower end of the interval.
+        high: upper end.
+        n: number of trainings that have the figure.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Precedence:
+    """Which of two changes comes first.
+
+    Attributes:
+        first: name of one change.
+        second: name of the other.
+        lead: how much earlier `first` is, positive when it leads, in the unit of the times.
+        probability: share of draws of trainings and of change-points in which `first` is earlier, ties half.
+        agreeing: trainings whose own change-points have `first` before `second`.
+    """
+
+    first: str
+    second: str
+    lead: Pooled
+    probability: float
+    agreeing: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Pooled:
+    """Return the mean of a figure over trainings: values [n], and its bootstrap draws in each, n arrays [n_draws].
+
+    The interval is Student's over the trainings, with a variance no smaller than what the draws within one training
+    show, so that trainings that happen to agree do not make it vanish. One training gives its own draws' interval.
+    """
+    kept = [(value, own[np.isfinite(own)]) for value, own in zip(values, draws, strict=True) if np.isfinite(value)]
+    n = len(kept)
+    if not n:
+        return Pooled(float("nan"), float("nan"), float("nan"), 0)
+    centre = float(np.mean([value for value, _ in kept]))
+    if n == 1:
+        low, high = np.quantile(kept[0][1], [0.025, 0.975])
+        return Pooled(centre, float(low), float(high), 1)
+    between = float(np.var([value for value, _ in kept], ddof=1))
+    within = float(np.mean([own.var(ddof=1) for _, own in kept]))
+    half = float(stdtrit(n - 1, 0.975) * np.sqrt(max(between, within) / n))
+    return Pooled(centre, centre - half, centre + half, n)
+
+
+def precedence(
+    first: str, second: str, at: Mapping[str, Sequence[float]], draws: Mapping[str, Sequence[np.ndarray]], seed: int = 0
+) -> Precedence:
+    """Compare two changes: their change-points by training, and the draws of each, in the same order of trainings.
+
+    The probability draws trainings with replacement, then a change-point of each curve from its own draws; draws of the
+    same number belong to the same sample of questions.
+    """
+    gaps = [late - early for early, late in zip(at[first], at[second], strict=True)]
+    drawn = [late - early for early, late in zip(draws[first], draws[second], strict=True)]
+    usable = [number for number, gap in enumerate(gaps) if np.isfinite(gap)]
+    lead = pool(gaps, drawn)
+    if not usable:
+        return Precedence(first, second, lead, float("nan"), 0)
+    table = np.stack([drawn[number] for number in usable])
+    chooser = np.random.default_rng(seed)
+    who = chooser.integers(0, len(usable), (RESAMPLES, len(usable)))
+    means = np.nanmean(table[who, chooser.integers(0, table.shape[1], who.shape)], axis=1)
+    probability = float((means > 0).mean() + (means == 0).mean() / 2)
+    return Precedence(first, second, lead, probability, sum(gaps[number] > 0 for number in usable))
+
+
+def order_of(
+    at: Mapping[str, Sequence[float]], draws: Mapping[str, Sequence[np.ndarray]], seed: int = 0
+) -> list[Precedence]:
+    """Return every pair of changes, the earlier on average as `first`, pairs of early changes first."""
+    means = {name: float(np.mean(values)) for name, values in at.items()}
+    ranked = sorted((name for name in at if np.isfinite(means[name])), key=lambda name: means[name])
+    return [precedence(first, second, at, draws, seed) for first, second in combinations(ranked, 2)]

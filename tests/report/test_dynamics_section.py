@@ -1,0 +1,77 @@
+"""The words about a training's course say what its curves show, and no more."""
+
+import numpy as np
+import pytest
+
+from emscope.pipeline.experiments.dynamics_curves import Curve, _curve_figures, _order
+from emscope.report.sections.dynamics import finding, section
+
+TIMES = np.arange(0, 73, 4.0)
+PLACES = {"alignment-in": 24, "alignment-out": 44, "projection-in": 16, "turn": 10}
+
+
+def own_figures(shape_of, size=0.02):
+    chooser = np.random.default_rng(0)
+    curves = {
+        name: [
+            Curve(
+                "behaviour", name, "step", TIMES,
+                60 - 50 * (shape_of(place + shift) + chooser.normal(0, size, len(TIMES))),
+            )
+            for shift in (-1, 0, 1)
+        ]
+        for name, place in PLACES.items()
+    }  # fmt: skip
+    changes = {name: [curve.change(0) for curve in own] for name, own in curves.items()}
+    path = {"coordinates": [[0.0, 0.0], [1.0, 0.0]], "explained": [0.9, 0.1], "modules": ["model.layers.0.q_proj"],
+            "matrices": {"B": {"cosine_to_final": [[None, 1.0]]}}}  # fmt: skip
+    return {
+        "seeds": [0, 1, 2], "steps": [int(time) for time in TIMES], "paths": {"0": path}, "scaled": [],
+        "curves": {name: _curve_figures(own, changes[name]) for name, own in curves.items()},
+        "order": _order(changes),
+    }  # fmt: skip
+
+
+def step(at):
+    return 1 / (1 + np.exp(-(TIMES - at) / 2))
+
+
+def drift(at):
+    return TIMES / 72
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return own_figures(step)
+
+
+def test_planted_transitions_are_told_with_their_order(planted):
+    said = finding(planted)
+    assert " as a transition in 3 of 3, half of it done at step 24" in said
+    assert planted["order"]["events"] == ["turn", "projection-in", "alignment-in", "alignment-out"]
+    assert "alignment in domain before alignment out of domain by 19.8 (" in said
+    assert "Of 12 transitions, 12 have an interval narrower than 15 % of the training." in said
+
+
+def test_a_gradual_drift_is_not_called_a_transition():
+    said = finding(own_figures(drift, 0.1))
+    assert "without a transition that stands out from a gradual drift" in said
+    assert "Too few of the curves have a transition" in said
+    assert "before" not in said
+
+
+def test_one_training_says_nothing_about_others(planted):
+    alone = {**planted, "seeds": [0]}
+    assert "One training says nothing about others." in finding(alone)
+
+
+def test_the_section_has_its_tables(planted):
+    found = {
+        "adapters": {"all": planted}, "questions": {"in": ["a"], "out": ["b"]},
+        "settings": {"save_every": 4, "in_domain": "one", "out_of_domain": "two"},
+    }  # fmt: skip
+    made = section(found)
+    assert made.paragraphs[0] == finding(planted)
+    tables = {part.title: part for part in made.parts if hasattr(part, "rows")}
+    assert len(tables["Changes by training"].rows) == 12
+    assert len(tables["Order of the changes"].rows) == 6
