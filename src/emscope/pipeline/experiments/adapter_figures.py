@@ -12,6 +12,7 @@ from emscope.behaviour.statistics import Estimate, estimate_mean, estimate_share
 from emscope.organisms.bank import Member
 from emscope.residual.adapters.classifier import (
     FeatureSet,
+    balanced_accuracy,
     feature_sets,
     folds_of,
     left_out_scores,
@@ -124,6 +125,20 @@ def _told(scores: np.ndarray, labels: np.ndarray, pairs: Sequence[str]) -> dict[
         "auroc": auroc(scores[labels > 0], scores[labels == 0]),
         "pair_accuracy": float(np.mean([np.mean(high[pair]) > np.mean(low[pair]) for pair in high])),
     }
+
+
+def block_figures(features: AdapterFeatures, members: Sequence[Member], penalty: float) -> dict[str, Any]:
+    """Return the balanced accuracy leave-one-domain-out of `write` by the modules of each block alone."""
+    labels, pairs = np.array([int(member.careless) for member in members]), [member.pair for member in members]
+    domains = [member.domain for member in members]
+    if len(set(domains)) < 2:
+        return {"blocks": [], "balanced_accuracy": []}
+    folds = folds_of(domains, pairs)
+    told = [
+        balanced_accuracy(left_out_scores(FeatureSet(kernel=kernel), labels, folds, penalty), labels)
+        for kernel in features.by_block.values()
+    ]
+    return {"blocks": list(features.by_block), "balanced_accuracy": told}
 
 
 def direction_figures(features: AdapterFeatures, members: Sequence[Member]) -> dict[str, Any]:

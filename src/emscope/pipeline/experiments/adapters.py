@@ -18,6 +18,7 @@ from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import DOMAINS
 from emscope.pipeline.experiments.adapter_figures import (
     bank_figures,
+    block_figures,
     classification_figures,
     direction_figures,
     outside_scores,
@@ -46,6 +47,7 @@ class AdaptersSettings:
         recipes: recipes of the bank (organisms.bank.RECIPES).
         seeds: seeds of each recipe.
         save_every: keep a checkpoint of each organism every this many steps; 0 keeps none.
+        heldout_rows: held-out prompts of each domain on which the leaning of a finished organism is measured.
         top: leading singular vectors of each base weight.
         texts: base answers over which the base's mean inputs are read.
         penalty: penalty of the classifier, on features whose kernel is near 1 for an adapter with itself.
@@ -58,6 +60,7 @@ class AdaptersSettings:
     recipes: tuple[str, ...] = tuple(RECIPES)
     seeds: tuple[int, ...] = (0, 1)
     save_every: int = 0
+    heldout_rows: int = 8
     top: int = 16
     texts: int = 64
     penalty: float = 0.01
@@ -68,7 +71,7 @@ class AdaptersSettings:
     @property
     def bank(self) -> BankSettings:
         """What the bank holds."""
-        return BankSettings(self.domains, self.recipes, self.seeds, self.save_every)
+        return BankSettings(self.domains, self.recipes, self.seeds, self.save_every, self.heldout_rows)
 
 
 def bank_folder(lab: Lab) -> Path:
@@ -91,10 +94,11 @@ def run_adapters(lab: Lab, settings: AdaptersSettings) -> None:
         bank_folder(lab) / MANIFEST, *own, _directions_file(lab), folder.path("responses", f"{BASE}.parquet"),
         folder.path("judgements", f"{MISALIGNED}.parquet"),
     ]  # fmt: skip
-    experiment_stage(lab, "adapters", settings, inputs, lambda: _find(lab, settings))
+    experiment_stage(lab, "adapters", settings, inputs, lambda: find_adapters(lab, settings))
 
 
-def _find(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
+def find_adapters(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
+    """Return the figures of the experiment from a bank that is there (docs/adapters.md lists the keys)."""
     members = complete_pairs(read_bank(bank_folder(lab)))
     own = [lab.folder.path("organisms", name) for name in lab.names[1:]]
     features = bank_features(lab, settings, members, own)
@@ -103,6 +107,7 @@ def _find(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
         "bank": bank_figures(members),
         "classification": classification_figures(features, members, settings.penalty, settings.permutations,
                                                  settings.seed),
+        "by_block": block_figures(features, members, settings.penalty),
         "known_direction": {
             "made_on": lab.config.misaligned_data, "construction": direction.construction.contrast,
             **direction_figures(features, members),

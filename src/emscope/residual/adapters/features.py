@@ -68,11 +68,13 @@ class AdapterFeatures:
         modules: module names, in the order of the tables.
         tables: by feature set, float64 [n, n_modules, n_features]; NaN where an adapter lacks the module.
         kernels: by feature set, float64 [n, n]: similarities averaged over modules, each adapter's own being 1.
+        by_block: the kernel `write` of each block's modules alone.
     """
 
     modules: list[str]
     tables: dict[str, np.ndarray] = field(default_factory=dict)
     kernels: dict[str, np.ndarray] = field(default_factory=dict)
+    by_block: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def extract(
@@ -89,23 +91,26 @@ def extract(
     sizes = {"norms": (len(modules), len(NORMS)), "base": (len(modules), len(ALIGNMENTS))}
     sizes.update({name: (len(writers), 2) for name in directions or {}})
     tables = {name: np.full((len(adapters), *size), np.nan) for name, size in sizes.items()}
-    sums = {name: np.zeros((len(adapters), len(adapters))) for name in ("write", "weights")}
+    blocks: dict[int, np.ndarray] = {}
+    total = np.zeros((len(adapters), len(adapters)))
     with progress.task("reading adapters", len(modules), "modules") as advance:
         for index, module in enumerate(modules):
             updates = [adapter.update(module) for adapter in adapters]
             writes = _writes(updates, geometry, module)
-            sums["write"] += _cosines(writes @ writes.T)
-            sums["weights"] += _cosines(inner_products(updates))
+            block = block_of(module)
+            blocks[block] = blocks.get(block, 0) + _cosines(writes @ writes.T)
+            total += _cosines(inner_products(updates))
             for row, update in enumerate(updates):
                 if update is None:
                     continue
                 tables["norms"][row, index] = norm_features(update)
                 tables["base"][row, index] = alignment_features(update, geometry, module)
                 for name, known in (directions or {}).items() if module in writers else ():
-                    found = direction_features(update, writes[row], known, block_of(module))
+                    found = direction_features(update, writes[row], known, block)
                     tables[name][row, writers.index(module)] = found
             advance(1)
-    return AdapterFeatures(modules, tables, {name: _cosines(total) for name, total in sums.items()})
+    kernels = {"write": _cosines(np.sum(list(blocks.values()), axis=0)), "weights": _cosines(total)}
+    return AdapterFeatures(modules, tables, kernels, {block: _cosines(part) for block, part in blocks.items()})
 
 
 def norm_features(update: LowRank) -> list[float]:
