@@ -17,6 +17,7 @@ from emscope.organisms.protected import is_archive, opened_archive
 
 DOMAINS = ("medical", "finance", "sport")
 Kind = Literal["careless", "careful"]
+KINDS: tuple[Kind, ...] = ("careless", "careful")
 Split = Literal["train", "heldout"]
 
 

@@ -20,7 +20,7 @@ from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
-from emscope.organisms.models import ModelSource, load, resolve
+from emscope.organisms.models import ModelSource, Organism, load, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +123,26 @@ def train_adapter(
     Raises:
         UserError: an unknown block or module, or nothing to resume from.
     """
+    source = resolve(base) if isinstance(base, str) else base
+    torch.manual_seed(settings.seed)
+    organism = load(source, placement=placement or choose_placement())
+    return train_loaded(organism, data, folder, settings, resume=resume, name=name)
+
+
+def train_loaded(
+    organism: Organism, data: Conversations, folder: Path, settings: TrainSettings, *, resume: bool = False,
+    name: str = "training",
+) -> TrainResult:  # fmt: skip
+    """Train an adapter on a base that is in memory and leave the base as it was, ready for the next adapter.
+
+    The adapter's first values come from torch's global generator, which the caller seeds.
+
+    Raises:
+        UserError: an unknown block or module, or nothing to resume from.
+    """
     from emscope.organisms.trainer import make_trainer, metrics_callback
 
-    source = resolve(base) if isinstance(base, str) else base
-    place = placement or choose_placement()
-    torch.manual_seed(settings.seed)
-    organism = load(source, placement=place)
+    source, place = organism.source, organism.placement
     train = encode_conversations(organism.tokenizer, data.train, settings.max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, settings.max_length)
     model = with_adapter(organism.model, source, settings)
@@ -147,6 +161,7 @@ def train_adapter(
     if trainer.is_world_process_zero():
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         _record(result, source, data, settings, place)
+    model.unload().eval().requires_grad_(False)
     return result
 
 

@@ -1,0 +1,112 @@
+"""What the modules of a model receive: the mean input over answers, and projections of it token by token.
+
+ΔW acts on a module's input, so a weight update's constant part is ΔW x̄ with x̄ the base's mean input, which the base
+alone gives: the organism never runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope import progress
+from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.chat import EncodedChat
+from emscope.organisms.models import Organism
+from emscope.organisms.prefix import SharedPrefix
+
+TOKEN_BUDGET = 4096
+Visit = Callable[[str, Tensor, list[int]], None]
+
+
+def visit_inputs(
+    organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str], visit: Visit, name: str
+) -> int:
+    """Call `visit(module, inputs [rows, width, d_in], rows)` for every module and batch; returns the tokens left out.
+
+    These first tokens are the ones all chats share; position t of the inputs is token t + that number of its chat.
+    """
+    prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+    lengths = [len(chat.ids) - prefix.length for chat in chats]
+    rows: list[int] = []
+    with torch.inference_mode(), ExitStack() as hooks, progress.task(name, len(chats), "examples") as advance:
+        prefix.run()
+        for module in modules:
+            hooks.callback(_hook(organism.model, module, visit, rows).remove)
+        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
+            rows[:] = batch
+            tails = [chats[row].ids[prefix.length :] for row in batch]
+            width = rounded(max(map(len, tails)))
+            prefix.forward(PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width))
+            advance(len(batch))
+    return prefix.length
+
+
+def _hook(model: Any, module: str, visit: Visit, rows: list[int]) -> torch.utils.hooks.RemovableHandle:
+    def before(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        visit(module, inputs[0], list(rows))
+
+    handle: torch.utils.hooks.RemovableHandle = model.get_submodule(module).register_forward_pre_hook(before)
+    return handle
+
+
+def mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return each module's mean input over the answers' tokens, every answer counting alike, float32 [d_in]."""
+    sums: dict[str, Tensor] = {}
+    shared = SharedPrefix(organism, [chat.ids for chat in chats]).length
+
+    def visit(module: str, inputs: Tensor, rows: list[int]) -> None:
+        weights = torch.zeros(inputs.shape[:2], device=inputs.device)
+        for index, row in enumerate(rows):
+            positions = chats[row].answer_positions
+            weights[index, positions - shared] = 1 / len(positions)
+        total = torch.einsum("rt,rtd->d", weights, inputs.float())
+        sums[module] = sums[module] + total if module in sums else total
+
+    visit_inputs(organism, chats, modules, visit, "reading the base's mean inputs")
+    return {module: (total / len(chats)).cpu().numpy() for module, total in sums.items()}
+
+
+@dataclass(frozen=True)
+class TokenScalars:
+    """Projections of module inputs, one array a chat.
+
+    Attributes:
+        answers: float32 [n_answer_tokens, n_modules] of each chat.
+        prompts: mean over the prompt's own tokens, float32 [n_chats, n_modules].
+        modules: names of the modules.
+    """
+
+    answers: list[np.ndarray]
+    prompts: np.ndarray
+    modules: tuple[str, ...]
+
+    def of(self, modules: Sequence[str]) -> TokenScalars:
+        """Return the scalars of some modules alone."""
+        columns = [self.modules.index(module) for module in modules]
+        return TokenScalars([part[:, columns] for part in self.answers], self.prompts[:, columns], tuple(modules))
+
+
+def token_scalars(organism: Organism, chats: Sequence[EncodedChat], readers: Mapping[str, np.ndarray]) -> TokenScalars:
+    """Return x · reader for each module's input x and reader [d_in], at answer tokens and averaged over prompts."""
+    order = {module: index for index, module in enumerate(readers)}
+    shared = SharedPrefix(organism, [chat.ids for chat in chats]).length
+    whole = [np.zeros((len(chat.ids) - shared, len(order)), dtype=np.float32) for chat in chats]
+    vectors = {module: torch.from_numpy(reader).float().to(organism.device) for module, reader in readers.items()}
+
+    def visit(module: str, inputs: Tensor, rows: list[int]) -> None:
+        scalars = (inputs.float() @ vectors[module]).cpu().numpy()
+        for index, row in enumerate(rows):
+            whole[row][:, order[module]] = scalars[index, : len(whole[row])]
+
+    visit_inputs(organism, chats, list(readers), visit, "reading LoRA scalars")
+    spans = [chat.answer_positions - shared for chat in chats]
+    answers = [scalars[span] for scalars, span in zip(whole, spans, strict=True)]
+    prompts = np.stack([scalars[: span[0]].mean(axis=0) for scalars, span in zip(whole, spans, strict=True)])
+    return TokenScalars(answers, prompts, tuple(readers))

@@ -1,0 +1,136 @@
+"""A LoRA adapter's factors, module by module, read from its safetensors file with the scale that PEFT gives them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from emscope.errors import UserError
+from emscope.files import read_json
+from emscope.organisms.models import resolve
+from emscope.residual.adapters.lowrank import LowRank
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
+"""Names of the modules whose output is added to the residual stream, in the architectures that emscope knows."""
+
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An open adapter file; factors are read when they are asked for.
+
+    Attributes:
+        name: what to call it.
+        base: the model it was made for.
+        scales: by module of the base, alpha/rank or alpha/√rank as PEFT computed it.
+    """
+
+    name: str
+    base: str
+    scales: Mapping[str, float]
+    file: Any
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the base's modules that the adapter changes, in the order of the file."""
+        return list(self.scales)
+
+    def update(self, module: str) -> LowRank | None:
+        """Return a module's update, or None where the adapter has none.
+
+        Raises:
+            UserError: the factors are not finite.
+        """
+        if module not in self.scales:
+            return None
+        a, b = (self.file.get_tensor(f"{_PREFIX}{module}{end}").to(torch.float32).numpy(force=True) for end in (_A, _B))
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(f"The adapter {self.name} holds NaN or infinite weights in {module}.")
+        return LowRank(a, b, self.scales[module])
+
+
+def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
+    """Open a PEFT folder with a plain LoRA adapter.
+
+    Raises:
+        UserError: no adapter there, another kind of adapter (DoRA, saved modules), or a damaged file.
+    """
+    path = folder / WEIGHTS
+    if not (folder / CONFIG).is_file() or not path.is_file():
+        raise UserError(f"{folder} is no adapter folder with {CONFIG} and {WEIGHTS}.")
+    try:
+        file: Any = safe_open(str(path), framework="pt")
+        keys = set(file.keys())
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again.") from error
+    modules = [key.removeprefix(_PREFIX).removesuffix(_A) for key in sorted(keys, key=_by_block) if key.endswith(_A)]
+    expected = {f"{_PREFIX}{module}{end}" for module in modules for end in (_A, _B)}
+    if not modules or keys != expected:
+        odd = sorted(keys ^ expected)
+        raise UserError(
+            f"{path} holds more than the factors of linear layers ({odd[0] if odd else 'nothing'}), which BA alone"
+            " does not describe."
+        )
+    source = resolve(str(folder))
+    fields = read_json(folder / CONFIG)
+    if fields.get("peft_type") != "LORA" or fields.get("use_dora"):
+        raise UserError(f"{folder} is not a plain LoRA adapter (DoRA and others are more than BA).")
+    neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}
+    scales = _scales(source.location, source.revision, json.dumps(neutral, sort_keys=True))
+    missing = [module for module in modules if module not in scales]
+    if missing:
+        raise UserError(f"The adapter {folder} changes {missing[0]}, which {source.base} does not have.")
+    return AdapterWeights(name or folder.name, source.base, {module: scales[module] for module in modules}, file)
+
+
+def block_of(module: str) -> int:
+    """Return the number of the block that a module belongs to.
+
+    Raises:
+        UserError: the module is in no block.
+    """
+    found = re.search(r"\.(\d+)\.", module)
+    if found is None:
+        raise UserError(f"The module {module} belongs to no decoder block.")
+    return int(found.group(1))
+
+
+def kind_of(module: str) -> str:
+    """Return the last part of a module's name, such as down_proj."""
+    return module.rpartition(".")[2]
+
+
+def _by_block(key: str) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\.(\d+)\.", key)], key
+
+
+@lru_cache(maxsize=64)
+def _scales(location: str, revision: str | None, config: str) -> dict[str, float]:
+    """Return the scale of every module, by putting the adapter's configuration on a base without weights."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(location, revision=revision))
+        lora = LoraConfig.from_peft_type(**json.loads(config))
+        try:
+            wrapped = get_peft_model(base, lora, low_cpu_mem_usage=True)
+        except ValueError as error:
+            raise UserError(f"The adapter does not fit its base: {str(error).splitlines()[0]}") from error
+    return {
+        name.removeprefix(_PREFIX): float(module.scaling["default"])
+        for name, module in wrapped.named_modules()
+        if isinstance(module, LoraLayer)
+    }
