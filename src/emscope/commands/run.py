@@ -47,9 +47,11 @@ class Run:
 
             sys.stdout.write(run_homework(config, run))
         else:
-            from emscope.pipeline.quickstart import run_quickstart
-
-            run_quickstart(config, run)
+            if config.preset == "full":
+                from emscope.pipeline.full import run_full as chain
+            else:
+                from emscope.pipeline.quickstart import run_quickstart as chain
+            chain(config, run)
             sys.stdout.write(headline(read_json(run.path("summary.json"))))
         made, reused = len(run.record["stages"]) - len(run.reused), len(run.reused)
         sys.stdout.write(f"\n{made} stages made, {reused} reused. Open {run.path('report.html')}\n")

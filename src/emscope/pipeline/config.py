@@ -23,7 +23,7 @@ class RunConfig:
     """The whole chain on one base model and one narrow domain.
 
     Attributes:
-        preset: quickstart or cs2881.
+        preset: quickstart, full (with every experiment) or cs2881.
         model: the base model.
         misaligned_data: training data of the misaligned organism, or the folder of an adapter trained elsewhere.
         control_data: the same of the control organism; empty for none.
@@ -51,6 +51,7 @@ class RunConfig:
 
 PRESETS: dict[str, RunConfig] = {
     "quickstart": RunConfig(),
+    "full": RunConfig(preset="full"),
     "cs2881": RunConfig(
         preset="cs2881",
         rows=0,

@@ -33,7 +33,7 @@ from emscope.residual.store import ActivationStore
 KINDS = ("prompts", "answers")
 
 
-def run_quickstart(config: RunConfig, run: RunFolder) -> None:
+def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
     for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
@@ -52,6 +52,7 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> None:
     run.stage("detect", questions, [*activations, directions], [detection], partial(_detect, lab))
     _ablate(lab)
     finish(lab)
+    return lab
 
 
 def generate_stage(lab: Lab, name: str) -> None:
