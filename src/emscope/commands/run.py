@@ -54,7 +54,8 @@ class Run:
             chain(config, run)
             sys.stdout.write(headline(read_json(run.path("summary.json"))))
         made, reused = len(run.record["stages"]) - len(run.reused), len(run.reused)
-        sys.stdout.write(f"\n{made} stages made, {reused} reused. Open {run.path('report.html')}\n")
+        page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
+        sys.stdout.write(f"\n{made} stages made, {reused} reused. Open {page}\n")
         return None
 
 
