@@ -18,7 +18,7 @@ from emscope.pipeline.experiments.monitor import MonitorSettings, find_monitor, 
 from emscope.pipeline.experiments.screened_domains import _by_words
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.locate import make_all
-from emscope.pipeline.quickstart import _collect, load_activations
+from emscope.pipeline.quickstart import collect_stage, load_activations
 from emscope.pipeline.stages import RunFolder
 from emscope.report.section import write_section_page
 from emscope.report.sections.monitor import section
@@ -40,7 +40,7 @@ def lab(tmp_path_factory):
         rows = answer_and_judge(lab.organism(name), name, lab.questions, config.sampling, lab.judge)
         write_table(lab.folder.path("judgements", f"{name}.parquet"), rows)
         write_table(lab.folder.path("responses", f"{name}.parquet"), [response_of(row) for row in rows])
-        _collect(lab, name)
+        collect_stage(lab, name)
     made = make_all(load_activations(lab), [question.id for question in lab.train_questions], config.model)
     for name, directions in made.directions.items():
         directions.save(lab.folder.path("directions", f"{name}.safetensors"))
