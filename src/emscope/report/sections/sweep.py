@@ -51,12 +51,12 @@ def _finding(found: Mapping[str, Any]) -> str:
     best = item["best"]
     reached = sum(one["best"]["accuracy"]["value"] >= BAR for one in items.values())
     weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"])
-    least = min(item["accuracy"]["value"])
+    least, most = min(item["accuracy"]["value"]), max(item["accuracy"]["value"])
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
         f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
-        f"{best['auroc']['value']:.3f}. At its least accurate block the accuracy is {_number(least)} %: how much the choice "
-        f"of a block matters. At their best blocks {reached} of the contrast's {len(items)} constructions "
+        f"{best['auroc']['value']:.3f}; over all blocks its accuracy is {_number(least)} – {_number(most)} %. At their best "
+        f"blocks {reached} of the contrast's {len(items)} constructions "
         f"reach {100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
     )
 
