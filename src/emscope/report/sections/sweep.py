@@ -55,9 +55,9 @@ def _finding(found: Mapping[str, Any]) -> str:
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
         f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
-        f"{best['auroc']['value']:.3f}; over all blocks its accuracy is {_number(least)} – {_number(most)} %. At their best "
-        f"blocks {reached} of the contrast's {len(items)} constructions "
-        f"reach {100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
+        f"{best['auroc']['value']:.3f}; over all blocks its accuracy is {_number(least)} – {_number(most)} %. At "
+        f"their best blocks {reached} of the contrast's {len(items)} constructions reach "
+        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
     )
 
 
