@@ -41,7 +41,7 @@ class _State:
 
 
 def fit_logistic(
-    x: Tensor, signs: Tensor, weights: Tensor, penalties: Tensor, tolerance: float = 3e-4
+    x: Tensor, signs: Tensor, weights: Tensor, penalties: Tensor, tolerance: float = 1e-3
 ) -> tuple[Tensor, Tensor]:
     """Return weights with the intercept last [n_blocks, d + 1, n_fits], and margins [n_blocks, n, n_fits].
 
@@ -53,7 +53,7 @@ def fit_logistic(
         tolerance: a fit is done when the length of its (preconditioned) step falls to this share of its weights.
     """
     design = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
-    transposed = design.transpose(1, 2).contiguous()
+    transposed = design.transpose(1, 2)
     squares = (design**2).sum(dim=1)[:, :, None]
     state = _start(design, transposed, signs, weights, penalties)
     theta, margins = torch.zeros_like(state.theta), torch.zeros_like(state.margins)
