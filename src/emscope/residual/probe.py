@@ -74,8 +74,8 @@ def fit_many(
     """Fit several probes a block on the same activations [n_examples, n_blocks, d_model].
 
     Mean and deviation for the standardisation come from the examples that count in any fit, the same for all fits, and
-    are undone. In float32 with the default tolerance and penalties of 1 or more, directions agree with scikit-learn's at
-    cosine 0.9999.
+    are undone. In float32 with the default tolerance and penalties of 1 or more, directions agree with those of
+    scikit-learn at cosine 0.9999.
 
     Args:
         activations: the examples.
