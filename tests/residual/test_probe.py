@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from emscope.residual import probe
+from emscope.residual import logistic, probe
 from emscope.residual.probe import choose_penalties, fit_many, fit_probes
 
 BLOCKS = 3
@@ -104,3 +104,17 @@ def test_labels_that_mean_nothing_are_not_found_on_questions_left_out():
         logits = choose_penalties(x, labels, np.ones(len(labels)), questions % 5, (10.0, 1000.0)).logits
         right.append(((logits > 0) == labels[:, None]).mean())
     assert abs(np.mean(right) - 0.5) < 0.06
+
+
+@pytest.mark.parametrize(("n", "width"), [(120, 24), (60, 100)])
+def test_labels_that_contradict_each_other_give_no_weights(n, width):
+    """Both sides have the same vectors: whatever a rounding error suggests, there is nothing to learn, and no NaN."""
+    half, _, _ = examples(n, width)
+    x, labels = np.concatenate([half, half]), np.repeat([1, 0], n)
+    counts = []
+    with pytest.MonkeyPatch.context() as patch:
+        descent = logistic._descent
+        patch.setattr(logistic, "_descent", lambda *given: counts.append(1) or descent(*given))
+        found = fit_many(x, np.tile(labels, (3, 1)), np.ones((3, 2 * n)), np.array([1.0, 100.0, 10_000.0]))
+    assert np.abs(found.logits).max() < 1e-2
+    assert len(counts) < 20

@@ -86,7 +86,7 @@ def test_a_prompt_tells_nothing_on_questions_left_out_but_leaks_where_answers_ar
     examples, names, prompts, _ = answers(samples=8)
     figures = prompt_only(examples.on(names[::2]), examples.on(names[1::2]), prompts, OPTIONS)
     assert abs(figures.auroc.value - 0.5).max() < 0.12
-    assert prompt_leak(examples, prompts, OPTIONS).min() > 0.7
+    assert prompt_leak((examples.on(names[::2]), examples.on(names[1::2])), prompts, OPTIONS).min() > 0.7
 
 
 def test_two_organisms_on_the_same_questions_leave_a_prompt_only_probe_nothing():

@@ -80,11 +80,12 @@ class Examples:
         )  # fmt: skip
 
     def counts(self) -> dict[str, int]:
-        """Return rows a side, questions, and the rows balanced by question, by area, as a whole, and not used."""
+        """Return rows a side and questions that count, how they are balanced, and the rows that are not used."""
         strata, levels = strata_of(self.labels, self.questions, self.areas, self.sizes)
-        found = {"positive": int(self.labels.sum()), "negative": int((self.labels == 0).sum())}
+        used = strata >= 0
+        found = {name: int((used & (self.labels == side)).sum()) for name, side in (("positive", 1), ("negative", 0))}
         by_level = {f"by_{name}": int((levels == number).sum()) for number, name in enumerate(LEVELS)}
-        return {**found, "questions": len(np.unique(self.questions)), **by_level, "unused": int((strata < 0).sum())}
+        return {**found, "questions": len(np.unique(self.questions[used])), **by_level, "unused": int((~used).sum())}
 
 
 def make_examples(positive: Rows, negative: Rows, construction: Construction) -> Examples:

@@ -69,12 +69,13 @@ def fit_probes(
 
 def fit_many(
     activations: np.ndarray, labels: np.ndarray, weights: np.ndarray, penalties: np.ndarray, *,
-    standardise: bool = True, tolerance: float = 3e-4, dtype: torch.dtype = torch.float32,
+    standardise: bool = True, tolerance: float = 1e-3, dtype: torch.dtype = torch.float32,
 ) -> ManyProbes:  # fmt: skip
     """Fit several probes a block on the same activations [n_examples, n_blocks, d_model].
 
     Mean and deviation for the standardisation come from the examples that count in any fit, the same for all fits, and
-    are undone. In float32 with the default tolerance, directions agree with scikit-learn's at cosine 0.9999.
+    are undone. In float32 with the default tolerance and penalties of 1 or more, directions agree with those of
+    scikit-learn at cosine 0.9999.
 
     Args:
         activations: the examples.
@@ -109,10 +110,11 @@ def fit_many(
 
 def _standards(x: Tensor, counted: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
     """Return mean and deviation [n_blocks, 1, d] of the examples that count."""
-    used = x if counted.all() else x[:, counted]
-    mean = used.mean(dim=1, keepdim=True)
-    scale = used.std(dim=1, keepdim=True, correction=0).clamp(min=1e-8) if standardise else torch.ones_like(mean)
-    return mean, scale
+    share = (counted.to(x.dtype) / counted.sum()).expand(len(x), 1, -1)  # sums as products: a fifth of the time
+    mean = share @ x
+    if not standardise:
+        return mean, torch.ones_like(mean)
+    return mean, (share @ (x - mean) ** 2).sqrt().clamp(min=1e-8)
 
 
 def _principal(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -176,23 +176,29 @@ def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray],
 
     `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
     """
-    first, second = (_with_prompts(part, prompts) for part in (train, test))
-    _, penalties = _cross_fit(first, "probe", options)
-    fit = fit_scorers("probe", first.activations, first.labels[None], first.weights()[None], penalties)
-    scores = fit.scores(second.activations)[0]
-    return held_out_figures(scores, second.labels, second.questions, second.weights(), options.seed)
+    known = _with_prompts(train, prompts)
+    _, penalties = _cross_fit(known, "probe", options)
+    fit = fit_scorers("probe", known.activations, known.labels[None], known.weights()[None], penalties)
+    names, codes = np.unique(test.questions, return_inverse=True)
+    scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
+        codes
+    ]  # one score a question, to the bit
+    return held_out_figures(scores, test.labels, test.questions, test.weights(), options.seed)
 
 
-def prompt_leak(examples: Examples, prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:
-    """Return the AUROC [n_blocks] of such a probe when answers are split without regard to their questions.
+def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:
+    """Return the AUROC [n_blocks] of such a probe when all answers are split without regard to their questions.
 
     Nothing is balanced either: this is the leak that grouping and balance prevent, not a figure of any direction.
     """
-    known = _with_prompts(examples, prompts)
-    fold = np.random.default_rng(options.seed).permutation(len(known.labels)) % options.folds
+    known = [_with_prompts(part, prompts) for part in parts]
+    activations, labels = (
+        np.concatenate([getattr(part, name) for part in known]) for name in ("activations", "labels")
+    )
+    fold = np.random.default_rng(options.seed).permutation(len(labels)) % options.folds
     ones = np.ones(len(fold))
-    logits = choose_penalties(known.activations, known.labels, ones, fold, options.penalties).logits
-    return auroc_by_block(logits, known.labels, ones)
+    logits = choose_penalties(activations, labels, ones, fold, options.penalties).logits
+    return auroc_by_block(logits, labels, ones)
 
 
 def _with_prompts(examples: Examples, prompts: dict[str, np.ndarray]) -> Examples:

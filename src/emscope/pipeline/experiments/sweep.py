@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.sweep_ablation import compare_ablations
 from emscope.pipeline.experiments.sweep_examples import (
     SWEEP,
+    Source,
     available,
     base_prompts,
     collect_prompts,
@@ -81,32 +83,18 @@ def run_sweep(lab: Lab, settings: SweepSettings) -> None:
 
 
 def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
-    sources = load_sources(lab, resampled=settings.answers > 0 and "response" in settings.contrasts)
+    resampled = settings.answers > 0 and "response" in settings.contrasts
+    sources = load_sources(lab, resampled=resampled)
     train, test = ([question.id for question in part] for part in (lab.train_questions, lab.test_questions))
-    prompts = base_prompts(sources)
+    examples, skipped = _examples(lab, settings, sources, (train, test))
     constructions: dict[str, Any] = {}
-    baselines: dict[str, Any] = {}
-    skipped: dict[str, str] = {}
     made: dict[str, Directions] = {}
-    for contrast in settings.contrasts:
-        for pooling in settings.poolings:
-            try:
-                available(contrast, lab.names)
-                examples = examples_of(sources, contrast, pooling, lab.config.model)
-                parts = examples.on(train), examples.on(test)
-                check_examples(*parts)
-            except UserError as reason:
-                skipped[f"{contrast}-{pooling}"] = str(reason)
-                continue
-            for method in METHODS:
-                if method in settings.methods:
-                    found = sweep(*parts, method, settings.options)
-                    constructions[f"{contrast}-{pooling}-{method}"] = _plain(found, *parts)
-                    made[f"{contrast}-{pooling}-{method}"] = found.directions
-            if contrast not in baselines:
-                baselines[contrast] = _baseline(examples, *parts, prompts, settings.options)
-    if not constructions:
-        raise UserError(f"There is nothing to sweep: {' '.join(dict.fromkeys(skipped.values()))}")
+    for name, parts in examples.items():
+        for method in METHODS:
+            if method in settings.methods:
+                found = sweep(*parts, method, settings.options)
+                constructions[f"{name}-{method}"] = _plain(found, *parts)
+                made[f"{name}-{method}"] = found.directions
     for name, directions in made.items():
         directions.save(folder / f"{name}.safetensors")
     return {
@@ -114,10 +102,35 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
         "n_train_questions": len(train),
         "n_test_questions": len(test),
         "constructions": constructions,
-        "prompt_only": baselines,
+        "prompt_only": _baselines(examples, base_prompts(sources), settings.options),
         "skipped": skipped,
         "ablation": _ablation(lab, settings, constructions, made) if settings.ablate else None,
     }
+
+
+def _examples(
+    lab: Lab, settings: SweepSettings, sources: Mapping[str, Source], parts: tuple[list[str], list[str]]
+) -> tuple[dict[str, tuple[Examples, Examples]], dict[str, str]]:
+    """Return training and test examples by contrast and pooling, and why others have none.
+
+    Raises:
+        UserError: none has enough examples.
+    """
+    found: dict[str, tuple[Examples, Examples]] = {}
+    skipped: dict[str, str] = {}
+    for contrast in settings.contrasts:
+        for pooling in settings.poolings:
+            try:
+                available(contrast, lab.names)
+                examples = examples_of(sources, contrast, pooling, lab.config.model)
+                train, test = (examples.on(questions) for questions in parts)
+                check_examples(train, test)
+                found[f"{contrast}-{pooling}"] = train, test
+            except UserError as reason:
+                skipped[f"{contrast}-{pooling}"] = str(reason)
+    if not found:
+        raise UserError(f"There is nothing to sweep. {' '.join(dict.fromkeys(skipped.values()))}")
+    return found, skipped
 
 
 def _plain(found: Swept, train: Examples, test: Examples) -> dict[str, Any]:
@@ -144,14 +157,20 @@ def _plain(found: Swept, train: Examples, test: Examples) -> dict[str, Any]:
     }
 
 
-def _baseline(
-    examples: Examples, train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions
+def _baselines(
+    examples: Mapping[str, tuple[Examples, Examples]], prompts: dict[str, np.ndarray], options: SweepOptions
 ) -> dict[str, Any]:
-    """Return what knowing only the prompt is worth; the leak exists only where one organism gave all answers."""
-    leak = None
-    if examples.construction.positive == examples.construction.negative:
-        leak = prompt_leak(examples, prompts, options).tolist()
-    return {**prompt_only(train, test, prompts, options).as_dict(), "ungrouped_auroc": leak}
+    """Return what knowing only the prompt is worth in each contrast.
+
+    The leak exists only where one organism gave all answers: two that answer the same questions share every prompt.
+    """
+    found: dict[str, Any] = {}
+    for train, test in examples.values():
+        made = train.construction
+        if made.contrast not in found:
+            leak = prompt_leak((train, test), prompts, options).tolist() if made.positive == made.negative else None
+            found[made.contrast] = {**prompt_only(train, test, prompts, options).as_dict(), "ungrouped_auroc": leak}
+    return found
 
 
 def _ablation(

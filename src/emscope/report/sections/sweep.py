@@ -51,11 +51,13 @@ def _finding(found: Mapping[str, Any]) -> str:
     best = item["best"]
     reached = sum(one["best"]["accuracy"]["value"] >= BAR for one in items.values())
     weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"])
+    least, most = min(item["accuracy"]["value"]), max(item["accuracy"]["value"])
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
         f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
-        f"{best['auroc']['value']:.3f}. At their best blocks {reached} of the contrast's {len(items)} constructions "
-        f"reach {100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
+        f"{best['auroc']['value']:.3f}; over all blocks its accuracy is {_number(least)} – {_number(most)} %. At "
+        f"their best blocks {reached} of the contrast's {len(items)} constructions reach "
+        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
     )
 
 
@@ -77,13 +79,16 @@ def _response_sentences(found: Mapping[str, Any]) -> list[str]:
     name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
     base = found["prompt_only"]["response"]["auroc"]
     highest = max(value for value in base["value"] if value is not None)
-    auroc, n = item["best"]["auroc"], item["n"]["test"]
+    auroc, n, given = item["best"]["auroc"], item["n"]["test"], item["n"]["train"]
     sure = "which excludes chance" if auroc["low"] > 0.5 else "which does not exclude chance"
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
         f"{item['best']['block']} has AUROC {auroc['value']:.2f} ({auroc['low']:.2f} – {auroc['high']:.2f}) on "
-        f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. A probe that reads only the base "
-        f"model's prompt reaches at most {highest:.2f} at any block."
+        f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. It comes from "
+        f"{given['positive']} and {given['negative']} answers, and directions from two halves of their questions have "
+        f"a cosine of {item['best']['split_half_cosine']:.2f}. A probe that reads only the base model's prompt "
+        f"reaches at most {highest:.2f} at any block. The offline judge that tells the two kinds apart itself reads "
+        "mean answer activations, of the base model, so part of what is found here is the judge."
     ]
 
 

@@ -1,0 +1,80 @@
+"""The sweep on a finished run of a tiny random model: figures are there, made once, and shown on the page."""
+
+import json
+
+import pytest
+from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
+
+from emscope.errors import UserError
+from emscope.pipeline.experiments.opening import open_run
+from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
+from emscope.report.sections.sweep import section
+from emscope.residual.directions import Directions
+from emscope.residual.sweep import SweepOptions
+
+SETTINGS = SweepSettings(
+    options=SweepOptions(penalties=(10.0, 1000.0), folds=2, halves=2, permutations=4), answers=1, ablate=True,
+    ablation_questions=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(run):  # noqa: F811
+    run_sweep(open_run(run), SETTINGS)
+    return json.loads((run / "experiments" / "sweep.json").read_text())
+
+
+def test_every_construction_has_its_figures_at_every_block(found, run):  # noqa: F811
+    wanted = {
+        f"{contrast}-{pooling}-{method}"
+        for contrast in ("model", "control")
+        for pooling in ("last", "prompt", "response", "token")
+        for method in ("diff-in-means", "probe")
+    }
+    assert wanted <= set(found["constructions"])
+    for name, item in found["constructions"].items():
+        contrast, pooling, method = name.split("-", 2)
+        made = item["construction"]
+        assert (made["contrast"], made["pooling"], made["method"]) == (contrast, pooling, method)
+        for figure in ("auroc", "accuracy", "d_prime"):
+            assert {len(item[figure][key]) for key in ("value", "low", "high")} == {4}
+        assert len(item["split_half_cosine"]) == len(item["null_accuracy"]) == 4
+        directions = Directions.load(run / "experiments" / "sweep" / "directions" / f"{name}.safetensors")
+        assert directions.construction.contrast == contrast
+    assert found["prompt_only"]["control"]["auroc"]["value"] == [0.5] * 4
+    assert len(found["ablation"]["trials"]) == 4
+
+
+def test_the_response_contrast_is_there_or_its_absence_is_explained(found):
+    """A tiny random model's answers need not come in two kinds."""
+    for pooling in ("last", "prompt", "response", "token"):
+        name = f"response-{pooling}"
+        assert (name in found["skipped"]) != (f"{name}-probe" in found["constructions"])
+
+
+def test_a_sweep_is_not_made_twice(found, run):  # noqa: F811
+    path = run / "experiments" / "sweep.json"
+    before = path.stat().st_mtime_ns
+    lab = open_run(run)
+    run_sweep(lab, SETTINGS)
+    assert path.stat().st_mtime_ns == before
+    assert "sweep" in lab.folder.reused
+    assert 'id="sweep"' in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_words_follow_the_figures(found):
+    words = section(found).paragraphs[0]
+    weak = json.loads(json.dumps(found))
+    for item in weak["constructions"].values():
+        item["best"]["accuracy"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+        item["best"]["null_accuracy"] = 0.6
+    paragraphs = section(weak).paragraphs
+    assert "50 % (40 – 60)" in paragraphs[0]
+    assert " 0 of the contrast's 8 constructions" in paragraphs[0]
+    assert "Outside three points" in paragraphs[1]
+    assert words != paragraphs[0]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="contrasts are"):
+        SweepSettings(contrasts=("modle",))
