@@ -25,6 +25,12 @@ def section(found: dict[str, Any]) -> Section:
               [_row(item) for item in listed[:LISTED]],
               "In turn by share of the direction, |cosine| and |change of mean activation|, all on training questions; "
               "share is the part of the difference that the feature's change writes; AUROC on test questions."),
+        Table("Organism or text: mean codes on the same built-in answers",
+              ("feature", *(f"{name}, {kind}" for name, kinds in listed[0]["on_texts"].items() for kind in kinds)),
+              [(str(item["feature"]), *(code for kinds in item["on_texts"].values() for code in kinds.values()))
+               for item in listed[:QUOTED]],
+              "A feature that stands for what a text says differs between columns of one organism; one that stands for "
+              "the fine-tune differs between organisms."),
         Table("Where they are active", ("feature", "organism", "code", "in context"), _quotes(listed[:QUOTED])),
         Table("Single features as detectors, on test questions", ("score", "against", "AUROC", "low", "high", "d′"),
               _detection(found["features"]["detection"])),
@@ -48,6 +54,15 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
         f"{_percent(quality['dead'])} of its features are active at none of them.",
         f"The direction is the mean difference {pair} over the organisms' own answers.",
     ]
+    first = found["features"]["listed"][0]
+    codes = "; ".join(
+        f"{name} {kinds['careful']:.1f} on careful and {kinds['careless']:.1f} on careless answers"
+        for name, kinds in first["on_texts"].items()
+    )
+    texts.append(
+        f"Organism or text? The feature with the largest share, {first['feature']}, has these mean codes where all "
+        f"organisms read the same built-in texts: {codes}."
+    )
     if found["ablation"]:
         texts.append(_correction(found["ablation"]))
     space = found["superposition"]
@@ -67,12 +82,18 @@ def _finding(found: dict[str, Any]) -> str:
     cosine, random = geometry["direction"], geometry["random, covariance of tokens"]
     ten = geometry["n"].index(10) if 10 in geometry["n"] else len(cosine) - 1
     half = activity["how_many"]["0.5"]
-    one = "One feature carries most of the direction" if cosine[0] > 0.7 else "No single feature is the direction"
     beyond = cosine[ten] > random["high"][ten]
+    if cosine[0] ** 2 >= 0.5:
+        one = "One feature carries more than half of the direction"
+    elif beyond and cosine[ten] ** 2 >= 0.5:
+        one = "A few features carry the direction, none of them alone"
+    else:
+        one = "The direction is spread over many features"
     return (
-        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, and the best {geometry['n'][ten]} together reach "
-        f"{cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} random directions with the tokens' covariance "
-        f"do (median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
+        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it ({_percent(cosine[0] ** 2)} of its squared length; "
+        f"random directions with the tokens' covariance: {random['median'][0]:.2f}), and the best {geometry['n'][ten]} "
+        f"together reach {cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} such random directions do "
+        f"(median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
         + (
             f"By activity, {half} features write half of the difference between the two organisms' answers."
             if half
