@@ -90,8 +90,8 @@ def _finding(found: dict[str, Any]) -> str:
     else:
         one = "The direction is spread over many features"
     return (
-        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it ({_percent(cosine[0] ** 2)} of its squared length; "
-        f"random directions with the tokens' covariance: {random['median'][0]:.2f}), and the best {geometry['n'][ten]} "
+        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, {_percent(cosine[0] ** 2)} of its squared length "
+        f"(random directions with the tokens' covariance: {random['median'][0]:.2f}), and the best {geometry['n'][ten]} "
         f"together reach {cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} such random directions do "
         f"(median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
         + (
