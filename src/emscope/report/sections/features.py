@@ -91,8 +91,8 @@ def _finding(found: dict[str, Any]) -> str:
         one = "The direction is spread over many features"
     return (
         f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, {_percent(cosine[0] ** 2)} of its squared length "
-        f"(random directions with the tokens' covariance: {random['median'][0]:.2f}), and the best "
-        f"{geometry['n'][ten]} together reach {cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} such random directions do "
+        f"(random directions with the tokens' covariance: {random['median'][0]:.2f}). The best {geometry['n'][ten]} "
+        f"together reach {cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} such random directions do "
         f"(median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
         + (
             f"By activity, {half} features write half of the difference between the two organisms' answers."
