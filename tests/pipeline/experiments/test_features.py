@@ -95,14 +95,26 @@ def test_the_words_follow_the_figures_and_hostile_tokens_stay_text(found, tmp_pa
     other["features"]["listed"][0]["examples"][0]["before"] = attack
     other["ablation"] = None
     first = section(other).paragraphs[0]
-    assert first.startswith("One feature carries more than half of the direction: the nearest has a cosine of 0.90")
-    assert "more than such random directions" in first
+    assert first.startswith(
+        "One feature holds more than half of the direction. The nearest feature has a cosine of 0.90"
+    )
     assert "less than half" in first
-    geometry["direction"] = [0.4] * len(geometry["n"])
+    rest = [0.8] * (len(geometry["n"]) - 1)
+    for cosines, words in (
+        ([0.4, *rest], "The direction is made of a few features: 2 of them"),
+        ([0.4] * len(geometry["n"]), "The direction is spread over many features"),
+        ([0.4, *rest[1:], 0.4], "The direction is made of a few features: 2 of them"),
+    ):
+        geometry["direction"] = cosines
+        assert section(other).paragraphs[0].startswith(words)
+    geometry["random, covariance of tokens"]["high"] = [0.85] * len(geometry["n"])
     assert section(other).paragraphs[0].startswith("The direction is spread over many features")
-    assert "no more than such random directions" in section(other).paragraphs[0]
-    geometry["direction"] = [0.4] + [0.8] * (len(geometry["n"]) - 1)
-    assert section(other).paragraphs[0].startswith("A few features carry the direction, none of them alone")
+    for high, low, words in (
+        ((20, 22), (1, 2), "marks the organism"), ((1, 9), (2, 8), "what the text says"), ((1, 5), (4, 9), "marks both"),
+    ):  # fmt: skip
+        for name, (careful, careless) in (("misaligned", high), ("control", low)):
+            other["features"]["listed"][0]["on_texts"][name] = {"careful": careful, "careless": careless}
+        assert any(words in text for text in section(other).paragraphs)
     write_section_page(tmp_path / "page.html", [section(other)], "features")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "alert(1)" in page

@@ -8,6 +8,8 @@ from emscope.report import figures_features as figures
 from emscope.report.section import Plot, Section, Table
 
 LISTED, QUOTED = 15, 6
+FEW = 10
+CLEARLY = 2  # times as much
 
 
 def section(found: dict[str, Any]) -> Section:
@@ -54,15 +56,7 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
         f"{_percent(quality['dead'])} of its features are active at none of them.",
         f"The direction is the mean difference {pair} over the organisms' own answers.",
     ]
-    first = found["features"]["listed"][0]
-    codes = "; ".join(
-        f"{name} {kinds['careful']:.1f} on careful and {kinds['careless']:.1f} on careless answers"
-        for name, kinds in first["on_texts"].items()
-    )
-    texts.append(
-        f"Organism or text? The feature with the largest share, {first['feature']}, has these mean codes where all "
-        f"organisms read the same built-in texts: {codes}."
-    )
+    texts.append(_marks(found))
     if found["ablation"]:
         texts.append(_correction(found["ablation"]))
     space = found["superposition"]
@@ -76,29 +70,52 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
 
 
 def _finding(found: dict[str, Any]) -> str:
-    """Say whether one feature or many make the direction."""
+    """Say whether one feature, a few or many make the direction."""
     geometry, made = found["composition"]["geometry"], found["direction"]
     activity = found["composition"]["activity"][f"{made['positive']}-vs-{made['negative']}"]
-    cosine, random = geometry["direction"], geometry["random, covariance of tokens"]
-    ten = geometry["n"].index(10) if 10 in geometry["n"] else len(cosine) - 1
-    half = activity["how_many"]["0.5"]
-    beyond = cosine[ten] > random["high"][ten]
-    if cosine[0] ** 2 >= 0.5:
-        one = "One feature carries more than half of the direction"
-    elif beyond and cosine[ten] ** 2 >= 0.5:
-        one = "A few features carry the direction, none of them alone"
+    random, pairs = (
+        geometry["random, covariance of tokens"],
+        list(zip(geometry["n"], geometry["direction"], strict=True)),
+    )
+    half = next((row for row, (_, cosine) in enumerate(pairs) if cosine**2 >= 0.5), len(pairs) - 1)
+    n, cosine = pairs[half]
+    if cosine**2 < 0.5 or n > FEW or cosine <= random["high"][half]:
+        start = "The direction is spread over many features"
+    elif n == 1:
+        start = "One feature holds more than half of the direction"
     else:
-        one = "The direction is spread over many features"
+        start = f"The direction is made of a few features: {n} of them hold more than half of its squared length"
     return (
-        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, {_percent(cosine[0] ** 2)} of its squared length "
-        f"(random directions with the tokens' covariance: {random['median'][0]:.2f}). The best {geometry['n'][ten]} "
-        f"together reach {cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} such random directions do "
-        f"(median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
+        f"{start}. The nearest feature has a cosine of {pairs[0][1]:.2f} with it (random directions with the tokens' "
+        f"covariance: {random['median'][0]:.2f}), the best {n} reach {cosine:.2f} (random: {random['median'][half]:.2f}, "
+        f"95th percentile {random['high'][half]:.2f}). By activity, "
         + (
-            f"By activity, {half} features write half of the difference between the two organisms' answers."
-            if half
-            else "By activity, all features together write less than half of the difference between the answers."
+            f"{activity['how_many']['0.5']} features write half of the difference between the organisms' answers."
+            if activity["how_many"]["0.5"]
+            else "all features together write less than half of the difference between the organisms' answers."
         )
+    )
+
+
+def _marks(found: dict[str, Any]) -> str:
+    """Say whether the feature with the largest share stands for the organism or for what the text says."""
+    first, made = found["features"]["listed"][0], found["direction"]
+    high, low = (first["on_texts"][made[side]] for side in ("positive", "negative"))
+    by_organism = sum(abs(high[kind] - low[kind]) for kind in high)
+    by_text = sum(abs(codes["careless"] - codes["careful"]) for codes in (high, low))
+    if by_organism > CLEARLY * by_text:
+        verdict = "it marks the organism, whatever the text says"
+    elif by_text > CLEARLY * by_organism:
+        verdict = "it marks what the text says, whoever reads it"
+    else:
+        verdict = "it marks both"
+    codes = "; ".join(
+        f"{name} {kinds['careful']:.1f} on careful and {kinds['careless']:.1f} on careless answers"
+        for name, kinds in first["on_texts"].items()
+    )
+    return (
+        f"Organism or text? Feature {first['feature']}, with the largest share, has these mean codes where all "
+        f"organisms read the same built-in answers: {codes}. So {verdict}."
     )
 
 
