@@ -110,8 +110,10 @@ def test_the_words_follow_the_figures_and_hostile_tokens_stay_text(found, tmp_pa
     geometry["random, covariance of tokens"]["high"] = [0.85] * len(geometry["n"])
     assert section(other).paragraphs[0].startswith("The direction is spread over many features")
     for high, low, words in (
-        ((20, 22), (1, 2), "marks the organism"), ((1, 9), (2, 8), "what the text says"), ((1, 5), (4, 9), "marks both"),
-    ):  # fmt: skip
+        ((20, 22), (1, 2), "marks the organism"),
+        ((1, 9), (2, 8), "what the text says"),
+        ((1, 5), (4, 9), "marks both"),
+    ):
         for name, (careful, careless) in (("misaligned", high), ("control", low)):
             other["features"]["listed"][0]["on_texts"][name] = {"careful": careful, "careless": careless}
         assert any(words in text for text in section(other).paragraphs)

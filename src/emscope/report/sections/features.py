@@ -87,8 +87,8 @@ def _finding(found: dict[str, Any]) -> str:
         start = f"The direction is made of a few features: {n} of them hold more than half of its squared length"
     return (
         f"{start}. The nearest feature has a cosine of {pairs[0][1]:.2f} with it (random directions with the tokens' "
-        f"covariance: {random['median'][0]:.2f}), the best {n} reach {cosine:.2f} (random: {random['median'][half]:.2f}, "
-        f"95th percentile {random['high'][half]:.2f}). By activity, "
+        f"covariance: {random['median'][0]:.2f}), the best {n} reach {cosine:.2f} (random: "
+        f"{random['median'][half]:.2f}, 95th percentile {random['high'][half]:.2f}). By activity, "
         + (
             f"{activity['how_many']['0.5']} features write half of the difference between the organisms' answers."
             if activity["how_many"]["0.5"]
