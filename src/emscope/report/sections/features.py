@@ -213,7 +213,7 @@ def _superposition(found: dict[str, Any]) -> list[Plot | Table]:
         Plot("Layout", figures.layout(space["layout"], words),
              f"First two principal components of the decoder rows; the plane shows "
              f"{_percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
-             "is the cosine with the direction; point at a feature to read its strongest tokens."),
+             "is the cosine with the direction; point at a large one to read its strongest tokens."),
     ]  # fmt: skip
 
 
