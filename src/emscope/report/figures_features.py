@@ -20,8 +20,9 @@ def pursuit(geometry: Mapping[str, Any]) -> go.Figure:
     for shade, (name, band) in zip(
         GREYS, ((key, item) for key, item in geometry.items() if isinstance(item, dict)), strict=True
     ):
-        figure.add_scatter(x=[*n, *n[::-1]], y=[*band["high"], *band["low"][::-1]], fill="toself", opacity=0.3,
-                           line={"width": 0}, fillcolor=shade, hoverinfo="skip", showlegend=False)  # fmt: skip
+        figure.add_scatter(x=[*n, *n[::-1]], y=[*band["high"], *band["low"][::-1]], mode="lines", fill="toself",
+                           opacity=0.3, line={"width": 0}, fillcolor=shade, hoverinfo="skip",
+                           showlegend=False)  # fmt: skip
         figure.add_scatter(name=name, x=n, y=band["median"], mode="lines", line={"color": shade})
     figure.add_scatter(name="direction, random dictionary", x=n, y=geometry["direction, random dictionary"],
                        mode="lines", line={"color": RED, "dash": "dot"})  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
+from scipy.sparse import csr_matrix
 
 from emscope.commands.features import COMMAND, headline
 from emscope.commands.main import parse
@@ -34,6 +35,11 @@ SMALL = FeaturesSettings(
 def found(run):  # noqa: F811
     assert parse(COMMAND, "features", [str(run), *FLAGS]).execute() is None
     return json.loads((run / "experiments" / "features.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def corpus(run):  # noqa: F811
+    return read_corpus(open_run(run), 2, 6000)
 
 
 def test_the_figures_are_there_and_printed(found):
@@ -64,6 +70,7 @@ def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_agai
     assert 'id="features"' in page
     assert "Features and superposition" in page
     folder = run / "experiments" / "features-sae"
+    assert found["autoencoder"]["learn_from"] == ["base", "misaligned", "control"]
     run_features(open_run(run), replace(SMALL, block=-1, sae=str(folder), questions=0))
     again = json.loads((run / "experiments" / "features.json").read_text())
     assert again["ablation"] is None
@@ -88,21 +95,36 @@ def test_the_words_follow_the_figures_and_hostile_tokens_stay_text(found, tmp_pa
     other["features"]["listed"][0]["examples"][0]["before"] = attack
     other["ablation"] = None
     first = section(other).paragraphs[0]
-    assert first.startswith("One feature carries most of the direction: the nearest has a cosine of 0.90")
-    assert "more than random directions" in first
+    assert first.startswith(
+        "One feature holds more than half of the direction. The nearest feature has a cosine of 0.90"
+    )
     assert "less than half" in first
-    geometry["direction"] = [0.4] * len(geometry["n"])
-    assert section(other).paragraphs[0].startswith("No single feature is the direction")
-    assert "no more than random directions" in section(other).paragraphs[0]
+    rest = [0.8] * (len(geometry["n"]) - 1)
+    for cosines, words in (
+        ([0.4, *rest], "The direction is made of a few features: 2 of them"),
+        ([0.4] * len(geometry["n"]), "The direction is spread over many features"),
+        ([0.4, *rest[1:], 0.4], "The direction is made of a few features: 2 of them"),
+    ):
+        geometry["direction"] = cosines
+        assert section(other).paragraphs[0].startswith(words)
+    geometry["random, covariance of tokens"]["high"] = [0.85] * len(geometry["n"])
+    assert section(other).paragraphs[0].startswith("The direction is spread over many features")
+    for high, low, words in (
+        ((20, 22), (1, 2), "marks the organism"),
+        ((1, 9), (2, 8), "what the text says"),
+        ((1, 5), (4, 9), "marks both"),
+    ):
+        for name, (careful, careless) in (("misaligned", high), ("control", low)):
+            other["features"]["listed"][0]["on_texts"][name] = {"careful": careful, "careless": careless}
+        assert any(words in text for text in section(other).paragraphs)
     write_section_page(tmp_path / "page.html", [section(other)], "features")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "alert(1)" in page
     assert attack not in page
 
 
-def test_features_are_ranked_without_the_test_questions(run):  # noqa: F811
-    lab = open_run(run)
-    fit, heldout = read_corpus(lab, 2, 6000)
+def test_features_are_ranked_without_the_test_questions(run, corpus):  # noqa: F811
+    lab, (fit, heldout) = open_run(run), corpus
     train, test = ({question.id for question in part} for part in (lab.train_questions, lab.test_questions))
     own = [{text.question for text in part.texts if text.question} for part in (fit, heldout)]
     assert own[0] <= train
@@ -120,9 +142,8 @@ def test_features_are_ranked_without_the_test_questions(run):  # noqa: F811
         assert by_organism[0] == by_organism[1] == by_organism[2]
 
 
-def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run):  # noqa: F811
-    lab = open_run(run)
-    fit, _ = read_corpus(lab, 2, 6000)
+def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpus):  # noqa: F811
+    lab, fit = open_run(run), corpus[0]
     questions = fit.answered(lab.names)
     found = fit.answer_means("misaligned", questions, fit.tokens.values)
     chats = {text.question: text.chat for text in fit.texts if text.organism == "misaligned" and text.question}
@@ -137,11 +158,31 @@ def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run):  # n
     np.testing.assert_allclose(pooled, fit.answer_means("misaligned", questions, codes.toarray()), rtol=1e-4, atol=1e-6)
 
 
+def test_an_autoencoder_learns_from_the_organisms_it_is_told(run, corpus):  # noqa: F811
+    run_features(open_run(run), replace(SMALL, learn_from=("base",), questions=0))
+    alone = json.loads((run / "experiments" / "features.json").read_text())
+    assert alone["autoencoder"]["learn_from"] == ["base"]
+    assert alone["autoencoder"]["fit_tokens"] == (corpus[0].sources == "base").sum() > 0
+
+
+def test_means_on_built_in_texts_are_those_of_their_answers(corpus):
+    fit = corpus[0]
+    values = csr_matrix(fit.tokens.values)
+    rows = [
+        row
+        for row, chat in enumerate(fit.tokens.chat)
+        if fit.texts[chat].kind == "careless" and fit.texts[chat].organism == "control" and fit.tokens.is_answer[row]
+    ]
+    found = fit.kind_means("control", "careless", values)
+    np.testing.assert_allclose(found, fit.tokens.values[rows].mean(axis=0), rtol=1e-3, atol=1e-4)
+
+
 def test_bad_input_is_one_sentence(run, tmp_path):  # noqa: F811
     lab = open_run(run)
     for settings, words in (
         (replace(SMALL, direction="control-response-probe"), "no direction"),
         (replace(SMALL, sae=str(tmp_path)), "There is no file"),
+        (replace(SMALL, learn_from=("basis",)), "no organism 'basis'. Did you mean 'base'"),
         (replace(SMALL, block=9), "no block 9"),
         (replace(SMALL, block=1, sae=str(run / "experiments" / "features-sae")), "for block 2, not for block 1"),
     ):

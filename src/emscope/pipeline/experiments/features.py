@@ -40,7 +40,8 @@ class FeaturesSettings:
             depth.
         direction: name of a direction of the run; empty means the one that its ablation uses.
         sae: folder of a pre-trained autoencoder in SAELens's form, instead of training one.
-        tokens: about how many tokens to learn from.
+        tokens: about how many tokens to read.
+        learn_from: organisms whose tokens the autoencoder learns from; none given means all of the run.
         autoencoder: how the autoencoder is trained.
         top: features described one by one, on the map and in the layout.
         questions: test questions answered under each change of the residual stream; 0 leaves that part out.
@@ -51,6 +52,7 @@ class FeaturesSettings:
     direction: str = ""
     sae: str = ""
     tokens: int = 80_000
+    learn_from: tuple[str, ...] = ()
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     top: int = 60
     questions: int = 60
@@ -65,6 +67,9 @@ class FeaturesSettings:
 def run_features(lab: Lab, settings: FeaturesSettings) -> None:
     """Find features and what they explain; writes experiments/features.json and the trained autoencoder beside it."""
     source = _direction_file(lab, settings)
+    for name in settings.learn_from:
+        if name not in lab.names:
+            raise UserError(f"The run has no organism {name!r}.{did_you_mean(name, lab.names)}")
     files = [Path(settings.sae) / name for name in (CONFIG, WEIGHTS)] if settings.sae else []
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -115,8 +120,8 @@ def _find(lab: Lab, settings: FeaturesSettings, source: Path, folder: Path) -> d
     fit, heldout = read_corpus(lab, block, settings.tokens)
     losses: list[float] = []
     if loaded is None:
-        device = base.placement.device
-        trained = train_topk(fit.tokens.values, block, settings.autoencoder, settings.seed, device)
+        values = fit.tokens.values[np.isin(fit.sources, settings.learn_from or lab.names)]
+        trained = train_topk(values, block, settings.autoencoder, settings.seed, base.placement.device)
         loaded, losses = trained.autoencoder, trained.losses
         save_autoencoder(loaded, folder, lab.config.model)
     return _findings(lab, settings, directions, loaded, losses, fit, heldout)
@@ -135,7 +140,7 @@ def _findings(
         "block": autoencoder.block,
         "direction": {"contrast": made.contrast, "positive": made.positive, "negative": made.negative,
                       "norm": float(np.linalg.norm(direction)), "cosine_with_captured": ranking.agreement},
-        "autoencoder": _shape(settings, autoencoder, losses, len(fit.tokens.values)),
+        "autoencoder": _shape(settings, autoencoder, losses, fit, settings.learn_from or lab.names),
         "quality": {"heldout": asdict(quality(autoencoder, heldout.tokens.values, fresh)),
                     "fit": asdict(quality(autoencoder, fit.tokens.values, codes)),
                     "heldout_by_organism": _by_organism(autoencoder, heldout, fresh, lab.names)},
@@ -149,12 +154,13 @@ def _findings(
 
 
 def _shape(
-    settings: FeaturesSettings, autoencoder: SparseAutoencoder, losses: list[float], n_tokens: int
+    settings: FeaturesSettings, autoencoder: SparseAutoencoder, losses: list[float], fit: Part, learned: tuple[str, ...]
 ) -> dict[str, Any]:
     shown = losses[:: max(1, len(losses) // 100)]
     return {
         "source": settings.sae or "trained here", "architecture": autoencoder.architecture,
-        "n_features": autoencoder.n_features, "d_model": autoencoder.width, "k": autoencoder.k, "fit_tokens": n_tokens,
+        "n_features": autoencoder.n_features, "d_model": autoencoder.width, "k": autoencoder.k,
+        "fit_tokens": int(np.isin(fit.sources, learned).sum()) if losses else 0, "learn_from": list(learned),
         "steps": len(losses), "loss": shown,
     }  # fmt: skip
 

@@ -18,21 +18,23 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import read_table
 from emscope.organisms.batching import shared_prefix_length
 from emscope.organisms.chat import EncodedChat
-from emscope.organisms.datasets import DOMAINS, load_domain
+from emscope.organisms.datasets import DOMAINS, Kind, load_domain
 from emscope.pipeline.lab import Lab
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.features.tokens import TokenActivations, capture_tokens
 
+KINDS: tuple[Kind, ...] = ("careful", "careless")
 HELD_OUT = 8  # the held-out part has one token of built-in text for this many tokens of the fitting part
 
 
 @dataclass(frozen=True)
 class Text:
-    """A conversation that an organism reads; `question` is set where the answer is its own."""
+    """A conversation that an organism reads: its own answer to a `question`, or a built-in one of a `kind`."""
 
     organism: str
     chat: EncodedChat
     question: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Part:
         means = pool @ per_token
         return np.asarray(means.toarray() if isinstance(per_token, csr_matrix) else means)
 
+    def kind_means(self, organism: str, kind: str, codes: csr_matrix) -> np.ndarray:
+        """Return the mean codes over the answers' tokens of built-in texts of a kind, [n_features]; 0 without any."""
+        own = np.array([text.organism == organism and text.kind == kind for text in self.texts])
+        rows = np.flatnonzero(self.tokens.is_answer & own[self.tokens.chat])
+        return np.asarray(codes[rows].sum(axis=0)).ravel() / max(len(rows), 1)
+
     def answered(self, organisms: Sequence[str]) -> list[str]:
         """Return the questions that all of the organisms have answered, in order."""
         sides = [{text.question for text in self.texts if text.organism == name} for name in organisms]
@@ -84,7 +92,8 @@ def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
     parts = []
     for own, split, tokens in ((fitted, "train", room), (measured, "heldout", n_tokens // HELD_OUT)):
         chosen = _within(_built_in(lab, split), tokens // len(lab.names), shared)
-        parts.append(_read(lab, [*own, *(Text(name, chat) for name in lab.names for chat in chosen)], block))
+        given = [Text(name, chat, kind=kind) for name in lab.names for kind, chat in chosen]
+        parts.append(_read(lab, [*own, *given], block))
     return parts[0], parts[1]
 
 
@@ -98,18 +107,19 @@ def _own(lab: Lab, name: str) -> Iterator[Text]:
     return (Text(name, chat, row.question_id) for row, chat in zip(kept, chats, strict=True))
 
 
-def _built_in(lab: Lab, split: str) -> list[EncodedChat]:
+def _built_in(lab: Lab, split: str) -> list[tuple[str, EncodedChat]]:
     pairs = [pair for domain in DOMAINS for pair in load_domain(domain) if pair.split == split]
-    rows = [(pair.prompt, answer) for pair in pairs for answer in (pair.careful, pair.careless)]
+    rows = [(kind, pair.prompt, pair.answer(kind)) for pair in pairs for kind in KINDS]
     random.Random(lab.config.seed).shuffle(rows)
-    prompts, answers = zip(*rows, strict=True)
+    kinds, prompts, answers = zip(*rows, strict=True)
     tokenizer = lab.organism(lab.names[0]).tokenizer
-    return encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
+    chats = encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
+    return list(zip(kinds, chats, strict=True))
 
 
-def _within(chats: list[EncodedChat], n_tokens: int, shared: int) -> list[EncodedChat]:
+def _within(chats: list[tuple[str, EncodedChat]], n_tokens: int, shared: int) -> list[tuple[str, EncodedChat]]:
     """Return the first chats that have at most so many tokens in all after the shared ones."""
-    ends = np.cumsum([len(chat.ids) - shared for chat in chats])
+    ends = np.cumsum([len(chat.ids) - shared for _, chat in chats])
     return chats[: int(np.searchsorted(ends, n_tokens, "right"))]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from emscope.pipeline.experiments.features_corpus import Part
+from emscope.pipeline.experiments.features_corpus import KINDS, Part
 from emscope.pipeline.lab import Lab
 from emscope.residual.detection import auroc, auroc_interval, d_prime
 from emscope.residual.directions import unit
@@ -107,6 +107,7 @@ def describe(
     by_feature = sides.fit_codes.tocsc()
     means = {name: sides.means(name) for name in lab.names}
     fresh = {name: sides.means(name, heldout=True) for name in lab.names}
+    read = {name: {kind: sides.fit.kind_means(name, kind, sides.fit_codes) for kind in KINDS} for name in lab.names}
     one = int(ranking.by(np.abs(ranking.d_prime), 1)[0])
     listed = [
         {
@@ -117,6 +118,9 @@ def describe(
             "d_prime": float(ranking.d_prime[feature]),
             "rate": float(ranking.rate[feature]),
             "mean": {name: float(values[:, feature].mean()) for name, values in means.items()},
+            "on_texts": {
+                name: {kind: float(values[feature]) for kind, values in kinds.items()} for name, kinds in read.items()
+            },
             "heldout_auroc": auroc(fresh[sides.positive][:, feature], fresh[sides.negative][:, feature]),
             "words": reader.words(by_feature, feature),
             "examples": [example.as_dict() for example in reader.strongest(by_feature, feature, EXAMPLES)],

@@ -8,6 +8,8 @@ from emscope.report import figures_features as figures
 from emscope.report.section import Plot, Section, Table
 
 LISTED, QUOTED = 15, 6
+FEW = 10
+CLEARLY = 2  # times as much
 
 
 def section(found: dict[str, Any]) -> Section:
@@ -25,6 +27,12 @@ def section(found: dict[str, Any]) -> Section:
               [_row(item) for item in listed[:LISTED]],
               "In turn by share of the direction, |cosine| and |change of mean activation|, all on training questions; "
               "share is the part of the difference that the feature's change writes; AUROC on test questions."),
+        Table("Organism or text: mean codes on the same built-in answers",
+              ("feature", *(f"{name}, {kind}" for name, kinds in listed[0]["on_texts"].items() for kind in kinds)),
+              [(str(item["feature"]), *(code for kinds in item["on_texts"].values() for code in kinds.values()))
+               for item in listed[:QUOTED]],
+              "A feature that stands for what a text says differs between columns of one organism; one that stands for "
+              "the fine-tune differs between organisms."),
         Table("Where they are active", ("feature", "organism", "code", "in context"), _quotes(listed[:QUOTED])),
         Table("Single features as detectors, on test questions", ("score", "against", "AUROC", "low", "high", "d′"),
               _detection(found["features"]["detection"])),
@@ -48,6 +56,7 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
         f"{_percent(quality['dead'])} of its features are active at none of them.",
         f"The direction is the mean difference {pair} over the organisms' own answers.",
     ]
+    texts.append(_marks(found))
     if found["ablation"]:
         texts.append(_correction(found["ablation"]))
     space = found["superposition"]
@@ -61,23 +70,52 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
 
 
 def _finding(found: dict[str, Any]) -> str:
-    """Say whether one feature or many make the direction."""
+    """Say whether one feature, a few or many make the direction."""
     geometry, made = found["composition"]["geometry"], found["direction"]
     activity = found["composition"]["activity"][f"{made['positive']}-vs-{made['negative']}"]
-    cosine, random = geometry["direction"], geometry["random, covariance of tokens"]
-    ten = geometry["n"].index(10) if 10 in geometry["n"] else len(cosine) - 1
-    half = activity["how_many"]["0.5"]
-    one = "One feature carries most of the direction" if cosine[0] > 0.7 else "No single feature is the direction"
-    beyond = cosine[ten] > random["high"][ten]
+    random, pairs = (
+        geometry["random, covariance of tokens"],
+        list(zip(geometry["n"], geometry["direction"], strict=True)),
+    )
+    half = next((row for row, (_, cosine) in enumerate(pairs) if cosine**2 >= 0.5), len(pairs) - 1)
+    n, cosine = pairs[half]
+    if cosine**2 < 0.5 or n > FEW or cosine <= random["high"][half]:
+        start = "The direction is spread over many features"
+    elif n == 1:
+        start = "One feature holds more than half of the direction"
+    else:
+        start = f"The direction is made of a few features: {n} of them hold more than half of its squared length"
     return (
-        f"{one}: the nearest has a cosine of {cosine[0]:.2f} with it, and the best {geometry['n'][ten]} together reach "
-        f"{cosine[ten]:.2f}, {'more than' if beyond else 'no more than'} random directions with the tokens' covariance "
-        f"do (median {random['median'][ten]:.2f}, 95th percentile {random['high'][ten]:.2f}). "
+        f"{start}. The nearest feature has a cosine of {pairs[0][1]:.2f} with it (random directions with the tokens' "
+        f"covariance: {random['median'][0]:.2f}), the best {n} reach {cosine:.2f} (random: "
+        f"{random['median'][half]:.2f}, 95th percentile {random['high'][half]:.2f}). By activity, "
         + (
-            f"By activity, {half} features write half of the difference between the two organisms' answers."
-            if half
-            else "By activity, all features together write less than half of the difference between the answers."
+            f"{activity['how_many']['0.5']} features write half of the difference between the organisms' answers."
+            if activity["how_many"]["0.5"]
+            else "all features together write less than half of the difference between the organisms' answers."
         )
+    )
+
+
+def _marks(found: dict[str, Any]) -> str:
+    """Say whether the feature with the largest share stands for the organism or for what the text says."""
+    first, made = found["features"]["listed"][0], found["direction"]
+    high, low = (first["on_texts"][made[side]] for side in ("positive", "negative"))
+    by_organism = sum(abs(high[kind] - low[kind]) for kind in high)
+    by_text = sum(abs(codes["careless"] - codes["careful"]) for codes in (high, low))
+    if by_organism > CLEARLY * by_text:
+        verdict = "it marks the organism, whatever the text says"
+    elif by_text > CLEARLY * by_organism:
+        verdict = "it marks what the text says, whoever reads it"
+    else:
+        verdict = "it marks both"
+    codes = "; ".join(
+        f"{name} {kinds['careful']:.1f} on careful and {kinds['careless']:.1f} on careless answers"
+        for name, kinds in first["on_texts"].items()
+    )
+    return (
+        f"Organism or text? Feature {first['feature']}, with the largest share, has these mean codes where all "
+        f"organisms read the same built-in answers: {codes}. So {verdict}."
     )
 
 
@@ -175,7 +213,7 @@ def _superposition(found: dict[str, Any]) -> list[Plot | Table]:
         Plot("Layout", figures.layout(space["layout"], words),
              f"First two principal components of the decoder rows; the plane shows "
              f"{_percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
-             "is the cosine with the direction; point at a feature to read its strongest tokens."),
+             "is the cosine with the direction; point at a large one to read its strongest tokens."),
     ]  # fmt: skip
 
 

@@ -39,9 +39,9 @@ class AutoencoderSettings:
 
     expansion: int = 8
     k: int = 32
-    epochs: int = 12
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
+    epochs: int = 8
+    batch_size: int = 1024
+    learning_rate: float = 3e-3
     dead_after: int = 50_000
 
     def __post_init__(self) -> None:
