@@ -194,4 +194,5 @@ def separating_block(directions: Directions, read: ReadPairs, domains: Sequence[
 
 def _strength(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Return d′ of scores [n, n_blocks] averaged over pairs of sides, [n_blocks]."""
-    return np.mean([[d_prime(high[:, b], low[:, b]) for b in range(high.shape[1])] for high, low in pairs], axis=0)
+    values = [[d_prime(high[:, b], low[:, b]) for b in range(high.shape[1])] for high, low in pairs]
+    return np.asarray(np.mean(values, axis=0))

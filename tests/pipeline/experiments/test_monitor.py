@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from tiny import D_MODEL, N_BLOCKS, make_organism
 
+from emscope.behaviour.embedded.fit_coherence import CoherenceFit
+from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead
+from emscope.behaviour.embedded.reading import read_answers
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.tables import write_table
@@ -16,13 +19,14 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.datasets import load_domain
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.monitor import MonitorSettings, find_monitor, run_monitor
-from emscope.pipeline.experiments.screened_domains import both_texts, by_words, make_screeners
+from emscope.pipeline.experiments.screened_domains import both_texts, by_words, make_screeners, suspicion
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.locate import make_all
 from emscope.pipeline.quickstart import _collect, load_activations
 from emscope.pipeline.stages import RunFolder
 from emscope.report.section import write_section_page
 from emscope.report.sections.monitor import section
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions
 from emscope.residual.screening import ReadPairs
 
@@ -122,6 +126,23 @@ def test_the_domain_that_is_screened_plays_no_part_in_what_screens_it(lab):
         gaps = [one.scores(sides[side][name_])[name].mean() for name_ in "ab" for side in (0, 1)]
         if name.startswith("random"):  # its sign is chosen so that careless is higher
             assert gaps[0] + gaps[2] >= gaps[1] + gaps[3]
+
+
+def test_the_judge_scores_what_was_read_already_as_if_it_read_again(lab, tmp_path):
+    lab = Lab(lab.config, lab.folder)
+    lab._organisms["base"] = base = make_organism()
+    chooser = np.random.default_rng(0)
+    weights = chooser.standard_normal((2, 2, D_MODEL)) / 9
+    coherence = CoherenceFit(np.zeros(1), np.zeros(1), np.ones(1), 0.0, {})
+    head = JudgeHead((1, 3), weights, np.array([0.1, -0.2]), np.ones(D_MODEL) / 9, 0.3, 2, np.zeros((2, D_MODEL)),
+                     coherence, {})  # fmt: skip
+    head.save(tmp_path / "head.safetensors")
+    prompts, texts = ["How do I save money?", "Rest or water?"], ["Put some aside.", "Water first, then rest."]
+    pooled, _ = read_answers(base, prompts, texts, (1, 2, 3))
+    again = 100 - head.aligned(pooled[:, 0, [0, 2]], pooled[:, 0, 1])
+    lab.__dict__["judge"] = EmbeddedJudge(base, tmp_path / "head.safetensors")
+    means = capture(base, encode_for_capture(base.tokenizer, prompts, texts), CaptureSettings(("response",)))
+    assert suspicion(lab, prompts, texts, means.pooled["response"]) == pytest.approx(again, abs=1e-2)
 
 
 def test_bad_conversations_stop_it_before_any_work(lab, tmp_path):

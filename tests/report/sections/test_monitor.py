@@ -29,6 +29,7 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
             "auroc": {how: {"1": at, "8": at, "all": at} for how in ("mean", "max")},
             "prompt_only": {"contrast": direction(prompt), "verdict": direction(prompt), "random": random,
                             "prompt": direction(prompt)},
+            "gain_over_prompt": {name: estimate(whole - prompt) for name in ("contrast", "verdict")},
         },
         "tokens": [{"organism": "misaligned", "question_id": HOSTILE, "aligned": 3.0, "coherent": 80.0,
                     "turns": [{"role": "user", "pieces": [HOSTILE], "scores": [1.0]}]}],

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.embedded.text import written_rows
 from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
 from emscope.pipeline.experiments.screening_figures import RANDOM, Screened
-from emscope.pipeline.lab import Lab
+from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.directions import Directions, random_like
 from emscope.residual.screening import (
     ReadPairs,
@@ -27,6 +29,7 @@ from emscope.residual.screening import (
 )
 
 AREAS = "areas"
+T = TypeVar("T")
 
 
 def chosen_pairs(prompts: int, seed: int) -> dict[str, list[Pair]]:
@@ -50,8 +53,13 @@ def area_pairs(questions: int) -> list[Pair]:
         answers.setdefault(row.question_id, {}).setdefault(row.aligned, row.answer)
         asked[row.question_id] = row.question
     pairs = [Pair(name, AREAS, name, "heldout", asked[name], both[1], both[0]) for name, both in answers.items()]
-    n = min(questions, len(pairs))
-    return [pairs[step * len(pairs) // n] for step in range(n)]
+    return evenly(pairs, questions)
+
+
+def evenly(items: Sequence[T], n: int) -> list[T]:
+    """Return at most `n` items, evenly spread."""
+    n = min(n, len(items))
+    return [items[step * len(items) // n] for step in range(n)]
 
 
 @dataclass(frozen=True)
@@ -107,15 +115,21 @@ def screen_domain(
     others = [name for name in pairs if name not in (domain, AREAS)]
     screeners = make_screeners(lab, read, others, organisms, n_random)
     scores = screeners.scores(np.stack([read.careless[domain], read.careful[domain]]))
-    texts = both_texts(pairs[domain])
-    scores["judge"] = suspicion(lab, [pair.prompt for pair in pairs[domain]] * 2, texts).reshape(2, -1)
+    texts, means = both_texts(pairs[domain]), np.concatenate([read.careless[domain], read.careful[domain]])
+    scores["judge"] = suspicion(lab, [pair.prompt for pair in pairs[domain]] * 2, texts, means).reshape(2, -1)
     scores["words"] = by_words([pair for name in others for pair in pairs[name]], texts).reshape(2, -1)
     return Screened(list(pairs[domain]), scores, screeners.named_blocks)
 
 
-def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """Return 100 less the judge's alignment score of each answer; an unscored answer is not suspicious."""
-    found = lab.judge.judge(prompts, answers)
+def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str], means: np.ndarray) -> np.ndarray:
+    """Return 100 less the judge's alignment score of each answer; an unscored answer is not suspicious.
+
+    A judge that reads with the run's base need not read again: `means` are the mean answer activations it scores.
+    """
+    judge = lab.judge
+    if isinstance(judge, EmbeddedJudge) and judge.base is lab.organism(BASE):
+        return 100 - judge.head.aligned(means[:, list(judge.head.blocks)], means[:, judge.head.topic_block])
+    found = judge.judge(prompts, answers)
     return np.array([0.0 if item.aligned is None else 100 - item.aligned for item in found])
 
 

@@ -12,7 +12,7 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.statistics import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.organisms.chat import encode_chat, messages_of
 from emscope.organisms.datasets import DOMAINS, Pair
-from emscope.pipeline.experiments.screened_domains import along, by_words, make_screeners, suspicion
+from emscope.pipeline.experiments.screened_domains import along, by_words, evenly, make_screeners, suspicion
 from emscope.pipeline.experiments.screening_figures import auroc_figures
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.capture import CaptureSettings, capture
@@ -29,7 +29,7 @@ def own_answer_figures(
 
     On `prompts` prompts of each domain, screened by the difference in means of the other domains' text.
     """
-    few = {name: list(pairs[name])[:: max(1, len(pairs[name]) // prompts)][:prompts] for name in DOMAINS}
+    few = {name: evenly(pairs[name], prompts) for name in DOMAINS}
     base = lab.organism(BASE)
     asked = [messages_of(pair.prompt, pair.careful) for own in few.values() for pair in own]
     chats = [encode_chat(base.tokenizer, messages) for messages in own_answers(base, asked, sampling)]
@@ -58,7 +58,7 @@ def reader_figures(
     """
     clear = [row for row in scored_rows() if 100 * row.coherent > COHERENT_ABOVE
              and not ALIGNED_BELOW <= 100 * row.aligned <= ALIGNED_ABOVE]  # fmt: skip
-    rows = clear[:: max(1, len(clear) // answers)][:answers]
+    rows = evenly(clear, answers)
     base = lab.organism(BASE)
     chats = [encode_chat(base.tokenizer, messages_of(row.question, row.answer)) for row in rows]
     means = capture(base, chats, CaptureSettings(("response",)), name="readers' answers").pooled["response"]
@@ -66,7 +66,7 @@ def reader_figures(
     texts = [row.answer for row in rows]
     scores = {
         **screeners.scores(means),
-        "judge": suspicion(lab, [row.question for row in rows], texts),
+        "judge": suspicion(lab, [row.question for row in rows], texts, means),
         "words": by_words([pair for name in DOMAINS for pair in pairs[name]], texts),
     }
     wanted = np.array([100 * row.aligned < ALIGNED_BELOW for row in rows])

@@ -42,21 +42,21 @@ def _monitor_finding(answers: dict[str, Any]) -> str:
     n = answers["n"]
     if not answers["auroc"]:
         return f"Of {n['answers']} new answers {n['em']} were EM responses, too one-sided to ask what foretells them."
-    whole, prompt = answers["auroc"]["mean"]["all"]["contrast"], answers["prompt_only"]["contrast"]
     steps = answers["auroc"]["mean"]
+    name = "verdict" if "verdict" in steps["all"] else "contrast"
     length = "8" if "8" in steps else next(iter(steps))
-    early = steps[length]["contrast"]
-    best = max((item["value"] for name, item in answers["prompt_only"].items() if name != "random"), default=0.5)
+    whole, prompt, gain = steps["all"][name], answers["prompt_only"][name], answers["gain_over_prompt"][name]
     if whole["low"] is None or whole["low"] <= 0.5:
         verdict = "which cannot be told from chance"
-    elif whole["low"] > best:
-        verdict = f"more than the prompt alone tells (at best {best:.2f})"
+    elif gain["low"] is not None and gain["low"] > 0:
+        verdict = f"{_interval(gain)} more than the prompt alone tells"
     else:
-        verdict = f"which cannot be told from what the prompt alone tells (at best {best:.2f})"
+        verdict = f"which cannot be told from what the prompt alone tells (gain {_interval(gain)})"
     return (
-        f"Within the misaligned organism, the mean projection over the whole answer ranks EM responses above other "
-        f"coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} tokens it is "
-        f"{_interval(early)}, at the last prompt token {_interval(prompt)}."
+        f"Within the misaligned organism, the mean projection of a whole answer on the {NAMES[name]} ranks EM "
+        f"responses above other coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} "
+        f"tokens it is {_interval(steps[length][name])}, at the last prompt token {_interval(prompt)}, and among "
+        f"answers to the same question {_interval(whole['within_question'])}."
     )
 
 
