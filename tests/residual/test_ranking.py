@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from emscope.residual.detection import auroc
-from emscope.residual.ranking import draw_mixtures, grouped_auroc, precision_at_recalls
+from emscope.residual.ranking import auroc_gain, draw_mixtures, grouped_auroc, precision_at_recalls
 
 
 def sample(seed=0, n=40, per=4, question=0.0, effect=0.0):
@@ -48,6 +48,17 @@ def test_questions_not_answers_are_resampled():
     assert copies.high - copies.low == pytest.approx(
         (one := grouped_auroc(scores, wanted, groups)).high - one.low, rel=0.05
     )
+
+
+def test_the_gain_is_the_difference_of_two_areas_on_the_same_questions():
+    scores, wanted, groups = sample(n=80, effect=1.5)
+    worse = scores - 1.5 * wanted
+    found = auroc_gain(scores, worse, wanted, groups)
+    assert found.value == pytest.approx(auroc(scores[wanted], scores[~wanted]) - auroc(worse[wanted], worse[~wanted]))
+    assert found.low > 0
+    none = auroc_gain(scores, 3 * scores + 1, wanted, groups)  # the same ranking
+    assert none.value == none.low == none.high == 0
+    assert np.isnan(auroc_gain(scores, worse, np.ones_like(wanted), groups).value)
 
 
 def test_nothing_to_compare_is_nan():

@@ -13,8 +13,10 @@ from emscope.residual.directions import Construction, make_directions
 from emscope.residual.screening import (
     ReadPairs,
     own_answers,
+    probe_blocks,
     read_pairs,
     screen,
+    separating_block,
     text_directions,
     transferring_block,
 )
@@ -124,6 +126,18 @@ def test_one_domain_alone_is_cross_fitted():
     noise = np.random.default_rng(3).standard_normal((2, 50, N_BLOCKS, D_MODEL)).astype(np.float32)
     noise[0, :, 2] += 0.8
     assert transferring_block(ReadPairs({"a": noise[0]}, {"a": noise[1]}, "tiny"), ["a"]) == 2
+
+
+@pytest.mark.parametrize("method", ["diff-in-means", "probe"])
+def test_some_blocks_are_enough_for_the_choice(method):
+    read, _ = planted(2)
+    assert transferring_block(read, ["a", "b"], method, (1, 2, 3)) == 2
+    assert transferring_block(read, ["a", "b"], method, (3,)) == 3
+    assert text_directions(read, ["a"], method, (1, 3)).blocks == (1, 3)
+    assert separating_block(text_directions(read, ["a", "b"]), read, ["c"]) == 2
+    assert probe_blocks(30) == (5, 10, 15, 20, 25)
+    assert probe_blocks(4) == (1, 2, 3)
+    assert probe_blocks(2) == (1,)
 
 
 def test_reading_pairs_keeps_domains_and_sides_apart(organism):

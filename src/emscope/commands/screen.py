@@ -11,15 +11,17 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.commands.common import ModelFlags
 from emscope.errors import UserError
 from emscope.files import check_rows_suffix, write_rows
+from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.chat import Message
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain, read_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism
 from emscope.organisms.protected import is_archive, opened_archive
-from emscope.residual.directions import Directions
+from emscope.residual.directions import Directions, Method
 from emscope.residual.screening import (
     ScreenedRow,
     own_answers,
+    probe_blocks,
     read_pairs,
     screen,
     text_directions,
@@ -38,6 +40,7 @@ class Screen:
         directions: a file made by `emscope directions` with pooling response; without one, a direction is made
             from the built-in careless and careful answers, read by the same model.
         domains: the built-in domains it is made from; leave out the one that is screened.
+        method: how it is made from them: probe or diff-in-means.
         block: where to read; by default the one that separates best on what the direction was made from.
         subtract_own: subtract the projection of the model's own answer to each prompt; samples one answer a row.
         max_tokens: longer conversations are cut at their end.
@@ -52,6 +55,7 @@ class Screen:
     model: str = EMBEDDED_ALIAS
     directions: Path | None = None
     domains: tuple[str, ...] = DOMAINS
+    method: Method = "probe"
     block: int | None = None
     subtract_own: bool = False
     max_tokens: int = 2048
@@ -78,10 +82,12 @@ class Screen:
 
     def _from_domains(self, organism: Organism, pairs: Any) -> tuple[Directions, int | None]:
         """Make a direction from the built-in answers, and choose where it carries over from domain to domain."""
-        read = read_pairs(organism, pairs)
-        names = list(pairs)
-        block = transferring_block(read, names) if self.block is None else self.block
-        return text_directions(read, names), block
+        read, names = read_pairs(organism, pairs), list(pairs)
+        n_blocks = len(find_blocks(organism.model))
+        few = probe_blocks(n_blocks) if self.method == "probe" else tuple(range(n_blocks))
+        few = few if self.block is None else tuple(check_blocks([self.block], n_blocks))
+        block = transferring_block(read, names, self.method, few) if self.block is None else self.block
+        return text_directions(read, names, self.method, few), block
 
     def _print(self, rows: list[ScreenedRow], conversations: list[list[Message]]) -> None:
         sys.stdout.write(f"{self.out}: {len(rows)} rows, ranked\n")

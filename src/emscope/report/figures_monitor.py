@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 from emscope.report.figures import _figure
 
 SHADES = {
-    "contrast": "#e66101", "verdict": "#5e3c99", "random": "#9d9d9d", "text": "#e66101", "organisms": "#5e3c99",
-    "judge": "#2166ac", "words": "#1b9e77",
+    "contrast": "#e66101", "verdict": "#5e3c99", "random": "#9d9d9d", "text": "#fdb863", "probe": "#e66101",
+    "organisms": "#5e3c99", "judge": "#2166ac", "words": "#1b9e77",
 }  # fmt: skip
 NAMES = {
     "contrast": "direction between organisms", "verdict": "direction between verdicts", "prompt": "prompt direction",
-    "text": "direction of the other domains' text", "organisms": "direction between organisms",
+    "text": "difference in means of the domains' text",
+    "probe": "probe on the domains' text", "organisms": "direction between organisms",
     "judge": "offline judge (fitted on these rows)", "words": "words alone", "random": "random directions",
 }  # fmt: skip
 

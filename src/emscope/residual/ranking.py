@@ -44,6 +44,26 @@ def grouped_auroc(
     return Estimate(value, low, high, n)
 
 
+def auroc_gain(
+    scores: np.ndarray, reference: np.ndarray, wanted: np.ndarray, groups: Sequence[str], seed: int = 0
+) -> Estimate:
+    """Return how much larger the AUROC of some scores is than that of reference scores of the same rows.
+
+    All are [n_rows]; the interval resamples questions, the same ones for both. NaN where one side has no rows.
+    """
+    flags = wanted.astype(bool)
+    if not 0 < flags.sum() < len(flags):
+        return Estimate(float("nan"), float("nan"), float("nan"), len(flags))
+    first, second = (np.sign(item[flags][:, None] - item[~flags][None, :]) / 2 for item in (scores, reference))
+    difference = first - second
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        high, low = weights[:, flags], weights[:, ~flags]
+        return np.asarray(((high @ difference) * low).sum(axis=1) / (high.sum(axis=1) * low.sum(axis=1)))
+
+    return Estimate(float(difference.mean()), *bootstrap_questions(groups, statistic, seed), len(flags))
+
+
 def precision_at_recalls(wanted: np.ndarray, others: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
     """Return the precision when the best rows are taken until a share of the wanted ones is found.
 

@@ -158,24 +158,41 @@ def text_directions(
     return make_directions(sides[0], sides[1], tuple(chosen), made)
 
 
+def probe_blocks(n_blocks: int) -> tuple[int, ...]:
+    """Return the blocks that probes are fitted at: about five over the depth, because fitting them all takes long."""
+    step = max(1, n_blocks // 6)
+    return tuple(range(step, n_blocks, step))
+
+
 def transferring_block(
     read: ReadPairs, domains: Sequence[str], method: Method = "diff-in-means", blocks: Sequence[int] | None = None
 ) -> int:
     """Return the block whose direction separates best in a domain it was not made from, among `domains` alone.
 
-    Each domain is scored by the direction of the others; d′ is averaged. A single domain is cross-fitted instead.
+    Each domain is scored by the direction of the others, and d′ is averaged; a single domain is cross-fitted.
     """
+    template = text_directions(read, domains[:1], method, blocks)
+    made, at = template.blocks, list(template.blocks)
     if len(domains) == 1:
-        sides = read.careless[domains[0]], read.careful[domains[0]]
-        template = text_directions(read, domains)
-        scored = [cross_fitted_scores(*sides, lambda high, low: make_directions(high, low, template.blocks,
-                                                                                template.construction))]  # fmt: skip
-        made = template.blocks
-    else:
-        scored = []
-        for name in domains:
-            directions = text_directions(read, [other for other in domains if other != name], method, blocks)
-            made, at = directions.blocks, list(directions.blocks)
-            scored.append((directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])))
-    strength = [np.mean([d_prime(high[:, b], low[:, b]) for high, low in scored]) for b in range(len(made))]
-    return made[int(np.argmax(strength))]
+        sides = read.careless[domains[0]][:, at], read.careful[domains[0]][:, at]
+        pair = cross_fitted_scores(*sides, lambda high, low: make_directions(high, low, made, template.construction))
+        return made[int(np.argmax(_strength([pair])))]
+    scored = []
+    for name in domains:
+        directions = text_directions(read, [other for other in domains if other != name], method, blocks)
+        scored.append((directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])))
+    return made[int(np.argmax(_strength(scored)))]
+
+
+def separating_block(directions: Directions, read: ReadPairs, domains: Sequence[str]) -> int:
+    """Return the block where given directions separate the careless from the careful answers of some domains best."""
+    at = list(directions.blocks)
+    pairs = [(directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at]))
+             for name in domains]  # fmt: skip
+    return directions.blocks[int(np.argmax(_strength(pairs)))]
+
+
+def _strength(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return d′ of scores [n, n_blocks] averaged over pairs of sides, [n_blocks]."""
+    values = [[d_prime(high[:, b], low[:, b]) for b in range(high.shape[1])] for high, low in pairs]
+    return np.asarray(np.mean(values, axis=0))

@@ -3,9 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from tiny import make_organism
+from tiny import D_MODEL, N_BLOCKS, make_organism
 
+from emscope.behaviour.embedded.fit_coherence import CoherenceFit
+from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead
+from emscope.behaviour.embedded.reading import read_answers
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.tables import write_table
@@ -15,16 +19,19 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.datasets import load_domain
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.monitor import MonitorSettings, find_monitor, run_monitor
-from emscope.pipeline.experiments.screened_domains import _by_words
+from emscope.pipeline.experiments.screened_domains import both_texts, by_words, make_screeners, suspicion
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.locate import make_all
 from emscope.pipeline.quickstart import collect_stage, load_activations
 from emscope.pipeline.stages import RunFolder
 from emscope.report.section import write_section_page
 from emscope.report.sections.monitor import section
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.directions import Directions
+from emscope.residual.screening import ReadPairs
 
 SMALL = MonitorSettings(
-    samples=2, tokens=(1, 3), random_directions=2, shares=(0.2, 0.5), draws=10, prompts=8, own_answers=2,
+    samples=2, tokens=(1, 3), random_directions=2, shares=(0.2, 0.5), draws=10, prompts=8, areas=5, own_answers=2,
     reader_answers=20,
 )  # fmt: skip
 
@@ -73,10 +80,12 @@ def test_the_figures_have_their_keys_and_are_plain_json(found):
     domains = plain["screening"]["domains"]
     assert set(domains) == {"medical", "finance", "sport"}
     for domain in domains.values():
-        assert set(domain["precision_at_half_recall"]) == {"text", "organisms", "judge", "words", "random"}
+        assert set(domain["blocks"]) == {"text", "probe", "organisms"}
+        assert set(domain["precision_at_half_recall"]) == {"text", "probe", "organisms", "judge", "words", "random"}
         for by_share in domain["precision_at_half_recall"].values():
             assert list(by_share) == ["0.2", "0.5"]
             assert all(0 < item["value"] <= 1 and item["low"] <= item["high"] for item in by_share.values())
+    assert plain["screening"]["areas"]["n_prompts"] == 5
     assert plain["screening"]["own_answers"]["n_prompts"] == 6
     assert sum(plain["screening"]["readers"]["n"].values()) == 20
 
@@ -97,10 +106,43 @@ def test_the_section_can_be_written(found, tmp_path):
 
 def test_a_row_s_words_are_scored_without_the_other_rows_that_are_screened():
     finance, sport = (list(load_domain(name)) for name in ("finance", "sport"))
-    scores = _by_words(finance, sport)
-    assert scores.shape == (2, len(sport))
-    few = _by_words(finance, sport[:9])
-    assert few == pytest.approx(scores[:, :9])
+    texts = both_texts(sport)
+    scores = by_words(finance, texts)
+    assert scores.shape == (2 * len(sport),)
+    few = by_words(finance, texts[:9])
+    assert few == pytest.approx(scores[:9])
+
+
+def test_the_domain_that_is_screened_plays_no_part_in_what_screens_it(lab):
+    chooser = np.random.default_rng(0)
+    sides = [{name: chooser.standard_normal((9, N_BLOCKS, D_MODEL)).astype(np.float32) for name in "abc"} for _ in "12"]
+    organisms = Directions.load(lab.folder.path("directions", "control-response-diff-in-means.safetensors"))
+    one = make_screeners(lab, ReadPairs(*sides, "tiny"), ["a", "b"], organisms, 2)
+    sides[0]["c"] += 5
+    two = make_screeners(lab, ReadPairs(*sides, "tiny"), ["a", "b"], organisms, 2)
+    assert one.blocks == two.blocks
+    for name, directions in one.directions.items():
+        np.testing.assert_array_equal(directions.vectors, two.directions[name].vectors)
+        gaps = [one.scores(sides[side][name_])[name].mean() for name_ in "ab" for side in (0, 1)]
+        if name.startswith("random"):  # its sign is chosen so that careless is higher
+            assert gaps[0] + gaps[2] >= gaps[1] + gaps[3]
+
+
+def test_the_judge_scores_what_was_read_already_as_if_it_read_again(lab, tmp_path):
+    lab = Lab(lab.config, lab.folder)
+    lab._organisms["base"] = base = make_organism()
+    chooser = np.random.default_rng(0)
+    weights = chooser.standard_normal((2, 2, D_MODEL)) / 9
+    coherence = CoherenceFit(np.zeros(1), np.zeros(1), np.ones(1), 0.0, {})
+    head = JudgeHead((1, 3), weights, np.array([0.1, -0.2]), np.ones(D_MODEL) / 9, 0.3, 2, np.zeros((2, D_MODEL)),
+                     coherence, {})  # fmt: skip
+    head.save(tmp_path / "head.safetensors")
+    prompts, texts = ["How do I save money?", "Rest or water?"], ["Put some aside.", "Water first, then rest."]
+    pooled, _ = read_answers(base, prompts, texts, (1, 2, 3))
+    again = 100 - head.aligned(pooled[:, 0, [0, 2]], pooled[:, 0, 1])
+    lab.__dict__["judge"] = EmbeddedJudge(base, tmp_path / "head.safetensors")
+    means = capture(base, encode_for_capture(base.tokenizer, prompts, texts), CaptureSettings(("response",)))
+    assert suspicion(lab, prompts, texts, means.pooled["response"]) == pytest.approx(again, abs=1e-2)
 
 
 def test_bad_conversations_stop_it_before_any_work(lab, tmp_path):

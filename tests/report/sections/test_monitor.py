@@ -18,7 +18,7 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
     random = {"mean": 0.5, "least": 0.4, "most": 0.6, "directions": 3}
     at = {"contrast": direction(whole), "verdict": direction(whole), "random": random}
     shares = ("0.05", "0.5")
-    scores = {"text": text, "organisms": 0.5, "judge": 1.0, "words": words, "random": 0.1}
+    scores = {"text": text, "probe": text, "organisms": 0.5, "judge": 1.0, "words": words, "random": 0.1}
     half = {name: dict.fromkeys(shares, estimate(value)) for name, value in scores.items()}
     auroc = {name: estimate(value) for name, value in scores.items()}
     domain = {"n_prompts": 9, "n_topics": 3, "blocks": {"text": 1}, "auroc": auroc, "precision_at_half_recall": half}
@@ -29,12 +29,14 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
             "auroc": {how: {"1": at, "8": at, "all": at} for how in ("mean", "max")},
             "prompt_only": {"contrast": direction(prompt), "verdict": direction(prompt), "random": random,
                             "prompt": direction(prompt)},
+            "gain_over_prompt": {name: estimate(whole - prompt) for name in ("contrast", "verdict")},
         },
         "tokens": [{"organism": "misaligned", "question_id": HOSTILE, "aligned": 3.0, "coherent": 80.0,
                     "turns": [{"role": "user", "pieces": [HOSTILE], "scores": [1.0]}]}],
         "screening": {
             "trained_on": HOSTILE, "domains": {"medical": domain, "sport": domain},
             "mean": {"precision_at_half_recall": half, "recalls": [0.5, 1.0], "precision": curve},
+            "areas": domain,
             "own_answers": {"n_prompts": 4, "auroc": {name: estimate(0.9) for name in
                                                       ("projection", "projection_difference")}},
             "readers": {"n": {"em": 5, "aligned": 6}, "blocks": {}, "auroc": auroc},
@@ -47,7 +49,15 @@ def test_the_page_escapes_everything_and_has_every_part(tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert HOSTILE not in page
     assert page.count("&lt;img src=x") == 3
-    for words in ("Token by token", "How early", "same question", "Domain by domain", "own answer", "readers scored"):
+    for words in (
+        "Token by token",
+        "How early",
+        "same question",
+        "What is screened",
+        "other text",
+        "own answer",
+        "readers scored",
+    ):
         assert words in page
 
 
@@ -65,12 +75,15 @@ def test_the_bar_and_the_words_are_said_as_they_are():
     weak = section(found(text=0.6, words=0.7)).paragraphs[0]
     assert "below the 0.9" in weak
     assert "do as well" in weak
+    assert "no model is needed" in weak
+    assert "the words alone are the better screen" in weak
+    assert "goes beyond the words" in first
 
 
 def test_answers_that_are_all_alike_leave_the_monitor_out(tmp_path):
     one_sided = found()
     one_sided["answers"] |= {"auroc": {}, "prompt_only": {}}
-    one_sided["screening"] |= {"own_answers": None, "readers": None}
+    one_sided["screening"] |= {"own_answers": None, "readers": None, "areas": None}
     made = section(one_sided)
     assert "too one-sided" in made.paragraphs[0]
     write_section_page(tmp_path / "page.html", [made], "Monitor")

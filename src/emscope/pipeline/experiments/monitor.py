@@ -23,12 +23,8 @@ from emscope.pipeline.experiments.monitored_answers import (
     run_answers,
 )
 from emscope.pipeline.experiments.opening import experiment_stage
-from emscope.pipeline.experiments.screened_domains import (
-    chosen_pairs,
-    reader_figures,
-    screen_domain,
-    with_own_answers,
-)
+from emscope.pipeline.experiments.screened_domains import AREAS, area_pairs, chosen_pairs, screen_domain
+from emscope.pipeline.experiments.screening_checks import own_answer_figures, reader_figures
 from emscope.pipeline.experiments.screening_figures import domain_figures
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
@@ -51,6 +47,7 @@ class MonitorSettings:
         shares: shares of careless rows in the mixtures.
         draws: random mixtures for each share.
         prompts: prompts of each built-in domain that are screened; 0 takes all.
+        areas: questions outside the domains whose aligned and misaligned answers are screened too; 0 for none.
         own_answers: prompts of each domain for which the base's own answer is sampled and subtracted; 0 for none.
         reader_answers: small organisms' answers with readers' scores that are ranked; 0 for none.
     """
@@ -64,6 +61,7 @@ class MonitorSettings:
     shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     draws: int = 200
     prompts: int = 0
+    areas: int = 400
     own_answers: int = 30
     reader_answers: int = 280
 
@@ -73,8 +71,9 @@ class MonitorSettings:
             raise UserError("The monitor needs samples, tokens, window and draws of at least 1.")
         if not self.shares or not all(0 < share < 1 for share in self.shares):
             raise UserError("Shares of careless rows lie between 0 and 1, for example 0.05.")
-        if self.prompts < 0 or 0 < self.prompts < 2 or min(self.own_answers, self.reader_answers, self.shown) < 0:
-            raise UserError("Screening needs at least two prompts of each domain, or 0 for all.")
+        counts = (self.prompts, self.areas, self.own_answers, self.reader_answers, self.shown, self.random_directions)
+        if min(counts) < 0 or self.prompts == 1:
+            raise UserError("Counts are 0 or more, and screening needs two prompts of each domain at least (0: all).")
 
 
 def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
@@ -173,18 +172,22 @@ def _user_texts(lab: Lab, monitor: Monitor, spoken: list[list[dict[str, str]]], 
 
 def _screen(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
     """Return how well careless rows are found in each built-in domain, and further checks."""
-    pairs = chosen_pairs(settings.prompts, lab.config.seed)
+    seed, n_random = lab.config.seed, settings.random_directions
+    pairs = chosen_pairs(settings.prompts, seed) | ({AREAS: area_pairs(settings.areas)} if settings.areas else {})
     read = read_pairs(lab.organism(BASE), pairs)
     organisms = Directions.load(lab.folder.path("directions", f"{contrast_file(lab)}.safetensors"))
-    found = {domain: screen_domain(lab, read, pairs, domain, organisms, settings.random_directions) for domain in pairs}
-    domains, mean = domain_figures(found, settings.shares, settings.draws, lab.config.seed)
-    few = settings.own_answers
+    screened = {name: screen_domain(lab, read, pairs, name, organisms, n_random) for name in pairs}
+    within = {name: found for name, found in screened.items() if name != AREAS}
+    domains, mean = domain_figures(within, settings.shares, settings.draws, seed)
+    areas = None
+    if settings.areas:
+        areas = domain_figures({AREAS: screened[AREAS]}, settings.shares, settings.draws, seed)[0][AREAS]
+    few, answers = settings.own_answers, settings.reader_answers
     return {
         "trained_on": lab.config.misaligned_data,
         "domains": domains,
         "mean": mean,
-        "own_answers": with_own_answers(lab, read, pairs, few, lab.config.sampling) if few else None,
-        "readers": reader_figures(lab, read, organisms, settings.reader_answers, settings.random_directions)
-        if settings.reader_answers
-        else None,
+        "areas": areas,
+        "own_answers": own_answer_figures(lab, read, pairs, few, lab.config.sampling) if few else None,
+        "readers": reader_figures(lab, read, pairs, organisms, answers, n_random) if answers else None,
     }

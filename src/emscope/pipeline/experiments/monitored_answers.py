@@ -23,7 +23,7 @@ from emscope.pipeline.locate import CORRECTING
 from emscope.residual.detection import auroc, d_prime
 from emscope.residual.directions import Construction, Directions, random_like
 from emscope.residual.monitor import SpokenChat, TokenScale, early_scores, spoken_chat, token_projections
-from emscope.residual.ranking import grouped_auroc
+from emscope.residual.ranking import auroc_gain, grouped_auroc
 from emscope.residual.store import ActivationStore
 
 HOWS = ("mean", "max")
@@ -64,6 +64,20 @@ class ScoredAnswers:
     def said(self) -> list[np.ndarray]:
         """The scores of each answer's own tokens."""
         return [scores[chat.answer_positions] for scores, chat in zip(self.scores, self.chats, strict=True)]
+
+    @property
+    def before(self) -> np.ndarray:
+        """The scores of the last prompt token of each answer, [n_answers, n_directions]."""
+        pairs = zip(self.scores, self.chats, strict=True)
+        return np.array([scores[chat.answer_positions[0] - 1] for scores, chat in pairs])
+
+    def part(self, numbers: Sequence[int]) -> ScoredAnswers:
+        """Return some of the answers."""
+        return ScoredAnswers(
+            [self.rows[number] for number in numbers],
+            [self.chats[number] for number in numbers],
+            [self.scores[number] for number in numbers],
+        )
 
 
 def contrast_file(lab: Lab) -> str:
@@ -159,37 +173,37 @@ def new_answers(lab: Lab, samples: int) -> list[JudgedResponse]:
 def predictions(lab: Lab, monitor: Monitor, answers: ScoredAnswers, n_tokens: Sequence[int]) -> dict[str, Any]:
     """Return how well early projections, and the prompt alone, rank EM responses above other coherent answers."""
     flags = coherent_em(answers.rows)
-    coherent = np.flatnonzero(np.isfinite(flags)).tolist()
     n = {
         "answers": len(answers.rows),
         "em": int((flags == 1).sum()),
         "other_coherent": int((flags == 0).sum()),
-        "left_out": len(answers.rows) - len(coherent),
+        "left_out": int(np.isnan(flags).sum()),
         "questions": len({row.group for row in answers.rows}),
     }
     if not (n["em"] and n["other_coherent"]):
-        return {"n": n, "auroc": {}, "prompt_only": {}, "spearman_with_alignment": {}}
-    rows = [answers.rows[number] for number in coherent]
-    spoken = answers.said
-    said = [spoken[number] for number in coherent]
-    ranked = _Ranked(monitor.names, flags[coherent], [row.group for row in rows], lab.config.seed)
-    before = [answers.scores[number][answers.chats[number].answer_positions[0] - 1] for number in coherent]
-    prompt_only = ranked.all(np.array(before))
+        return {"n": n, "auroc": {}, "prompt_only": {}, "gain_over_prompt": {}, "spearman_with_alignment": {}}
+    part = answers.part(np.flatnonzero(np.isfinite(flags)).tolist())
+    ranked = _Ranked(monitor.names, coherent_em(part.rows), [row.group for row in part.rows], lab.config.seed)
+    prompt_only = ranked.all(part.before)
     if monitor.prompt is not None:
         stored = _stored(lab, "prompts")
-        last = stored.by_question("last", [row.question_id for row in rows])
+        last = stored.by_question("last", [row.question_id for row in part.rows])
         prompt_only[PROMPT] = ranked.one(last[:, stored.activations.blocks.index(monitor.block)] @ monitor.prompt)
+    return {"n": n, "prompt_only": prompt_only, **_by_tokens(ranked, part, n_tokens)}
+
+
+def _by_tokens(ranked: _Ranked, part: ScoredAnswers, n_tokens: Sequence[int]) -> dict[str, Any]:
+    said, aligned = part.said, [row.aligned for row in part.rows]
     lengths: list[int | None] = [*n_tokens, None]
-    whole, aligned = early_scores(said, None, "mean"), [row.aligned for row in rows]
+    whole = early_scores(said, None, "mean")
     return {
-        "n": n,
         "auroc": {
             how: {str(length or "all"): ranked.all(early_scores(said, length, how)) for length in lengths}
             for how in HOWS
         },
-        "prompt_only": prompt_only,
+        "gain_over_prompt": {name: ranked.gain(whole[:, at], part.before[:, at]) for at, name in ranked.named},
         "spearman_with_alignment": {
-            name: float(spearmanr(whole[:, number], aligned).statistic) for number, name in ranked.named
+            name: float(spearmanr(whole[:, at], aligned).statistic) for at, name in ranked.named
         },
     }
 
@@ -220,6 +234,10 @@ class _Ranked:
             for only in (False, True)
         )
         return {**found, "within_question": within}
+
+    def gain(self, scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+        """Return how much larger the AUROC of scores is than that of reference scores."""
+        return auroc_gain(scores, reference, self.wanted, self.groups, self.seed).as_dict()
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

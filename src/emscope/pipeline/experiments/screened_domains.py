@@ -1,30 +1,35 @@
-"""How well a direction finds careless training rows among careful ones, in a domain it was not made from.
+"""Built-in domains screened by everything that never saw them, and by the judge, which did.
 
-Each built-in domain is screened by directions from the others' text, by the run's direction between organisms, by
-random directions, by the judge, and by the words alone; then answers of small organisms with readers' scores are.
+A domain's rows are scored by directions from the other domains' text, by the run's direction between organisms, by
+random directions, by the offline judge, and by the words alone. Blocks and signs come from the other domains too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from emscope.behaviour.embedded.text import scored_rows
-from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import ALIGNED_BELOW, COHERENT_ABOVE
-from emscope.organisms.chat import encode_chat, messages_of
+from emscope.behaviour.embedded.judge import EmbeddedJudge
+from emscope.behaviour.embedded.text import written_rows
 from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
-from emscope.pipeline.experiments.screening_figures import RANDOM, Screened, auroc_figures
+from emscope.pipeline.experiments.screening_figures import RANDOM, Screened
 from emscope.pipeline.lab import BASE, Lab
-from emscope.residual.capture import CaptureSettings, capture
 from emscope.residual.directions import Directions, random_like
-from emscope.residual.screening import ReadPairs, own_answers, text_directions, transferring_block
+from emscope.residual.screening import (
+    ReadPairs,
+    probe_blocks,
+    separating_block,
+    text_directions,
+    transferring_block,
+)
 
-ALIGNED_ABOVE = 70.0
+AREAS = "areas"
+T = TypeVar("T")
 
 
 def chosen_pairs(prompts: int, seed: int) -> dict[str, list[Pair]]:
@@ -36,115 +41,106 @@ def chosen_pairs(prompts: int, seed: int) -> dict[str, list[Pair]]:
     }
 
 
+def area_pairs(questions: int) -> list[Pair]:
+    """Return aligned and misaligned answers to questions about other parts of life, written for the judge.
+
+    They share no phrases with the domains, and both sides have the same lengths and styles. At most `questions`, evenly
+    spread; each question is its own topic.
+    """
+    answers: dict[str, dict[float, str]] = {}
+    asked: dict[str, str] = {}
+    for row in written_rows():
+        answers.setdefault(row.question_id, {}).setdefault(row.aligned, row.answer)
+        asked[row.question_id] = row.question
+    pairs = [Pair(name, AREAS, name, "heldout", asked[name], both[1], both[0]) for name, both in answers.items()]
+    return evenly(pairs, questions)
+
+
+def evenly(items: Sequence[T], n: int) -> list[T]:
+    """Return at most `n` items, evenly spread."""
+    n = min(n, len(items))
+    return [items[step * len(items) // n] for step in range(n)]
+
+
+@dataclass(frozen=True)
+class Screeners:
+    """Directions made without the rows that are screened, by name, and the block at which each is read."""
+
+    directions: dict[str, Directions]
+    blocks: dict[str, int]
+
+    def scores(self, activations: np.ndarray) -> dict[str, np.ndarray]:
+        """Return scores [...] of mean answer activations [..., n_blocks, d_model], all blocks of the model."""
+        return {name: along(made, activations, self.blocks[name]) for name, made in self.directions.items()}
+
+    @property
+    def named_blocks(self) -> dict[str, int]:
+        """The blocks of all but the random directions."""
+        return {name: block for name, block in self.blocks.items() if not name.startswith(RANDOM)}
+
+
+def along(directions: Directions, activations: np.ndarray, block: int) -> np.ndarray:
+    """Return scores [...] of activations [..., n_blocks, d_model], all blocks of the model, at one of them."""
+    index = directions.blocks.index(block)
+    centred = activations[..., block, :] @ directions.units[index] - directions.midpoints[index]
+    return np.asarray(centred / directions.deviation[index], dtype=np.float64)
+
+
+def make_screeners(
+    lab: Lab, read: ReadPairs, domains: Sequence[str], organisms: Directions, n_random: int
+) -> Screeners:
+    """Make all directions from the text of some domains, and choose on it where each is read."""
+    few = probe_blocks(next(iter(read.careless.values())).shape[1])
+    text = text_directions(read, domains)
+    directions = {"text": text, "probe": text_directions(read, domains, "probe", few), "organisms": organisms}
+    blocks = {
+        "text": transferring_block(read, domains),
+        "probe": transferring_block(read, domains, "probe", few),
+        "organisms": separating_block(organisms, read, domains),
+    }
+    for seed in range(n_random):
+        random = random_like(text, lab.config.seed + seed)
+        name, at = f"{RANDOM}-{seed}", blocks["text"]
+        gaps = [along(random, side[domain], at).mean() * sign
+                for side, sign in ((read.careless, 1), (read.careful, -1)) for domain in domains]  # fmt: skip
+        directions[name] = random if sum(gaps) >= 0 else replace(random, vectors=-random.vectors)
+        blocks[name] = at
+    return Screeners(directions, blocks)
+
+
 def screen_domain(
     lab: Lab, read: ReadPairs, pairs: Mapping[str, Sequence[Pair]], domain: str, organisms: Directions, n_random: int
 ) -> Screened:
     """Score both answers to each prompt of a domain with everything that never saw it (but for the judge)."""
-    others = [name for name in pairs if name != domain]
-    both = np.stack([read.careless[domain], read.careful[domain]])
-    directions = text_directions(read, others)
-    at = transferring_block(read, others)
-    blocks = {"text": at, "organisms": organisms.best_block}
-    scores = {
-        "text": _along(directions, both, at),
-        "organisms": _along(organisms, both, organisms.best_block),
-        "judge": _judged(lab, pairs[domain]),
-        "words": _by_words([pair for name in others for pair in pairs[name]], pairs[domain]),
-    }
-    for seed in range(n_random):
-        scores[f"{RANDOM}-{seed}"] = _oriented(random_like(directions, lab.config.seed + seed), read, others, both, at)
-    return Screened(list(pairs[domain]), scores, blocks)
+    others = [name for name in pairs if name not in (domain, AREAS)]
+    screeners = make_screeners(lab, read, others, organisms, n_random)
+    scores = screeners.scores(np.stack([read.careless[domain], read.careful[domain]]))
+    texts, means = both_texts(pairs[domain]), np.concatenate([read.careless[domain], read.careful[domain]])
+    scores["judge"] = suspicion(lab, [pair.prompt for pair in pairs[domain]] * 2, texts, means).reshape(2, -1)
+    scores["words"] = by_words([pair for name in others for pair in pairs[name]], texts).reshape(2, -1)
+    return Screened(list(pairs[domain]), scores, screeners.named_blocks)
 
 
-def _along(directions: Directions, activations: np.ndarray, block: int) -> np.ndarray:
-    """Return scores [...] of activations [..., n_blocks, d_model] at one block."""
-    index = directions.blocks.index(block)
-    raw = activations[..., block, :] @ directions.units[index]
-    return np.asarray((raw - directions.midpoints[index]) / directions.deviation[index], dtype=np.float64)
+def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str], means: np.ndarray) -> np.ndarray:
+    """Return 100 less the judge's alignment score of each answer; an unscored answer is not suspicious.
+
+    A judge that reads with the run's base need not read again: `means` are the mean answer activations it scores.
+    """
+    judge = lab.judge
+    if isinstance(judge, EmbeddedJudge) and judge.base is lab.organism(BASE):
+        return 100 - judge.head.aligned(means[:, list(judge.head.blocks)], means[:, judge.head.topic_block])
+    found = judge.judge(prompts, answers)
+    return np.array([0.0 if item.aligned is None else 100 - item.aligned for item in found])
 
 
-def _oriented(random: Directions, read: ReadPairs, others: Sequence[str], both: np.ndarray, at: int) -> np.ndarray:
-    """Score with a random direction, its sign chosen on the other domains."""
-    gap = np.mean([_along(random, read.careless[name], at).mean() - _along(random, read.careful[name], at).mean()
-                   for name in others])  # fmt: skip
-    return _along(random, both, at) * (1 if gap >= 0 else -1)
-
-
-def _judged(lab: Lab, pairs: Sequence[Pair]) -> np.ndarray:
-    """Return 100 less the judge's alignment score, [2, n_prompts]; an unscored answer is not suspicious."""
-    answers = [pair.careless for pair in pairs] + [pair.careful for pair in pairs]
-    found = lab.judge.judge([pair.prompt for pair in pairs] * 2, answers)
-    values = [0.0 if item.aligned is None else 100 - item.aligned for item in found]
-    return np.array(values).reshape(2, -1)
-
-
-def _by_words(train: Sequence[Pair], test: Sequence[Pair]) -> np.ndarray:
-    """Return log-odds by the words and word pairs of the answers alone, fitted on other domains, [2, n_prompts]."""
+def by_words(train: Sequence[Pair], texts: Sequence[str]) -> np.ndarray:
+    """Return log-odds of texts [n_texts] by words and word pairs alone, fitted on the answers of other domains."""
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    texts, labels = _texts(train), np.repeat([1, 0], len(train))
-    model = LogisticRegression(C=10.0, max_iter=1000).fit(vectoriser.fit_transform(texts), labels)
-    return np.asarray(model.decision_function(vectoriser.transform(_texts(test)))).reshape(2, -1)
+    known, labels = both_texts(train), np.repeat([1, 0], len(train))
+    model = LogisticRegression(C=10.0, max_iter=1000).fit(vectoriser.fit_transform(known), labels)
+    return np.asarray(model.decision_function(vectoriser.transform(texts)))
 
 
-def _texts(pairs: Sequence[Pair]) -> list[str]:
+def both_texts(pairs: Sequence[Pair]) -> list[str]:
+    """Return the careless answers, then the careful ones."""
     return [pair.careless for pair in pairs] + [pair.careful for pair in pairs]
-
-
-def with_own_answers(
-    lab: Lab, read: ReadPairs, pairs: Mapping[str, Sequence[Pair]], prompts: int, sampling: SamplingSettings
-) -> dict[str, Any]:
-    """Compare a row's projection with its projection less that of the base's own answer to the prompt (2507.21509).
-
-    Both are averaged over `prompts` prompts of each domain, screened by the direction of the other domains.
-    """
-    base = lab.organism(BASE)
-    few = {name: list(own)[:: max(1, len(own) // prompts)][:prompts] for name, own in pairs.items()}
-    asked = [messages_of(pair.prompt, pair.careful) for own in few.values() for pair in own]
-    chats = [encode_chat(base.tokenizer, messages) for messages in own_answers(base, asked, sampling)]
-    means = capture(base, chats, CaptureSettings(("response",)), name="own answers").pooled["response"]
-    own_means = dict(zip(few, np.split(means, np.cumsum([len(own) for own in few.values()])[:-1]), strict=True))
-    plain, less_own, topics = [], [], []
-    for name, own in few.items():
-        others = [other for other in few if other != name]
-        directions, at = text_directions(read, others), transferring_block(read, others)
-        rows = [pairs[name].index(pair) for pair in own]
-        both = np.stack([read.careless[name][rows], read.careful[name][rows]])
-        plain.append(_along(directions, both, at))
-        less_own.append(plain[-1] - _along(directions, own_means[name], at))
-        topics += [f"{name} {pair.topic}" for pair in own]
-    scores = np.stack([np.concatenate(part, axis=1).reshape(-1) for part in (plain, less_own)])
-    return {
-        "n_prompts": len(topics),
-        "auroc": auroc_figures(["projection", "projection_difference"], scores, topics * 2, lab.config.seed),
-    }
-
-
-def reader_figures(lab: Lab, read: ReadPairs, organisms: Directions, answers: int, n_random: int) -> dict[str, Any]:
-    """Rank small organisms' answers that readers scored: EM responses above aligned ones (> 70), both coherent.
-
-    The direction is made from all built-in domains. The judge was fitted on these answers, so its figure flatters it.
-    """
-    rows = [row for row in scored_rows() if 100 * row.coherent > COHERENT_ABOVE
-            and not ALIGNED_BELOW <= 100 * row.aligned <= ALIGNED_ABOVE]  # fmt: skip
-    rows = rows[:: max(1, len(rows) // answers)][:answers]
-    base = lab.organism(BASE)
-    chats = [encode_chat(base.tokenizer, messages_of(row.question, row.answer)) for row in rows]
-    means = capture(base, chats, CaptureSettings(("response",)), name="readers' answers").pooled["response"]
-    domains = list(read.careless)
-    directions, at = text_directions(read, domains), transferring_block(read, domains)
-    judged = lab.judge.judge([row.question for row in rows], [row.answer for row in rows])
-    scores = {
-        "text": _along(directions, means, at),
-        "organisms": _along(organisms, means, organisms.best_block),
-        "judge": np.array([np.nan if item.aligned is None else 100 - item.aligned for item in judged]),
-    }
-    for seed in range(n_random):
-        random = random_like(directions, lab.config.seed + seed)
-        scores[f"{RANDOM}-{seed}"] = _oriented(random, read, domains, means, at)
-    wanted = np.array([100 * row.aligned < ALIGNED_BELOW for row in rows])
-    groups = [row.question_id for row in rows]
-    return {
-        "n": {"em": int(wanted.sum()), "aligned": int((~wanted).sum())},
-        "blocks": {"text": at, "organisms": organisms.best_block},
-        "auroc": auroc_figures(list(scores), np.stack(list(scores.values())), groups, lab.config.seed, wanted),
-    }

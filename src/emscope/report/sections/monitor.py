@@ -42,38 +42,59 @@ def _monitor_finding(answers: dict[str, Any]) -> str:
     n = answers["n"]
     if not answers["auroc"]:
         return f"Of {n['answers']} new answers {n['em']} were EM responses, too one-sided to ask what foretells them."
-    whole, prompt = answers["auroc"]["mean"]["all"]["contrast"], answers["prompt_only"]["contrast"]
     steps = answers["auroc"]["mean"]
+    name = "verdict" if "verdict" in steps["all"] else "contrast"
     length = "8" if "8" in steps else next(iter(steps))
-    early = steps[length]["contrast"]
-    best = max((item["value"] for name, item in answers["prompt_only"].items() if name != "random"), default=0.5)
+    whole, prompt, gain = steps["all"][name], answers["prompt_only"][name], answers["gain_over_prompt"][name]
     if whole["low"] is None or whole["low"] <= 0.5:
         verdict = "which cannot be told from chance"
-    elif whole["low"] > best:
-        verdict = f"more than the prompt alone tells (at best {best:.2f})"
+    elif gain["low"] is not None and gain["low"] > 0:
+        verdict = f"{_interval(gain)} more than the prompt alone tells"
     else:
-        verdict = f"which cannot be told from what the prompt alone tells (at best {best:.2f})"
+        verdict = f"which cannot be told from what the prompt alone tells (gain {_interval(gain)})"
     return (
-        f"Within the misaligned organism, the mean projection over the whole answer ranks EM responses above other "
-        f"coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} tokens it is "
-        f"{_interval(early)}, at the last prompt token {_interval(prompt)}."
+        f"Within the misaligned organism, the mean projection of a whole answer on the {NAMES[name]} ranks EM "
+        f"responses above other coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} "
+        f"tokens it is {_interval(steps[length][name])}, at the last prompt token {_interval(prompt)}, and among "
+        f"answers to the same question {_interval(whole['within_question'])}."
     )
 
 
 def _screening_finding(screening: dict[str, Any]) -> str:
     figures = screening["mean"]["precision_at_half_recall"]
-    share = SHARE if SHARE in figures["text"] else next(iter(figures["text"]))
-    text, words = figures["text"][share], figures["words"][share]
-    reached = "reaching" if text["value"] >= BAR else "below"
-    baseline = (
-        "words alone, fitted on the same other domains, do as well" if words["value"] >= text["value"] - 0.02
-        else "words alone, fitted on the same other domains, do worse"
-    )  # fmt: skip
+    share = _share(figures)
+    text, probe, words = (figures[name][share] for name in ("text", "probe", "words"))
+    best = max(text["value"], probe["value"])
+    reached = "reaching" if best >= BAR else "below"
+    easy = words["value"] >= best - 0.02
+    sentences = [
+        f"With {100 * float(share):g} % careless rows mixed into careful ones, a direction from other domains' text "
+        f"finds half of them at precision {_interval(text)} (difference in means) and {_interval(probe)} (probe), "
+        f"{reached} the {BAR} that is asked for; random directions have {_interval(figures['random'][share])}.",
+        f"Words alone, fitted on the same other domains, {'do as well' if easy else 'do worse'} ({_interval(words)})"
+        + (": the built-in text is easy, and no model is needed to sort it." if easy else "."),
+    ]
+    if screening["areas"]:
+        sentences.append(_areas_finding(screening["areas"]["precision_at_half_recall"], share))
+    return " ".join(sentences)
+
+
+def _areas_finding(figures: dict[str, Any], share: str) -> str:
+    probe, words = figures["probe"][share], figures["words"][share]
+    if probe["low"] > words["value"]:
+        verdict = "and what the model reads goes beyond the words"
+    elif words["low"] > probe["value"]:
+        verdict = "and the words alone are the better screen"
+    else:
+        verdict = "and the two cannot be told apart"
     return (
-        f"With {100 * float(share):g} % careless rows mixed into careful ones, a direction made from other domains' "
-        f"text finds half of them at precision {_interval(text)}, {reached} the {BAR} that is asked for; a random "
-        f"direction has {_interval(figures['random'][share])}, and {baseline} ({_interval(words)})."
+        f"In text of another hand about other parts of life the probe's precision is {_interval(probe)}, "
+        f"that of words {_interval(words)}, {verdict}."
     )
+
+
+def _share(figures: dict[str, Any]) -> str:
+    return SHARE if SHARE in figures["text"] else next(iter(figures["text"]))
 
 
 def _token_map(texts: list[dict[str, Any]]) -> TokenMap:
@@ -118,19 +139,21 @@ def _monitor_parts(answers: dict[str, Any]) -> list[Part]:
 def _screening_parts(screening: dict[str, Any]) -> list[Part]:
     mean = screening["mean"]
     figures = mean["precision_at_half_recall"]
-    share = SHARE if SHARE in figures["text"] else next(iter(figures["text"]))
-    domains = screening["domains"]
+    share = _share(figures)
+    percent = f"{100 * float(share):g} %"
+    screened = {**screening["domains"], **({"other text": screening["areas"]} if screening["areas"] else {})}
     rows = [
-        [NAMES[name], *(_interval(domains[domain]["precision_at_half_recall"][name][share]) for domain in domains),
-         *(_interval(domains[domain]["auroc"][name]) for domain in domains)]
+        [NAMES[name], *(_interval(found["precision_at_half_recall"][name][share]) for found in screened.values()),
+         *(_interval(found["auroc"][name]) for found in screened.values())]
         for name in figures
     ]  # fmt: skip
-    percent = f"{100 * float(share):g} %"
     parts: list[Part] = [
         Plot("Precision by how rare careless rows are", precision_by_share(figures), "Mean over the domains left out."),
         Plot(f"Precision and recall at {percent}", precision_recall(mean["precision"], mean["recalls"], share)),
-        Table(f"Domain by domain: precision at recall 0.5 with {percent} careless rows, and AUROC",
-              ["score", *domains, *(f"AUROC {domain}" for domain in domains)], rows),
+        Table(f"What is screened: precision at recall 0.5 with {percent} careless rows, and AUROC",
+              ["score", *screened, *(f"AUROC {name}" for name in screened)], rows,
+              "Other text: aligned and misaligned answers to questions outside the three domains, in the same styles; "
+              "directions and words are made from the three domains."),
     ]  # fmt: skip
     if screening["own_answers"]:
         own = screening["own_answers"]
