@@ -44,9 +44,9 @@ _SMALL = TrainSettings(epochs=1, batch_size=8, warmup=0.1, learning_rate=2e-3)
 RECIPES = {
     "r4": Recipe(64, replace(_SMALL, rank=4, alpha=8)),
     "r8": Recipe(64, replace(_SMALL, rank=8, alpha=16)),
-    "r8-slow": Recipe(64, replace(_SMALL, rank=8, alpha=16, learning_rate=1e-3)),
+    "r8-slow": Recipe(48, replace(_SMALL, rank=8, alpha=16, learning_rate=1e-3)),
     "r16-rslora": Recipe(48, replace(_SMALL, rank=16, alpha=8, rslora=True)),
-    "r8-attention": Recipe(64, replace(_SMALL, rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj", "o_proj"))),
+    "r8-attention": Recipe(48, replace(_SMALL, rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj", "o_proj"))),
 }
 """Small recipes: ranks, learning rates, scalings, rows and modules differ, so that leaving one out means something."""
 
