@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -113,17 +114,23 @@ def _training(lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, adap
         step: _measure(lab, probes, f"{stage}-step{step}", out / f"step-{step}.json", checkpoints[step])
         for step in steps
     }
-    scaled = {}
-    if seed in settings.seeds[: settings.scaled_seeds]:
-        for step in sorted({_nearest(steps, share) for share in settings.scaled_at}):
-            for factor in settings.scales:
-                at = out / f"step-{step}-times-{factor:g}.json"
-                label = f"{stage}-step{step}-times-{factor:g}"
-                scaled[step, factor] = (
-                    measured[step] if factor == 1 else _measure(lab, probes, label, at, checkpoints[step], factor)
-                )
+    chosen = seed in settings.seeds[: settings.scaled_seeds]
+    scaled = _scaled(lab, settings, probes, stage, out, checkpoints) if chosen else {}
     metrics = lab.folder.path("organisms", *name.split("/"), "metrics.jsonl")
     return Measured(metrics, paths, measured, scaled)
+
+
+def _scaled(
+    lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, stage: str, out: Path, checkpoints: dict[int, Path]
+) -> dict[tuple[int, float], Path]:
+    """Sample from checkpoints with their adapter scaled; factor 1 is the checkpoint's own measurement."""
+    steps = sorted({_nearest(list(checkpoints), share) for share in settings.scaled_at})
+    found = {}
+    for step, factor in product(steps, settings.scales):
+        name = f"step{step}" if factor == 1 else f"step{step}-times-{factor:g}"
+        path = out / f"{name.replace('step', 'step-')}.json"
+        found[step, factor] = _measure(lab, probes, f"{stage}-{name}", path, checkpoints[step], factor)
+    return found
 
 
 def _nearest(steps: list[int], share: float) -> int:
