@@ -10,28 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from emscope.behaviour.statistics.estimates import NOTHING, Estimate
+
 RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """The mean of a figure over trainings with its 95 % interval.
-
-    Attributes:
-        value: mean over the trainings.
-        low: lower end of the interval.
-        high: upper end.
-        n: number of trainings that have the figure.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -48,7 +29,7 @@ class Precedence:
 
     first: str
     second: str
-    lead: Pooled
+    lead: Estimate
     probability: float
     agreeing: int
 
@@ -57,7 +38,7 @@ class Precedence:
         return asdict(self)
 
 
-def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Pooled:
+def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Estimate:
     """Return the mean of a figure over trainings: values [n], and its bootstrap draws in each, n arrays [n_draws].
 
     The interval is Student's over the trainings, with a variance no smaller than what the draws within one training
@@ -66,15 +47,15 @@ def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Pooled:
     kept = [(value, own[np.isfinite(own)]) for value, own in zip(values, draws, strict=True) if np.isfinite(value)]
     n = len(kept)
     if not n:
-        return Pooled(float("nan"), float("nan"), float("nan"), 0)
+        return NOTHING
     centre = float(np.mean([value for value, _ in kept]))
     if n == 1:
         low, high = np.quantile(kept[0][1], [0.025, 0.975])
-        return Pooled(centre, float(low), float(high), 1)
+        return Estimate(centre, float(low), float(high), 1)
     between = float(np.var([value for value, _ in kept], ddof=1))
     within = float(np.mean([own.var(ddof=1) for _, own in kept]))
     half = float(stdtrit(n - 1, 0.975) * np.sqrt(max(between, within) / n))
-    return Pooled(centre, centre - half, centre + half, n)
+    return Estimate(centre, centre - half, centre + half, n)
 
 
 def precedence(
