@@ -12,7 +12,7 @@ from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import read_json, read_jsonl, write_text
 from emscope.report import figures
 from emscope.report.rendering import render
-from emscope.report.section import cell, is_plot
+from emscope.report.section import cell, is_plot, is_words
 from emscope.report.sections import sections_of
 
 
@@ -83,6 +83,7 @@ def write_report(run: RunProducts) -> None:
         "sections": sections_of(run.folder),
         "is_plot": is_plot,
         "cell": cell,
+        "is_words": is_words,
     }
     write_text(run.folder / "report.html", render("report.html.j2", **values))
 

@@ -115,6 +115,13 @@ def cell(value: str | float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def is_words(value: str | float | None) -> bool:
+    """Say whether a cell holds words to read from the left, not a figure or an interval."""
+    return isinstance(value, str) and len(value) > 1 and not any(letter.isdigit() for letter in value[:4])
+
+
 def write_section_page(path: Path, sections: Sequence[Section], title: str) -> None:
     """Write sections as a page of their own, self-contained."""
-    write_text(path, render("sections.html.j2", sections=sections, title=title, is_plot=is_plot, cell=cell))
+    write_text(
+        path, render("sections.html.j2", sections=sections, title=title, is_plot=is_plot, cell=cell, is_words=is_words)
+    )
