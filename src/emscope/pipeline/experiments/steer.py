@@ -43,10 +43,10 @@ class SteerSettings:
     coefficients: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.0, 1.5)
     levels: tuple[float, ...] = (0.25, 0.5, 1.0)
     cap_widths: tuple[float, ...] = (0.0, 1.0, 2.0)
-    dial_questions: int = 12
-    curve_questions: int = 16
-    test_questions: int = 60
-    kl_questions: int = 12
+    dial_questions: int = 10
+    curve_questions: int = 12
+    test_questions: int = 48
+    kl_questions: int = 10
 
     def __post_init__(self) -> None:
         """Refuse settings that choose nothing."""
