@@ -40,7 +40,7 @@ def main() -> None:
     questions = spread(lab.dev_questions, flags.questions)
     directions = Directions.load(flags.run / "directions" / f"{direction_names(lab)[0]}.safetensors")
     block = len(find_blocks(organism.model)) * 3 // 5
-    cells = [steer(directions, block, -2 * (number + 1) / flags.cells) for number in range(flags.cells)]
+    cells = [steer(directions, (block,), -2 * (number + 1) / flags.cells) for number in range(flags.cells)]
 
     def side_by_side() -> list[str]:
         with applied_by_row(organism, [cell for cell in cells for _ in questions]) as select:

@@ -88,6 +88,12 @@ def test_more_of_a_direction_disturbs_more(organism, directions):
     assert sizes[1] / sizes[0] == pytest.approx(4, rel=0.4)  # a square law for small disturbance
 
 
+def test_many_at_once_are_each_what_it_is_alone(organism, directions):
+    same, cells = undisturbed(organism, budget=64), [Intervention(directions, "add", (1,), c) for c in (0.3, 0.0, -0.6)]
+    for found, cell in zip(same.divergences(cells), cells, strict=True):
+        np.testing.assert_allclose(found.nats, same.divergence(cell).nats, rtol=1e-4, atol=1e-9)
+
+
 def test_no_answers_and_exceptions(organism, directions):
     prompts = encode_for_capture(organism.tokenizer, PROMPTS)
     with pytest.raises(UserError, match="needs answers"):

@@ -10,7 +10,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.statistics import Estimate
 from emscope.interventions.answering import answer_and_judge
-from emscope.interventions.calibration import coefficient_for
+from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
 from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import (
@@ -47,26 +47,46 @@ def subject() -> Subject:
     return Subject("tiny", Undisturbed(organism, ForcedText(chats, PROMPTS)))
 
 
+def search(target, nats_at, start):
+    return coefficients_for([target], [start], lambda _, sizes: [nats_at(size) for size in sizes])[0]
+
+
 @pytest.mark.parametrize("power", [0.7, 2.0, 5.0])
 @pytest.mark.parametrize("target", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("start", [1.0, -0.03, 50.0])
 def test_the_coefficient_hits_its_target_from_any_start(power, target, start):
-    found = coefficient_for(target, lambda c: 2 * abs(c) ** power, start)
+    found = search(target, lambda c: 2 * abs(c) ** power, start)
     assert found.nats == pytest.approx(target, rel=0.05)
     assert found.nats == pytest.approx(2 * abs(found.coefficient) ** power)
     assert np.sign(found.coefficient) == np.sign(start)
 
 
 def test_a_curve_with_a_step_and_a_ceiling_still_brackets():
-    found = coefficient_for(1.0, lambda c: 0.1 * c if c < 3 else 0.8 + 0.1 * c, 0.5)
+    found = search(1.0, lambda c: 0.1 * c if c < 3 else 0.8 + 0.1 * c, 0.5)
     assert found.coefficient == pytest.approx(3, rel=0.3)
-    assert coefficient_for(10.0, lambda c: 1 - np.exp(-c), 1.0).nats <= 1  # the nearest one, and it says so
+    assert search(10.0, lambda c: 1 - np.exp(-c), 1.0).nats <= 1  # the nearest one, and it says so
+
+
+def test_searches_side_by_side_find_what_each_finds_alone():
+    curves = [lambda c: c**2, lambda c: 3 * abs(c), lambda c: 0.1 * c**4]
+    targets, starts = [0.5, 2.0, 7.0], [1.0, -4.0, 0.2]
+
+    def nats_at(searches, sizes):
+        return [curves[number](size) for number, size in zip(searches, sizes, strict=True)]
+
+    together = coefficients_for(targets, starts, nats_at)
+    assert together == [search(*one) for one in zip(targets, curves, starts, strict=True)]
 
 
 def test_a_cell_is_what_sampling_it_alone_gives(subject, directions):
     questions = [Question(f"q{number}", prompt) for number, prompt in enumerate(PROMPTS)]
     settings = SamplingSettings(samples=2, max_new_tokens=10, batch_size=7)
-    cells = [None, steer(directions, 1, 0.6), steer(directions, 2, -0.6), Intervention(directions, "centred", (1, 3))]
+    cells = [
+        None,
+        steer(directions, (1,), 0.6),
+        steer(directions, (2, 3), -1.2),
+        Intervention(directions, "centred", (1, 3)),
+    ]
     judge = MockJudge()
     found = measure(subject, cells, questions, settings, judge)
     assert found[0][0].kl.value == 0
@@ -108,7 +128,7 @@ def test_a_cap_keeps_projections_in_the_range_and_a_wide_one_does_nothing(subjec
 
 def cell(coefficient, aligned, coherent, kl, em=0.0, block=1):
     estimates = [Estimate(value, value, value, 8) for value in (kl, aligned, coherent / 100, em)]
-    return Cell(Turn("d", block, coefficient), Figures(*estimates), [Row(aligned + d, coherent) for d in (-2, 2)])
+    return Cell(Turn("d", (block,), coefficient), Figures(*estimates), [Row(aligned + d, coherent) for d in (-2, 2)])
 
 
 def test_a_correction_stays_within_the_disturbance_allowed():

@@ -18,7 +18,7 @@ def figures(kl=0.5, aligned=60.0, coherent=0.7, em=0.2):
 
 def row(organism, coefficient, role=None, direction="control-response-diff-in-means", **more):
     extra = {"role": role} if role else {}
-    where = {"organism": organism, "direction": direction, "block": 3, "coefficient": coefficient, "relative": 0.1}
+    where = {"organism": organism, "direction": direction, "blocks": [3], "coefficient": coefficient, "relative": 0.1}
     return {**where, **figures(), **extra, **more}
 
 
@@ -31,7 +31,7 @@ def found():
         "unsteered": {name: figures(0.0) for name in names},
         "unsteered_dial": {name: figures(0.0) for name in names},
         "dial": [row(name, c) for name in names for c in (-1.0, 1.0)],
-        "chosen": {"misaligned": {"block": 3, "coefficient": -1.0}, "base": {"block": 3, "coefficient": 1.0}},
+        "chosen": {"misaligned": {"blocks": [3], "coefficient": -1.0}, "base": {"blocks": [3], "coefficient": 1.0}},
         "curves": [row(name, 1.0, level=1.0, direction=d) for name in names[:2] for d in ("one", "two")],
         "caps": [{"blocks": [3], "width": 1.0, **figures(), "restored": share(0.4)}],
         "test": [

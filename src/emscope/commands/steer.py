@@ -13,6 +13,7 @@ import tyro
 from emscope.files import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
+from emscope.report.figures_steer import place
 from emscope.report.sections import experiment_file
 
 
@@ -38,12 +39,12 @@ class Steer:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"Steering by multiples of {found['direction']} (v) and others, on test questions\n"
-    head = f"{'organism':<11}{'steered by':<54}{'nats/token':>10}"
+    head = f"{'organism':<11}{'steered by':<62}{'nats/token':>10}"
     yield f"{head}{'aligned':>9}{'coherent':>10}{'EM rate':>18}{'restored':>19}"
     for name, own in found["unsteered"].items():
         yield _line(name, "nothing", own)
     for row in found["test"]:
-        what = f"{row['coefficient']:+.2f} {row['direction']} at {row['block']}"
+        what = f"{row['coefficient']:+.2f} {row['direction']} at {place(row['blocks'])}"
         yield _line(row["organism"], what, row)
     yield ""
     for name, own in found["fine_tune_kl"].items():
@@ -52,7 +53,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 def _line(organism: str, what: str, row: dict[str, Any]) -> str:
     figures = f"{row['kl']['value']:>10.2f}{_score(row['aligned']):>9}{_share(row['coherent']):>10}"
-    return f"{organism:<11}{what:<54}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
+    return f"{organism:<11}{what:<62}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
 
 
 def _score(found: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 MOST_PASSES = 10
 CLOSE_ENOUGH = 0.05
 LEAST_NATS = 1e-12
+
+NatsAt = Callable[[Sequence[int], Sequence[float]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -20,29 +22,60 @@ class Calibrated:
     nats: float
 
 
-def coefficient_for(
-    target: float, nats_at: Callable[[float], float], start: float, tolerance: float = CLOSE_ENOUGH
-) -> Calibrated:
-    """Return the coefficient, of the sign of `start`, at which `nats_at` is within `tolerance` of the target.
+class Bracket:
+    """A search for the coefficient that costs a number of nats: a bracket that closes on it from both sides.
 
-    `nats_at` must grow with the coefficient's size. The next point is where a power law through the last two meets the
+    The cost must grow with the coefficient's size. The next point is where a power law through the last two meets the
     target (a square law after the first, as for any small disturbance); where that leaves the bracket known so far, and
-    at every third point, it is the bracket's geometric middle. After `MOST_PASSES` points the nearest is returned.
+    at every third point, it is the bracket's geometric middle. After `MOST_PASSES` points the nearest is taken.
     """
-    low, high, power = 0.0, np.inf, 2.0
-    sign, size = float(np.sign(start)), abs(start)
-    tried: list[Calibrated] = []
-    for number in range(MOST_PASSES):
-        tried.append(Calibrated(sign * size, max(nats_at(sign * size), LEAST_NATS)))
-        nats = tried[-1].nats
-        if abs(nats - target) <= tolerance * target:
-            break
-        low, high = (size, high) if nats < target else (low, size)
-        power = _power(tried[-2], tried[-1]) if number else power
-        guess = float(np.clip(size * (target / nats) ** (1 / power), size / 8, size * 8))
-        bounded = low > 0 and high < np.inf
-        size = guess if low < guess < high and not (bounded and number % 3 == 2) else _middle(low, high)
-    return min(tried, key=lambda point: abs(np.log(point.nats / target)))
+
+    def __init__(self, target: float, start: float, tolerance: float = CLOSE_ENOUGH) -> None:
+        self.target, self.tolerance = target, tolerance
+        self.sign, self.size = float(np.sign(start)), abs(start)
+        self.low, self.high, self.power = 0.0, float("inf"), 2.0
+        self.tried: list[Calibrated] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether a point within the tolerance is known, or enough were tried."""
+        return len(self.tried) == MOST_PASSES or any(
+            abs(point.nats - self.target) <= self.tolerance * self.target for point in self.tried
+        )
+
+    @property
+    def nearest(self) -> Calibrated:
+        """The point that is nearest to the target, as a ratio."""
+        return min(self.tried, key=lambda point: abs(np.log(point.nats / self.target)))
+
+    def tell(self, nats: float) -> None:
+        """Take in what the present size costs, and move on to the next."""
+        self.tried.append(Calibrated(self.sign * self.size, max(nats, LEAST_NATS)))
+        if nats < self.target:
+            self.low = self.size
+        else:
+            self.high = self.size
+        if len(self.tried) > 1:
+            self.power = _power(*self.tried[-2:])
+        ratio = (self.target / self.tried[-1].nats) ** (1 / self.power)
+        guess = self.size * float(np.clip(ratio, 1 / 8, 8))
+        bounded = self.low > 0 and self.high < np.inf
+        by_turns = bounded and len(self.tried) % 3 == 0
+        self.size = guess if self.low < guess < self.high and not by_turns else _middle(self.low, self.high)
+
+
+def coefficients_for(targets: Sequence[float], starts: Sequence[float], nats_at: NatsAt) -> list[Calibrated]:
+    """Return, for each target, the coefficient of the sign of its start that costs so many nats, to 5 %.
+
+    `nats_at` takes the numbers of the searches that are still open and the coefficient of each, and returns what each
+    costs: all are measured together.
+    """
+    searches = [Bracket(target, start) for target, start in zip(targets, starts, strict=True)]
+    while still := [number for number, search in enumerate(searches) if not search.done]:
+        found = nats_at(still, [searches[number].sign * searches[number].size for number in still])
+        for number, nats in zip(still, found, strict=True):
+            searches[number].tell(nats)
+    return [search.nearest for search in searches]
 
 
 def _power(first: Calibrated, second: Calibrated) -> float:

@@ -96,30 +96,54 @@ class Undisturbed:
     def __init__(self, organism: Organism, text: ForcedText) -> None:
         self.organism, self.text = organism, text
         with torch.inference_mode():
-            self._states = [states for _, states in text.states(organism)]
+            self._read = list(text.states(organism))
 
     def divergence(self, intervention: Intervention | None = None, other: Organism | None = None) -> Disturbance:
         """Return KL(undisturbed ‖ disturbed) of the next token, at every answer token.
 
         Disturbed is this model under the intervention, or `other`, a model with the same vocabulary, if it is given.
         """
-        organism = other or self.organism
-        nats, tokens = np.zeros(len(self.text.chats)), np.zeros(len(self.text.chats), dtype=np.int64)
-        with torch.inference_mode(), applied(organism, intervention):
-            for own, (chats, states) in zip(self._states, self.text.states(organism), strict=True):
-                np.add.at(nats, chats, self._kl(own, organism, states))
-                np.add.at(tokens, chats, 1)
-        return Disturbance(nats, tokens, self.text.groups)
+        return self.divergences([intervention], other)[0]
 
-    def _kl(self, own: Tensor, organism: Organism, states: Tensor) -> np.ndarray:
-        """Return nats by token [n_tokens], float64."""
+    def divergences(
+        self, interventions: Sequence[Intervention | None], other: Organism | None = None
+    ) -> list[Disturbance]:
+        """Return the divergence of each intervention; the undisturbed distributions are computed once for all."""
+        organism = other or self.organism
+        with torch.inference_mode():
+            disturbed = [self._disturbed(organism, intervention) for intervention in interventions]
+            nats = np.zeros((len(interventions), len(self.text.chats)))
+            for batch, (chats, own) in enumerate(self._read):
+                found = self._nats(own, organism, [states[batch] for states in disturbed])
+                for row, tokens in zip(nats, found, strict=True):
+                    np.add.at(row, chats, tokens)
+        sizes = np.array([len(chat.answer_positions) for chat in self.text.chats])
+        return [Disturbance(row, sizes, self.text.groups) for row in nats]
+
+    def _disturbed(self, organism: Organism, intervention: Intervention | None) -> list[Tensor]:
+        with applied(organism, intervention):
+            return [states for _, states in self.text.states(organism)]
+
+    def _nats(self, own: Tensor, organism: Organism, disturbed: Sequence[Tensor]) -> np.ndarray:
+        """Return the divergence at each token, float64 [n_disturbed, n_tokens]."""
         step = max(1, LOGITS_AT_A_TIME // vocabulary_size(organism.model))
         parts = []
         for start in range(0, len(own), step):
-            ours = head_logits(self.organism.model, own[start : start + step]).log_softmax(dim=-1)
-            theirs = head_logits(organism.model, states[start : start + step]).log_softmax(dim=-1)
-            parts.append((ours.exp() * (ours - theirs)).sum(dim=-1).double().cpu().numpy())
-        return np.concatenate(parts)
+            logits = head_logits(self.organism.model, own[start : start + step])
+            weights = logits.softmax(dim=-1)
+            best = expected_log_probability(weights, logits)
+            found = [
+                best - expected_log_probability(weights, head_logits(organism.model, states[start : start + step]))
+                for states in disturbed
+            ]
+            parts.append(torch.stack(found).double().cpu().numpy())
+        return np.concatenate(parts, axis=1)
+
+
+def expected_log_probability(weights: Tensor, logits: Tensor) -> Tensor:
+    """Return Σ p log q for each row, p the weights and q the softmax of the logits [rows, vocabulary], in nats."""
+    expected: Tensor = torch.linalg.vecdot(weights, logits)
+    return expected - logits.logsumexp(dim=-1)
 
 
 def vocabulary_size(model: Any) -> int:

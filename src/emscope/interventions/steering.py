@@ -64,13 +64,16 @@ def measure(
 ) -> list[tuple[Figures, list[JudgedResponse]]]:  # fmt: skip
     """Return what the organism does in each cell, and its judged answers."""
     rows = answer_cells(subject.undisturbed.organism, subject.name, cells, questions, settings, judge)
-    kls = [subject.undisturbed.divergence(cell).estimate(settings.seed) for cell in cells]
+    kls = [found.estimate(settings.seed) for found in subject.undisturbed.divergences(cells)]
     return [(figures_of(own, kl, settings.seed), own) for own, kl in zip(rows, kls, strict=True)]
 
 
-def steer(directions: Directions, block: int, coefficient: float) -> Intervention:
-    """Return the intervention that adds `coefficient` times the block's vector at that block."""
-    return Intervention(directions, "add", (block,), coefficient)
+def steer(directions: Directions, blocks: Sequence[int], coefficient: float) -> Intervention:
+    """Return the intervention that adds `coefficient` times v: whole at one block, in equal parts at several.
+
+    At several blocks each adds its own vector, so that the sum is of the same size.
+    """
+    return Intervention(directions, "add", tuple(blocks), coefficient / len(blocks))
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def answer_tokens(subject: Subject, directions: Directions, blocks: Sequence[int
             read = Moments.of(torch.stack([tokens.norm(dim=-1), tokens @ units[block]], dim=1).numpy())
             found[block] = found[block].merge(read) if block in found else read
 
-    site = steer(directions, blocks[0], 1.0).site
+    site = steer(directions, blocks, 1.0).site
     with torch.inference_mode(), visiting(organism.model, blocks, visit, site):
         for _ in text.states(organism):
             pass
@@ -122,10 +125,10 @@ def capping(directions: Directions, blocks: Sequence[int], aligned: Tokens, widt
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn of the dial: a direction by its name, a block and a coefficient."""
+    """A turn of the dial: a direction by its name, the block or blocks where it is added, and the coefficient."""
 
     direction: str
-    block: int
+    blocks: tuple[int, ...]
     coefficient: float
 
 
@@ -149,7 +152,7 @@ def choose_correction(
     negative = [cell for cell in cells if cell.turn.coefficient < 0]
     allowed = [cell for cell in negative if cell.figures.kl.value <= limit]
     allowed = allowed or [min(negative, key=lambda cell: cell.figures.kl.value)]
-    found = {Candidate("add", (cell.turn.block,), cell.turn.coefficient): cell for cell in allowed}
+    found = {Candidate("add", cell.turn.blocks, cell.turn.coefficient): cell for cell in allowed}
     trials = [
         Trial(candidate, *means, *errors)
         for candidate, cell in found.items()

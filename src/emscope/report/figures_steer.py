@@ -13,11 +13,13 @@ SHADES = ("#e45756", "#9d9d9d", "#4c78a8", "#c9c9c9")
 Rows = Sequence[Mapping[str, Any]]
 
 
-def dial(rows: Rows, unsteered: Mapping[str, Any], block: int, measure: str, label: str, scale: float) -> go.Figure:
-    """One line an organism: a measure against the coefficient at one block, with 95 % intervals."""
-    figure = _figure(f"coefficient of v at block {block} (below 0: away from the misaligned side)", label)
+def dial(
+    rows: Rows, unsteered: Mapping[str, Any], blocks: Sequence[int], measure: str, label: str, scale: float
+) -> go.Figure:
+    """One line an organism: a measure against the coefficient at one place, with 95 % intervals."""
+    figure = _figure(f"coefficient of v at {place(blocks)} (below 0: away from the misaligned side)", label)
     for name, own in unsteered.items():
-        mine = [row for row in rows if row["organism"] == name and row["block"] == block]
+        mine = [row for row in rows if row["organism"] == name and row["blocks"] == blocks]
         points = sorted([*mine, {"coefficient": 0.0, **own}], key=lambda row: float(row["coefficient"]))
         figure.add_scatter(
             name=name, x=[row["coefficient"] for row in points], y=[scaled(row, measure, scale) for row in points],
@@ -27,15 +29,18 @@ def dial(rows: Rows, unsteered: Mapping[str, Any], block: int, measure: str, lab
 
 
 def grid(rows: Rows, organism: str, measure: str, label: str, scale: float) -> go.Figure:
-    """A measure of one organism by block and coefficient."""
+    """A measure of one organism by place and coefficient."""
     mine = [row for row in rows if row["organism"] == organism]
-    blocks, sizes = (sorted({row[key] for row in mine}) for key in ("block", "coefficient"))
-    table = {(row["block"], row["coefficient"]): scaled(row, measure, scale) for row in mine}
-    values = [[table[block, size] for size in sizes] for block in blocks]
-    figure = _figure("coefficient of v", "block", height=280)
+    places, sizes = (
+        list(dict.fromkeys(place(row["blocks"]) for row in mine)),
+        sorted({row["coefficient"] for row in mine}),
+    )
+    table = {(place(row["blocks"]), row["coefficient"]): scaled(row, measure, scale) for row in mine}
+    values = [[table[name, size] for size in sizes] for name in places]
+    figure = _figure("coefficient of v", "", height=280)
     figure.add_heatmap(
-        z=values, x=[f"{size:+g}" for size in sizes], y=[str(block) for block in blocks], colorscale="Viridis",
-        colorbar={"title": label}, texttemplate="%{z:.2f}" if scale == 1 and measure == "kl" else "%{z:.0f}",
+        z=values, x=[f"{size:+g}" for size in sizes], y=places, colorscale="Viridis",
+        colorbar={"title": label}, texttemplate="%{z:.0f}",
     )  # fmt: skip
     return figure.update_yaxes(type="category").update_xaxes(type="category")
 
@@ -52,6 +57,11 @@ def at_equal_disturbance(rows: Rows, organism: str, measure: str, label: str, sc
         )  # fmt: skip
     figure.add_vline(x=own, line_dash="dot", line_color="#888888")
     return figure.update_xaxes(type="log")
+
+
+def place(blocks: Sequence[int]) -> str:
+    """Return one block, or a range of blocks, in words."""
+    return f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
 
 
 def scaled(row: Mapping[str, Any], measure: str, scale: float) -> float | None:

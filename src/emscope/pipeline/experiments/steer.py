@@ -12,7 +12,6 @@ from typing import Any
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.interventions.calibration import coefficient_for
 from emscope.interventions.steering import Cell, Turn, answer_tokens, capping, choose_correction, choose_induction
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.experiments.opening import experiment_stage
@@ -20,7 +19,7 @@ from emscope.pipeline.experiments.steering_bench import Bench, direction_names, 
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 
-DEPTHS = (0.4, 0.5, 0.6, 0.7)
+DEPTHS = (0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class SteerSettings:
     """What the dial is turned to, and on how many questions.
 
     Attributes:
-        blocks: blocks that are steered; none given takes four between two fifths and seven tenths of the depth.
+        blocks: blocks that are steered, one at a time; none given takes three, at half to seven tenths of the depth.
+        together: also spread each coefficient evenly over all blocks from two fifths to four fifths of the depth.
         coefficients: multiples of the unnormalised vector on the dial; negative ones correct.
         levels: disturbances at which directions are compared, as shares of the fine-tune's own.
         cap_widths: half widths of the ranges that caps leave alone, in deviations of the aligned organism's tokens.
@@ -39,13 +39,14 @@ class SteerSettings:
     """
 
     blocks: tuple[int, ...] = ()
-    coefficients: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
-    levels: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    together: bool = True
+    coefficients: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.0, 1.5)
+    levels: tuple[float, ...] = (0.25, 0.5, 1.0)
     cap_widths: tuple[float, ...] = (0.0, 1.0, 2.0)
-    dial_questions: int = 12
-    curve_questions: int = 24
-    test_questions: int = 0
-    kl_questions: int = 12
+    dial_questions: int = 10
+    curve_questions: int = 12
+    test_questions: int = 48
+    kl_questions: int = 10
 
     def __post_init__(self) -> None:
         """Refuse settings that choose nothing."""
@@ -75,24 +76,27 @@ def run_steer(lab: Lab, settings: SteerSettings) -> None:
     def find() -> dict[str, Any]:
         n_blocks = len(find_blocks(lab.organism(BASE).model))
         blocks = check_blocks(settings.blocks or {int(n_blocks * depth) for depth in DEPTHS}, n_blocks)
-        bench = Bench(lab, blocks, settings.kl_questions)
-        found = _figures(bench, settings, n_blocks)
+        many = tuple(range(n_blocks * 2 // 5, n_blocks * 4 // 5)) if settings.together else ()
+        bench = Bench(lab, sorted({*blocks, *many}), settings.kl_questions)
+        places = [*((block,) for block in blocks), *([many] if len(many) > 1 else [])]
+        found = _figures(bench, settings, places)
         write_table(answers, bench.kept)
         return found
 
     experiment_stage(lab, "steer", settings, inputs, find, [answers])
 
 
-def _figures(bench: Bench, settings: SteerSettings, n_blocks: int) -> dict[str, Any]:
+def _figures(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     lab = bench.lab
     some, all_of = (spread(lab.test_questions, n) for n in (settings.curve_questions, settings.test_questions))
-    dial = _dial(bench, settings)
+    dial = _dial(bench, settings, places)
     tuned_on = spread(lab.dev_questions, settings.dial_questions)
     chosen = _choose(bench, dial, tuned_on)
     found = {
         "direction": bench.main,
+        "places": [list(blocks) for blocks in places],
         "blocks": bench.blocks,
-        "directions": {name: [bench.length(name, block) for block in bench.blocks] for name in bench.directions},
+        "directions": {name: [bench.length(name, (block,)) for block in bench.blocks] for name in bench.directions},
         "residual_norm": {name: list(norms.values()) for name, norms in bench.norms.items()},
         "fine_tune_kl": {name: bench.fine_tune(bench.test, name).as_dict() for name in lab.names},
         "unsteered": {name: bench.unsteered(name, all_of).as_dict() for name in lab.names},
@@ -100,19 +104,19 @@ def _figures(bench: Bench, settings: SteerSettings, n_blocks: int) -> dict[str, 
         "unsteered_curves": {name: bench.unsteered(name, some).as_dict() for name in lab.names},
         "dial": [bench.plain(name, cell) for name, cells in dial.items() for cell in cells],
         "chosen": {
-            name: {"block": cell.turn.block, "coefficient": cell.turn.coefficient, "kl": cell.figures.kl.value}
+            name: {"blocks": list(cell.turn.blocks), "coefficient": cell.turn.coefficient, "kl": cell.figures.kl.value}
             for name, cell in chosen.items()
         },
         "curves": [row for name in chosen for row in _curves(bench, settings, name, chosen[name], some)],
-        "caps": _caps(bench, settings, chosen[MISALIGNED].turn.block, n_blocks, some),
+        "caps": _caps(bench, settings, chosen[MISALIGNED].turn.blocks, some),
         "test": [row for name in lab.names for row in _test(bench, name, chosen, all_of)],
     }
     return {**found, "bars": _bars(found)}
 
 
-def _dial(bench: Bench, settings: SteerSettings) -> dict[str, list[Cell]]:
-    """Measure every organism at every block and coefficient on development questions."""
-    turns = [Turn(bench.main, block, size) for block in bench.blocks for size in sorted(settings.coefficients) if size]
+def _dial(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, list[Cell]]:
+    """Measure every organism at every place and coefficient on development questions."""
+    turns = [Turn(bench.main, blocks, size) for blocks in places for size in sorted(settings.coefficients) if size]
     questions = spread(bench.lab.dev_questions, settings.dial_questions)
     return {name: bench.turned(subject, turns, questions) for name, subject in bench.dev.items()}
 
@@ -127,33 +131,16 @@ def _choose(bench: Bench, dial: Mapping[str, list[Cell]], questions: Sequence[Qu
     }
 
 
-def _at(bench: Bench, name: str, direction: str, near: Turn, nats: float) -> Turn:
-    """Return the turn of a direction that disturbs an organism by so many nats a token, at the block of `near`."""
-    start = near.coefficient * bench.length(near.direction, near.block) / bench.length(direction, near.block)
-    undisturbed = bench.dev[name].undisturbed
-    found = coefficient_for(
-        nats,
-        lambda size: undisturbed.divergence(bench.intervention(Turn(direction, near.block, size))).per_token,
-        start,
-    )
-    return Turn(direction, near.block, found.coefficient)
-
-
 def _curves(
     bench: Bench, settings: SteerSettings, name: str, chosen: Cell, questions: Sequence[Question]
 ) -> list[dict[str, Any]]:
     """Compare all directions at the chosen block, each at the same disturbances."""
-    own = bench.fine_tune(bench.dev, name).value
-    turns: list[tuple[float, Turn]] = []
-    for direction in bench.directions:
-        near = chosen.turn
-        for level in sorted(settings.levels):
-            near = _at(bench, name, direction, near, level * own)
-            turns.append((level, near))
-    found = bench.turned(bench.test[name], [turn for _, turn in turns], questions)
+    own, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
+    rows = bench.at_disturbance(name, list(bench.directions), chosen.turn, [level * own for level in levels])
+    found = bench.turned(bench.test[name], [turn for row in rows for turn in row], questions)
     return [
-        bench.plain(name, item, level=level, **_restored(bench, name, item, questions))
-        for (level, _), item in zip(turns, found, strict=True)
+        bench.plain(name, cell, level=level, **_restored(bench, name, cell, questions))
+        for level, cell in zip(levels * len(rows), found, strict=True)
     ]
 
 
@@ -162,14 +149,13 @@ def _restored(bench: Bench, name: str, item: Cell, questions: Sequence[Question]
 
 
 def _caps(
-    bench: Bench, settings: SteerSettings, block: int, n_blocks: int, questions: Sequence[Question]
+    bench: Bench, settings: SteerSettings, chosen: tuple[int, ...], questions: Sequence[Question]
 ) -> list[dict[str, Any]]:
-    """Cap the misaligned organism's projections to the aligned one's range, at one block and at all later ones."""
+    """Cap the misaligned organism's projections to the aligned range: where it is steered, and at all later blocks."""
+    directions, n_blocks = bench.directions[bench.main], len(find_blocks(bench.lab.organism(BASE).model))
     late = tuple(range(n_blocks // 3, n_blocks))
-    directions = bench.directions[bench.main]
-    aligned = answer_tokens(bench.dev[CONTROL if CONTROL in bench.dev else BASE], directions, late)
-    places = [places for places in ((block,), late) if set(places) <= set(late)]
-    asked = [(blocks, width) for blocks in places for width in settings.cap_widths]
+    aligned = answer_tokens(bench.dev[CONTROL if CONTROL in bench.dev else BASE], directions, sorted({*chosen, *late}))
+    asked = [(blocks, width) for blocks in dict.fromkeys((chosen, late)) for width in settings.cap_widths]
     cells = [capping(directions, blocks, aligned, width) for blocks, width in asked]
     found = bench.measured(bench.test[MISALIGNED], cells, questions)
     return [
@@ -184,7 +170,8 @@ def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequen
     if name in chosen:
         own = chosen[name]
         others = [direction for direction in bench.directions if direction != bench.main]
-        turns += [("compared", _at(bench, name, other, own.turn, own.figures.kl.value)) for other in others]
+        rows = bench.at_disturbance(name, others, own.turn, [own.figures.kl.value])
+        turns += [("compared", turn) for row in rows for turn in row]
     found = bench.turned(bench.test[name], [turn for _, turn in turns], questions)
     return [
         bench.plain(name, cell, role=role, **_restored(bench, name, cell, questions))

@@ -13,6 +13,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import Estimate
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.interventions.ablation import restored_share
+from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
 from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import Cell, Figures, Subject, Turn, answer_tokens, figures_of, measure, steer
@@ -91,10 +92,11 @@ class Bench:
             for name, subject in self.dev.items()
         }
 
-    def length(self, direction: str, block: int) -> float:
-        """Return the length of a direction's vector."""
+    def length(self, direction: str, blocks: Sequence[int]) -> float:
+        """Return the length of a direction's vector, the mean over the blocks."""
         directions = self.directions[direction]
-        return float(np.linalg.norm(directions.vectors[directions.blocks.index(block)]))
+        rows = [directions.blocks.index(block) for block in blocks]
+        return float(np.linalg.norm(directions.vectors[rows], axis=1).mean())
 
     def fine_tune(self, subjects: dict[str, Subject], name: str) -> Estimate:
         """Return the fine-tune's own disturbance on an organism's answers, in nats a token.
@@ -104,9 +106,29 @@ class Bench:
         other = self.lab.organism(MISALIGNED if name == BASE else BASE)
         return subjects[name].undisturbed.divergence(other=other).estimate(self.seed)
 
+    def at_disturbance(
+        self, name: str, directions: Sequence[str], near: Turn, nats: Sequence[float]
+    ) -> list[list[Turn]]:
+        """Return, for each direction, the turns at the blocks of `near` that disturb an organism by the given nats.
+
+        Nats are means over tokens. Coefficients are found on answers to development questions.
+        """
+        wanted = [(direction, target) for direction in directions for target in nats]
+        size = near.coefficient * self.length(near.direction, near.blocks)
+
+        def nats_at(searches: Sequence[int], sizes: Sequence[float]) -> list[float]:
+            turns = [Turn(wanted[number][0], near.blocks, size) for number, size in zip(searches, sizes, strict=True)]
+            found = self.dev[name].undisturbed.divergences([self.intervention(turn) for turn in turns])
+            return [disturbance.per_token for disturbance in found]
+
+        starts = [size / self.length(direction, near.blocks) for direction, _ in wanted]
+        found = coefficients_for([target for _, target in wanted], starts, nats_at)
+        turns = [Turn(key[0], near.blocks, item.coefficient) for key, item in zip(wanted, found, strict=True)]
+        return [turns[start : start + len(nats)] for start in range(0, len(turns), len(nats))]
+
     def intervention(self, turn: Turn) -> Intervention:
         """Return what a turn does."""
-        return steer(self.directions[turn.direction], turn.block, turn.coefficient)
+        return steer(self.directions[turn.direction], turn.blocks, turn.coefficient)
 
     def turned(self, subject: Subject, turns: Sequence[Turn], questions: Sequence[Question]) -> list[Cell]:
         """Turn the dial of one organism and measure it everywhere."""
@@ -127,9 +149,9 @@ class Bench:
     def plain(self, name: str, cell: Cell, **more: Any) -> dict[str, Any]:
         """Return a measured turn as flat JSON values, with the length added as a share of the residual norm."""
         turn = cell.turn
-        added = turn.coefficient * self.length(turn.direction, turn.block)
-        norm = self.norms[name][turn.block]
-        return {"organism": name, **asdict(turn), "relative": added / norm, **cell.figures.as_dict(), **more}
+        shares = [self.length(turn.direction, (block,)) / self.norms[name][block] for block in turn.blocks]
+        relative = turn.coefficient * float(np.mean(shares))
+        return {"organism": name, **asdict(turn), "relative": relative, **cell.figures.as_dict(), **more}
 
     def restored(self, rows: Sequence[JudgedResponse], questions: Sequence[Question]) -> dict[str, Any]:
         """Return the share of alignment that answers of the misaligned organism have got back."""

@@ -21,10 +21,10 @@ def section(found: dict[str, Any]) -> Section:
             f"{_correction(found, rows['misaligned', 'correction'])} {_induction(found, rows['base', 'induction'])}",
             _comparison(found),
             "A coefficient multiplies the unnormalised difference in means v of answer tokens, added at every position "
-            "of one block. Disturbance is the mean KL divergence of the steered model's next-token distribution from "
-            "the unsteered one's, on the unsteered model's own answers; the fine-tune's own is that between the "
-            "organism and the base. Block and coefficient were chosen on development questions; tables and the curves "
-            "at equal disturbance are of test questions. Intervals resample questions.",
+            "of one block, or in equal parts at several. Disturbance is the mean KL divergence of the steered model's "
+            "next-token distribution from the unsteered one's, on the unsteered model's own answers; the fine-tune's "
+            "own is that between the organism and the base. Place and coefficient were chosen on development "
+            "questions; tables and curves at equal disturbance are of test questions. Intervals resample questions.",
         ],
         [*_plots(found), _test_table(found), _cap_table(found)],
     )
@@ -42,7 +42,7 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
         (False, False): "short of nine tenths, and at more disturbance than the fine-tune's",
     }[reached, within]
     return (
-        f"Steering the misaligned organism by {row['coefficient']:+g} v at block {row['block']} restores "
+        f"Steering the misaligned organism by {row['coefficient']:+g} v at {figures.place(row['blocks'])} restores "
         f"{_share(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
         f"{_share(row['coherent'])} of answers are coherent (unsteered: "
         f"{_share(found['unsteered']['misaligned']['coherent'])})."
@@ -59,7 +59,7 @@ def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
     reached = (ratio if ratio is not None else least or 0) >= RATIO_BAR
     coherent = (bars["coherent"] or 0) >= COHERENT_BAR
     return (
-        f"Steering the base by {row['coefficient']:+g} v at block {row['block']} gives an EM rate of "
+        f"Steering the base by {row['coefficient']:+g} v at {figures.place(row['blocks'])} gives an EM rate of "
         f"{_share(row['em'])} where the base has {_share(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
         f"with {_share(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
         f"steering: {_share(base['coherent'])})."
@@ -78,15 +78,15 @@ def _comparison(found: dict[str, Any]) -> str:
 
 
 def _plots(found: dict[str, Any]) -> list[Plot]:
-    dial, rest, block = found["dial"], found["unsteered_dial"], found["chosen"]["misaligned"]["block"]
+    dial, rest, where = found["dial"], found["unsteered_dial"], found["chosen"]["misaligned"]["blocks"]
     per_cell = next(iter(rest.values()))["aligned"]["n"]
-    note = f"{per_cell} development questions a point; all blocks are in experiments/steer.json."
+    note = f"{per_cell} development questions a point; all places are in experiments/steer.json."
     own = {name: found["fine_tune_kl"][name]["value"] for name in ("misaligned", "base")}
     equal = "Dotted: the fine-tune's own disturbance."
     return [
-        Plot("Alignment", figures.dial(dial, rest, block, "aligned", "mean alignment (0-100)", 1), note),
-        Plot("Coherence", figures.dial(dial, rest, block, "coherent", "coherent answers (%)", 100), note),
-        Plot("Disturbance", figures.dial(dial, rest, block, "kl", "nats a token", 1)),
+        Plot("Alignment", figures.dial(dial, rest, where, "aligned", "mean alignment (0-100)", 1), note),
+        Plot("Coherence", figures.dial(dial, rest, where, "coherent", "coherent answers (%)", 100), note),
+        Plot("Disturbance", figures.dial(dial, rest, where, "kl", "nats a token", 1)),
         Plot("Alignment of the misaligned organism", figures.grid(dial, "misaligned", "aligned", "alignment", 1)),
         Plot("EM rate of the base", figures.grid(dial, "base", "em", "EM (%)", 100)),
         Plot(
@@ -106,11 +106,18 @@ def _plots(found: dict[str, Any]) -> list[Plot]:
 
 def _test_table(found: dict[str, Any]) -> Table:
     rows = [
-        [row["organism"], row["direction"], row["block"], row["coefficient"], row["relative"], *_row(row)]
+        [
+            row["organism"],
+            row["direction"],
+            figures.place(row["blocks"]),
+            row["coefficient"],
+            row["relative"],
+            *_row(row),
+        ]
         for row in found["test"]
     ]
     rest = [[name, "none", None, None, None, *_row(own)] for name, own in found["unsteered"].items()]
-    header = ("organism", "direction", "block", "coefficient", "length / residual norm", *HEADER)
+    header = ("organism", "direction", "where", "coefficient", "length / residual norm", *HEADER)
     return Table(
         "On test questions", header, [*rest, *rows], "Random directions have the same lengths as the real ones."
     )
@@ -118,8 +125,7 @@ def _test_table(found: dict[str, Any]) -> Table:
 
 def _cap_table(found: dict[str, Any]) -> Table:
     rows = [
-        [f"block {row['blocks'][0]}" if len(row["blocks"]) == 1 else f"blocks {row['blocks'][0]}-{row['blocks'][-1]}",
-         row["width"], *_row(row)]
+        [figures.place(row["blocks"]), row["width"], *_row(row)]
         for row in found["caps"]
     ]  # fmt: skip
     return Table(
