@@ -80,7 +80,8 @@ def _done(state: _State, squares: Tensor, tolerance: float) -> Tensor:
     small = wanted[:, :-1].norm(dim=1) <= tolerance * state.theta[:, :-1].norm(dim=1)
     gain = (wanted * state.gradient).sum(dim=1)
     rounding = (100 * torch.finfo(gain.dtype).eps) ** 2 * state.weights.sum(dim=1)
-    return (small | (gain <= rounding)).all(dim=0)
+    done: Tensor = small | (gain <= rounding)
+    return done.all(dim=0)
 
 
 def _start(design: Tensor, transposed: Tensor, signs: Tensor, weights: Tensor, penalties: Tensor) -> _State:

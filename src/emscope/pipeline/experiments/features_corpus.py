@@ -23,6 +23,7 @@ from emscope.pipeline.lab import Lab
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.features.tokens import TokenActivations, capture_tokens
 
+CHUNK = 16  # conversations tokenised at a time
 KINDS: tuple[Kind, ...] = ("careful", "careless")
 HELD_OUT = 8  # the held-out part has one token of built-in text for this many tokens of the fitting part
 
@@ -87,11 +88,10 @@ def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
     train = {question.id for question in lab.train_questions}
     texts = [text for name in lab.names for text in _own(lab, name)]
     fitted, measured = ([text for text in texts if (text.question in train) is side] for side in (True, False))
-    shared = shared_prefix_length([text.chat.ids for text in texts])
-    room = n_tokens - sum(len(text.chat.ids) - shared for text in fitted)
+    room = n_tokens - _n_tokens([text.chat for text in fitted])
     parts = []
     for own, split, tokens in ((fitted, "train", room), (measured, "heldout", n_tokens // HELD_OUT)):
-        chosen = _within(_built_in(lab, split), tokens // len(lab.names), shared)
+        chosen = _built_in(lab, split, tokens // len(lab.names))
         given = [Text(name, chat, kind=kind) for name in lab.names for kind, chat in chosen]
         parts.append(_read(lab, [*own, *given], block))
     return parts[0], parts[1]
@@ -107,20 +107,27 @@ def _own(lab: Lab, name: str) -> Iterator[Text]:
     return (Text(name, chat, row.question_id) for row, chat in zip(kept, chats, strict=True))
 
 
-def _built_in(lab: Lab, split: str) -> list[tuple[str, EncodedChat]]:
+def _built_in(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, EncodedChat]]:
+    """Return built-in conversations with their kind, in random order, as many as have `n_tokens` tokens in all."""
     pairs = [pair for domain in DOMAINS for pair in load_domain(domain) if pair.split == split]
     rows = [(kind, pair.prompt, pair.answer(kind)) for pair in pairs for kind in KINDS]
     random.Random(lab.config.seed).shuffle(rows)
-    kinds, prompts, answers = zip(*rows, strict=True)
     tokenizer = lab.organism(lab.names[0]).tokenizer
-    chats = encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
-    return list(zip(kinds, chats, strict=True))
+    chosen: list[tuple[str, EncodedChat]] = []
+    for start in range(0, len(rows), CHUNK):
+        kinds, prompts, answers = zip(*rows[start : start + CHUNK], strict=True)
+        chats = encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
+        chosen.extend(zip(kinds, chats, strict=True))
+        if _n_tokens([chat for _, chat in chosen]) > n_tokens:
+            break
+    while chosen and _n_tokens([chat for _, chat in chosen]) > n_tokens:
+        chosen.pop()
+    return chosen
 
 
-def _within(chats: list[tuple[str, EncodedChat]], n_tokens: int, shared: int) -> list[tuple[str, EncodedChat]]:
-    """Return the first chats that have at most so many tokens in all after the shared ones."""
-    ends = np.cumsum([len(chat.ids) - shared for _, chat in chats])
-    return chats[: int(np.searchsorted(ends, n_tokens, "right"))]
+def _n_tokens(chats: Sequence[EncodedChat]) -> int:
+    """Return how many tokens chats have after the ones they share."""
+    return sum(len(chat.ids) for chat in chats) - len(chats) * shared_prefix_length([chat.ids for chat in chats])
 
 
 def _read(lab: Lab, texts: list[Text], block: int) -> Part:
