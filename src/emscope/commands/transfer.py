@@ -22,8 +22,8 @@ class Transfer:
     Attributes:
         run: the folder of a finished run; its own pair of organisms is one of those compared.
         domains: built-in domains: medical, finance, sport.
-        seeds: pairs of organisms of each domain; two or three for angles between seeds, at about four minutes a pair on
-            two CPU cores.
+        seeds: pairs of organisms of each domain; two or three for angles between seeds, at about three minutes a pair
+            on two CPU cores.
         questions: test questions on which each ablation is measured.
         block: block at which directions are subtracted; by default where the run's own ablation subtracts.
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
@@ -48,16 +48,15 @@ class Transfer:
 def table(found: dict[str, Any]) -> str:
     """Return the findings as a few lines of text."""
     detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
-    lines = [
-        "",
-        f"{'direction on':<22}{'AUROC mean':>12}{'least':>9}{'restored':>22}{'least':>9}{'EM before':>11}{'after':>8}",
-    ]
+    titles = f"{'restored':>22}{'least':>9}{'EM before':>11}{'after':>8}{'coherence':>11}"
+    lines = ["", f"{'direction on':<22}{'AUROC mean':>12}{'least':>9}{titles}"]
     for kind in dict.fromkeys([*detection, *ablation]):
         seen, mended = detection.get(kind), ablation.get(kind)
         cells = [f"{seen['mean']:>12.3f}{seen['least']:>9.3f}" if seen else f"{'–':>12}{'–':>9}"]
         if mended:
             cells.append(f"{_with_interval(mended['restored']):>22}{_percent(mended['least']):>9}")
             cells.append(f"{_percent(mended['em_before']['value']):>11}{_percent(mended['em_after']['value']):>8}")
+            cells.append(f"{mended['coherence_change']:>+11.1f}")
         lines.append(f"{kind:<22}" + "".join(cells))
     for pooling, label in (("response", "answers"), ("last", "last token")):
         for kind in ("same_domain", "other_domains"):

@@ -58,7 +58,7 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
             "cells": {"medical-0": {"finance-0": {**ablation, "restored": estimate(restored)}}},
             "summary": {
                 "other domain": {**pooled, "restored": estimate(restored)},
-                "random": {**pooled, "restored": estimate(random)},
+                "random": {**pooled, "restored": estimate(random), "coherence_change": -40.0},
             },
         },
         "bars": {"auroc": {"bar": 0.9}},
@@ -70,6 +70,8 @@ def test_the_first_paragraph_says_what_the_figures_say():
     assert "detects organisms of another domain" in text
     assert "restores most of the alignment: 80 % (70 – 90)" in text
     assert "0.980 in the worst" in text
+    assert "coherence changes by -1.0 points" in text
+    assert "changes coherence by -40.0" in text
     assert "beats random directions" in text
     assert "one in twenty reaches 0.700: d′ is 9.0 against their 1.2" in text
     assert "does not always detect" in finding(found(least=0.7))

@@ -57,11 +57,13 @@ def _detects(found: dict[str, Any], kind: str, where: str) -> str:
 def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
     if np.mean([item["gap"] for item in ablation["without"].values()]) < LITTLE:
         return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
-    mended, chance = ablation["summary"][kind], ablation["summary"]["random"]["restored"]
+    mended, chance = ablation["summary"][kind], ablation["summary"]["random"]
     return (
-        f"Subtracted there it {_verdict(mended['restored'], chance)}: {_share(mended['restored'])} over {mended['n']} "
-        f"cases, {_percent(mended['least'])} in the worst; a random direction of the same norm restores "
-        f"{_share(chance)}. EM responses go from {_share(mended['em_before'])} to {_share(mended['em_after'])}."
+        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {_share(mended['restored'])} over "
+        f"{mended['n']} cases, {_percent(mended['least'])} in the worst, while coherence changes by "
+        f"{mended['coherence_change']:+.1f} points; a random direction of the same norm restores "
+        f"{_share(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
+        f"from {_share(mended['em_before'])} to {_share(mended['em_after'])}."
     )
 
 
