@@ -2,52 +2,10 @@
 
 import json
 
-import pytest
+from pipeline.conftest import arguments
 
 from emscope.commands.main import run_command
 from emscope.pipeline.lab import Lab
-
-SMALL = [
-    "question_sets=[open-ended, cs2881]", "rows=16", "train.epochs=1", "sampling.max_new_tokens=8", "dev_questions=4",
-]  # fmt: skip
-
-
-def arguments(out, *more, model=None):
-    sets = [*SMALL, *(["model=" + model] if model else [])]
-    return ["run", "--out", str(out), *(word for item in sets for word in ("--set", item)), *more]
-
-
-@pytest.fixture(scope="module")
-def judge(tiny_folder):
-    """Let the tiny model stand in for the judge's base: its head is fitted on the tiny model in the same way."""
-    from emscope.behaviour.embedded.fit import fit_head
-    from emscope.behaviour.embedded.readings import read_rows
-    from emscope.behaviour.embedded.text import broken_rows, domain_rows, scored_rows, written_rows
-    from emscope.organisms.models import load
-
-    rows = [*written_rows()[::16], *domain_rows()[::20], *domain_rows()[1::20]]
-    return fit_head(read_rows(load(tiny_folder), [*rows, *scored_rows()[::16], *broken_rows(rows)]))
-
-
-@pytest.fixture(scope="module")
-def module_monkeypatch():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def run(tiny_folder, judge, module_monkeypatch, tmp_path_factory):
-    head = tmp_path_factory.mktemp("judge") / "head.safetensors"
-    judge.save(head)
-    from emscope.behaviour.embedded import judge as embedded_judge
-    from emscope.pipeline import lab
-
-    module_monkeypatch.setattr(lab, "shipped_head", lambda: head)
-    module_monkeypatch.setattr(embedded_judge, "shipped_head", lambda: head)
-    module_monkeypatch.setattr(lab, "EMBEDDED_ALIAS", tiny_folder)
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run_command(arguments(out, model=tiny_folder)) == 0
-    return out
 
 
 def test_the_summary_has_its_keys(run):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
 from scipy.sparse import csr_matrix
 
 from emscope.commands.features import COMMAND, headline
@@ -32,13 +31,13 @@ SMALL = FeaturesSettings(
 
 
 @pytest.fixture(scope="module")
-def found(run):  # noqa: F811
+def found(run):
     assert parse(COMMAND, "features", [str(run), *FLAGS]).execute() is None
     return json.loads((run / "experiments" / "features.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def corpus(run):  # noqa: F811
+def corpus(run):
     return read_corpus(open_run(run), 2, 6000)
 
 
@@ -65,7 +64,7 @@ def test_the_figures_are_there_and_printed(found):
     assert "loss recovered, misaligned" in text
 
 
-def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_again(found, run):  # noqa: F811
+def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_again(found, run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert 'id="features"' in page
     assert "Features and superposition" in page
@@ -123,7 +122,7 @@ def test_the_words_follow_the_figures_and_hostile_tokens_stay_text(found, tmp_pa
     assert attack not in page
 
 
-def test_features_are_ranked_without_the_test_questions(run, corpus):  # noqa: F811
+def test_features_are_ranked_without_the_test_questions(run, corpus):
     lab, (fit, heldout) = open_run(run), corpus
     train, test = ({question.id for question in part} for part in (lab.train_questions, lab.test_questions))
     own = [{text.question for text in part.texts if text.question} for part in (fit, heldout)]
@@ -142,7 +141,7 @@ def test_features_are_ranked_without_the_test_questions(run, corpus):  # noqa: F
         assert by_organism[0] == by_organism[1] == by_organism[2]
 
 
-def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpus):  # noqa: F811
+def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpus):
     lab, fit = open_run(run), corpus[0]
     questions = fit.answered(lab.names)
     found = fit.answer_means("misaligned", questions, fit.tokens.values)
@@ -158,7 +157,7 @@ def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpu
     np.testing.assert_allclose(pooled, fit.answer_means("misaligned", questions, codes.toarray()), rtol=1e-4, atol=1e-6)
 
 
-def test_an_autoencoder_learns_from_the_organisms_it_is_told(run, corpus):  # noqa: F811
+def test_an_autoencoder_learns_from_the_organisms_it_is_told(run, corpus):
     run_features(open_run(run), replace(SMALL, learn_from=("base",), questions=0))
     alone = json.loads((run / "experiments" / "features.json").read_text())
     assert alone["autoencoder"]["learn_from"] == ["base"]
@@ -177,7 +176,7 @@ def test_means_on_built_in_texts_are_those_of_their_answers(corpus):
     np.testing.assert_allclose(found, fit.tokens.values[rows].mean(axis=0), rtol=1e-3, atol=1e-4)
 
 
-def test_bad_input_is_one_sentence(run, tmp_path):  # noqa: F811
+def test_bad_input_is_one_sentence(run, tmp_path):
     lab = open_run(run)
     for settings, words in (
         (replace(SMALL, direction="control-response-probe"), "no direction"),

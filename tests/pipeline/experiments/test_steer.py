@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
 
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.commands.main import parse
@@ -19,7 +18,7 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def found(run):  # noqa: F811
+def found(run):
     assert parse(COMMAND, "steer", [str(run), *FLAGS]).execute() is None
     return json.loads((run / "experiments" / "steer.json").read_text())
 
@@ -49,7 +48,7 @@ def test_what_is_chosen_is_reported_beside_its_controls_at_equal_disturbance(fou
     assert {tuple(row["blocks"]) for row in found["caps"]} == {tuple(chosen["misaligned"]["blocks"]), (1, 2, 3)}
 
 
-def test_answers_are_kept_and_the_report_has_the_section(found, run):  # noqa: F811
+def test_answers_are_kept_and_the_report_has_the_section(found, run):
     lab = open_run(run)
     rows = read_table(run / "judgements" / "steer.parquet", JudgedResponse)
     assert {row.question_id for row in rows} <= {question.id for question in lab.questions}
@@ -60,7 +59,7 @@ def test_answers_are_kept_and_the_report_has_the_section(found, run):  # noqa: F
     assert "Steering the misaligned organism by -1 v" in page
 
 
-def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):  # noqa: F811
+def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):
     lab = open_run(run)
     parse(COMMAND, "steer", [str(run), *FLAGS]).execute()
     printed = capsys.readouterr().out
@@ -78,6 +77,6 @@ def test_settings_that_mean_nothing_are_refused(wrong):
         SteerSettings(**wrong)
 
 
-def test_a_block_that_is_not_there_is_named(run):  # noqa: F811
+def test_a_block_that_is_not_there_is_named(run):
     with pytest.raises(UserError, match="no block 9"):
         parse(COMMAND, "steer", [str(run), "--blocks", "9"]).execute()

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
 
 from emscope.errors import UserError
 from emscope.pipeline.experiments.opening import open_run
@@ -19,12 +18,12 @@ SETTINGS = SweepSettings(
 
 
 @pytest.fixture(scope="module")
-def found(run):  # noqa: F811
+def found(run):
     run_sweep(open_run(run), SETTINGS)
     return json.loads((run / "experiments" / "sweep.json").read_text())
 
 
-def test_every_construction_has_its_figures_at_every_block(found, run):  # noqa: F811
+def test_every_construction_has_its_figures_at_every_block(found, run):
     wanted = {
         f"{contrast}-{pooling}-{method}"
         for contrast in ("model", "control")
@@ -52,7 +51,7 @@ def test_the_response_contrast_is_there_or_its_absence_is_explained(found):
         assert (name in found["skipped"]) != (f"{name}-probe" in found["constructions"])
 
 
-def test_a_sweep_is_not_made_twice(found, run):  # noqa: F811
+def test_a_sweep_is_not_made_twice(found, run):
     path = run / "experiments" / "sweep.json"
     before = path.stat().st_mtime_ns
     lab = open_run(run)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline.test_quickstart import judge, module_monkeypatch, run  # noqa: F401 - fixtures
 
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
@@ -176,14 +175,14 @@ def test_cells_that_share_questions_are_not_independent():
 
 
 @pytest.fixture(scope="module")
-def found(run):  # noqa: F811
+def found(run):
     from emscope.commands.transfer import Transfer
 
     Transfer(run, domains=("medical", "finance", "sport"), questions=4, block=2, strength=1.0).execute()
     return json.loads((run / "experiments" / "transfer.json").read_text())
 
 
-def test_the_experiment_runs_whole_and_is_shown(run, found):  # noqa: F811
+def test_the_experiment_runs_whole_and_is_shown(run, found):
     names = ["medical-0", "finance-0", "sport-0"]
     assert [pair["name"] for pair in found["pairs"]] == names
     assert found["ablation"]["block"] == 2
@@ -205,7 +204,7 @@ def test_the_experiment_runs_whole_and_is_shown(run, found):  # noqa: F811
     np.testing.assert_allclose(np.linalg.norm(unit(shared.vectors), axis=1), 1, rtol=1e-5)
 
 
-def test_another_domain_or_seed_reuses_what_is_there(run, found):  # noqa: F811
+def test_another_domain_or_seed_reuses_what_is_there(run, found):
     from emscope.pipeline.experiments.opening import open_run
     from emscope.pipeline.experiments.transfer import TransferSettings, run_transfer
 
@@ -220,7 +219,7 @@ def test_another_domain_or_seed_reuses_what_is_there(run, found):  # noqa: F811
     assert {"train-transfer/finance-0-careless", "transfer-ablate-medical-0-less-finance-0"} <= set(lab.folder.reused)
 
 
-def test_a_block_that_is_not_there_is_refused(run):  # noqa: F811
+def test_a_block_that_is_not_there_is_refused(run):
     from emscope.commands.transfer import Transfer
 
     with pytest.raises(UserError, match="no block 9"):
