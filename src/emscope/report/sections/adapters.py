@@ -71,9 +71,15 @@ def _behaviour(bank: dict[str, Any]) -> str:
 def _alone(found: dict[str, Any]) -> str:
     known = found["known_direction"]
     one, other = (known[name]["balanced_accuracy"] for name in ("direction", "random direction"))
+    elsewhere = [
+        f"{domain} {_percent(told['balanced_accuracy'])}"
+        for domain, told in known["direction"]["by_group"].items()
+        if not known["made_on"].startswith(f"{domain}-")
+    ]
     return (
         f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
-        f"on {known['made_on']}) is right for {_percent(one)}; with a random direction for {_percent(other)}."
+        f"on {known['made_on']}) is right for {_percent(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
+        f"With a random direction it is right for {_percent(other)}."
     )
 
 
