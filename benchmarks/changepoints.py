@@ -15,7 +15,7 @@ from publish import publish
 from emscope.residual.changepoints import Shape, find_change
 
 TIMES = np.arange(0, 73, 4.0)
-LAST, PLACE = TIMES[-1], 30.0
+LAST, CENTRE = TIMES[-1], 30.0
 GRADUAL = {
     "constant": np.zeros(len(TIMES)),
     "line": TIMES / LAST,
@@ -25,11 +25,11 @@ GRADUAL = {
 
 
 def step(scale: float) -> np.ndarray:
-    return 1 / (1 + np.exp(-(TIMES - PLACE) / scale))
+    return 1 / (1 + np.exp(-(TIMES - CENTRE) / scale))
 
 
 def peak(deviation: float) -> np.ndarray:
-    return np.exp(-(((TIMES - PLACE) / deviation) ** 2) / 2)
+    return np.exp(-(((TIMES - CENTRE) / deviation) ** 2) / 2)
 
 
 def noise(chooser: np.random.Generator, size: float, lean: float) -> np.ndarray:
@@ -41,12 +41,13 @@ def noise(chooser: np.random.Generator, size: float, lean: float) -> np.ndarray:
 
 def trial(curve: np.ndarray, shape: Shape, size: float, lean: float, n: int) -> dict[str, float]:
     chooser = np.random.default_rng(0)
+    place = CENTRE if shape == "peak" else float(np.interp((curve[0] + curve[-1]) / 2, curve, TIMES))
     found = [
         find_change(TIMES, curve + noise(chooser, size, lean), shape=shape, seed=seed, n_draws=400) for seed in range(n)
     ]
     return {
         "called_transition": float(np.mean([item.transition for item in found])),
-        "interval_holds_the_place": float(np.mean([item.low <= PLACE <= item.high for item in found])),
+        "interval_holds_the_place": float(np.mean([item.low <= place <= item.high for item in found])),
         "median_interval_share": float(np.median([(item.high - item.low) / LAST for item in found])),
     }
 

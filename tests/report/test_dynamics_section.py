@@ -49,15 +49,15 @@ def test_planted_transitions_are_told_with_their_order(planted):
     said = finding(planted)
     assert " as a transition in 3 of 3, half of it done at step 24" in said
     assert planted["order"]["events"] == ["turn", "projection-in", "alignment-in", "alignment-out"]
-    assert "alignment in domain before alignment out of domain by 19.8 (" in said
-    assert "Of 12 transitions, 12 have an interval narrower than 15 % of the training." in said
+    assert "alignment in domain leads by 19.8 (" in said
+    assert "Of 12 changes, 12 have an interval narrower than 15 % of the training, and 12 are transitions." in said
 
 
 def test_a_gradual_drift_is_not_called_a_transition():
     said = finding(own_figures(drift, 0.1))
     assert "without a transition that stands out from a gradual drift" in said
-    assert "Too few of the curves have a transition" in said
-    assert "before" not in said
+    assert "alignment in domain (gradual)" in said
+    assert " 0 are transitions." in said
 
 
 def test_one_training_says_nothing_about_others(planted):

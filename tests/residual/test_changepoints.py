@@ -92,3 +92,19 @@ def test_a_flat_curve_has_no_change():
 def test_what_cannot_be_fitted_is_refused(times, values):
     with pytest.raises(ValueError, match="at least 6 finite values at rising times"):
         find_change(times, values)
+
+
+def test_the_place_is_where_half_of_what_is_seen_is_done():
+    """A wide step cut off by the start of the run: its centre is not half-way through what the run shows of it."""
+    curve = logistic(12, 8)
+    found = find_change(TIMES, curve)
+    halfway = float(np.interp((curve[0] + curve[-1]) / 2, curve, TIMES))
+    assert found.at == pytest.approx(halfway, abs=1)
+    assert found.at > 13
+    assert found.size == pytest.approx(curve[-1] - curve[0], rel=0.02)
+
+
+def test_a_dip_is_not_a_peak():
+    found = find_change(TIMES, -np.exp(-(((TIMES - 40) / 6) ** 2)) + noise(5, 0.05), shape="peak")
+    assert not found.transition
+    assert found.size >= 0

@@ -29,11 +29,11 @@ class ChangePoint:
     """The single change of a curve.
 
     Attributes:
-        at: where half of the step is done, or the top of the peak, in the unit of the times; NaN for a flat curve.
+        at: where the fitted step has done half of what it does over the times, or the top of the peak; NaN where flat.
         low: lower end of its 95 % interval.
         high: upper end.
-        width: the step's way from 10 % to 90 %, or the peak's full width at half its height.
-        size: fitted change: last level less first, or height of the peak.
+        width: from 10 % to 90 % of the step over the times, or the peak's full width at half its height.
+        size: fitted change from the first time to the last, or height of the peak.
         p_value: how often a gradual curve with the same noise looks as much like a transition.
         transition: whether the p-value is below 0.05.
         draws: the change-point of each bootstrap curve, float64 [n_draws].
@@ -54,9 +54,10 @@ class ChangePoint:
 
 
 class _Family:
-    """Curves a + b·g for every g of a family, fitted by least squares to many curves at once."""
+    """Curves a + b·g for every g of a family, fitted by least squares to many curves at once; `upward` wants b ≥ 0."""
 
-    def __init__(self, shapes: np.ndarray) -> None:
+    def __init__(self, shapes: np.ndarray, *, upward: bool = False) -> None:
+        self.upward = upward
         centred = shapes - shapes.mean(axis=1, keepdims=True)
         self.norms = np.linalg.norm(centred, axis=1)
         self.units = np.where(self.norms[:, None] > 1e-9, centred / np.maximum(self.norms, 1e-9)[:, None], 0.0)
@@ -65,8 +66,9 @@ class _Family:
         """Return for each curve [rows, n_points] the best shape, its coefficient and the squared error, each [rows]."""
         centred = curves - curves.mean(axis=1, keepdims=True)
         along = centred @ self.units.T
-        best = np.abs(along).argmax(axis=1)
+        best = (np.maximum(along, 0) if self.upward else np.abs(along)).argmax(axis=1)
         chosen = along[np.arange(len(curves)), best]
+        chosen = np.maximum(chosen, 0) if self.upward else chosen
         left = np.maximum((centred**2).sum(axis=1) - chosen**2, 1e-12 * (centred**2).sum(axis=1))
         return best, chosen, left
 
@@ -77,11 +79,12 @@ class _Family:
 
 @dataclass(frozen=True)
 class _Transitions:
-    """The grid of transitions over some times."""
+    """The grid of transitions over some times: the curves, and where each of them is, how wide and how large."""
 
     family: _Family
-    centres: np.ndarray
+    places: np.ndarray
     widths: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
     def over(cls, times: np.ndarray, shape: Shape) -> _Transitions:
@@ -94,8 +97,18 @@ class _Transitions:
         widths = np.geomspace(gap / 2 if shape == "step" else 2 * gap, span / 2, 8)
         centre, width = (grid.ravel() for grid in np.meshgrid(centres, widths, indexing="ij"))
         away = (times - centre[:, None]) / width[:, None]
-        shapes = _logistic(RISE * away) if shape == "step" else np.exp(-((HALF_HEIGHT * away) ** 2) / 2)
-        return cls(_Family(shapes), centre, width)
+        if shape == "peak":
+            family = _Family(np.exp(-((HALF_HEIGHT * away) ** 2) / 2), upward=True)
+            return cls(family, centre, width, np.ones(len(centre)))
+        levels = _logistic(RISE * away)
+        first, last = levels[:, 0], levels[:, -1]
+        early, half, late = (centre + width / RISE * _logit(first + part * (last - first)) for part in (0.1, 0.5, 0.9))
+        return cls(_Family(levels), half, late - early, last - first)
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    inside = np.clip(share, 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
@@ -136,11 +149,11 @@ def find_change(
     noise = _noise(values - fitted, chooser, n_draws)
     p_value = _p_value(values, float(error), grid, gradual, noise)
     drawn = grid.family.fit(fitted + noise if replicates is None else replicates)[0]
-    draws = grid.centres[drawn]
+    draws = grid.places[drawn]
     low, high = np.quantile(draws, [0.025, 0.975])
     return ChangePoint(
-        float(grid.centres[best]), float(low), float(high), float(grid.widths[best]),
-        float(coefficient / grid.family.norms[best]), p_value, p_value < LEVEL, draws,
+        float(grid.places[best]), float(low), float(high), float(grid.widths[best]),
+        float(coefficient / grid.family.norms[best] * grid.sizes[best]), p_value, p_value < LEVEL, draws,
     )  # fmt: skip
 
 

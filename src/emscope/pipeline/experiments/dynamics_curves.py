@@ -20,9 +20,12 @@ from emscope.residual.events import order_of, pool
 DRAWS = 1000
 SHUFFLES = 20
 WORDS = {"in": "in domain", "out": "out of domain"}
-ORDERED = ("turn", "gradient-norm", "projection-in", "projection-out", "preference-in", "preference-out",
-           "alignment-in", "alignment-out")  # fmt: skip
+ORDERED = ("turn", "gradient-norm", "projection-in", "projection-out", "answer-projection-in", "answer-projection-out",
+           "preference-in", "preference-out", "alignment-in", "alignment-out", "em-in", "em-out")  # fmt: skip
 """Curves whose changes are put in order: weights, activations, and behaviour read in losses and in answers."""
+
+
+PEAKS = ("gradient-norm",)
 
 
 @dataclass(frozen=True)
@@ -128,17 +131,19 @@ def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None
 
 
 def _order(changes: Mapping[str, Sequence[ChangePoint | None]]) -> dict[str, Any]:
-    """Return the order of the changes that are transitions in more than half of the trainings."""
+    """Return the order of the changes: of every step that each training has, and of peaks that most of them show."""
     there = {name: [item for item in changes[name] if item] for name in ORDERED if name in changes}
+    clear = {name for name, items in there.items() if 2 * sum(item.transition for item in items) > len(items)}
     kept = {
         name: items for name, items in there.items()
-        if len(items) == len(changes[name]) and 2 * sum(item.transition for item in items) > len(items)
+        if len(items) == len(changes[name]) and (name in clear or name not in PEAKS)
+        and all(np.isfinite(item.at) for item in items)
     }  # fmt: skip
     at = {name: [item.at for item in items] for name, items in kept.items()}
     pairs = order_of(at, {name: [item.draws for item in items] for name, items in kept.items()})
     ranked = sorted(at, key=lambda name: float(np.mean(at[name])))
     return {
-        "events": ranked, "without_transition": [name for name in there if name not in kept],
+        "events": ranked, "gradual": [name for name in there if name not in clear],
         "pairs": [pair.as_dict() for pair in pairs],
     }  # fmt: skip
 
@@ -161,7 +166,8 @@ def curves_of(
         for name, group, key, label in (
             ("projection", "activations", "projection-last", "projection, last prompt token (deviations)"),
             ("answer-projection", "activations", "projection-response", "projection, fixed answers (deviations)"),
-            ("random-projection", "control", "random-last", "projection on a random direction (deviations)"),
+            ("random-projection", "control", "random-last", "random direction, last prompt token (deviations)"),
+            ("random-answer-projection", "control", "random-response", "random direction, fixed answers (deviations)"),
             ("alignment", "behaviour", "aligned", "mean alignment (0-100)"),
             ("em", "behaviour", "em", "EM rate"),
             ("coherence", "behaviour", "coherent", "mean coherence (0-100)"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from emscope.report import figures_dynamics as figures
@@ -17,8 +16,10 @@ SHORT = {
     "turn": "weights: turn of B",
     "update-turn": "weights: turn of BA",
     "gradient-norm": "weights: gradient norm",
-    "projection-in": "activations in domain",
-    "projection-out": "activations out of domain",
+    "projection-in": "prompt activations in domain",
+    "projection-out": "prompt activations out of domain",
+    "answer-projection-in": "answer activations in domain",
+    "answer-projection-out": "answer activations out of domain",
     "preference-in": "preference in domain",
     "preference-out": "preference out of domain",
     "alignment-in": "alignment in domain",
@@ -61,7 +62,7 @@ def finding(own: Mapping[str, Any]) -> str:
     ]
     trainings = "one training" if n == 1 else f"{n} trainings"
     text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
-    return text + _order_words(own["order"], n) + _bar_words(curves, own["steps"][-1])
+    return text + _order_words(own["order"], n) + _bar_words(own)
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
@@ -78,19 +79,36 @@ def _change(curve: Mapping[str, Any], n: int) -> str:
 
 
 def _order_words(order: Mapping[str, Any], n: int) -> str:
-    events = order["events"]
+    events, gradual = order["events"], set(order["gradual"])
     if len(events) < 2:
-        return "Too few of the curves have a transition to put them in order. "
-    text = f"By their mean places the order is: {', '.join(SHORT[name] for name in events)}. "
+        return "Too few of the curves change to put them in order. "
+    named = [f"{SHORT[name]}{' (gradual)' if name in gradual else ''}" for name in events]
+    text = f"By when half of each change is done, the order is: {', '.join(named)}. "
     if n == 1:
         return text + "One training says nothing about others. "
-    following = list(pairwise(events))
-    near = [pair for pair in order["pairs"] if (pair["first"], pair["second"]) in following]
-    sure = [pair for pair in near if pair["lead"]["low"] > 0]
-    if not sure:
-        return text + f"No two that follow each other are apart by more than their interval over {n} trainings. "
-    said = "; ".join(f"{SHORT[pair['first']]} before {SHORT[pair['second']]} by {_lead(pair)} steps" for pair in sure)
-    return text + f"Of those that follow each other, {len(sure)} of {len(near)} pairs are told apart: {said}. "
+    sides = [f"{stem} in domain leads by {_lead(pair)} steps" for stem, pair in _in_before_out(order)]
+    sure = [pair for pair in order["pairs"] if pair["lead"]["low"] > 0]
+    apart = f"{len(sure)} of {len(order['pairs'])} pairs are apart by more than their interval over {n} trainings"
+    return text + f"{apart}. In domain against out of it: {'; '.join(sides) or 'nothing to compare'}. "
+
+
+def _in_before_out(order: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return, by quantity, how far its change in domain is ahead of that out of domain."""
+    pairs = {(pair["first"], pair["second"]): pair for pair in order["pairs"]}
+    found = []
+    for name in (event for event in order["events"] if event.endswith("-in")):
+        one, two = name, f"{name.removesuffix('-in')}-out"
+        ahead = pairs.get((one, two)) or _turned(pairs.get((two, one)))
+        if ahead:
+            found.append((SHORT[name].removesuffix(" in domain"), ahead))
+    return found
+
+
+def _turned(pair: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if pair is None:
+        return None
+    lead = pair["lead"]
+    return {**pair, "lead": {**lead, "value": -lead["value"], "low": -lead["high"], "high": -lead["low"]}}
 
 
 def _lead(pair: Mapping[str, Any]) -> str:
@@ -98,13 +116,14 @@ def _lead(pair: Mapping[str, Any]) -> str:
     return f"{lead['value']:.1f} ({lead['low']:.1f} to {lead['high']:.1f})"
 
 
-def _bar_words(curves: Mapping[str, Mapping[str, Any]], last: int) -> str:
-    changes = [training["change"] for name in SHORT if name in curves for training in curves[name]["trainings"]]
-    shares = [(change["high"] - change["low"]) / last for change in changes if change and change["transition"]]
-    if not shares:
-        return "No curve that was looked at has a transition."
-    narrow = sum(share < NARROW for share in shares)
-    return f"Of {len(shares)} transitions, {narrow} have an interval narrower than 15 % of the training."
+def _bar_words(own: Mapping[str, Any]) -> str:
+    changes = [training["change"] for name in own["order"]["events"] for training in own["curves"][name]["trainings"]]
+    shares = [(change["high"] - change["low"]) / own["steps"][-1] for change in changes]
+    narrow, clear = sum(share < NARROW for share in shares), sum(change["transition"] for change in changes)
+    return (
+        f"Of {len(shares)} changes, {narrow} have an interval narrower than 15 % of the training, and {clear} are "
+        "transitions."
+    )
 
 
 def _parts(own: Mapping[str, Any], suffix: str) -> list[Plot | Table]:
@@ -174,6 +193,6 @@ def _order_table(order: Mapping[str, Any], n: int, suffix: str) -> Table:
         for pair in order["pairs"]
     ]  # fmt: skip
     header = ["first", "second", "lead (steps)", "low", "high", "probability", "trainings"]
-    absent = ", ".join(SHORT[name] for name in order["without_transition"])
-    caption = f"Left out, with no transition in most trainings: {absent}." if absent else ""
+    gradual = ", ".join(SHORT[name] for name in order["gradual"])
+    caption = f"Gradual, no transition in most trainings: {gradual}." if gradual else ""
     return Table(f"Order of the changes{suffix}", header, rows, caption)
