@@ -1,4 +1,6 @@
+from emscope.files import write_json
 from emscope.report.section import Section, Table, cell, write_section_page
+from emscope.report.sections import experiment_file, sections_of
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -17,3 +19,10 @@ def test_cells_round_and_keep_whole_numbers_whole():
     assert [cell(value) for value in (None, float("nan"), "text", 1234, 1234.5, 0.00012345)] == [
         "–", "–", "text", "1,234", "1,234", "0.000123",
     ]  # fmt: skip
+
+
+def test_figures_of_another_version_are_named_and_do_not_lose_the_page(tmp_path):
+    write_json(experiment_file(tmp_path, "steer"), {"old": 1})
+    (section,) = sections_of(tmp_path)
+    assert section.key == "steer"
+    assert "another version of emscope" in section.paragraphs[0]
