@@ -41,6 +41,19 @@ def test_draws_of_one_sample_of_questions_are_paired():
 def test_trainings_that_happen_to_agree_still_leave_an_interval():
     found = pool([30.0, 30.0, 30.0], trainings([30, 30, 30], 2.0))
     assert found.high - found.low > 2
+
+
+def test_what_questions_contribute_does_not_shrink_with_more_trainings():
+    shared = CHOOSER.normal(0, 3, 2000)
+    one, many = (pool([30.0] * n, [30 + shared] * n) for n in (1, 9))
+    assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.1)
+    apart = {"a": [20.0] * 3, "b": [22.0] * 3}
+    still = CHOOSER.normal(0, 0.01, 2000)
+    found = precedence("a", "b", apart, {"a": [20 + shared] * 3, "b": [22 + still] * 3})
+    assert found.probability == pytest.approx((shared < 2).mean(), abs=0.03)
+
+
+def test_more_trainings_that_differ_tell_more():
     few, many = pool([29.0, 31.0], trainings([29, 31])), pool([29.0, 31.0] * 4, trainings([29, 31] * 4))
     assert many.high - many.low < few.high - few.low
 

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from emscope.behaviour.statistics.estimates import NOTHING, Estimate
 
 RESAMPLES = 10_000
+NORMAL = 1.959964
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,21 @@ class Precedence:
 def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Estimate:
     """Return the mean of a figure over trainings: values [n], and its bootstrap draws in each, n arrays [n_draws].
 
-    The interval is Student's over the trainings, with a variance no smaller than what the draws within one training
-    show, so that trainings that happen to agree do not make it vanish. One training gives its own draws' interval.
+    Draws of one number belong to the same sample of questions in every training, so what questions contribute does not
+    shrink with more trainings. The interval's half-width is √(a² + b²): a is Student's for the spread over trainings,
+    b is 1.96 standard deviations of the draws' means over trainings.
     """
-    kept = [(value, own[np.isfinite(own)]) for value, own in zip(values, draws, strict=True) if np.isfinite(value)]
+    kept = [(value, own) for value, own in zip(values, draws, strict=True) if np.isfinite(value)]
     n = len(kept)
     if not n:
         return NOTHING
     centre = float(np.mean([value for value, _ in kept]))
+    means = np.mean([own for _, own in kept], axis=0)
     if n == 1:
-        low, high = np.quantile(kept[0][1], [0.025, 0.975])
+        low, high = np.nanquantile(means, [0.025, 0.975])
         return Estimate(centre, float(low), float(high), 1)
-    between = float(np.var([value for value, _ in kept], ddof=1))
-    within = float(np.mean([own.var(ddof=1) for _, own in kept]))
-    half = float(stdtrit(n - 1, 0.975) * np.sqrt(max(between, within) / n))
+    spread = stdtrit(n - 1, 0.975) * np.std([value for value, _ in kept], ddof=1) / np.sqrt(n)
+    half = float(np.hypot(spread, NORMAL * np.nanstd(means, ddof=1)))
     return Estimate(centre, centre - half, centre + half, n)
 
 
@@ -63,8 +65,7 @@ def precedence(
 ) -> Precedence:
     """Compare two changes: their change-points by training, and the draws of each, in the same order of trainings.
 
-    The probability draws trainings with replacement, then a change-point of each curve from its own draws; draws of the
-    same number belong to the same sample of questions.
+    The probability draws trainings with replacement, and for all of them one number of a draw.
     """
     gaps = [late - early for early, late in zip(at[first], at[second], strict=True)]
     drawn = [late - early for early, late in zip(draws[first], draws[second], strict=True)]
@@ -75,7 +76,7 @@ def precedence(
     table = np.stack([drawn[number] for number in usable])
     chooser = np.random.default_rng(seed)
     who = chooser.integers(0, len(usable), (RESAMPLES, len(usable)))
-    means = np.nanmean(table[who, chooser.integers(0, table.shape[1], who.shape)], axis=1)
+    means = np.nanmean(table[who, chooser.integers(0, table.shape[1], (RESAMPLES, 1))], axis=1)
     probability = float((means > 0).mean() + (means == 0).mean() / 2)
     return Precedence(first, second, lead, probability, sum(gaps[number] > 0 for number in usable))
 

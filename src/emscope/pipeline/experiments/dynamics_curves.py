@@ -131,21 +131,26 @@ def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None
 
 
 def _order(changes: Mapping[str, Sequence[ChangePoint | None]]) -> dict[str, Any]:
-    """Return the order of the changes: of every step that each training has, and of peaks that most of them show."""
+    """Return the order of the changes that go the same way in every training; of peaks, if most trainings show them."""
     there = {name: [item for item in changes[name] if item] for name in ORDERED if name in changes}
     clear = {name for name, items in there.items() if 2 * sum(item.transition for item in items) > len(items)}
     kept = {
-        name: items for name, items in there.items()
-        if len(items) == len(changes[name]) and (name in clear or name not in PEAKS)
-        and all(np.isfinite(item.at) for item in items)
-    }  # fmt: skip
+        name: items
+        for name, items in there.items()
+        if len(items) == len(changes[name]) and _same_way(items) and (name in clear or name not in PEAKS)
+    }
     at = {name: [item.at for item in items] for name, items in kept.items()}
     pairs = order_of(at, {name: [item.draws for item in items] for name, items in kept.items()})
-    ranked = sorted(at, key=lambda name: float(np.mean(at[name])))
     return {
-        "events": ranked, "gradual": [name for name in there if name not in clear],
+        "events": sorted(at, key=lambda name: float(np.mean(at[name]))),
+        "gradual": [name for name in kept if name not in clear],
+        "left_out": [name for name in there if name not in kept],
         "pairs": [pair.as_dict() for pair in pairs],
-    }  # fmt: skip
+    }
+
+
+def _same_way(items: Sequence[ChangePoint]) -> bool:
+    return all(np.isfinite(item.at) for item in items) and len({np.sign(item.size) for item in items}) == 1
 
 
 def curves_of(
@@ -172,7 +177,7 @@ def curves_of(
             ("em", "behaviour", "em", "EM rate"),
             ("coherence", "behaviour", "coherent", "mean coherence (0-100)"),
         ):
-            values, draws = averaged(table_of(measured, key, side), groups, seed=0)
+            values, draws = averaged(table_of(measured, key, side), groups, seed=SIDES.index(side))
             found[f"{name}-{side}"] = Curve(group, f"{label}, {WORDS[side]}", "step", times, values, draws)
         found |= _loss_curves(measured, side, times)
     return found
@@ -192,7 +197,7 @@ def _loss_curves(measured: Sequence[dict[str, Any]], side: str, times: np.ndarra
     found = {}
     for name, (table, label) in tables.items():
         if table.size:
-            values, draws = averaged(table, groups, seed=0)
+            values, draws = averaged(table, groups, seed=SIDES.index(side))
             found[f"{name}-{side}"] = Curve("behaviour", f"{label}, {WORDS[side]}", "step", times, values, draws)
     return found
 
@@ -238,12 +243,12 @@ def _path_figures(paths: AdapterPaths) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Return nested values with floats of five significant digits: thousands of them are shown as a picture only."""
+    """Return nested values with floats of four significant digits: thousands of them are shown as a picture only."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_rounded(item) for item in value]
-    return float(f"{value:.5g}")
+    return float(f"{value:.4g}")
 
 
 def _scaled_figures(seed: int, sides: Mapping[str, Sequence[Question]], training: Measured) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def finding(own: Mapping[str, Any]) -> str:
     ]
     trainings = "one training" if n == 1 else f"{n} trainings"
     text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
-    return text + _order_words(own["order"], n) + _bar_words(own)
+    return text + _transition_words(curves, n) + _order_words(own["order"], n) + _bar_words(own)
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
@@ -76,6 +76,22 @@ def _change(curve: Mapping[str, Any], n: int) -> str:
         f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at['value']:.0f} "
         f"({at['low']:.0f} to {at['high']:.0f})"
     )
+
+
+def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:
+    """Return which of the curves are transitions in every training, how long they take, and what the weights do."""
+    said = []
+    for name in (name for name in SHORT if name in curves and curves[name]["transitions"] == n):
+        widths = [training["change"]["width"] for training in curves[name]["trainings"]]
+        said.append(f"{SHORT[name]} (10 % to 90 % in {sum(widths) / n:.0f} steps)")
+    text = f"Transitions in {'it' if n == 1 else 'every training'}: {', '.join(said) or 'none'}. "
+    turning = [name for name in curves if name == "gradient-norm" or name.startswith("local-cosine")]
+    if not turning:
+        return text
+    peaks = sum(curves[name]["transitions"] for name in turning)
+    if not peaks and not curves["turn"]["transitions"]:
+        return text + "The weights show none: neither gradient norm nor local cosine peaks, and B turns gradually. "
+    return text + f"In the weights, {peaks} of {n * len(turning)} curves that could peak do. "
 
 
 def _order_words(order: Mapping[str, Any], n: int) -> str:
@@ -193,6 +209,6 @@ def _order_table(order: Mapping[str, Any], n: int, suffix: str) -> Table:
         for pair in order["pairs"]
     ]  # fmt: skip
     header = ["first", "second", "lead (steps)", "low", "high", "probability", "trainings"]
-    gradual = ", ".join(SHORT[name] for name in order["gradual"])
-    caption = f"Gradual, no transition in most trainings: {gradual}." if gradual else ""
+    absent = ", ".join(SHORT[name] for name in order["left_out"])
+    caption = f"Not in the order, no change that all trainings share: {absent}." if absent else ""
     return Table(f"Order of the changes{suffix}", header, rows, caption)
