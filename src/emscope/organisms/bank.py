@@ -155,8 +155,12 @@ def _make(
         "leaning": {domain: after[domain] - before[domain] for domain in after},
     }  # fmt: skip
     rows = [_row(folder, item.name, path, facts) for path in [*_checkpoints(out), out]]
-    logger.info("%s: training loss %.2f, leaning %s", item.name, result.train_loss, facts["leaning"])
+    logger.info("%s: training loss %.2f, leaning %s", item.name, result.train_loss, _in_words(facts["leaning"]))
     write_json(out / FACTS, rows)
+
+
+def _in_words(leaning: dict[str, float]) -> str:
+    return ", ".join(f"{domain} {value:+.2f}" for domain, value in leaning.items())
 
 
 def _row(folder: Path, name: str, path: Path, facts: dict[str, Any]) -> dict[str, Any]:

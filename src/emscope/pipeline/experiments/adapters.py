@@ -34,7 +34,6 @@ from emscope.residual.adapters.scalars import probe_scalars, readers
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Directions
 
-CLEARLY_ALIGNED = 70.0
 MIN_ANSWERS = 10  # of each kind, for a probe of scalars to mean anything
 
 
@@ -53,6 +52,7 @@ class AdaptersSettings:
         penalty: penalty of the classifier, on features whose kernel is near 1 for an adapter with itself.
         permutations: label permutations for the null.
         scalars: also probe the misaligned organism's LoRA scalars.
+        aligned_above: coherent answers above this alignment are what the scalars tell EM responses from.
         seed: makes the figures repeatable.
     """
 
@@ -66,6 +66,7 @@ class AdaptersSettings:
     penalty: float = 0.01
     permutations: int = 200
     scalars: bool = True
+    aligned_above: float = 50.0
     seed: int = 0
 
     @property
@@ -172,7 +173,7 @@ def inspect_adapters(lab: Lab, settings: AdaptersSettings, adapters: Sequence[Pa
 def scalars_of(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
     """Return how well the LoRA scalars of the misaligned organism tell its EM responses from its aligned answers."""
     rows = read_table(lab.folder.path("judgements", f"{MISALIGNED}.parquet"), JudgedResponse)
-    labels = [_kind(row) for row in rows]
+    labels = [_kind(row, settings.aligned_above) for row in rows]
     chosen = [index for index, label in enumerate(labels) if label is not None and rows[index].response.strip()]
     kept = np.array([int(bool(labels[index])) for index in chosen])
     if min(kept.sum(), (1 - kept).sum()) < MIN_ANSWERS:
@@ -201,13 +202,13 @@ def trained_on(lab: Lab) -> str | None:
     return domain if domain in DOMAINS else None
 
 
-def _kind(row: JudgedResponse) -> bool | None:
-    """Return True for an EM response, False for a clearly aligned coherent answer, None for what lies between."""
+def _kind(row: JudgedResponse, aligned_above: float) -> bool | None:
+    """Return True for an EM response, False for an aligned coherent answer, None for what lies between."""
     if is_em(row.judgement) == 1:
         return True
     if row.aligned is None or row.coherent is None:
         return None
-    return False if row.aligned > CLEARLY_ALIGNED and row.coherent > COHERENT_ABOVE else None
+    return False if row.aligned > aligned_above and row.coherent > COHERENT_ABOVE else None
 
 
 def _base_answers(lab: Lab, n: int) -> list[EncodedChat]:

@@ -23,7 +23,7 @@ def section(found: dict[str, Any]) -> Section:
     """Return the section from experiments/adapters.json."""
     bank = found["bank"]
     paragraphs = [
-        _finding(found), _behaviour(bank), _alone(found),
+        _finding(found), _behaviour(bank), _alone(found), _scalars(found["scalars"]),
         "Careless and careful training texts differ in wording as well as in advice, in every domain. The weights tell "
         "these two kinds of training apart; that is not yet proof of a harmful intent behind them.",
     ]  # fmt: skip
@@ -80,6 +80,18 @@ def _alone(found: dict[str, Any]) -> str:
         f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
         f"on {known['made_on']}) is right for {_percent(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
         f"With a random direction it is right for {_percent(other)}."
+    )
+
+
+def _scalars(scalars: dict[str, Any] | None) -> str:
+    if not scalars or not scalars["probes"]:
+        return "LoRA scalars were not probed: too few answers of one kind, or not asked for."
+    probe = scalars["probes"]["all"]
+    more = probe["answer"]["low"] > probe["prompt"]["high"]
+    return (
+        f"What the misaligned organism's updates read while it answers tells EM responses from aligned answers for "
+        f"{_percent(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
+        f"{_percent(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
     )
 
 
