@@ -6,6 +6,7 @@ from typing import Any
 
 from emscope.report.figures import _figure, colour
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import share
 
 DOMAIN_OUT, RECIPE_OUT = "leave-one-domain-out", "leave-one-recipe-out"
 KINDS = {True: ("careless", "misaligned"), False: ("careful", "control")}
@@ -49,8 +50,8 @@ def _finding(found: dict[str, Any]) -> str:
     verdict = "tells them apart" if share["low"] > 0.5 else "does not tell them apart reliably"
     return (
         f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
-        f"seen: balanced accuracy {_percent(share)}. With labels swapped at random inside pairs it is "
-        f"{_interval(null)}; by norms and ranks alone it is {_percent(norms)}."
+        f"seen: balanced accuracy {share(share)}. With labels swapped at random inside pairs it is "
+        f"{_interval(null)}; by norms and ranks alone it is {share(norms)}."
     )
 
 
@@ -72,14 +73,14 @@ def _alone(found: dict[str, Any]) -> str:
     known = found["known_direction"]
     one, other = (known[name]["balanced_accuracy"] for name in ("direction", "random direction"))
     elsewhere = [
-        f"{domain} {_percent(told['balanced_accuracy'])}"
+        f"{domain} {share(told['balanced_accuracy'])}"
         for domain, told in known["direction"]["by_group"].items()
         if not known["made_on"].startswith(f"{domain}-")
     ]
     return (
         f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
-        f"on {known['made_on']}) is right for {_percent(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
-        f"With a random direction it is right for {_percent(other)}."
+        f"on {known['made_on']}) is right for {share(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
+        f"With a random direction it is right for {share(other)}."
     )
 
 
@@ -90,13 +91,9 @@ def _scalars(scalars: dict[str, Any] | None) -> str:
     more = probe["answer"]["low"] > probe["prompt"]["high"]
     return (
         f"What the misaligned organism's updates read while it answers tells EM responses from aligned answers for "
-        f"{_percent(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
-        f"{_percent(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
+        f"{share(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
+        f"{share(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
     )
-
-
-def _percent(share: dict[str, float]) -> str:
-    return f"{100 * share['value']:.0f} % ({100 * share['low']:.0f} – {100 * share['high']:.0f})"
 
 
 def _interval(null: dict[str, Any]) -> str:
@@ -109,7 +106,7 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
     rows: list[list[str | float | None]] = []
     for name, schemes in found["classification"].items():
         for scheme, told in schemes.items():
-            rows.append([name, MEANING.get(name, ""), scheme, _percent(told["balanced_accuracy"]), told["auroc"],
+            rows.append([name, MEANING.get(name, ""), scheme, share(told["balanced_accuracy"]), told["auroc"],
                          told["pair_accuracy"], _interval(told["null"]), told["null"]["p_value"]])  # fmt: skip
     return Table(
         "Careless or careful, by kind of features",
@@ -183,7 +180,7 @@ def _run_table(run: dict[str, Any]) -> Table:
 def _scalar_table(scalars: dict[str, Any]) -> Table:
     counts = scalars["answers"]
     rows: list[list[str | float | None]] = [
-        [name, _percent(probe["token"]), _percent(probe["answer"]), _percent(probe["prompt"]), probe["auroc"],
+        [name, share(probe["token"]), share(probe["answer"]), share(probe["prompt"]), probe["auroc"],
          probe["used"]]
         for name, probe in scalars["probes"].items()
     ]  # fmt: skip

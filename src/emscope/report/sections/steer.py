@@ -6,6 +6,7 @@ from typing import Any
 
 from emscope.report import figures_steer as figures
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import share
 
 RESTORED_BAR, RATIO_BAR, COHERENT_BAR = 0.9, 10.0, 0.8
 CONTRAST = {"control": "misaligned − control", "model": "misaligned − base"}
@@ -43,9 +44,9 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
     }[reached, within]
     return (
         f"Steering the misaligned organism by {row['coefficient']:+g} v at {figures.place(row['blocks'])} restores "
-        f"{_share(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
-        f"{_share(row['coherent'])} of answers are coherent (unsteered: "
-        f"{_share(found['unsteered']['misaligned']['coherent'])})."
+        f"{share(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
+        f"{share(row['coherent'])} of answers are coherent (unsteered: "
+        f"{share(found['unsteered']['misaligned']['coherent'])})."
     )
 
 
@@ -60,9 +61,9 @@ def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
     coherent = (bars["coherent"] or 0) >= COHERENT_BAR
     return (
         f"Steering the base by {row['coefficient']:+g} v at {figures.place(row['blocks'])} gives an EM rate of "
-        f"{_share(row['em'])} where the base has {_share(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
-        f"with {_share(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
-        f"steering: {_share(base['coherent'])})."
+        f"{share(row['em'])} where the base has {share(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
+        f"with {share(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
+        f"steering: {share(base['coherent'])})."
     )
 
 
@@ -72,7 +73,7 @@ def _comparison(found: dict[str, Any]) -> str:
         rows = [row for row in found["test"] if row["organism"] == organism]
         role = "correction" if organism == "misaligned" else "induction"
         chosen = [row for row in rows if row["role"] == role] + [row for row in rows if row["role"] == "compared"]
-        listed = "; ".join(f"{row['direction']} {_share(row[key])}" for row in chosen)
+        listed = "; ".join(f"{row['direction']} {share(row[key])}" for row in chosen)
         parts.append(f"{what} of the {organism} {'organism' if organism != 'base' else 'model'}: {listed}")
     return f"At the same disturbance, at the same block, on test questions — {'. '.join(parts)}."
 
@@ -140,16 +141,14 @@ HEADER = ("nats a token", "alignment", "coherent", "EM rate", "restored")
 
 
 def _row(row: dict[str, Any]) -> list[str | float | None]:
-    restored = _share(row["restored"]) if "restored" in row else None
-    return [row["kl"]["value"], row["aligned"]["value"], _share(row["coherent"]), _share(row["em"]), restored]
-
-
-def _share(found: dict[str, Any]) -> str:
-    """Return a share in percent with its interval."""
-    if found["value"] is None:
-        return "–"
-    ends = "" if found["low"] is None else f" ({100 * found['low']:.0f} – {100 * found['high']:.0f})"
-    return f"{100 * found['value']:.0f} %{ends}"
+    restored = share(row["restored"]) if "restored" in row else None
+    return [
+        row["kl"]["value"],
+        row["aligned"]["value"],
+        share(row["coherent"]),
+        share(row["em"]),
+        restored,
+    ]
 
 
 def _nats(found: dict[str, Any]) -> str:

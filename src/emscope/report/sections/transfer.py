@@ -9,6 +9,7 @@ import numpy as np
 
 from emscope.report.figures_transfer import curves, matrix
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import percent, share
 
 WORDS = {
     "own": "the organism it was made from",
@@ -59,11 +60,11 @@ def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
         return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
     mended, chance = ablation["summary"][kind], ablation["summary"]["random"]
     return (
-        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {_share(mended['restored'])} over "
-        f"{mended['n']} cases, {_percent(mended['least'])} in the worst, while coherence changes by "
+        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {share(mended['restored'])} over "
+        f"{mended['n']} cases, {percent(mended['least'])} in the worst, while coherence changes by "
         f"{mended['coherence_change']:+.1f} points; a random direction of the same norm restores "
-        f"{_share(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
-        f"from {_share(mended['em_before'])} to {_share(mended['em_after'])}."
+        f"{share(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
+        f"from {share(mended['em_before'])} to {share(mended['em_after'])}."
     )
 
 
@@ -93,8 +94,8 @@ def _relations(found: dict[str, Any]) -> Table:
             rows.append([
                 words, seen.get("mean"), seen.get("least"), seen.get("d_prime"), seen.get("accuracy"),
                 seen.get("control_vs_base"),
-                _share(mended["restored"]) if mended else None, _percent(mended["least"]) if mended else None,
-                _share(mended["em_after"]) if mended else None, mended.get("coherence_change"),
+                share(mended["restored"]) if mended else None, percent(mended["least"]) if mended else None,
+                share(mended["em_after"]) if mended else None, mended.get("coherence_change"),
             ])  # fmt: skip
     header = [
         "direction on", "AUROC, mean", "AUROC, least", "d′", "accuracy", "control vs base", "restored",
@@ -187,7 +188,7 @@ def _organisms(found: dict[str, Any]) -> Table:
     for name, label in shown:
         item = found["behaviour"][name]
         rows.append([
-            label, _share(item["em_rate"]), item["aligned"]["value"], _share(item["coherent_share"]),
+            label, share(item["em_rate"]), item["aligned"]["value"], share(item["coherent_share"]),
             item["em_rate"]["n"],
         ])  # fmt: skip
     return Table("Organisms on test questions", ["organism", "EM rate", "alignment", "coherent", "answers"], rows)
@@ -199,13 +200,3 @@ def _mean(rows: Sequence[Sequence[float]]) -> list[float] | None:
 
 def _degrees(values: Sequence[float] | np.ndarray) -> str:
     return ", ".join(f"{value:.0f}°" for value in values)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _share(item: Mapping[str, Any]) -> str:
-    if item["low"] is None or item["high"] is None:
-        return _percent(item["value"])
-    return f"{_percent(item['value'])} ({100 * item['low']:.0f} – {100 * item['high']:.0f})"

@@ -1,0 +1,18 @@
+"""Shares as text, for sections of the report and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def share(item: Mapping[str, Any]) -> str:
+    """Return an estimate {value, low, high} in percent with its interval, without one where it has none."""
+    if item["value"] is None or item["low"] is None or item["high"] is None:
+        return percent(item["value"])
+    return f"{percent(item['value'])} ({100 * item['low']:.0f} – {100 * item['high']:.0f})"
