@@ -45,12 +45,12 @@ def _finding(found: dict[str, Any]) -> str:
     )
     if DOMAIN_OUT not in told:
         return f"{opening}one domain only, so nothing can be said about a domain left out."
-    share, norms = (found["classification"][name][DOMAIN_OUT]["balanced_accuracy"] for name in ("write", "norms"))
+    written, norms = (found["classification"][name][DOMAIN_OUT]["balanced_accuracy"] for name in ("write", "norms"))
     null = told[DOMAIN_OUT]["null"]
-    verdict = "tells them apart" if share["low"] > 0.5 else "does not tell them apart reliably"
+    verdict = "tells them apart" if written["low"] > 0.5 else "does not tell them apart reliably"
     return (
         f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
-        f"seen: balanced accuracy {share(share)}. With labels swapped at random inside pairs it is "
+        f"seen: balanced accuracy {share(written)}. With labels swapped at random inside pairs it is "
         f"{_interval(null)}; by norms and ranks alone it is {share(norms)}."
     )
 
