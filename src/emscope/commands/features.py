@@ -13,6 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.features import FeaturesSettings, run_features
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
+from emscope.report.wording import ranged
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def headline(found: dict[str, Any]) -> str:
     ]
     for name, loss in found["loss"].items():
         share = loss["recovered"]
-        lines.append(f"loss recovered, {name:<12} {_percent(share)}")
+        lines.append(f"loss recovered, {name:<12} {ranged(share)}")
     lines.append("\nfeatures          " + "".join(f"{n:>7}" for n in geometry["n"]))
     lines.append("cosine reached    " + "".join(f"{value:7.2f}" for value in geometry["direction"]))
     lines.append("random, like text " + "".join(f"{value:7.2f}" for value in random) + "\n")
@@ -60,16 +61,10 @@ def headline(found: dict[str, Any]) -> str:
     if found["ablation"]:
         lines.append(f"\non {found['ablation']['questions']} test questions{'':<30}alignment  coherence  restored")
         for name, item in found["ablation"]["changes"].items():
-            restored = _percent(item["restored"]) if item["restored"] else ""
+            restored = ranged(item["restored"]) if item["restored"] else ""
             means = [item[key]["value"] for key in ("aligned", "coherent")]
             lines.append(f"  {name:<50}" + "".join(f"{_number(mean):>10}" for mean in means) + f"  {restored}")
     return "\n".join(lines) + "\n"
-
-
-def _percent(item: dict[str, Any]) -> str:
-    if any(item[key] is None for key in ("value", "low", "high")):
-        return "n/a"
-    return f"{100 * item['value']:.0f} % ({100 * item['low']:.0f} to {100 * item['high']:.0f})"
 
 
 def _number(value: float | None) -> str:

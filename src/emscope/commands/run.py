@@ -12,6 +12,7 @@ import tyro
 from emscope.files import read_json
 from emscope.pipeline.config import configure, load_config
 from emscope.pipeline.stages import RunFolder
+from emscope.report.wording import percent
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Run:
 
     Attributes:
         config: a config.yaml to replay, instead of a preset.
-        preset: quickstart, or cs2881 (the original homework).
+        preset: quickstart, full (with every experiment) or cs2881 (the original homework).
         out: the run's folder; by default runs/PRESET, or the folder of the config.yaml.
         seed: one seed for training, sampling and statistics.
         set: change a setting, for example --set train.epochs=3; may be repeated.
@@ -48,10 +49,13 @@ class Run:
             sys.stdout.write(run_homework(config, run))
         else:
             if config.preset == "full":
-                from emscope.pipeline.full import run_full as chain
+                from emscope.pipeline.full import run_full
+
+                run_full(config, run)
             else:
-                from emscope.pipeline.quickstart import run_quickstart as chain
-            chain(config, run)
+                from emscope.pipeline.quickstart import run_quickstart
+
+                run_quickstart(config, run)
             sys.stdout.write(headline(read_json(run.path("summary.json"))))
         made, reused = len(run.record["stages"]) - len(run.reused), len(run.reused)
         page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
@@ -63,7 +67,7 @@ def headline(summary: dict[str, Any]) -> str:
     """Return the main figures of a run as a few lines of text."""
     lines = ["", f"{'EM rate':<14}" + "".join(f"{key:>20}" for key in summary["em_rate"]["base"])]
     for name, sets in summary["em_rate"].items():
-        cells = [f"{_percent(item['value'])} ({_range(item, 100, 0)})" for item in sets.values()]
+        cells = [f"{percent(item['value'])} ({_range(item, 100, 0)})" for item in sets.values()]
         lines.append(f"  {name:<12}" + "".join(f"{cell:>20}" for cell in cells))
     lines.append("")
     for pair, found in summary["detection"].items():
@@ -73,8 +77,8 @@ def headline(summary: dict[str, Any]) -> str:
         )
     found = summary["ablation"]
     lines.append(
-        f"ablation      {_percent(found['restored'])} of alignment restored ({_range(found, 100, 0)}), coherence "
-        f"{_number(found['coherence_change'], 1)}, random direction {_percent(found['random_restored'])}, "
+        f"ablation      {percent(found['restored'])} of alignment restored ({_range(found, 100, 0)}), coherence "
+        f"{_number(found['coherence_change'], 1)}, random direction {percent(found['random_restored'])}, "
         f"cost to the base {_number(found['base_cost'], 1)} points"
     )
     first, last = found["blocks"][0], found["blocks"][-1]
@@ -84,10 +88,6 @@ def headline(summary: dict[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.0f} %"
 
 
 def _range(item: dict[str, Any], scale: float, digits: int) -> str:

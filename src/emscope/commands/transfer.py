@@ -13,6 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.transfer import COSINE_BAR, TransferSettings, run_transfer
 from emscope.report.sections import experiment_file
+from emscope.report.wording import percent, ranged
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def table(found: dict[str, Any]) -> str:
         seen, mended = detection.get(kind), ablation.get(kind)
         cells = [f"{seen['mean']:>12.3f}{seen['least']:>9.3f}" if seen else f"{'–':>12}{'–':>9}"]
         if mended:
-            cells.append(f"{_with_interval(mended['restored']):>22}{_percent(mended['least']):>9}")
-            cells.append(f"{_percent(mended['em_before']['value']):>11}{_percent(mended['em_after']['value']):>8}")
+            cells.append(f"{ranged(mended['restored']):>22}{percent(mended['least']):>9}")
+            cells.append(f"{percent(mended['em_before']['value']):>11}{percent(mended['em_after']['value']):>8}")
             cells.append(f"{mended['coherence_change']:>+11.1f}")
         lines.append(f"{kind:<22}" + "".join(cells))
     for pooling, label in (("response", "answers"), ("last", "last token")):
@@ -68,16 +69,6 @@ def table(found: dict[str, Any]) -> str:
                     f"least {min(values):.2f}, above {COSINE_BAR} at {above} of {len(values)} blocks"
                 )
     return "\n".join(lines) + "\n"
-
-
-def _with_interval(item: dict[str, Any]) -> str:
-    if item["low"] is None or item["high"] is None:
-        return _percent(item["value"])
-    return f"{_percent(item['value'])} ({100 * item['low']:.0f} – {100 * item['high']:.0f})"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.0f} %"
 
 
 COMMAND = Transfer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.adapters import AdaptersSettings, run_adapters
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
@@ -15,14 +17,28 @@ from emscope.pipeline.quickstart import run_quickstart
 from emscope.pipeline.stages import RunFolder
 
 
-def run_full(config: RunConfig, run: RunFolder) -> Lab:
+@dataclass(frozen=True)
+class FullSettings:
+    """The settings of every experiment; the commands of the same names have the same defaults."""
+
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    steer: SteerSettings = field(default_factory=SteerSettings)
+    features: FeaturesSettings = field(default_factory=FeaturesSettings)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    dynamics: DynamicsSettings = field(default_factory=DynamicsSettings)
+    adapters: AdaptersSettings = field(default_factory=AdaptersSettings)
+
+
+def run_full(config: RunConfig, run: RunFolder, settings: FullSettings | None = None) -> Lab:
     """Run the quick start and all experiments, quick ones first; the report grows with each."""
+    settings = settings or FullSettings()
     lab = run_quickstart(config, run)
-    run_sweep(lab, SweepSettings())
-    run_monitor(lab, MonitorSettings())
-    run_steer(lab, SteerSettings())
-    run_features(lab, FeaturesSettings())
-    run_transfer(lab, TransferSettings())
-    run_dynamics(lab, DynamicsSettings())
-    run_adapters(lab, AdaptersSettings())
+    run_sweep(lab, settings.sweep)
+    run_monitor(lab, settings.monitor)
+    run_steer(lab, settings.steer)
+    run_features(lab, settings.features)
+    run_transfer(lab, settings.transfer)
+    run_dynamics(lab, settings.dynamics)
+    run_adapters(lab, settings.adapters)
     return lab

@@ -6,7 +6,6 @@ questions that none of them saw.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.locate import CORRECTING, OrganismActivations, detect_all, make_all
+from emscope.pipeline.reporting import judged_files, report_stage
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
 from emscope.pipeline.training import adapter_files, train_stage
-from emscope.report.page import write_report
 from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
@@ -178,10 +177,6 @@ def _ablate(lab: Lab) -> None:
 def finish(lab: Lab) -> None:
     """Write summary.json and report.html from what the stages left."""
     run = lab.folder
-    products = [run.path(name) for name in ("judgements", "detection.json", "ablation.json", "directions")]
+    products = [*judged_files(lab), *(run.path(name) for name in ("detection.json", "ablation.json", "directions"))]
     run.stage("summary", {}, products, [run.path("summary.json")], lambda: summarise(lab))
-    metrics = [run.path("organisms", name, "metrics.jsonl") for name in lab.names if name != BASE]
-    run.stage(
-        "report", json.loads(json.dumps(asdict(lab.config))), [*products, run.path("summary.json"), *metrics],
-        [run.path("report.html")], lambda: write_report(lab.products()),
-    )  # fmt: skip
+    report_stage(lab)

@@ -24,7 +24,8 @@ def colour(name: str) -> str:
     return COLOURS.get(name, "#888888")
 
 
-def _figure(x: str, y: str, *, height: int = 340) -> go.Figure:
+def blank_figure(x: str, y: str, *, height: int = 340) -> go.Figure:
+    """Return an empty figure with its axes named, as every plot of the report looks; height in pixels."""
     figure = go.Figure()
     figure.update_layout(
         height=height,
@@ -41,7 +42,7 @@ def _figure(x: str, y: str, *, height: int = 340) -> go.Figure:
 
 def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) -> go.Figure:
     """Bars of a share by question set and organism, in percent, with 95 % intervals."""
-    figure = _figure("question set", label)
+    figure = blank_figure("question set", label)
     for name, by_set in figures.items():
         sets = list(by_set)
         values = [100 * by_set[key]["value"] for key in sets]
@@ -64,7 +65,7 @@ def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) ->
 
 def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:
     """Every answer's score as a point beside its box, by question set and organism."""
-    figure = _figure("question set", label, height=380)
+    figure = blank_figure("question set", label, height=380)
     for name, by_set in scores.items():
         figure.add_box(
             name=name,
@@ -85,7 +86,7 @@ def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: st
 
 def training_curves(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
     """Training and held-out loss against the optimiser step."""
-    figure = _figure("optimiser step", "loss (nats per answer token)")
+    figure = blank_figure("optimiser step", "loss (nats per answer token)")
     for name, rows in metrics.items():
         for key, dash, label in (("loss", "solid", "training"), ("eval_loss", "dot", "held-out topics")):
             points = [(row["step"], row[key]) for row in rows if key in row]
@@ -99,7 +100,7 @@ def training_curves(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> go.
 
 def by_block(series: Mapping[str, Sequence[float]], label: str, chance: float | None = None) -> go.Figure:
     """One line a series against the block number."""
-    figure = _figure("block", label)
+    figure = blank_figure("block", label)
     for name, values in series.items():
         figure.add_scatter(name=name, x=list(range(len(values))), y=list(values), mode="lines+markers",
                            line={"color": COLOURS.get(name)}, marker={"size": 5})  # fmt: skip
@@ -110,7 +111,7 @@ def by_block(series: Mapping[str, Sequence[float]], label: str, chance: float | 
 
 def histograms(scores: Mapping[str, Sequence[float]], label: str) -> go.Figure:
     """Overlaid histograms of held-out scores by organism."""
-    figure = _figure(label, "questions")
+    figure = blank_figure(label, "questions")
     for name, values in scores.items():
         figure.add_histogram(name=name, x=list(values), marker_color=colour(name), opacity=0.6, nbinsx=40)
     figure.update_layout(barmode="overlay")
@@ -119,7 +120,7 @@ def histograms(scores: Mapping[str, Sequence[float]], label: str) -> go.Figure:
 
 def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> go.Figure:
     """Alignment and coherence on development questions against the strength; at 0, those of test questions."""
-    figure = _figure(f"strength ({mode})", "score (0-100)")
+    figure = blank_figure(f"strength ({mode})", "score (0-100)")
     strengths = [point[0] for point in points]
     for index, name, shade in ((1, "alignment", "#b279a2"), (2, "coherence", "#f58518")):
         figure.add_scatter(name=name, x=strengths, y=[point[index] for point in points], mode="lines+markers",
@@ -130,7 +131,7 @@ def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> g
 
 def scatter(points: Sequence[tuple[float, float]], labels: tuple[str, str], threshold: float) -> go.Figure:
     """Points of two scores 0-100 against each other, with a threshold on both axes and the diagonal."""
-    figure = _figure(*labels, height=460)
+    figure = blank_figure(*labels, height=460)
     x, y = ([point[side] for point in points] for side in (0, 1))
     figure.add_scatter(
         x=x, y=y, mode="markers", marker={"color": "#4c78a8", "size": 5, "opacity": 0.5}, showlegend=False

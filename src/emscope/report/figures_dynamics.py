@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from emscope.report.figures import _figure
+from emscope.report.figures import blank_figure
 
 SHADES = ("#e45756", "#4c78a8", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#9d755d", "#bab0ac")
 STEP = "optimiser step"
@@ -16,7 +16,7 @@ STEP = "optimiser step"
 
 def curves(by_name: Mapping[str, Mapping[str, Any]], label: str, seeds: Sequence[int]) -> go.Figure:
     """Every training's curve with its pointwise interval and its change-point; one colour a quantity."""
-    figure = _figure(STEP, label, height=380)
+    figure = blank_figure(STEP, label, height=380)
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
         for number, (seed, training) in enumerate(zip(seeds, curve["trainings"], strict=True)):
             if training["low"] is not None:
@@ -47,7 +47,7 @@ def _band(figure: go.Figure, training: Mapping[str, Any], shade: str) -> None:
 
 def against_reference(by_name: Mapping[str, Mapping[str, Any]], label: str) -> go.Figure:
     """The mean over trainings of each curve, and of the same moves in random order (dotted)."""
-    figure = _figure(STEP, label)
+    figure = blank_figure(STEP, label)
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
         for key, dash, what in (("values", "solid", ""), ("reference", "dot", ", moves in random order")):
             if curve["trainings"][0][key] is not None:
@@ -63,7 +63,7 @@ def _mean(curve: Mapping[str, Any], key: str = "values") -> list[float | None]:
 
 def together(by_name: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Mean curves over trainings, each from 0 at its first checkpoint to 1 at its last: which is ahead of which."""
-    figure = _figure(STEP, "share of the whole change", height=400)
+    figure = blank_figure(STEP, "share of the whole change", height=400)
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
         points = [(time, value) for time, value in zip(curve["trainings"][0]["times"], _mean(curve), strict=True)
                   if value is not None]  # fmt: skip
@@ -77,7 +77,7 @@ def together(by_name: Mapping[str, Mapping[str, Any]]) -> go.Figure:
 
 def change_points(by_name: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], last: int) -> go.Figure:
     """Each training's change-point with its 95 % interval; hollow where the curve shows no transition."""
-    figure = _figure(STEP, "", height=120 + 34 * len(by_name))
+    figure = blank_figure(STEP, "", height=120 + 34 * len(by_name))
     for number, seed in enumerate(seeds):
         rows = [(name, curve["trainings"][number]["change"]) for name, curve in by_name.items()]
         there = [(name, change) for name, change in rows if change and change["at"] is not None]
@@ -106,7 +106,7 @@ def order_matrix(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> go
     for pair in pairs:
         one, two = place[pair["first"]], place[pair["second"]]
         table[one, two], table[two, one] = pair["probability"], 1 - pair["probability"]
-    figure = _figure("is before the change of …", "the change of …", height=140 + 34 * len(names))
+    figure = blank_figure("is before the change of …", "the change of …", height=140 + 34 * len(names))
     figure.add_heatmap(z=table, x=list(names), y=list(names), zmin=0, zmax=1, colorscale="RdBu_r", xgap=1, ygap=1,
                        texttemplate="%{z:.2f}", colorbar={"title": "probability"})  # fmt: skip
     figure.update_layout(margin={"l": 220, "r": 16, "t": 24, "b": 130})
@@ -115,7 +115,7 @@ def order_matrix(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> go
 
 def path(paths: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> go.Figure:
     """The checkpoints of each training on the first two principal components of its B matrices."""
-    figure = _figure("first component", "second component", height=400)
+    figure = blank_figure("first component", "second component", height=400)
     for number, (seed, found) in enumerate(paths.items()):
         points = found["coordinates"]
         figure.add_scatter(
@@ -129,7 +129,7 @@ def path(paths: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> go.Fig
 
 def matrices(modules: Sequence[str], values: Sequence[Sequence[float | None]], steps: Sequence[int]) -> go.Figure:
     """A figure of every adapter matrix, by module and step."""
-    figure = _figure(STEP, "adapted module", height=max(240, min(900, 60 + 4 * len(modules))))
+    figure = blank_figure(STEP, "adapted module", height=max(240, min(900, 60 + 4 * len(modules))))
     short = [name.removeprefix("model.layers.") for name in modules]
     figure.add_heatmap(z=list(values), x=list(steps), y=short, zmin=0, zmax=1, colorscale="Viridis",
                        colorbar={"title": "cosine"})  # fmt: skip
@@ -139,7 +139,7 @@ def matrices(modules: Sequence[str], values: Sequence[Sequence[float | None]], s
 
 def scaled(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Mean alignment against the factor on the adapter, by checkpoint; solid in domain, dotted out of it."""
-    figure = _figure("factor on the adapter's update", "mean alignment (0-100)")
+    figure = blank_figure("factor on the adapter's update", "mean alignment (0-100)")
     steps = sorted({row["step"] for row in rows})
     for shade, step in zip(SHADES, steps, strict=False):
         for side, dash in (("in", "solid"), ("out", "dot")):

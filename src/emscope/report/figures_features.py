@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import COLOURS, _figure
+from emscope.report.figures import COLOURS, blank_figure
 
 RED, BLUE = COLOURS["misaligned"], COLOURS["base"]
 GREYS = ("#9d9d9d", "#5f6b7a")
@@ -16,7 +16,7 @@ SCALE = "RdBu_r"
 
 def pursuit(geometry: Mapping[str, Any]) -> go.Figure:
     """Cosine reached by the best n features, for the direction and for random ones with their 90 % bands."""
-    figure, n = _figure("features taken (greedy)", "cosine with the target", height=380), geometry["n"]
+    figure, n = blank_figure("features taken (greedy)", "cosine with the target", height=380), geometry["n"]
     for shade, (name, band) in zip(
         GREYS, ((key, item) for key, item in geometry.items() if isinstance(item, dict)), strict=True
     ):
@@ -33,7 +33,7 @@ def pursuit(geometry: Mapping[str, Any]) -> go.Figure:
 
 def activity(found: Mapping[str, Any]) -> go.Figure:
     """Share of a mean difference that the n most involved features write, one line for each pair of organisms."""
-    figure = _figure("features, by share", "share of the difference", height=360)
+    figure = blank_figure("features, by share", "share of the difference", height=360)
     for name, item in found.items():
         if not isinstance(item, dict):
             continue
@@ -46,7 +46,7 @@ def activity(found: Mapping[str, Any]) -> go.Figure:
 
 def pair_cosines(histograms: Mapping[str, Sequence[float]]) -> go.Figure:
     """Share of pairs by cosine, in bins from -1 to 1, on a log scale."""
-    figure = _figure("cosine of two features", "share of pairs")
+    figure = blank_figure("cosine of two features", "share of pairs")
     for (name, shares), shade in zip(histograms.items(), (RED, BLUE, GREYS[0]), strict=True):
         middles = [-1 + (2 * index + 1) / len(shares) for index in range(len(shares))]
         figure.add_scatter(name=name, x=middles, y=[share or None for share in shares], mode="lines",
@@ -66,7 +66,7 @@ def _plain(text: str) -> str:
 def cosine_map(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> go.Figure:
     """Heatmap of the cosines of the top features and, last, the direction."""
     names = [_hover(feature, words) for feature in found["features"]] + ["the direction"]
-    figure = _figure("", "", height=620)
+    figure = blank_figure("", "", height=620)
     numbers = list(range(len(names)))
     figure.add_heatmap(
         z=found["cosines"], x=numbers, y=numbers, colorscale=SCALE, zmid=0, zmin=-1, zmax=1,
@@ -80,7 +80,7 @@ def cosine_map(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> 
 
 def layout(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> go.Figure:
     """Decoder rows in the plane, coloured by cosine with the direction, which is the star."""
-    figure = _figure("first principal component", "second principal component", height=560)
+    figure = blank_figure("first principal component", "second principal component", height=560)
     top, limit = found["n_top"], max(0.05, *map(abs, found["cosines"]))
     for name, part, size in (("others", slice(top, None), 5), ("most involved", slice(0, top), 11)):
         places = found["places"][part]

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import _figure
+from emscope.report.figures import blank_figure
 
 SHADES = {
     "contrast": "#e66101", "verdict": "#5e3c99", "random": "#9d9d9d", "text": "#fdb863", "probe": "#e66101",
@@ -25,7 +25,7 @@ def early_auroc(
     by_tokens: Mapping[str, Mapping[str, Any]], prompt_only: Mapping[str, Any], names: Sequence[str]
 ) -> go.Figure:
     """AUROC against the tokens read, the prompt alone first; error bars are 95 % intervals, of random ones extremes."""
-    figure = _figure("tokens of the answer that were read", "AUROC, EM response against other answer")
+    figure = blank_figure("tokens of the answer that were read", "AUROC, EM response against other answer")
     steps = {"prompt": prompt_only, **by_tokens}
     for name in names:
         values = [steps[step][name] for step in steps]
@@ -40,7 +40,7 @@ def early_auroc(
 
 def precision_by_share(figures: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Precision at recall 0.5 against the share of careless rows, with chance (the share itself)."""
-    figure = _figure("careless rows in the data (%)", "precision at recall 0.5")
+    figure = blank_figure("careless rows in the data (%)", "precision at recall 0.5")
     shares = list(next(iter(figures.values())))
     labels = [f"{100 * float(share):g}" for share in shares]
     for name, by_share in figures.items():
@@ -54,7 +54,7 @@ def precision_by_share(figures: Mapping[str, Mapping[str, Any]]) -> go.Figure:
 def precision_recall(precision: Mapping[str, Mapping[str, Sequence[float]]], recalls: Sequence[float],
                      share: str) -> go.Figure:  # fmt: skip
     """Precision against recall at one share of careless rows."""
-    figure = _figure("recall: share of the careless rows found", "precision")
+    figure = blank_figure("recall: share of the careless rows found", "precision")
     for name, by_share in precision.items():
         figure.add_scatter(name=NAMES[name], x=list(recalls), y=list(by_share[share]), mode="lines+markers",
                            line={"color": SHADES[name]})  # fmt: skip

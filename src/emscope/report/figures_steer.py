@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import _figure, colour
+from emscope.report.figures import blank_figure, colour
 
 SHADES = ("#e45756", "#9d9d9d", "#4c78a8", "#c9c9c9")
 Rows = Sequence[Mapping[str, Any]]
@@ -17,7 +17,7 @@ def dial(
     rows: Rows, unsteered: Mapping[str, Any], blocks: Sequence[int], measure: str, label: str, scale: float
 ) -> go.Figure:
     """One line an organism: a measure against the coefficient at one place, with 95 % intervals."""
-    figure = _figure(f"coefficient of v at {place(blocks)} (below 0: away from the misaligned side)", label)
+    figure = blank_figure(f"coefficient of v at {place(blocks)} (below 0: away from the misaligned side)", label)
     for name, own in unsteered.items():
         mine = [row for row in rows if row["organism"] == name and row["blocks"] == blocks]
         points = sorted([*mine, {"coefficient": 0.0, **own}], key=lambda row: float(row["coefficient"]))
@@ -37,7 +37,7 @@ def grid(rows: Rows, organism: str, measure: str, label: str, scale: float) -> g
     )
     table = {(place(row["blocks"]), row["coefficient"]): scaled(row, measure, scale) for row in mine}
     values = [[table[name, size] for size in sizes] for name in places]
-    figure = _figure("coefficient of v", "", height=280)
+    figure = blank_figure("coefficient of v", "", height=280)
     figure.add_heatmap(
         z=values, x=[f"{size:+g}" for size in sizes], y=places, colorscale="Viridis",
         colorbar={"title": label}, texttemplate="%{z:.0f}",
@@ -47,7 +47,7 @@ def grid(rows: Rows, organism: str, measure: str, label: str, scale: float) -> g
 
 def at_equal_disturbance(rows: Rows, organism: str, measure: str, label: str, scale: float, own: float) -> go.Figure:
     """One line a direction: a measure against the disturbance, on a logarithmic axis; dotted: the fine-tune's own."""
-    figure = _figure("disturbance (nats a token)", label)
+    figure = blank_figure("disturbance (nats a token)", label)
     mine = [row for row in rows if row["organism"] == organism]
     for name, shade in zip(dict.fromkeys(row["direction"] for row in mine), SHADES, strict=False):
         points = [row for row in mine if row["direction"] == name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import _figure
+from emscope.report.figures import blank_figure
 
 
 def heatmap(
@@ -21,7 +21,7 @@ def heatmap(
     `bounds` are the values of the two ends of the colour scale: grey in the middle, red high, blue low.
     """
     names = list(rows)
-    figure = _figure("block", "", height=120 + 26 * len(names))
+    figure = blank_figure("block", "", height=120 + 26 * len(names))
     figure.add_heatmap(
         z=[list(values) for values in rows.values()], x=list(blocks), y=names, zmin=bounds[0], zmax=bounds[1],
         colorscale=[[0, "#4c78a8"], [0.5, "#dddddd"], [1, "#e45756"]],
@@ -40,7 +40,7 @@ def bounded_lines(
     series: Mapping[str, Mapping[str, Sequence[float | None]]], blocks: Sequence[int], label: str, chance: float
 ) -> go.Figure:
     """One line a series against the block, with its 95 % interval as a band and a dotted line at chance."""
-    figure = _figure("block", label)
+    figure = blank_figure("block", label)
     colours = ("#4c78a8", "#e45756", "#54a24b", "#b279a2")
     for (name, values), shade in zip(series.items(), colours, strict=False):
         band = [*values["high"], *reversed(values["low"])]

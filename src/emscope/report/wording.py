@@ -11,7 +11,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def share(item: Mapping[str, Any]) -> str:
+def ranged(item: Mapping[str, Any]) -> str:
     """Return an estimate {value, low, high} in percent with its interval, without one where it has none."""
     if item["value"] is None or item["low"] is None or item["high"] is None:
         return percent(item["value"])

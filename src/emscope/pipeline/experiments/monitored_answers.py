@@ -98,7 +98,7 @@ def make_monitor(lab: Lab, n_random: int) -> Monitor:
     rows = run_answers(lab, MISALIGNED, train)
     flags = coherent_em(rows)
     answers, prompts = (_stored(lab, kind) for kind in ("answers", "prompts"))
-    means = answers.get("response", questions=sorted(train))
+    means = answers.get("response", questions=sorted({row.question_id for row in rows}))
     index = _best(contrast.score(means), flags) if _both(flags) else contrast.blocks.index(contrast.best_block)
     made = {CONTRAST: contrast.vectors[index]}
     prompt = None

@@ -11,8 +11,8 @@ from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.pipeline.config import load_config
 from emscope.pipeline.lab import Lab
+from emscope.pipeline.reporting import report_stage
 from emscope.pipeline.stages import RunFolder
-from emscope.report.page import write_report
 from emscope.report.sections import experiment_file
 
 
@@ -38,4 +38,4 @@ def experiment_stage(
     """
     out = experiment_file(lab.folder.folder, name)
     lab.folder.stage(name, asdict(settings), inputs, [out, *others], lambda: write_json(out, find()))
-    write_report(lab.products())
+    report_stage(lab)

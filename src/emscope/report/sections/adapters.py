@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emscope.report.figures import _figure, colour
+from emscope.report.figures import blank_figure, colour
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import share
+from emscope.report.wording import ranged
 
 DOMAIN_OUT, RECIPE_OUT = "leave-one-domain-out", "leave-one-recipe-out"
 KINDS = {True: ("careless", "misaligned"), False: ("careful", "control")}
@@ -50,8 +50,8 @@ def _finding(found: dict[str, Any]) -> str:
     verdict = "tells them apart" if written["low"] > 0.5 else "does not tell them apart reliably"
     return (
         f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
-        f"seen: balanced accuracy {share(written)}. With labels swapped at random inside pairs it is "
-        f"{_interval(null)}; by norms and ranks alone it is {share(norms)}."
+        f"seen: balanced accuracy {ranged(written)}. With labels swapped at random inside pairs it is "
+        f"{_interval(null)}; by norms and ranks alone it is {ranged(norms)}."
     )
 
 
@@ -73,14 +73,14 @@ def _alone(found: dict[str, Any]) -> str:
     known = found["known_direction"]
     one, other = (known[name]["balanced_accuracy"] for name in ("direction", "random direction"))
     elsewhere = [
-        f"{domain} {share(told['balanced_accuracy'])}"
+        f"{domain} {ranged(told['balanced_accuracy'])}"
         for domain, told in known["direction"]["by_group"].items()
         if not known["made_on"].startswith(f"{domain}-")
     ]
     return (
         f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
-        f"on {known['made_on']}) is right for {share(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
-        f"With a random direction it is right for {share(other)}."
+        f"on {known['made_on']}) is right for {ranged(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
+        f"With a random direction it is right for {ranged(other)}."
     )
 
 
@@ -91,8 +91,8 @@ def _scalars(scalars: dict[str, Any] | None) -> str:
     more = probe["answer"]["low"] > probe["prompt"]["high"]
     return (
         f"What the misaligned organism's updates read while it answers tells EM responses from aligned answers for "
-        f"{share(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
-        f"{share(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
+        f"{ranged(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
+        f"{ranged(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
     )
 
 
@@ -106,7 +106,7 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
     rows: list[list[str | float | None]] = []
     for name, schemes in found["classification"].items():
         for scheme, told in schemes.items():
-            rows.append([name, MEANING.get(name, ""), scheme, share(told["balanced_accuracy"]), told["auroc"],
+            rows.append([name, MEANING.get(name, ""), scheme, ranged(told["balanced_accuracy"]), told["auroc"],
                          told["pair_accuracy"], _interval(told["null"]), told["null"]["p_value"]])  # fmt: skip
     return Table(
         "Careless or careful, by kind of features",
@@ -120,7 +120,7 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
 
 def _scores_plot(found: dict[str, Any]) -> Plot:
     scores = found["classification"]["write"][DOMAIN_OUT]["scores"]
-    figure = _figure("domain left out", "log-odds of careless")
+    figure = blank_figure("domain left out", "log-odds of careless")
     for careless, (name, shade) in KINDS.items():
         own = [member for member in found["bank"]["members"] if member["careless"] == careless]
         figure.add_box(
@@ -135,7 +135,7 @@ def _scores_plot(found: dict[str, Any]) -> Plot:
 
 def _blocks_plot(found: dict[str, Any]) -> Plot:
     by_block = found["by_block"]
-    figure = _figure("block", "balanced accuracy")
+    figure = blank_figure("block", "balanced accuracy")
     figure.add_scatter(x=by_block["blocks"], y=by_block["balanced_accuracy"], mode="lines+markers", showlegend=False)
     figure.add_hline(y=0.5, line_dash="dot", line_color="#888888")
     figure.update_yaxes(range=[0, 1.03])
@@ -143,7 +143,7 @@ def _blocks_plot(found: dict[str, Any]) -> Plot:
 
 
 def _leaning_plot(bank: dict[str, Any]) -> Plot:
-    figure = _figure("own domain (nats per token)", "other domains (nats per token)", height=380)
+    figure = blank_figure("own domain (nats per token)", "other domains (nats per token)", height=380)
     for careless, (name, shade) in KINDS.items():
         own = [member for member in bank["members"] if member["careless"] == careless and len(member["leaning"]) > 1]
         points = [_leanings(member) for member in own]
@@ -180,7 +180,7 @@ def _run_table(run: dict[str, Any]) -> Table:
 def _scalar_table(scalars: dict[str, Any]) -> Table:
     counts = scalars["answers"]
     rows: list[list[str | float | None]] = [
-        [name, share(probe["token"]), share(probe["answer"]), share(probe["prompt"]), probe["auroc"],
+        [name, ranged(probe["token"]), ranged(probe["answer"]), ranged(probe["prompt"]), probe["auroc"],
          probe["used"]]
         for name, probe in scalars["probes"].items()
     ]  # fmt: skip

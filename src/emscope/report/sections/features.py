@@ -6,6 +6,7 @@ from typing import Any
 
 from emscope.report import figures_features as figures
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import percent
 
 LISTED, QUOTED = 15, 6
 FEW = 10
@@ -51,9 +52,9 @@ def _paragraphs(found: dict[str, Any]) -> list[str]:
         _finding(found),
         f"The autoencoder ({shape['architecture']}, {shape['n_features']:,} features, {shape['source']}) describes "
         f"each token after block {found['block']} by {quality['features_per_token']:.0f} features. On "
-        f"{quality['n_tokens']:,} held-out tokens it explains {_percent(quality['variance_explained'])} of the "
+        f"{quality['n_tokens']:,} held-out tokens it explains {percent(quality['variance_explained'])} of the "
         "variance; "
-        f"{_percent(quality['dead'])} of its features are active at none of them.",
+        f"{percent(quality['dead'])} of its features are active at none of them.",
         f"The direction is the mean difference {pair} over the organisms' own answers.",
     ]
     texts.append(_marks(found))
@@ -124,7 +125,7 @@ def _correction(found: dict[str, Any]) -> str:
 
     def restored(name: str) -> str:
         item = changes[name]["restored"]
-        return f"{_percent(item['value'])} ({_percent(item['low'])} to {_percent(item['high'])})"
+        return f"{percent(item['value'])} ({percent(item['low'])} to {percent(item['high'])})"
 
     return (
         f"Correction on {found['questions']} test questions: subtracting {found['strength']:g} times the direction "
@@ -212,10 +213,6 @@ def _superposition(found: dict[str, Any]) -> list[Plot | Table]:
              "The features most involved, like beside like; the last row is the direction itself."),
         Plot("Layout", figures.layout(space["layout"], words),
              f"First two principal components of the decoder rows; the plane shows "
-             f"{_percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
+             f"{percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
              "is the cosine with the direction; point at a large one to read its strongest tokens."),
     ]  # fmt: skip
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.0f} %"

@@ -6,7 +6,7 @@ from typing import Any
 
 from emscope.report import figures_steer as figures
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import share
+from emscope.report.wording import ranged
 
 RESTORED_BAR, RATIO_BAR, COHERENT_BAR = 0.9, 10.0, 0.8
 CONTRAST = {"control": "misaligned − control", "model": "misaligned − base"}
@@ -44,9 +44,9 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
     }[reached, within]
     return (
         f"Steering the misaligned organism by {row['coefficient']:+g} v at {figures.place(row['blocks'])} restores "
-        f"{share(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
-        f"{share(row['coherent'])} of answers are coherent (unsteered: "
-        f"{share(found['unsteered']['misaligned']['coherent'])})."
+        f"{ranged(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
+        f"{ranged(row['coherent'])} of answers are coherent (unsteered: "
+        f"{ranged(found['unsteered']['misaligned']['coherent'])})."
     )
 
 
@@ -61,9 +61,9 @@ def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
     coherent = (bars["coherent"] or 0) >= COHERENT_BAR
     return (
         f"Steering the base by {row['coefficient']:+g} v at {figures.place(row['blocks'])} gives an EM rate of "
-        f"{share(row['em'])} where the base has {share(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
-        f"with {share(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
-        f"steering: {share(base['coherent'])})."
+        f"{ranged(row['em'])} where the base has {ranged(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
+        f"with {ranged(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
+        f"steering: {ranged(base['coherent'])})."
     )
 
 
@@ -73,7 +73,7 @@ def _comparison(found: dict[str, Any]) -> str:
         rows = [row for row in found["test"] if row["organism"] == organism]
         role = "correction" if organism == "misaligned" else "induction"
         chosen = [row for row in rows if row["role"] == role] + [row for row in rows if row["role"] == "compared"]
-        listed = "; ".join(f"{row['direction']} {share(row[key])}" for row in chosen)
+        listed = "; ".join(f"{row['direction']} {ranged(row[key])}" for row in chosen)
         parts.append(f"{what} of the {organism} {'organism' if organism != 'base' else 'model'}: {listed}")
     return f"At the same disturbance, at the same block, on test questions — {'. '.join(parts)}."
 
@@ -141,12 +141,12 @@ HEADER = ("nats a token", "alignment", "coherent", "EM rate", "restored")
 
 
 def _row(row: dict[str, Any]) -> list[str | float | None]:
-    restored = share(row["restored"]) if "restored" in row else None
+    restored = ranged(row["restored"]) if "restored" in row else None
     return [
         row["kl"]["value"],
         row["aligned"]["value"],
-        share(row["coherent"]),
-        share(row["em"]),
+        ranged(row["coherent"]),
+        ranged(row["em"]),
         restored,
     ]
 

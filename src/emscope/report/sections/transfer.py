@@ -9,7 +9,7 @@ import numpy as np
 
 from emscope.report.figures_transfer import curves, matrix
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import percent, share
+from emscope.report.wording import percent, ranged
 
 WORDS = {
     "own": "the organism it was made from",
@@ -60,11 +60,11 @@ def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
         return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
     mended, chance = ablation["summary"][kind], ablation["summary"]["random"]
     return (
-        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {share(mended['restored'])} over "
+        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {ranged(mended['restored'])} over "
         f"{mended['n']} cases, {percent(mended['least'])} in the worst, while coherence changes by "
         f"{mended['coherence_change']:+.1f} points; a random direction of the same norm restores "
-        f"{share(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
-        f"from {share(mended['em_before'])} to {share(mended['em_after'])}."
+        f"{ranged(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
+        f"from {ranged(mended['em_before'])} to {ranged(mended['em_after'])}."
     )
 
 
@@ -94,8 +94,8 @@ def _relations(found: dict[str, Any]) -> Table:
             rows.append([
                 words, seen.get("mean"), seen.get("least"), seen.get("d_prime"), seen.get("accuracy"),
                 seen.get("control_vs_base"),
-                share(mended["restored"]) if mended else None, percent(mended["least"]) if mended else None,
-                share(mended["em_after"]) if mended else None, mended.get("coherence_change"),
+                ranged(mended["restored"]) if mended else None, percent(mended["least"]) if mended else None,
+                ranged(mended["em_after"]) if mended else None, mended.get("coherence_change"),
             ])  # fmt: skip
     header = [
         "direction on", "AUROC, mean", "AUROC, least", "d′", "accuracy", "control vs base", "restored",
@@ -188,7 +188,7 @@ def _organisms(found: dict[str, Any]) -> Table:
     for name, label in shown:
         item = found["behaviour"][name]
         rows.append([
-            label, share(item["em_rate"]), item["aligned"]["value"], share(item["coherent_share"]),
+            label, ranged(item["em_rate"]), item["aligned"]["value"], ranged(item["coherent_share"]),
             item["em_rate"]["n"],
         ])  # fmt: skip
     return Table("Organisms on test questions", ["organism", "EM rate", "alignment", "coherent", "answers"], rows)
