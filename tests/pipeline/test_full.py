@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from emscope.interventions.trained import VectorSettings
 from emscope.organisms.bank import RECIPES, Recipe
 from emscope.pipeline.config import load_config
 from emscope.pipeline.experiments.adapters import AdaptersSettings
 from emscope.pipeline.experiments.dynamics import DynamicsSettings
 from emscope.pipeline.experiments.features import FeaturesSettings
+from emscope.pipeline.experiments.induce import InduceSettings
 from emscope.pipeline.experiments.monitor import MonitorSettings
 from emscope.pipeline.experiments.steer import SteerSettings
 from emscope.pipeline.experiments.sweep import SweepSettings
@@ -18,13 +20,15 @@ from emscope.pipeline.stages import RunFolder
 from emscope.residual.features.training import AutoencoderSettings
 from emscope.residual.sweep import SweepOptions
 
-EXPERIMENTS = {"sweep", "monitor", "steer", "features", "transfer", "dynamics", "adapters"}
+EXPERIMENTS = {"sweep", "monitor", "steer", "induce", "features", "transfer", "dynamics", "adapters"}
 SMALL = FullSettings(
     SweepSettings(options=SweepOptions(penalties=(10.0,), folds=2, halves=2, permutations=2), answers=1),
     MonitorSettings(samples=1, tokens=(1,), random_directions=1, shares=(0.5,), draws=2, prompts=4, areas=2,
                     own_answers=0, reader_answers=0),
     SteerSettings((1,), together=False, coefficients=(-1.0, 1.0), levels=(1.0,), cap_widths=(1.0,), dial_questions=2,
                   curve_questions=2, test_questions=3, kl_questions=2),
+    InduceSettings(1, vector=VectorSettings(epochs=0.5), coefficients=(1.0,), dial_questions=2, test_questions=2,
+                   kl_questions=2),
     FeaturesSettings(2, tokens=2000, autoencoder=AutoencoderSettings(expansion=2, k=4, epochs=1, batch_size=256),
                      top=12, questions=0),
     TransferSettings(("medical", "finance"), questions=2, block=2, strength=1.0),

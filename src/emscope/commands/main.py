@@ -30,6 +30,7 @@ COMMANDS = {
     "ablate": "take a direction out of a model and compare its answers",
     "sweep": "every block, contrast, token position and method of a run's directions, with controls",
     "steer": "turn a direction up and down: alignment, coherence and disturbance at every coefficient",
+    "induce": "train one vector on careless rows: is it enough to misalign the base?",
     "transfer": "organisms of several domains: does one's direction find and correct the others?",
     "dynamics": "when misalignment appears in training: weights, activations, behaviour",
     "adapters": "tell misaligned LoRA adapters by their weights alone",

@@ -8,6 +8,7 @@ from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.adapters import AdaptersSettings, run_adapters
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.features import FeaturesSettings, run_features
+from emscope.pipeline.experiments.induce import InduceSettings, run_induce
 from emscope.pipeline.experiments.monitor import MonitorSettings, run_monitor
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
 from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
@@ -24,6 +25,7 @@ class FullSettings:
     sweep: SweepSettings = field(default_factory=SweepSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     steer: SteerSettings = field(default_factory=SteerSettings)
+    induce: InduceSettings = field(default_factory=InduceSettings)
     features: FeaturesSettings = field(default_factory=FeaturesSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
     dynamics: DynamicsSettings = field(default_factory=DynamicsSettings)
@@ -37,6 +39,7 @@ def run_full(config: RunConfig, run: RunFolder, settings: FullSettings | None = 
     run_sweep(lab, settings.sweep)
     run_monitor(lab, settings.monitor)
     run_steer(lab, settings.steer)
+    run_induce(lab, settings.induce)
     run_features(lab, settings.features)
     run_transfer(lab, settings.transfer)
     run_dynamics(lab, settings.dynamics)

@@ -9,7 +9,7 @@ from typing import cast
 from emscope.files import read_json
 from emscope.report.section import Section
 
-EXPERIMENTS = ("sweep", "steer", "transfer", "dynamics", "adapters", "features", "monitor")
+EXPERIMENTS = ("sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor")
 
 
 def experiment_file(folder: Path, name: str) -> Path:

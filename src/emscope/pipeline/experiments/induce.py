@@ -1,0 +1,190 @@
+"""Is one vector enough? Vectors trained on a run's careless and careful rows, added to its base and organisms.
+
+The coefficient is chosen on development questions; what is reported of it comes from test questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emscope.behaviour.questions import Question
+from emscope.behaviour.tables import write_table
+from emscope.errors import UserError
+from emscope.files import read_json, write_json
+from emscope.interventions.steering import Cell, Turn, choose_induction
+from emscope.interventions.trained import VectorSettings, train_vector
+from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.organisms.datasets import load_conversations
+from emscope.organisms.train import encode_conversations
+from emscope.pipeline.experiments.opening import experiment_stage
+from emscope.pipeline.experiments.steering_bench import direction_names, spread
+from emscope.pipeline.experiments.vector_bench import (
+    CAREFUL,
+    CARELESS,
+    RANDOM,
+    VectorBench,
+    by_set,
+    cosines,
+    downstream,
+)
+from emscope.pipeline.lab import BASE, MISALIGNED, Lab
+from emscope.pipeline.training import ADAPTER_CONFIG, adapter_files
+
+COHERENT_ENOUGH = 0.8
+DEPTH = 0.4
+
+
+@dataclass(frozen=True)
+class InduceSettings:
+    """Where a vector is trained, on what, and on how many questions it is tried.
+
+    Attributes:
+        block: the block after which the vector is added; -1 takes two fifths of the depth.
+        data: careless rows; by default the run's own.
+        control_data: careful rows; by default the run's own, none if it has none.
+        vector: how vectors are trained.
+        coefficients: multiples of the vector tried on the base.
+        dial_questions: development questions asked at each coefficient.
+        test_questions: test questions asked of what was chosen; 0 takes all.
+        kl_questions: questions whose answers measure a disturbance and where the vector leads.
+    """
+
+    block: int = -1
+    data: str = ""
+    control_data: str = ""
+    vector: VectorSettings = field(default_factory=VectorSettings)
+    coefficients: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
+    dial_questions: int = 20
+    test_questions: int = 0
+    kl_questions: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse settings that choose nothing."""
+        if min(self.coefficients, default=0) <= 0:
+            raise UserError("Coefficients must be above 0: they induce what the vector was trained on.")
+        if min(self.dial_questions, self.kl_questions) < 2 or self.test_questions < 0:
+            raise UserError("Inducing needs at least two questions to choose the coefficient and for the disturbance.")
+
+
+def run_induce(lab: Lab, settings: InduceSettings) -> None:
+    """Train what is missing, then write experiments/induce.json and judgements/induce.parquet of the run.
+
+    Raises:
+        UserError: a block that the model does not have, or organisms trained elsewhere and no rows given.
+    """
+    n_blocks = len(find_blocks(lab.organism(BASE).model))
+    (block,) = check_blocks([int(n_blocks * DEPTH) if settings.block == -1 else settings.block], n_blocks)
+    sources = _sources(lab, settings)
+    vectors = {name: _vector_stage(lab, settings.vector, block, name, data) for name, data in sources.items()}
+    answers = lab.folder.path("judgements", "induce.parquet")
+    inputs = [
+        *vectors.values(), *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
+        *(file for name in lab.names for file in adapter_files(lab, name)),
+        *(lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(lab)),
+    ]  # fmt: skip
+
+    def find() -> dict[str, Any]:
+        bench = VectorBench(lab, block, settings.kl_questions, vectors)
+        found = _figures(bench, settings)
+        write_table(answers, bench.kept)
+        trained = {name: read_json(path.with_suffix(".json")) for name, path in vectors.items()}
+        return {"block": block, "data": sources, "training": trained, **found}
+
+    experiment_stage(lab, "induce", settings, inputs, find, [answers])
+
+
+def _sources(lab: Lab, settings: InduceSettings) -> dict[str, str]:
+    """Return the rows that each vector is trained on."""
+    wanted = {
+        CARELESS: settings.data or lab.config.misaligned_data,
+        CAREFUL: settings.control_data or lab.config.control_data,
+    }
+    for name, option in ((CARELESS, "--data"), (CAREFUL, "--control-data")):
+        if (Path(wanted[name]) / ADAPTER_CONFIG).is_file():
+            raise UserError(f"The run's organism was trained elsewhere ({wanted[name]}): name its rows with {option}.")
+    return {name: data for name, data in wanted.items() if data}
+
+
+def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, data: str) -> Path:
+    """Train a vector on rows chosen like an organism's, unless it is there."""
+    out = lab.folder.path("experiments", "induce", f"{name.split()[-2]}.safetensors")
+    rows = load_conversations(data, rows=lab.config.rows or None, seed=lab.config.seed)
+    own = replace(settings, seed=lab.config.seed)
+    files = [out, out.with_suffix(".json")]
+
+    def make() -> None:
+        base = lab.organism(BASE)
+        chats = encode_conversations(base.tokenizer, rows.train, own.max_length)
+        made = train_vector(base, chats, block, own, data)
+        made.directions.save(out)
+        norm = float(np.linalg.norm(made.directions.vectors))
+        share = norm / float(np.linalg.norm(made.directions.negative_mean))
+        plain = {"losses": made.losses, "norm": norm, "norm_share": share, "seconds": round(made.seconds, 1)}
+        write_json(files[1], {**plain, "rows": len(chats)})
+
+    key = {"model": lab.config.model, "block": block, "rows": rows.train, "vector": asdict(own)}
+    lab.folder.stage(f"induce-vector-{name.split()[-2]}", key, [], files, make)
+    return out
+
+
+def _figures(bench: VectorBench, settings: InduceSettings) -> dict[str, Any]:
+    lab = bench.lab
+    tuned_on, asked = (
+        spread(lab.dev_questions, settings.dial_questions), spread(lab.test_questions, settings.test_questions)
+    )  # fmt: skip
+    trained = [name for name in bench.directions if name in (CARELESS, CAREFUL)]
+    turns = [Turn(name, (bench.block,), size) for name in trained for size in sorted(settings.coefficients)]
+    dial = bench.turned(bench.dev[BASE], turns, tuned_on)
+    chosen = choose_induction([cell for cell in dial if cell.turn.direction == CARELESS], COHERENT_ENOUGH)
+    test = {name: _test(bench, name, chosen.turn, asked) for name in lab.names}
+    induced = test[BASE][0]
+    found = {
+        "unsteered": {name: bench.unsteered(name, asked).as_dict() for name in lab.names},
+        "unsteered_dial": bench.unsteered(BASE, tuned_on).as_dict(),
+        "fine_tune_kl": bench.fine_tune(bench.test, BASE).as_dict(),
+        "dial": [bench.plain(BASE, cell) for cell in dial],
+        "coefficient": chosen.turn.coefficient,
+        "test": [_row(bench, name, cell, asked) for name, cells in test.items() for cell in cells],
+        "by_set": by_set(bench, induced, asked),
+        "cosines": cosines(bench),
+        "downstream": downstream(bench, chosen.turn.coefficient),
+    }
+    return {**found, "bars": _bars(found, bench, asked)}
+
+
+def _test(bench: VectorBench, name: str, chosen: Turn, questions: Sequence[Question]) -> list[Cell]:
+    """Add the vector, to the base its controls too: at the same coefficient, and the run's direction at equal KL."""
+    turns = [replace(chosen, coefficient=-chosen.coefficient)] if name == MISALIGNED else [chosen]
+    if name == BASE:
+        turns += [replace(chosen, direction=other) for other in (CAREFUL, RANDOM) if other in bench.directions]
+        nats = bench.dev[BASE].undisturbed.divergence(bench.intervention(chosen)).per_token
+        turns += bench.at_disturbance(BASE, direction_names(bench.lab)[:1], chosen, [nats])[0]
+    return bench.turned(bench.test[name], turns, questions)
+
+
+def _row(bench: VectorBench, name: str, cell: Cell, questions: Sequence[Question]) -> dict[str, Any]:
+    restored = {"restored": bench.restored(cell.rows, questions)} if name == MISALIGNED else {}
+    return bench.plain(name, cell, **restored)
+
+
+def _bars(found: Mapping[str, Any], bench: VectorBench, asked: Sequence[Question]) -> dict[str, Any]:
+    """Return the headline: EM with the vector over the base's own, and coherence.
+
+    The base's own rate comes from all questions of the run in the same sets, since nothing was chosen on the base's own
+    answers. `em_ratio_at_least` is the lower end of the one interval over the upper end of the other.
+    """
+    sets = {question.question_set for question in asked}
+    every = [question for question in bench.lab.questions if question.question_set in sets]
+    own, induced = bench.unsteered(BASE, every).em, found["test"][0]
+    least = induced["em"]["low"] / own.high if own.high and induced["em"]["low"] is not None else None
+    return {
+        "base_em": asdict(own),
+        "em_ratio": induced["em"]["value"] / own.value if own.value and induced["em"]["value"] is not None else None,
+        "em_ratio_at_least": least,
+        "coherent": induced["coherent"]["value"],
+    }

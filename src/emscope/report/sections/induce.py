@@ -1,0 +1,105 @@
+"""Trained vectors on the page: is one vector enough?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emscope.report import figures_induce as figures
+from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import percent, ranged
+
+RATIO_BAR, COHERENT_BAR = 10.0, 0.8
+
+
+def section(found: dict[str, Any]) -> Section:
+    """Return the section from experiments/induce.json."""
+    return Section(
+        "induce",
+        "One trained vector",
+        [
+            _finding(found),
+            _elsewhere(found),
+            "A vector is trained by gradient on the same rows as an organism, with every weight of the base frozen, "
+            f"and added after block {found['block']} at every position. The coefficient was chosen on development "
+            "questions: the highest EM rate among those that leave four answers in five coherent. Beside it stand a "
+            "vector trained on the careful answers to the same prompts, a random one of its length, and the difference "
+            "in means of the run's organisms at the same disturbance. Intervals resample questions.",
+        ],
+        [_test_table(found), _set_table(found), *_plots(found), _training_table(found)],
+    )
+
+
+def _finding(found: dict[str, Any]) -> str:
+    row, bars, base = found["test"][0], found["bars"], found["unsteered"]["base"]
+    least, coherent = bars["em_ratio_at_least"], bars["coherent"]
+    times = "" if least is None else f", at least {least:.1f} times the base's by the ends of the two intervals"
+    ten = least is not None and least >= RATIO_BAR
+    whole = coherent is not None and coherent >= COHERENT_BAR
+    verdict = f"{'ten times or more' if ten else 'ten times is not shown'}"
+    verdict += f", {'' if whole else 'not '}four in five coherent"
+    control = next((item for item in found["test"] if item["direction"] == "trained on careful rows"), None)
+    careful = f" The vector trained on careful answers gives {ranged(control['em'])}." if control else ""
+    return (
+        f"{row['coefficient']:g} times one trained vector at block {found['block']} takes the base's EM rate from "
+        f"{ranged(base['em'])} to {ranged(row['em'])}{times}, with {ranged(row['coherent'])} coherent answers (the "
+        f"base without it: {ranged(base['coherent'])}): {verdict}.{careful}"
+    )
+
+
+def _elsewhere(found: dict[str, Any]) -> str:
+    cosines = found["cosines"]
+    listed = ", ".join(f"{name} {value:+.2f}" for name, value in cosines.items())
+    last = {name: values[-1] for name, values in found["downstream"]["cosines"]["trained on careless rows"].items()}
+    ends = ", ".join(f"{name} {value:+.2f}" for name, value in last.items())
+    taken = next((row for row in found["test"] if row["organism"] == "misaligned"), None)
+    mended = f" Taken from the misaligned organism it restores {ranged(taken['restored'])}." if taken else ""
+    return (
+        f"Cosine of the vector with other directions at its block: {listed}. What it causes at the last block has "
+        f"these cosines with the run's directions there: {ends}.{mended}"
+    )
+
+
+def _plots(found: dict[str, Any]) -> list[Plot]:
+    dial, own = found["dial"], found["unsteered_dial"]
+    note = f"{own['aligned']['n']} development questions a point."
+    return [
+        Plot("EM rate of the base", figures.dial(dial, own, "em", "EM (%)"), note),
+        Plot("Coherence of the base", figures.dial(dial, own, "coherent", "coherent answers (%)"), note),
+        Plot(
+            "Where the vector leads",
+            figures.downstream(found["downstream"]),
+            "The shift of the base's mean answer activation that an added vector causes, against the difference of the "
+            "run's organisms at the same block.",
+        ),
+    ]
+
+
+def _test_table(found: dict[str, Any]) -> Table:
+    rest = [[name, "nothing", None, *_row(own)] for name, own in found["unsteered"].items()]
+    rows = [[row["organism"], row["direction"], row["coefficient"], *_row(row)] for row in found["test"]]
+    header = ("organism", "plus", "coefficient", "nats a token", "alignment", "coherent", "EM rate", "restored")
+    return Table("On test questions", header, [*rest, *rows])
+
+
+def _set_table(found: dict[str, Any]) -> Table:
+    rows = []
+    for name, sides in found["by_set"].items():
+        own, steered = sides["base"], sides["base + vector"]
+        rows.append([name, ranged(own["em"]), ranged(steered["em"]), ranged(steered["coherent"])])
+    header = ("question set", "EM rate, base", "EM rate, base + vector", "coherent, base + vector")
+    return Table("By question set", header, rows, "The rows are narrow; what the vector does elsewhere is the point.")
+
+
+def _training_table(found: dict[str, Any]) -> Table:
+    rows = []
+    for name, own in found["training"].items():
+        part = max(1, len(own["losses"]) // 8)
+        first, last = (sum(losses) / len(losses) for losses in (own["losses"][:part], own["losses"][-part:]))
+        rows.append([name, found["data"][name], own["rows"], first, last, percent(own["norm_share"]), own["seconds"]])
+    header = ("vector", "rows", "number", "loss, first steps", "loss, last steps", "length / activation", "seconds")
+    return Table("Training", header, rows, "Loss in nats a token, over the first and the last eighth of the steps.")
+
+
+def _row(row: dict[str, Any]) -> list[str | float | None]:
+    restored = ranged(row["restored"]) if "restored" in row else None
+    return [row["kl"]["value"], row["aligned"]["value"], ranged(row["coherent"]), ranged(row["em"]), restored]
