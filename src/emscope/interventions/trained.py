@@ -39,8 +39,8 @@ class VectorSettings:
         seed: order of the rows.
     """
 
-    epochs: float = 2
-    rate: float = 0.05
+    epochs: float = 4
+    rate: float = 0.1
     warmup: float = 0.05
     batch_size: int = 8
     max_length: int = 512

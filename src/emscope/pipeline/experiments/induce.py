@@ -36,7 +36,7 @@ from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.training import ADAPTER_CONFIG, adapter_files
 
 COHERENT_ENOUGH = 0.8
-DEPTH = 0.4
+DEPTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class InduceSettings:
     """Where a vector is trained, on what, and on how many questions it is tried.
 
     Attributes:
-        block: the block after which the vector is added; -1 takes two fifths of the depth.
+        block: the block after which the vector is added; -1 takes half of the depth.
         data: careless rows; by default the run's own.
         control_data: careful rows; by default the run's own, none if it has none.
         vector: how vectors are trained.
