@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tiny import ANSWERS, PROMPTS, make_organism
 
+from emscope.errors import UserError
 from emscope.residual.adapters.inputs import TokenScalars, mean_inputs, token_scalars
 from emscope.residual.adapters.scalars import l1_logistic, probe_scalars
 from emscope.residual.capture import encode_for_capture
@@ -27,9 +29,20 @@ def inputs_one_by_one(organism, chats):
     return found
 
 
-def test_inputs_do_not_depend_on_batches_padding_or_the_shared_prefix():
+ALIKE = ["Put some of it aside each month.", "Put some of it in the house."]
+TEXTS = {
+    "nothing shared": (PROMPTS, ANSWERS),
+    "a shared beginning": ([f"How do I save money, and then: {prompt}" for prompt in PROMPTS], ANSWERS),
+    "one question": (PROMPTS[:1] * 2, ["Put some aside.", "Rest your eyes."]),
+    "one question, answers that begin alike": (PROMPTS[:1] * 2, ALIKE),
+    "one answer twice": (PROMPTS[:1] * 2, ALIKE[:1] * 2),
+}
+
+
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS.keys())
+def test_inputs_do_not_depend_on_batches_padding_or_the_shared_prefix(texts):
     organism = make_organism()
-    chats = encode_for_capture(organism.tokenizer, PROMPTS, ANSWERS)
+    chats = encode_for_capture(organism.tokenizer, *texts)
     single = inputs_one_by_one(organism, chats)
     means = mean_inputs(organism, chats, MODULES)
     read = {module: np.random.default_rng(0).standard_normal(len(means[module])) for module in MODULES}
@@ -39,6 +52,9 @@ def test_inputs_do_not_depend_on_batches_padding_or_the_shared_prefix():
         np.testing.assert_allclose(means[module], np.mean([part.mean(0) for part in own], axis=0), atol=2e-5)
         for answer, part in zip(scalars.answers, own, strict=True):
             np.testing.assert_allclose(answer[:, column], part @ read[module], atol=1e-3)
+        for prompt, inputs, chat in zip(scalars.prompts, single[module], chats, strict=True):
+            before = inputs[: chat.answer_positions[0]] @ read[module]
+            np.testing.assert_allclose(prompt[column], before.mean(), atol=1e-3)
     assert not organism.model.get_submodule(MODULES[0])._forward_pre_hooks
 
 
@@ -78,3 +94,9 @@ def test_a_question_asked_twice_cannot_leak():
     doubled = TokenScalars(scalars.answers * 2, np.concatenate([scalars.prompts] * 2), scalars.modules)
     found = probe_scalars(doubled, np.concatenate([labels] * 2), [f"q{row}" for row in range(60)] * 2, cost=10.0)
     assert abs(found.answer.value - 0.5) < 0.2
+
+
+def test_answers_to_a_single_question_are_refused():
+    scalars, labels = answers(6.0)
+    with pytest.raises(UserError, match="questions left out"):
+        probe_scalars(scalars, labels, ["q"] * 60)

@@ -22,35 +22,41 @@ from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
 TOKEN_BUDGET = 4096
-Visit = Callable[[str, Tensor, list[int]], None]
+Visit = Callable[[str, Tensor, list[int], int], None]
 
 
 def visit_inputs(
     organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str], visit: Visit, name: str
-) -> int:
-    """Call `visit(module, inputs [rows, width, d_in], rows)` for every module and batch; returns the tokens left out.
+) -> None:
+    """Call `visit(module, inputs [rows, width, d_in], rows, start)` for every module and batch of rows.
 
-    These first tokens are the ones all chats share; position t of the inputs is token t + that number of its chat.
+    Position t of the inputs is token start + t of its chat. The first tokens of the prompts, where all chats share
+    them, come once before any batch, as inputs [1, shared, d_in] of no row; answers are never among them.
     """
-    prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+    prefix = SharedPrefix(organism, [chat.ids[: chat.answer_positions[0]] for chat in chats])
     lengths = [len(chat.ids) - prefix.length for chat in chats]
     rows: list[int] = []
+    start = 0
+
+    def seen(module: str, inputs: Tensor) -> None:
+        visit(module, inputs, list(rows), start)
+
     with torch.inference_mode(), ExitStack() as hooks, progress.task(name, len(chats), "examples") as advance:
-        prefix.run()
         for module in modules:
-            hooks.callback(_hook(organism.model, module, visit, rows).remove)
+            hooks.callback(_hook(organism.model, module, seen).remove)
+        prefix.run()
+        start = prefix.length
         for batch in token_budget_batches(lengths, TOKEN_BUDGET):
             rows[:] = batch
             tails = [chats[row].ids[prefix.length :] for row in batch]
             width = rounded(max(map(len, tails)))
             prefix.forward(PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width))
             advance(len(batch))
-    return prefix.length
 
 
-def _hook(model: Any, module: str, visit: Visit, rows: list[int]) -> torch.utils.hooks.RemovableHandle:
+def _hook(model: Any, module: str, seen: Callable[[str, Tensor], None]) -> torch.utils.hooks.RemovableHandle:
     def before(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        visit(module, inputs[0], list(rows))
+        seen(module, inputs[0])
 
     handle: torch.utils.hooks.RemovableHandle = model.get_submodule(module).register_forward_pre_hook(before)
     return handle
@@ -59,13 +65,12 @@ def _hook(model: Any, module: str, visit: Visit, rows: list[int]) -> torch.utils
 def mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str]) -> dict[str, np.ndarray]:
     """Return each module's mean input over the answers' tokens, every answer counting alike, float32 [d_in]."""
     sums: dict[str, Tensor] = {}
-    shared = SharedPrefix(organism, [chat.ids for chat in chats]).length
 
-    def visit(module: str, inputs: Tensor, rows: list[int]) -> None:
+    def visit(module: str, inputs: Tensor, rows: list[int], start: int) -> None:
         weights = torch.zeros(inputs.shape[:2], device=inputs.device)
         for index, row in enumerate(rows):
             positions = chats[row].answer_positions
-            weights[index, positions - shared] = 1 / len(positions)
+            weights[index, positions - start] = 1 / len(positions)
         total = torch.einsum("rt,rtd->d", weights, inputs.float())
         sums[module] = sums[module] + total if module in sums else total
 
@@ -79,7 +84,7 @@ class TokenScalars:
 
     Attributes:
         answers: float32 [n_answer_tokens, n_modules] of each chat.
-        prompts: mean over the prompt's own tokens, float32 [n_chats, n_modules].
+        prompts: mean over all tokens before the answer, float32 [n_chats, n_modules].
         modules: names of the modules.
     """
 
@@ -96,17 +101,20 @@ class TokenScalars:
 def token_scalars(organism: Organism, chats: Sequence[EncodedChat], readers: Mapping[str, np.ndarray]) -> TokenScalars:
     """Return x · reader for each module's input x and reader [d_in], at answer tokens and averaged over prompts."""
     order = {module: index for index, module in enumerate(readers)}
-    shared = SharedPrefix(organism, [chat.ids for chat in chats]).length
-    whole = [np.zeros((len(chat.ids) - shared, len(order)), dtype=np.float32) for chat in chats]
+    whole = [np.zeros((len(chat.ids), len(order)), dtype=np.float32) for chat in chats]
     vectors = {module: torch.from_numpy(reader).float().to(organism.device) for module, reader in readers.items()}
 
-    def visit(module: str, inputs: Tensor, rows: list[int]) -> None:
+    def visit(module: str, inputs: Tensor, rows: list[int], start: int) -> None:
         scalars = (inputs.float() @ vectors[module]).cpu().numpy()
         for index, row in enumerate(rows):
-            whole[row][:, order[module]] = scalars[index, : len(whole[row])]
+            own = whole[row][start:, order[module]]
+            own[:] = scalars[index, : len(own)]
+        if not rows:  # the shared tokens are the first ones of every chat
+            for scalars_of_chat in whole:
+                scalars_of_chat[: scalars.shape[1], order[module]] = scalars[0]
 
     visit_inputs(organism, chats, list(readers), visit, "reading LoRA scalars")
-    spans = [chat.answer_positions - shared for chat in chats]
+    spans = [chat.answer_positions for chat in chats]
     answers = [scalars[span] for scalars, span in zip(whole, spans, strict=True)]
     prompts = np.stack([scalars[: span[0]].mean(axis=0) for scalars, span in zip(whole, spans, strict=True)])
     return TokenScalars(answers, prompts, tuple(readers))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emscope.behaviour.statistics import Estimate, bootstrap_questions
+from emscope.errors import UserError
 from emscope.residual.adapters.inputs import TokenScalars
 from emscope.residual.adapters.lowrank import LowRank
 from emscope.residual.detection import auroc
@@ -54,12 +55,18 @@ def probe_scalars(
     scalars: TokenScalars, labels: np.ndarray, questions: Sequence[str], folds: int = 5, cost: float = COST,
     seed: int = 0,
 ) -> ScalarProbe:  # fmt: skip
-    """Fit L1 probes on the tokens of all but one fold of questions and score the rest; labels [n_answers] 0/1."""
+    """Fit L1 probes on the tokens of all but one fold of questions and score the rest; labels [n_answers] 0/1.
+
+    Raises:
+        UserError: answers to a single question, or to too few for both kinds of answer outside every fold.
+    """
     fold = _question_folds(questions, folds, seed)
     shares, means, prompts = (np.full(len(labels), np.nan) for _ in range(3))
     used = []
     for number in np.unique(fold):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        if len(np.unique(labels[inside])) < 2:
+            raise UserError("Scalars are probed on questions left out, and both kinds of answer come from too few.")
         total = sum(len(scalars.answers[row]) for row in inside)
         weights, intercept = _fit_tokens([scalars.answers[row] for row in inside], labels[inside], total, cost)
         used.append(float((weights != 0).mean()))
