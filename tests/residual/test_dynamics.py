@@ -115,6 +115,31 @@ def test_the_update_does_not_depend_on_how_it_is_split(checkpoints):
     assert not np.allclose(plain.grams["B"], turned.grams["B"], rtol=1e-2)
 
 
+@pytest.mark.parametrize("move", [1e-2, 1e-3, 1e-4])
+def test_moves_that_are_small_beside_the_matrix_keep_their_digits(tmp_path, move):
+    chooser, folders, points = np.random.default_rng(0), [], []
+    a, b = chooser.standard_normal((2, 40)), chooser.standard_normal((30, 2))
+    for step in range(5):
+        a = (a + move * chooser.standard_normal(a.shape)).astype(np.float32)
+        folders.append(tmp_path / f"checkpoint-{step}")
+        folders[-1].mkdir()
+        tensors = {"m.lora_A.weight": torch.from_numpy(a), "m.lora_B.weight": torch.from_numpy(b).float()}
+        save_file(tensors, folders[-1] / "adapter_model.safetensors")
+        points.append(a.astype(np.float64))
+    found = read_paths(folders, range(1, 6)).of("A")[0]
+    naive = path_of([points[0], *points])
+    np.testing.assert_allclose(found.step_lengths[2:], naive.step_lengths[2:], rtol=1e-4)
+    legs = [(points[t - 1] - points[t], points[t + 1] - points[t]) for t in range(1, 4)]
+    cosines_of = [cosine(one.ravel(), two.ravel()) for one, two in legs]
+    np.testing.assert_allclose(found.local_cosine(1)[2:-1], cosines_of, atol=1e-4)
+
+
+def test_no_cosine_is_beyond_one():
+    path = MatrixPath(np.full((5, 5), 3.0) + 1e-13 * CHOOSER.normal(size=(5, 5)))
+    for found in (path.local_cosine(1), path.cosine_to_final, path.cosine_to_previous):
+        assert not (np.abs(found) > 1).any()
+
+
 def test_paths_that_are_none_are_refused(checkpoints):
     with pytest.raises(UserError, match="at least two checkpoints"):
         read_paths(checkpoints["plain"][:1], [4])

@@ -42,12 +42,12 @@ class MatrixPath:
     @property
     def cosine_to_final(self) -> np.ndarray:
         """Cosine of each checkpoint's matrix with the last one's, [n]; NaN where the matrix is zero."""
-        return _ratio(self.gram[:, -1], self.norms * self.norms[-1])
+        return _cosine(self.gram[:, -1], self.norms * self.norms[-1])
 
     @property
     def cosine_to_previous(self) -> np.ndarray:
         """Cosine of each checkpoint's matrix with the one before, [n]; NaN at the first and where one is zero."""
-        found = _ratio(np.diag(self.gram, 1), self.norms[1:] * self.norms[:-1])
+        found = _cosine(np.diag(self.gram, 1), self.norms[1:] * self.norms[:-1])
         return np.concatenate([[np.nan], found])
 
     @property
@@ -73,7 +73,7 @@ class MatrixPath:
             for other in (before, after)
         ]
         least = np.minimum(*legs)
-        result[here] = np.where(least >= shortest * np.max(legs), _ratio(inner, legs[0] * legs[1]), np.nan)
+        result[here] = np.where(least >= shortest * np.max(legs), _cosine(inner, legs[0] * legs[1]), np.nan)
         return result
 
     def principal_components(self, n_components: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -95,8 +95,8 @@ class MatrixPath:
         return MatrixPath(again @ self.gram @ again.T)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
+def _cosine(inner: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    return np.where(norms > 0, np.clip(inner / np.where(norms > 0, norms, 1.0), -1.0, 1.0), np.nan)
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
     grams: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for module in modules:
         a, b = (
-            torch.stack([file.get_tensor(f"{module}.lora_{part}.weight").float() for file in files]) for part in "AB"
-        )
+            torch.stack([file.get_tensor(f"{module}.lora_{part}.weight").double() for file in files]) for part in "AB"
+        )  # a move is small beside the matrix: the difference of two products has no digits left in float32
         inner_a, inner_b = torch.einsum("mri,nsi->mnrs", a, a), torch.einsum("mor,nos->mnrs", b, b)
         grams["A"].append(_from_first(_traces(inner_a)))
         grams["B"].append(_from_zero(_traces(inner_b)))
-        grams["BA"].append(_from_zero((inner_a.double() * inner_b.double()).sum(dim=(2, 3)).numpy()))
+        grams["BA"].append(_from_zero((inner_a * inner_b).sum(dim=(2, 3)).numpy()))
     return AdapterPaths(
         tuple(module.removeprefix(WRAPPER) for module in modules), (0, *steps),
         {part: np.stack(found) for part, found in grams.items()},
@@ -170,7 +170,7 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
 
 
 def _traces(inner: torch.Tensor) -> np.ndarray:
-    return np.asarray(inner.double().diagonal(dim1=2, dim2=3).sum(dim=-1).numpy())
+    return np.asarray(inner.diagonal(dim1=2, dim2=3).sum(dim=-1).numpy())
 
 
 def _from_zero(gram: np.ndarray) -> np.ndarray:
