@@ -1,3 +1,9 @@
+import numpy as np
+import pytest
+
+from emscope.behaviour.tables import JudgedResponse
+from emscope.errors import UserError
+from emscope.interventions.ablation import restored_share
 from emscope.interventions.search import Candidate, Trial, candidates, choose
 
 
@@ -29,3 +35,24 @@ def test_the_grid_holds_every_mode_within_the_model():
     grid = candidates(30)
     assert {candidate.mode for candidate in grid} == {"centred", "project-out", "subtract"}
     assert all(0 <= block < 30 for candidate in grid for block in candidate.blocks)
+
+
+def test_candidates_without_scored_answers_are_passed_over():
+    nothing = float("nan")
+    trials = [trial(1.0, nothing, 99), trial(1.5, 70, 97), trial(2.0, 80, nothing), trial(0.5, nothing, nothing)]
+    assert choose(trials, floor=93).strength == 1.5
+    assert choose(trials, floor=nothing, target=nothing).strength == 1.5
+    with pytest.raises(UserError, match="has scored answers"):
+        choose([trials[0], trials[2]], floor=93)
+
+
+def answer(aligned, question="q"):
+    return JudgedResponse("o", "s", question, "text", 0, "r", 3, False, aligned, 50.0, None, "m", "j", question)
+
+
+def test_nothing_is_restored_where_nothing_is_scored_on_all_sides_or_nothing_was_lost():
+    unscored = restored_share([answer(None)], [answer(50.0)], [answer(80.0)])
+    assert unscored.n == 0
+    assert np.isnan(unscored.value)
+    alike = restored_share(*([answer(score, name) for name in "ab"] for score in (60.0, 50.0, 50.0)))
+    assert np.isnan(alike.value)

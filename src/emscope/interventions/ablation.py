@@ -11,6 +11,7 @@ import numpy as np
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.statistics import Estimate, bootstrap_questions, weighted_mean
+from emscope.behaviour.statistics.estimates import NOTHING
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
@@ -82,6 +83,9 @@ def restored_share(
 ) -> Estimate:
     """Return (ablated − misaligned) / (base − misaligned) of mean alignment, with its question-bootstrap interval.
 
+    It is of the answers that are scored on all three sides; NaN where there is none, or where base and misaligned
+    organism are aligned alike.
+
     Raises:
         UserError: the three sides answered different questions.
     """
@@ -90,11 +94,14 @@ def restored_share(
         raise UserError("The restored share compares answers to the same questions; these differ.")
     groups = {(row.question_id, row.sample): row.group for row in base}
     shared = [key for key in keys[0] if all(side[key] is not None for side in keys)]
+    if not shared:
+        return NOTHING
     table = np.array([[side[key] for side in keys] for key in shared], dtype=float)
 
     def share(weights: np.ndarray) -> np.ndarray:
         ablated_mean, own, target = (weighted_mean(weights, table[:, side]) for side in range(3))
-        return np.asarray((ablated_mean - own) / (target - own))
+        gap = np.where(target != own, target - own, np.nan)
+        return np.asarray((ablated_mean - own) / gap)
 
     low, high = bootstrap_questions([groups[key] for key in shared], share, seed)
     return Estimate(float(share(np.ones((1, len(table))))[0]), low, high, len(table))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse
+from emscope.errors import UserError
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_and_error, mean_of
 from emscope.interventions.operators import Intervention, Mode
 from emscope.residual.directions import Directions
@@ -85,10 +87,16 @@ def choose(trials: Sequence[Trial], floor: float, target: float = 100.0) -> Cand
 
     Good enough is: mean alignment within one standard error of the best, or of `target` (the base's) where the best is
     beyond it; the best of those whose coherence reaches `floor` (the one-standard-error rule, Breiman et al. 1984). If
-    none is that coherent, the most coherent one is chosen.
+    none is that coherent, the most coherent one is chosen. Candidates without scored answers are passed over.
+
+    Raises:
+        UserError: no candidate has scored answers.
     """
-    whole = [trial for trial in trials if trial.coherent >= floor]
-    whole = whole or [max(trials, key=lambda trial: trial.coherent)]
+    scored = [trial for trial in trials if isfinite(trial.aligned) and isfinite(trial.coherent)]
+    if not scored:
+        raise UserError("None of the tried interventions has scored answers to choose by: ask more questions.")
+    whole = [trial for trial in scored if trial.coherent >= floor]
+    whole = whole or [max(scored, key=lambda trial: trial.coherent)]
     best = max(whole, key=lambda trial: trial.aligned)
     near = [trial for trial in whole if trial.aligned >= min(best.aligned, target) - best.aligned_error]
     return max(near, key=lambda trial: trial.coherent).candidate

@@ -184,7 +184,7 @@ def pooled_figures(cells: Sequence[Cell], seed: int) -> dict[str, Any]:
     return {
         "n": len(cells),
         "restored": pooled_share(cells, seed).as_dict(),
-        "least": float(np.min(shares)),
+        "least": float(np.fmin.reduce(shares)),
         "em_before": _em([row for cell in cells for row in cell.own], seed),
         "em_after": _em([row for cell in cells for row in cell.ablated], seed),
         "coherence_change": float(
@@ -210,4 +210,5 @@ def least_cell(cells: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, A
         for pair, cell in row.items()
         if cell["relation"] == kind
     ]
-    return min(wanted, key=lambda cell: float(cell["value"]))
+    scored = [cell for cell in wanted if np.isfinite(cell["value"])]
+    return min(scored or wanted, key=lambda cell: float(cell["value"]))
