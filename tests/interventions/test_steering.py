@@ -9,6 +9,7 @@ from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.statistics import Estimate
+from emscope.errors import UserError
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
@@ -61,6 +62,18 @@ def test_the_coefficient_hits_its_target_from_any_start(power, target, start):
     assert np.sign(found.coefficient) == np.sign(start)
 
 
+def test_what_cannot_be_reached_is_said_and_a_cost_that_is_no_number_is_too_much():
+    assert search(1.0, lambda c: c**2, 3.0).reached
+    assert not search(10.0, lambda c: 1 - np.exp(-c), 1.0).reached
+    broken = search(1.0, lambda c: c**2 if abs(c) < 5 else float("nan"), -40.0)
+    assert broken.reached
+    assert broken.coefficient == pytest.approx(-1, rel=0.03)
+    assert not search(1.0, lambda c: float("nan"), 1.0).reached
+    for target, start in ((1.0, 0.0), (0.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))):
+        with pytest.raises(UserError, match="No coefficient can be searched"):
+            search(target, lambda c: c**2, start)
+
+
 def test_a_curve_with_a_step_and_a_ceiling_still_brackets():
     found = search(1.0, lambda c: 0.1 * c if c < 3 else 0.8 + 0.1 * c, 0.5)
     assert found.coefficient == pytest.approx(3, rel=0.3)
@@ -104,7 +117,7 @@ def test_answer_tokens_are_those_of_a_token_by_token_reading(subject, directions
     for chat in encode_for_capture(organism.tokenizer, PROMPTS, ANSWERS):
         with torch.no_grad():
             hidden = organism.model(input_ids=torch.tensor([chat.ids]), output_hidden_states=True).hidden_states
-        states.append(hidden[3][0, chat.answer_positions - 1])
+        states.append(hidden[3][0, chat.answer_positions])
     tokens = torch.cat(states).double().numpy()
     projections = tokens @ directions.units[2]
     assert found.norm[2] == pytest.approx(np.linalg.norm(tokens, axis=1).mean(), rel=1e-4)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emscope.errors import UserError
+
 MOST_PASSES = 10
 CLOSE_ENOUGH = 0.05
 LEAST_NATS = 1e-12
@@ -16,10 +18,14 @@ NatsAt = Callable[[Sequence[int], Sequence[float]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A coefficient and the mean nats a token that it was found to cost."""
+    """A coefficient, the mean nats a token that it was found to cost, and whether that is what was asked for.
+
+    Nats are infinite where the cost was not a number: a model that no longer computes is disturbed without bound.
+    """
 
     coefficient: float
     nats: float
+    reached: bool
 
 
 class Bracket:
@@ -31,6 +37,16 @@ class Bracket:
     """
 
     def __init__(self, target: float, start: float, tolerance: float = CLOSE_ENOUGH) -> None:
+        """Begin at `start`, whose sign the coefficient keeps.
+
+        Raises:
+            UserError: a target that is not above 0, or a start that is 0 or not a number.
+        """
+        if not 0 < target < np.inf or not 0 < abs(start) < np.inf:
+            raise UserError(
+                f"No coefficient can be searched for {target:g} nats a token from {start:g}: both must be finite and "
+                "not 0, and the nats positive."
+            )
         self.target, self.tolerance = target, tolerance
         self.sign, self.size = float(np.sign(start)), abs(start)
         self.low, self.high, self.power = 0.0, float("inf"), 2.0
@@ -39,9 +55,7 @@ class Bracket:
     @property
     def done(self) -> bool:
         """Whether a point within the tolerance is known, or enough were tried."""
-        return len(self.tried) == MOST_PASSES or any(
-            abs(point.nats - self.target) <= self.tolerance * self.target for point in self.tried
-        )
+        return len(self.tried) == MOST_PASSES or any(point.reached for point in self.tried)
 
     @property
     def nearest(self) -> Calibrated:
@@ -50,14 +64,16 @@ class Bracket:
 
     def tell(self, nats: float) -> None:
         """Take in what the present size costs, and move on to the next."""
-        self.tried.append(Calibrated(self.sign * self.size, max(nats, LEAST_NATS)))
+        nats = max(nats, LEAST_NATS) if np.isfinite(nats) else float("inf")
+        reached = abs(nats - self.target) <= self.tolerance * self.target
+        self.tried.append(Calibrated(self.sign * self.size, nats, reached))
         if nats < self.target:
             self.low = self.size
         else:
             self.high = self.size
         if len(self.tried) > 1:
             self.power = _power(*self.tried[-2:])
-        ratio = (self.target / self.tried[-1].nats) ** (1 / self.power)
+        ratio = (self.target / nats) ** (1 / self.power)
         guess = self.size * float(np.clip(ratio, 1 / 8, 8))
         bounded = self.low > 0 and self.high < np.inf
         by_turns = bounded and len(self.tried) % 3 == 0
@@ -67,8 +83,13 @@ class Bracket:
 def coefficients_for(targets: Sequence[float], starts: Sequence[float], nats_at: NatsAt) -> list[Calibrated]:
     """Return, for each target, the coefficient of the sign of its start that costs so many nats, to 5 %.
 
+    Where no point that was tried is as close as that, it is the nearest one and `reached` is False.
+
     `nats_at` takes the numbers of the searches that are still open and the coefficient of each, and returns what each
     costs: all are measured together.
+
+    Raises:
+        UserError: a target that is not above 0, or a start that is 0 or not a number.
     """
     searches = [Bracket(target, start) for target, start in zip(targets, starts, strict=True)]
     while still := [number for number, search in enumerate(searches) if not search.done]:
@@ -81,6 +102,8 @@ def coefficients_for(targets: Sequence[float], starts: Sequence[float], nats_at:
 def _power(first: Calibrated, second: Calibrated) -> float:
     """Return the exponent of the power law through two points, within reason."""
     ratio = np.log(second.coefficient / first.coefficient)
+    if np.isinf(first.nats) or np.isinf(second.nats):
+        return 2.0
     return float(np.clip(np.log(second.nats / first.nats) / ratio, 0.4, 8.0)) if ratio else 2.0
 
 

@@ -31,7 +31,8 @@ class ForcedText:
     """Answers that models are made to read, batched once for every pass over them.
 
     `where` holds, while a batch is in a model, the batch rows and the positions in them whose next token belongs to an
-    answer; hooks may use it. It is None while the prefix that all chats share is computed.
+    answer, and `answers` those of the answers' tokens themselves, in the same order; hooks may use both. They are None
+    while the prefix that all chats share is computed.
     """
 
     def __init__(self, chats: Sequence[EncodedChat], groups: Sequence[str], token_budget: int = 4096) -> None:
@@ -45,22 +46,24 @@ class ForcedText:
         self.chats, self.groups = list(chats), tuple(groups)
         self.token_budget = token_budget
         self.where: tuple[Tensor, Tensor] | None = None
+        self.answers: tuple[Tensor, Tensor] | None = None
 
     def states(self, organism: Organism) -> Iterator[tuple[list[int], Tensor]]:
         """Yield, batch by batch, the chat of each predicted token and the final hidden states [n_tokens, d_model]."""
         beginnings = [chat.ids[: chat.answer_positions[0]] for chat in self.chats]  # predictors stay out of the prefix
         prefix = SharedPrefix(organism, beginnings)
-        self.where = None
+        self.where = self.answers = None
         prefix.run()
         tails = [chat.ids[prefix.length :] for chat in self.chats]
         for batch in token_budget_batches([len(tail) for tail in tails], self.token_budget):
             predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch]
             sizes = [len(positions) for positions in predictors]
             rows = torch.from_numpy(np.repeat(np.arange(len(batch)), sizes)).to(organism.device)
-            self.where = rows, torch.from_numpy(np.concatenate(predictors)).to(organism.device)
+            before = torch.from_numpy(np.concatenate(predictors)).to(organism.device)
+            self.where, self.answers = (rows, before), (rows, before + 1)
             padded = PaddedBatch.of([tails[row] for row in batch], organism.tokenizer.pad_token_id or 0)
-            yield np.repeat(batch, sizes).tolist(), prefix.forward(padded)[self.where]
-        self.where = None
+            yield np.repeat(batch, sizes).tolist(), prefix.forward(padded)[rows, before]
+        self.where = self.answers = None
 
 
 @dataclass(frozen=True)

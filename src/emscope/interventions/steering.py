@@ -92,8 +92,8 @@ def answer_tokens(subject: Subject, directions: Directions, blocks: Sequence[int
     found: dict[int, Moments] = {}
 
     def visit(block: int, hidden: Tensor) -> None:
-        if text.where is not None:
-            tokens = hidden[text.where].float().cpu()
+        if text.answers is not None:
+            tokens = hidden[text.answers].float().cpu()
             read = Moments.of(torch.stack([tokens.norm(dim=-1), tokens @ units[block]], dim=1).numpy())
             found[block] = found[block].merge(read) if block in found else read
 

@@ -43,6 +43,9 @@ def test_what_is_chosen_is_reported_beside_its_controls_at_equal_disturbance(fou
         assert len({row["direction"] for row in rows}) == 4
         assert all(row["aligned"]["n"] <= 6 for row in rows)
         assert all(("restored" in row) == (name == "misaligned") for row in rows)
+    for row in [*found["curves"], *(row for row in found["test"] if row["role"] == "compared")]:
+        assert row["kl_target"] > 0
+        assert row["kl_reached"] in (True, False)
     levels = [row["level"] for row in found["curves"]]
     assert levels == [0.5, 1.0] * 8
     assert {tuple(row["blocks"]) for row in found["caps"]} == {tuple(chosen["misaligned"]["blocks"]), (1, 2, 3)}

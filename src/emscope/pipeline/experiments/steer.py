@@ -137,10 +137,11 @@ def _curves(
     """Compare all directions at the chosen block, each at the same disturbances."""
     own, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
     rows = bench.at_disturbance(name, list(bench.directions), chosen.turn, [level * own for level in levels])
-    found = bench.turned(bench.test[name], [turn for row in rows for turn in row], questions)
+    aims = [aim for row in rows for aim in row]
+    found = bench.turned(bench.test[name], [aim.turn for aim in aims], questions)
     return [
-        bench.plain(name, cell, level=level, **_restored(bench, name, cell, questions))
-        for level, cell in zip(levels * len(rows), found, strict=True)
+        bench.plain(name, cell, level=level, **aim.as_dict(), **_restored(bench, name, cell, questions))
+        for level, aim, cell in zip(levels * len(rows), aims, found, strict=True)
     ]
 
 
@@ -166,16 +167,19 @@ def _caps(
 
 def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequence[Question]) -> list[dict[str, Any]]:
     """Report what was chosen on test questions: on every organism, and beside other directions at equal disturbance."""
-    turns = [("correction", chosen[MISALIGNED].turn), ("induction", chosen[BASE].turn)]
+    turns: list[tuple[str, Turn, dict[str, Any]]] = [
+        ("correction", chosen[MISALIGNED].turn, {}),
+        ("induction", chosen[BASE].turn, {}),
+    ]
     if name in chosen:
         own = chosen[name]
         others = [direction for direction in bench.directions if direction != bench.main]
         rows = bench.at_disturbance(name, others, own.turn, [own.figures.kl.value])
-        turns += [("compared", turn) for row in rows for turn in row]
-    found = bench.turned(bench.test[name], [turn for _, turn in turns], questions)
+        turns += [("compared", aim.turn, aim.as_dict()) for row in rows for aim in row]
+    found = bench.turned(bench.test[name], [turn for _, turn, _ in turns], questions)
     return [
-        bench.plain(name, cell, role=role, **_restored(bench, name, cell, questions))
-        for (role, _), cell in zip(turns, found, strict=True)
+        bench.plain(name, cell, role=role, **aim, **_restored(bench, name, cell, questions))
+        for (role, _, aim), cell in zip(turns, found, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,25 @@ def spread(questions: Sequence[Question], n: int) -> list[Question]:
     """Return `n` of the questions, evenly spread, or all of them for 0 or when there are fewer."""
     n = min(n or len(questions), len(questions))
     return [questions[index * len(questions) // n] for index in range(n)]
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """A turn found for a disturbance, and whether it has it, on development questions.
+
+    Attributes:
+        turn: the turn.
+        nats: the disturbance that was wanted, in nats a token.
+        reached: whether the turn disturbs by that, to 5 %; otherwise it comes nearest of those that were tried.
+    """
+
+    turn: Turn
+    nats: float
+    reached: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the aim as plain values, beside the figures of the turn."""
+        return {"kl_target": self.nats, "kl_reached": self.reached}
 
 
 class Bench:
@@ -108,7 +127,7 @@ class Bench:
 
     def at_disturbance(
         self, name: str, directions: Sequence[str], near: Turn, nats: Sequence[float]
-    ) -> list[list[Turn]]:
+    ) -> list[list[Aimed]]:
         """Return, for each direction, the turns at the blocks of `near` that disturb an organism by the given nats.
 
         Nats are means over tokens. Coefficients are found on answers to development questions.
@@ -123,8 +142,11 @@ class Bench:
 
         starts = [size / self.length(direction, near.blocks) for direction, _ in wanted]
         found = coefficients_for([target for _, target in wanted], starts, nats_at)
-        turns = [Turn(key[0], near.blocks, item.coefficient) for key, item in zip(wanted, found, strict=True)]
-        return [turns[start : start + len(nats)] for start in range(0, len(turns), len(nats))]
+        aimed = [
+            Aimed(Turn(direction, near.blocks, item.coefficient), target, item.reached)
+            for (direction, target), item in zip(wanted, found, strict=True)
+        ]
+        return [aimed[start : start + len(nats)] for start in range(0, len(aimed), len(nats))]
 
     def intervention(self, turn: Turn) -> Intervention:
         """Return what a turn does."""
