@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny import ANSWERS, ARCHITECTURES, D_MODEL, N_BLOCKS, PROMPTS, make_organism
+from tiny import ANSWERS, ARCHITECTURES, CPU, D_MODEL, N_BLOCKS, PROMPTS, make_organism, make_tokenizer
+from transformers import AutoModelForCausalLM, OPTConfig
 
 from emscope.errors import UserError
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.organisms.chat import EncodedChat
+from emscope.organisms.models import ModelSource, Organism
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.store import ActivationStore
 
 ALL = ("last", "prompt", "response")
@@ -120,3 +123,14 @@ def test_a_store_reads_back_by_organism_question_and_block(organism, tmp_path):
     for wrong in ({"pooling": "prompt"}, {"pooling": "last", "block": 7}, {"pooling": "last", "questions": ["z"]}):
         with pytest.raises(UserError):
             store.get(**wrong)
+
+
+def test_the_width_is_that_of_the_stream_and_not_of_the_embedding():
+    config = OPTConfig(
+        vocab_size=50, hidden_size=32, word_embed_proj_dim=16, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    organism = Organism(ModelSource("tiny", "tiny", "tiny"), model, make_tokenizer(), CPU)
+    chats = [EncodedChat([5, 6, 7, 8], [False] * 4), EncodedChat([5, 9, 7], [False] * 3)]
+    assert organism_width(organism) == 32
+    assert capture(organism, chats, CaptureSettings(("last",), share_prefix=False)).pooled["last"].shape == (2, 2, 32)

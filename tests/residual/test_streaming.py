@@ -93,6 +93,19 @@ def test_shards_hold_every_vector_once(organism, tmp_path):
             )
 
 
+def test_shards_name_their_blocks_in_whatever_order_these_were_given(organism, tmp_path):
+    settings = CaptureSettings(("last",), blocks=(3, 1, 3), token_budget=60)
+    names = [f"q{number}" for number in range(len(PROMPTS))]
+    capture_moments(organism, chats_of(organism), settings, shards=tmp_path, questions=names)
+    whole = capture(organism, chats_of(organism), CaptureSettings(("last",))).pooled["last"]
+    for path in tmp_path.glob("*.safetensors"):
+        shard = ActivationStore.load(path)
+        assert shard.activations.blocks == settings.blocks == (1, 3)
+        rows = [names.index(name) for name in shard.question_ids]
+        for block in (1, 3):
+            np.testing.assert_allclose(shard.get("last", block), whole[rows, block], atol=1e-4)
+
+
 def test_a_side_or_question_too_few_is_refused(organism, tmp_path):
     with pytest.raises(UserError, match="side for each chat"):
         capture_moments(organism, chats_of(organism), CaptureSettings(), sides=["bad"])

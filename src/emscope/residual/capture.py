@@ -36,7 +36,7 @@ class CaptureSettings:
     Attributes:
         poolings: which tokens make one vector: the last prompt token, the prompt's mean, the answer's mean.
         site: resid_post (a block's output) or resid_pre (its input).
-        blocks: blocks to read; none given means all.
+        blocks: blocks to read, kept in rising order without repeats; none given means all.
         token_budget: padded tokens in one forward pass.
         share_prefix: run the tokens common to all sequences once.
     """
@@ -48,7 +48,8 @@ class CaptureSettings:
     share_prefix: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse unknown names."""
+        """Refuse unknown names; put the blocks in the order in which they are read."""
+        object.__setattr__(self, "blocks", tuple(sorted({*self.blocks})))
         unknown = set(self.poolings) - set(POOLINGS)
         if unknown or not self.poolings:
             raise UserError(f"Poolings are {', '.join(POOLINGS)}; found {', '.join(sorted(unknown)) or 'none'}.")
@@ -147,8 +148,11 @@ def read_batches(
 
 
 def organism_width(organism: Organism) -> int:
-    """Return d_model."""
-    return int(organism.model.get_input_embeddings().weight.shape[1])
+    """Return d_model, which some models' embeddings do not have."""
+    config = organism.model.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    width = getattr(text, "hidden_size", None)
+    return int(width if width else organism.model.get_input_embeddings().weight.shape[1])
 
 
 def _check_finite(out: np.ndarray, blocks: list[int], organism: Organism) -> None:
