@@ -1,10 +1,11 @@
 import pytest
 import torch
 from tiny import ARCHITECTURES, N_BLOCKS, PROMPTS, make_organism, make_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch
-from emscope.organisms.blocks import check_blocks, decoder_body, find_blocks, hidden_of, visiting
+from emscope.organisms.blocks import check_blocks, decoder_body, find_blocks, head_logits, hidden_of, visiting
 
 
 def _batch(tokenizer):
@@ -90,3 +91,26 @@ def test_padding_sides_hold_the_same_tokens():
     for side in ("left", "right"):
         batch = PaddedBatch.of(ids, tokenizer.pad_token_id, side)
         assert [row[mask.bool()].tolist() for row, mask in zip(batch.ids, batch.mask, strict=True)] == ids
+
+
+@pytest.mark.parametrize(
+    ("family", "factor"),
+    [
+        ("granite", {"logits_scaling": 8.0}),
+        ("hyperclovax", {"logits_scaling": 0.125}),
+        ("cohere", {"logit_scale": 0.0625}),
+        ("cohere2", {"logit_scale": 0.0625}),
+        ("gemma2", {"final_logit_softcapping": 0.3}),
+        ("llama", {}),
+    ],
+)
+def test_logits_are_those_of_the_whole_model(family, factor):
+    config = AutoConfig.for_model(
+        family, vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2, **factor,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(3, 50, (2, 7))
+    with torch.no_grad():
+        hidden = decoder_body(model)(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(head_logits(model, hidden), model(input_ids=ids).logits)

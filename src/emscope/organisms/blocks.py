@@ -19,6 +19,14 @@ Site = Literal["resid_post", "resid_pre"]
 Visit = Callable[[int, Tensor], Tensor | None]
 
 _BLOCK_LISTS = ("layers", "h", "blocks", "decoder.layers")
+_LOGIT_FACTORS = {
+    "granite": ("logits_scaling", -1),
+    "minicpm3": ("logits_scaling", -1),
+    "hyperclovax": ("logits_scaling", 1),
+    "cohere": ("logit_scale", 1),
+    "falcon_h1": ("lm_head_multiplier", 1),
+}
+"""By the beginning of a model type: what its configuration calls the factor of its logits, and the factor's power."""
 
 
 def decoder_body(model: nn.Module) -> nn.Module:
@@ -50,8 +58,12 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model]."""
     whole: Any = model
+    config = whole.config.get_text_config()
     logits = whole.get_output_embeddings()(hidden).float()
-    cap = getattr(whole.config, "final_logit_softcapping", None)
+    for family, (name, power) in _LOGIT_FACTORS.items():
+        if config.model_type.startswith(family):
+            logits = logits * getattr(config, name) ** power
+    cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
 
 
