@@ -121,6 +121,18 @@ def test_a_reversed_update_has_the_same_norms_and_the_opposite_write(adapters, g
         np.testing.assert_allclose(kernel, [[1, -1], [-1, 1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "loftq", "lora_ga", "new_one"])
+def test_an_adapter_whose_start_changed_the_base_is_refused(adapters, tmp_path, start):
+    shutil.copytree(adapters / "plain", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "adapter_config.json").read_text())
+    for kept in ("gaussian", "eva", "orthogonal", False):
+        (tmp_path / "other" / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": kept}))
+        assert open_adapter(tmp_path / "other").modules
+    (tmp_path / "other" / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": start}))
+    with pytest.raises(UserError, match="changes the base's weights"):
+        open_adapter(tmp_path / "other")
+
+
 def test_names_of_modules():
     assert block_of("model.layers.12.mlp.down_proj") == 12
     assert kind_of("model.layers.12.mlp.down_proj") == "down_proj"

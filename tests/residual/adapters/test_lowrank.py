@@ -69,3 +69,13 @@ def test_a_rank_one_scalar_is_a_times_x():
     reader = readers({"m": one})["m"]
     assert abs(np.dot(reader, one.a[0])) == pytest.approx(np.linalg.norm(reader) * np.linalg.norm(one.a[0]), rel=1e-6)
     assert np.linalg.norm(reader) == pytest.approx(one.spectral, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "d_in", "d_out"), [(12, 12, 9), (20, 12, 9), (10, 9, 12), (1, 1, 1)])
+def test_a_rank_beyond_the_widths_is_no_trouble(rank, d_in, d_out):
+    one = update(rank, d_in, d_out)
+    left, values, right = one.svd
+    np.testing.assert_allclose((left * values) @ right.T, dense(one), atol=1e-5)
+    np.testing.assert_allclose(values, np.linalg.svd(dense(one), compute_uv=False), atol=1e-5)
+    assert one.output_share(np.eye(d_out)) == pytest.approx(1)
+    assert one.input_share(np.eye(d_in)) == pytest.approx(1)

@@ -22,15 +22,15 @@ class LowRank:
 
     @cached_property
     def svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Left vectors [d_out, rank], singular values [rank], right vectors [d_in, rank], all float64."""
+        """Left vectors [d_out, k], singular values [k], right vectors [d_in, k], all float64; k ≤ rank, d_out, d_in."""
         left, upper = np.linalg.qr(self.b.astype(np.float64))
         right, lower = np.linalg.qr(self.a.astype(np.float64).T)
-        u, values, vt = np.linalg.svd(self.scale * upper @ lower.T)
+        u, values, vt = np.linalg.svd(self.scale * upper @ lower.T, full_matrices=False)
         return left @ u, values, right @ vt.T
 
     @property
     def singular_values(self) -> np.ndarray:
-        """Singular values of ΔW, largest first, float64 [rank]."""
+        """Singular values of ΔW, largest first, float64 [k], k as in `svd`."""
         return self.svd[1]
 
     @property

@@ -22,6 +22,8 @@ from emscope.residual.adapters.lowrank import LowRank
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
 """Names of the modules whose output is added to the residual stream, in the architectures that emscope knows."""
+KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+"""Values of PEFT's `init_lora_weights` that leave the base's weights as they are; pissa, olora, loftq … change them."""
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -64,7 +66,8 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     """Open a PEFT folder with a plain LoRA adapter.
 
     Raises:
-        UserError: no adapter there, another kind of adapter (DoRA, saved modules), or a damaged file.
+        UserError: no adapter there, another kind of adapter (DoRA, saved modules, one whose start changed the base's
+            weights), or a damaged file.
     """
     path = folder / WEIGHTS
     if not (folder / CONFIG).is_file() or not path.is_file():
@@ -86,6 +89,12 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     fields = read_json(folder / CONFIG)
     if fields.get("peft_type") != "LORA" or fields.get("use_dora"):
         raise UserError(f"{folder} is not a plain LoRA adapter (DoRA and others are more than BA).")
+    start = fields.get("init_lora_weights")
+    if (start.lower() if isinstance(start, str) else start) not in KEEP_BASE:
+        raise UserError(
+            f"{folder} was begun with init_lora_weights={start!r}, which changes the base's weights too, so BA is not"
+            " its update: save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."
+        )
     neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}
     scales = _scales(source.location, source.revision, json.dumps(neutral, sort_keys=True))
     missing = [module for module in modules if module not in scales]
