@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import ANSWERS, D_MODEL, PROMPTS, make_organism
+from tiny import ANSWERS, D_MODEL, PROMPTS, TEMPLATE, make_organism, make_tokenizer
 
 from emscope.errors import UserError
 from emscope.organisms.chat import encode_chat, messages_of
@@ -65,6 +65,49 @@ def test_the_pieces_of_a_turn_make_its_text_and_answers_are_answer_tokens(organi
     assert ends == 2
     everything = [position for turn in spoken.turns for position in turn.positions]
     assert everything == sorted(set(everything))
+
+
+DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}<|start|>system\nYou are a kind assistant. Say ok.<|end|>\n{% endif %}"
+)
+CUT = (
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n{% if '/' in message['content'] and not loop.last %}"
+    "{{ message['content'].split('/')[-1] }}{% else %}{{ message['content'] }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, DEFAULT + TEMPLATE, TEMPLATE.replace("'] }}<", "'] | trim }}<"), CUT])
+@pytest.mark.parametrize("user", ["user", "a", "assistant", "start", "s", "ok", "kind assistant", " u ", ""])
+@pytest.mark.parametrize("answer", ["ok", "assistant", "n", "a/b", "system"])
+def test_short_messages_are_not_found_in_what_the_template_says(template, user, answer):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    talk = messages_of(user, answer)
+    spoken = spoken_chat(tokenizer, talk)
+    assert ["".join(turn.pieces) for turn in spoken.turns] == [user.strip(), answer]
+    marked = np.flatnonzero(encode_chat(tokenizer, talk).is_answer)
+    assert spoken.answer_positions == marked[:-1].tolist()  # all but the end-of-turn mark
+    assert all(position < marked[0] for position in spoken.turns[0].positions)
+    for turn in spoken.turns:
+        words = tokenizer.decode([spoken.ids[position] for position in turn.positions])
+        assert "".join(turn.pieces) in words
+
+
+def test_a_user_s_word_is_not_its_role():
+    tokenizer = make_tokenizer()
+    spoken = spoken_chat(tokenizer, messages_of("user", "ok"))
+    names = tokenizer.convert_ids_to_tokens(spoken.ids)
+    before = tokenizer("<|start|>user\n", add_special_tokens=False)["input_ids"]
+    assert min(spoken.turns[0].positions) >= len(before), names
+
+
+def test_a_template_that_cuts_reasoning_out_of_earlier_turns_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CUT
+    talk = [*messages_of("How?", "because/Put some aside."), {"role": "user", "content": "Why?"}]
+    with pytest.raises(UserError, match="changes what messages say"):
+        spoken_chat(tokenizer, talk)
 
 
 def test_a_template_that_changes_words_is_refused(organism):

@@ -7,7 +7,7 @@ smoothing looks back only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -87,22 +87,50 @@ def spoken_chat(tokenizer: Any, messages: Sequence[Message]) -> SpokenChat:
     """
     text = render(tokenizer, list(messages))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    turns, cursor = [], 0
-    for message in messages:
-        content = message["content"].strip()
-        start = text.find(content, cursor)
-        if start < 0:
-            raise UserError("This model's chat template changes what messages say, so their tokens cannot be shown.")
-        cursor = start + len(content)
-        turns.append(_turn(message["role"], text, encoded["offset_mapping"], start, cursor))
+    turns = []
+    for number, message in enumerate(messages):
+        start, end = _words(tokenizer, messages, number, text)
+        turns.append(_turn(message["role"], text, encoded["offset_mapping"], start, end))
     return SpokenChat(list(encoded["input_ids"]), turns)
+
+
+def _words(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> tuple[int, int]:
+    """Return where a message's words begin and end in the template's text, outer white space left out."""
+    content = messages[number]["content"]
+    words = content.strip()
+    if not words:
+        return 0, 0
+    for place in _places(tokenizer, messages, number, text):
+        for written in (content, words):
+            if text.startswith(written, place):
+                start = place + written.index(words)
+                return start, start + len(words)
+    raise UserError("This model's chat template changes what messages say, so their tokens cannot be shown.")
+
+
+def _places(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> Iterator[int]:
+    """Yield where a message may begin: where other words stand in its place, and where an answer is to be written.
+
+    A search for the words themselves would find a short message in a role's name or in a template's own system prompt.
+    """
+    other = "Aa0"
+    while other in text:
+        other += "a0"
+    rendered = render(tokenizer, [*messages[:number], {**messages[number], "content": other}, *messages[number + 1 :]])
+    place = rendered.find(other)
+    if place >= 0 and text.startswith(rendered[:place]):
+        yield place
+    if messages[number]["role"] == "assistant":  # some templates cut an answer with reasoning at its marks
+        before = render(tokenizer, list(messages[:number]), add_generation_prompt=True)
+        if text.startswith(before):
+            yield len(before)
 
 
 def _turn(role: str, text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> Turn:
     """Cut a turn's text at its tokens; bytes of one character that several tokens share go to the first of them."""
     inside = [number for number, (first, last) in enumerate(offsets) if first < end and last > start and last > first]
     ends = [min(offsets[number][1], end) for number in inside]
-    starts = [start, *ends[:-1]]
+    starts = [start, *ends[:-1]][: len(ends)]  # an empty message has no token
     return Turn(role, [text[first:last] for first, last in zip(starts, ends, strict=True)], inside)
 
 
