@@ -154,3 +154,11 @@ def test_directions_of_other_kinds_are_not_shared():
         shared_directions([parts_for()[1][0], parts_for("response")[1][0]])
     with pytest.raises(UserError, match="at least one"):
         shared_directions([])
+
+
+def test_one_question_has_cosines_without_an_interval():
+    differences = np.random.default_rng(0).standard_normal((2, 1, BLOCKS, WIDTH))
+    found = estimate_cosines(differences, ["q"])
+    np.testing.assert_allclose(found.value[0, 1, :BLOCKS], cosines(differences[:, 0])[0, 1])
+    assert np.isnan([found.low[0, 1], found.high[0, 1]]).all()
+    np.testing.assert_array_equal(found.low[0, 0], 1)

@@ -164,3 +164,31 @@ def test_too_few_examples_and_unknown_names_are_refused():
         make_examples(
             rows(examples.activations[:2], names[:2]), rows(examples.activations[:2], names[:2]), construction("other")
         )
+
+
+@pytest.mark.parametrize(("n_train", "n_test"), [(1, 40), (40, 1)])
+def test_a_single_question_is_too_few_to_sweep(n_train, n_test):
+    examples, _, names = paired()
+    sides = (np.repeat(examples.activations[row : row + 1], 4, axis=0) for row in (0, 80))
+    one = make_examples(*(rows(side, names[:1] * 4) for side in sides), construction())
+    parts = [one if n == 1 else examples.on(names[-n:]) for n in (n_train, n_test)]
+    with pytest.raises(UserError, match="a single one of the"):
+        sweep(*parts, "diff-in-means", OPTIONS)
+
+
+def test_figures_of_one_question_have_no_interval():
+    scores, labels = np.random.default_rng(0).standard_normal((8, 2)), np.arange(8) % 2
+    found = held_out_figures(scores, labels, np.full(8, "q"), np.ones(8))
+    for figure in (found.auroc, found.accuracy, found.d_prime):
+        assert np.isfinite(figure.value).all()
+        assert np.isnan([figure.low, figure.high]).all()
+
+
+def test_draws_without_spread_do_not_stretch_the_interval_and_a_dead_block_does_not_cost_the_others():
+    """Three questions with one answer a side: one draw in nine holds a single question, and so no spread at all."""
+    labels, questions = np.array([1, 1, 1, 0, 0, 0]), np.array(["a", "b", "c"] * 2)
+    scores = np.stack([np.array([1.0, 2.0, 4.0, 0.0, 0.5, 0.7]), np.full(6, 0.3), np.array([1, 1, 1, 0, 0, 0])], axis=1)
+    found = held_out_figures(scores, labels, questions, np.ones(6)).d_prime
+    assert 0 < found.low[0] <= found.value[0] <= found.high[0] < 1e3
+    assert found.value[1] == found.low[1] == found.high[1] == 0
+    assert np.isnan([found.value[2], found.low[2], found.high[2]]).all()

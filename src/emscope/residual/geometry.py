@@ -46,7 +46,7 @@ def estimate_cosines(
 ) -> Cosines:
     """Return cosines between mean differences, with intervals from drawing questions, the same ones for all directions.
 
-    The last entry along the blocks is the mean over blocks.
+    The last entry along the blocks is the mean over blocks. With one question the intervals are NaN.
 
     Args:
         differences: misaligned less aligned of each question, [n_directions, n_questions, n_blocks, d_model].
@@ -61,7 +61,9 @@ def estimate_cosines(
     found = _weighted_cosines(differences.astype(np.float64), weights)
     found = np.concatenate([found, found.mean(axis=2, keepdims=True)], axis=2)
     value, left_out, drawn = found[..., 0], found[..., 1 : n_units + 1], found[..., n_units + 1 :]
-    low, high = bca_interval(drawn, value, left_out, widened_z(n_units))
+    low = high = np.full_like(value, np.nan)
+    if n_units > 1:
+        low, high = bca_interval(drawn, value, left_out, widened_z(n_units))
     same = np.eye(len(value), dtype=bool)[:, :, None]  # a direction is itself in every draw, up to rounding
     return Cosines(np.where(same, 1, value), np.where(same, 1, low), np.where(same, 1, high))
 

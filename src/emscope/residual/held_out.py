@@ -11,6 +11,7 @@ import numpy as np
 from emscope.behaviour.statistics.bootstrap import bca_interval, draw_questions, widened_z
 
 RESAMPLES = 1000
+NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ class HeldOut:
 def held_out_figures(
     scores: np.ndarray, labels: np.ndarray, questions: np.ndarray, weights: np.ndarray, seed: int = 0
 ) -> HeldOut:
-    """Return the figures of scores [n, n_blocks] with weighted rows; intervals resample questions (BCa)."""
+    """Return the figures of scores [n, n_blocks] with weighted rows; intervals resample questions (BCa).
+
+    With one question, or where no draw has both sides, an interval is NaN.
+    """
     used = weights > 0
     scores, labels, weights = scores[used], labels[used], weights[used]
     names, codes = np.unique(questions[used], return_inverse=True)
@@ -67,13 +71,20 @@ def held_out_figures(
 
 
 def _bounded(of: Callable[[np.ndarray], np.ndarray], counts: list[np.ndarray], z: float) -> Bounded:
-    """Return a statistic with its interval; draws that leave a side empty are left out."""
+    """Return a statistic with its interval; draws that leave a side empty or without spread are left out."""
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate, values, left_out = (of(rows) for rows in counts)
-    values = values[:, np.isfinite(values).all(axis=0)]
-    left_out = left_out[:, np.isfinite(left_out).all(axis=0)]
-    low, high = bca_interval(values, estimate[:, 0], left_out, z)
-    return Bounded(estimate[:, 0], low, high)
+    ends = [_interval(*block, z) for block in zip(values, estimate[:, 0], left_out, strict=True)]
+    return Bounded(estimate[:, 0], *np.array(ends).T)
+
+
+def _interval(values: np.ndarray, estimate: float, left_out: np.ndarray, z: float) -> tuple[float, float]:
+    """Return the interval of one block's statistic from its draws that are numbers; NaN without any."""
+    values, left_out = values[np.isfinite(values)], left_out[np.isfinite(left_out)]
+    if not (len(values) and len(left_out) and np.isfinite(estimate) and np.isfinite(z)):
+        return float("nan"), float("nan")
+    low, high = bca_interval(values, estimate, left_out, z)
+    return float(low), float(high)
 
 
 def _auroc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -95,15 +106,20 @@ def _accuracy(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, ro
 
 
 def _d_prime(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the distance of the weighted means in pooled standard deviations [n_blocks, n_rows]."""
+    """Return the distance of the weighted means in pooled standard deviations [n_blocks, n_rows].
+
+    NaN where weights leave sides that differ without a spread: no number of deviations is right there. 0 where all
+    scores are one.
+    """
     centred = scores - scores.mean(axis=0)
     moments = []
     for side in (positive, negative):
         part, total = rows[:, side], rows[:, side].sum(axis=1, keepdims=True)
         mean = part @ centred[side] / total
         moments.append((mean, part @ centred[side] ** 2 / total - mean**2))
-    spread = np.sqrt(np.maximum((moments[0][1] + moments[1][1]) / 2, 1e-24))
-    return np.asarray(((moments[0][0] - moments[1][0]) / spread).T)
+    variance, whole = (moments[0][1] + moments[1][1]) / 2, (centred**2).mean(axis=0)
+    variance = np.where((variance > NO_SPREAD * whole) | (whole == 0), np.maximum(variance, 1e-24), np.nan)
+    return np.asarray(((moments[0][0] - moments[1][0]) / np.sqrt(variance)).T)
 
 
 def weighted_d_prime(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

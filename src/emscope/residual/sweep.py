@@ -25,7 +25,7 @@ from emscope.residual.probe import PENALTIES, choose_penalties
 from emscope.residual.scorers import Scorers, fit_scorers, middle_and_spread, project, weighted_differences
 
 METHODS: tuple[Method, ...] = ("diff-in-means", "probe")
-MIN_SIDE = 4
+MIN_SIDE, MIN_QUESTIONS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def check_examples(train: Examples, test: Examples) -> None:
     """Refuse a contrast with too few examples.
 
     Raises:
-        UserError: a side has fewer than four rows that count among training or test questions.
+        UserError: among training or test questions a side has fewer than four rows that count, or these are of one
+            question.
     """
     for part, examples in (("training", train), ("test", test)):
         used = examples.weights() > 0
@@ -89,6 +90,11 @@ def check_examples(train: Examples, test: Examples) -> None:
             raise UserError(
                 f"The contrast {examples.construction.contrast!r} has {sides[0]} misaligned and {sides[1]} aligned "
                 f"examples on {part} questions, and needs {MIN_SIDE} of each."
+            )
+        if len(np.unique(examples.questions[used])) < MIN_QUESTIONS:
+            raise UserError(
+                f"The contrast {examples.construction.contrast!r} has examples of a single one of the {part} "
+                f"questions, and needs at least {MIN_QUESTIONS}."
             )
 
 
@@ -112,7 +118,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     units = fits.units[1 : 1 + len(halves)]
     return Swept(
         _directions(train, fits, method, penalties),
-        int(train_d_prime.argmax()),
+        int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
         held_out_figures(scores[0], test.labels, test.questions, test.weights(), options.seed),
         (units[0::2] * units[1::2]).sum(axis=-1).mean(axis=0),

@@ -58,8 +58,10 @@ def widened_z(n_units: int) -> float:
     """Return the normal quantile whose tail stands for 95 % with this many questions: √(G/(G−1)) · t(0.975, G−1).
 
     The root undoes the bootstrap's division by G instead of G−1, Student's t the estimated spread (Hesterberg 2015).
-    With 24 questions it is 2.11 instead of 1.96, with 8 it is 2.53.
+    With 24 questions it is 2.11 instead of 1.96, with 8 it is 2.53; with one it is NaN.
     """
+    if n_units < 2:
+        return float("nan")
     quantile = stdtrit(n_units - 1, (1 + CONFIDENCE) / 2)
     return float(np.sqrt(n_units / (n_units - 1)) * quantile)
 

@@ -92,9 +92,16 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
     for name, parts in examples.items():
         for method in METHODS:
             if method in settings.methods:
-                found = sweep(*parts, method, settings.options)
+                try:
+                    found = sweep(*parts, method, settings.options)
+                except UserError as reason:  # such as questions that cannot be halved with both sides in each half
+                    skipped[name] = str(reason)
+                    continue
                 constructions[f"{name}-{method}"] = _plain(found, *parts)
                 made[f"{name}-{method}"] = found.directions
+    if not made:
+        raise UserError(f"There is nothing to sweep. {' '.join(dict.fromkeys(skipped.values()))}")
+    swept = {name: parts for name, parts in examples.items() if any(one.startswith(f"{name}-") for one in made)}
     for name, directions in made.items():
         directions.save(folder / f"{name}.safetensors")
     return {
@@ -102,7 +109,7 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
         "n_train_questions": len(train),
         "n_test_questions": len(test),
         "constructions": constructions,
-        "prompt_only": _baselines(examples, base_prompts(sources), settings.options),
+        "prompt_only": _baselines(swept, base_prompts(sources), settings.options),
         "skipped": skipped,
         "ablation": _ablation(lab, settings, constructions, made) if settings.ablate else None,
     }
