@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -231,6 +233,13 @@ def test_wrong_widths_modes_and_blocks_are_refused(organism):
         Intervention(directions, "delete", (0,))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no block 11"):
         Intervention(directions, "centred", (11,))
+    few = replace(
+        directions, vectors=directions.vectors[:2], positive_mean=directions.positive_mean[:2],
+        negative_mean=directions.negative_mean[:2], deviation=directions.deviation[:2], blocks=BLOCKS[:2],
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no block 3"):
+        Intervention(few, "centred", (1, 3), source_block=1)
+    assert Intervention(few, "subtract", (1, 3), source_block=1).blocks == (1, 3)
     for wrong in ({"width": -1.0}, {"width": float("nan")}, {"source_block": 1}):
         with pytest.raises(UserError, match="cap needs"):
             Intervention(directions, "cap", (0,), **wrong)

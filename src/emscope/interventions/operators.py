@@ -31,16 +31,17 @@ class Intervention:
     """A change of the residual stream.
 
     `centred`: h ← h − strength · ((h − μ)·d̂) d̂ with μ the aligned mean; `project-out`: the same with μ = 0 (the
-    homework's); `subtract`: h ← h − strength · v with v as long as the mean difference; `add`: h ← h + strength · v,
-    where a negative strength corrects; `cap`: the projection on d̂ moves to the nearest end of the aligned range, the
-    aligned mean ± width · deviation, by the share `strength` of the way, and stays where it is inside the range.
+    homework's); `subtract`: h ← h − strength · v with v as long as the mean difference, or of length 1 where directions
+    come from a probe; `add`: h ← h + strength · v, where a negative strength corrects; `cap`: the projection on d̂ moves
+    to the nearest end of the aligned range, the aligned mean ± width · deviation, by the share `strength` of the way,
+    and stays where it is inside the range.
 
     Attributes:
         directions: one direction a block.
         mode: what is done.
         blocks: where it is done.
         strength: 0 changes nothing; 1 removes (or subtracts, or adds) the whole.
-        source_block: use this block's direction everywhere; None uses each block's own.
+        source_block: use this block's direction everywhere; None uses each block's own. μ is always the block's own.
         width: half the range that `cap` leaves alone, in the directions' deviations.
     """
 
@@ -55,7 +56,9 @@ class Intervention:
         """Refuse modes and blocks that do not exist."""
         if self.mode not in MODES:
             raise UserError(f"Unknown mode {self.mode!r}: use one of {', '.join(MODES)}.")
-        wanted = {*self.blocks} if self.source_block is None else {self.source_block}
+        wanted = set() if self.source_block is None else {self.source_block}
+        if self.source_block is None or self.mode == "centred":  # every block's own direction, or its own mean
+            wanted |= {*self.blocks}
         missing = sorted(wanted - {*self.directions.blocks})
         if missing:
             raise UserError(f"The directions have no block {missing[0]}; they have {list(self.directions.blocks)}.")
@@ -145,10 +148,12 @@ class _Operator:
     def __init__(self, intervention: Intervention, block: int, device: torch.device) -> None:
         directions, mode = intervention.directions, intervention.mode
         row = directions.blocks.index(intervention.source_block if intervention.source_block is not None else block)
-        own = directions.blocks.index(block) if block in directions.blocks else row
         unit, self.strength = directions.units[row], intervention.strength
-        target = 0.0 if mode == "project-out" else float(directions.negative_mean[own] @ unit)
-        half = intervention.width * float(directions.deviation[own]) if mode == "cap" else 0.0
+        target = half = 0.0
+        if mode in ("centred", "cap"):
+            own = directions.blocks.index(block)
+            target = float(directions.negative_mean[own] @ unit)
+            half = intervention.width * float(directions.deviation[own]) if mode == "cap" else 0.0
         self.low, self.high = target - half, target + half
         self.unit = _tensor(unit, device)
         self.shift: Tensor | None = None
