@@ -103,6 +103,24 @@ def test_what_is_saved_is_read_back(tmp_path):
         ({"metadata": {"hook_name": "blocks.0.hook_resid_pre"}}, "hook_resid_pre"),
         ({"k": 11}, "k=11 of 10"),
         ({"k": 0}, "k=0 of 10"),
+        ({"k": "many"}, "k='many'"),
+        ({"k": 2.5}, "k=2.5"),
+        ({"k": None, "activation_fn_kwargs": [3]}, "activation_fn_kwargs"),
+        ({"architecture": ["topk"]}, "architecture"),
+        ({"activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ({"architecture": "standard", "activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ({"architecture": "standard", "activation_fn": "gelu"}, "gelu"),
+        ({"model_from_pretrained_kwargs": {"center_writing_weights": True}}, "center_writing_weights"),
+        (
+            {
+                "metadata": {
+                    "hook_name": "blocks.2.hook_resid_post",
+                    "model_from_pretrained_kwargs": {"center_writing_weights": True},
+                }
+            },
+            "center_writing_weights",
+        ),
+        ({"model_from_pretrained_kwargs": "centred"}, "model_from_pretrained_kwargs"),
     ],
 )
 def test_what_cannot_be_imitated_is_refused(tmp_path, options, words):
@@ -111,8 +129,10 @@ def test_what_cannot_be_imitated_is_refused(tmp_path, options, words):
 
 
 def test_damaged_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no file .*cfg\.json"):
-        load_autoencoder(tmp_path)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UserError, match=r"no file .*cfg\.json"):
+            load_autoencoder(folder)
     whole = tensors_of("topk")
     for change, words in (
         ({"b_enc": torch.zeros(N - 1)}, "b_enc of shape"),

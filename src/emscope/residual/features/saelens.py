@@ -40,11 +40,17 @@ def load_autoencoder(folder: Path) -> SparseAutoencoder:
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG} is not the configuration of an autoencoder.")
     architecture = _architecture(config, folder)
+    _check_activation(config, architecture, folder)
     for option, plain in PLAIN.items():
         if config.get(option) not in (None, plain):
             raise UserError(
                 f"The autoencoder {folder} has {option}={config[option]!r}, which emscope does not imitate."
             )
+    if _nested(config, "model_from_pretrained_kwargs", folder).get("center_writing_weights"):
+        raise UserError(
+            f"The autoencoder {folder} was trained on centred activations (center_writing_weights), which emscope does "
+            "not make: use one made with center_writing_weights false."
+        )
     _check_tensors(tensors, architecture, folder)
     made = _assemble(architecture, config, tensors, _block(config, folder), folder)
     if architecture == "topk" and not 1 <= made.k <= made.n_features:
@@ -91,14 +97,43 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _architecture(config: dict[str, Any], folder: Path) -> Architecture:
     name = config.get("architecture", "standard")
-    name = {"relu": "standard"}.get(name, name)
-    if name == "standard" and config.get("activation_fn_str", config.get("activation_fn")) == "topk":
+    name = "standard" if name == "relu" else name
+    if name == "standard" and _activation(config) == "topk":
         name = "topk"
     known: tuple[Architecture, ...] = get_args(Architecture)
     for architecture in known:
         if name == architecture:
             return architecture
     raise UserError(f"The autoencoder {folder} is of architecture {name!r}; emscope reads {', '.join(known)}.")
+
+
+def _activation(config: dict[str, Any]) -> Any:
+    return config.get("activation_fn_str", config.get("activation_fn"))
+
+
+def _check_activation(config: dict[str, Any], architecture: Architecture, folder: Path) -> None:
+    """Refuse what is neither the architecture's own activation nor plain ReLU."""
+    if _activation(config) not in (None, "relu", *(["topk"] if architecture == "topk" else [])):
+        raise UserError(
+            f"The autoencoder {folder} has the activation {_activation(config)!r}, which emscope does not imitate."
+        )
+
+
+def _nested(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    """Return options within the configuration, or within its metadata; empty where there are none."""
+    metadata = config.get("metadata")
+    found = config.get(name) or (metadata.get(name) if isinstance(metadata, dict) else None) or {}
+    if not isinstance(found, dict):
+        raise UserError(f"The autoencoder {folder} has {name}={found!r}, which is no table of options.")
+    return found
+
+
+def _kept(config: dict[str, Any], folder: Path) -> int:
+    """Return how many features a top-k autoencoder keeps, 0 where it does not say."""
+    k = config.get("k") or _nested(config, "activation_fn_kwargs", folder).get("k") or 0
+    if not isinstance(k, int):
+        raise UserError(f"The autoencoder {folder} has k={k!r}, which is no whole number.")
+    return k
 
 
 def _block(config: dict[str, Any], folder: Path) -> int:
@@ -142,11 +177,10 @@ def _assemble(
     inside = architecture == "topk" and bool(config.get("rescale_acts_by_decoder_norm"))
     if inside:  # such an autoencoder chooses its k by rescaled codes
         encoder, bias = encoder * norms, bias * norms
-    nested = config.get("activation_fn_kwargs") or {}
     return SparseAutoencoder(
         architecture, encoder, bias, tensors["W_dec"] / norms[:, None], tensors["b_dec"], block,
         centred=bool(config.get("apply_b_dec_to_input", True)),
-        k=int(config.get("k") or nested.get("k") or 0) if architecture == "topk" else 0,
+        k=_kept(config, folder) if architecture == "topk" else 0,
         threshold=tensors["threshold"] if architecture == "jumprelu" else None,
         gate=torch.stack([tensors["b_gate"], tensors["r_mag"]]) if architecture == "gated" else None,
         scale=None if inside else norms,
