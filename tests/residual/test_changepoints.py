@@ -108,3 +108,17 @@ def test_a_dip_is_not_a_peak():
     found = find_change(TIMES, -np.exp(-(((TIMES - 40) / 6) ** 2)) + noise(5, 0.05), shape="peak")
     assert not found.transition
     assert found.size >= 0
+
+
+def test_a_draw_that_is_not_finite_has_no_change_point():
+    curve = logistic(50, 3)
+    draws = np.stack([curve + noise(seed, 0.05) for seed in range(200)])
+    clean, holes = find_change(TIMES, curve, replicates=draws), draws.copy()
+    holes[:40, 3] = np.nan
+    found = find_change(TIMES, curve, replicates=holes)
+    assert np.isnan(found.draws[:40]).all()
+    np.testing.assert_array_equal(found.draws[40:], clean.draws[40:])
+    assert (found.low, found.high) == tuple(np.quantile(clean.draws[40:], [0.025, 0.975]))
+    nothing = find_change(TIMES, curve, replicates=np.full_like(draws, np.nan))
+    assert np.isnan([nothing.low, nothing.high]).all()
+    assert nothing.at == clean.at

@@ -62,3 +62,15 @@ def test_a_training_without_the_change_is_left_out():
     nothing = np.full(500, np.nan)
     assert pool([30.0, float("nan")], [trainings([30])[0], nothing]).n == 1
     assert pool([float("nan")], [nothing]).n == 0
+
+
+def test_draws_without_a_change_point_do_not_count():
+    early, late = (trainings(centres) for centres in ([20.0, 21.0], [30.0, 31.0]))
+    whole = precedence("a", "b", {"a": [20.0, 21.0], "b": [30.0, 31.0]}, {"a": early, "b": late})
+    for draws in early:
+        draws[:100] = np.nan
+    found = precedence("a", "b", {"a": [20.0, 21.0], "b": [30.0, 31.0]}, {"a": early, "b": late})
+    assert found.probability == whole.probability == 1
+    assert found.lead.low > 0
+    nothing = precedence("a", "b", {"a": [20.0], "b": [30.0]}, {"a": [np.full(500, np.nan)], "b": late[:1]})
+    assert np.isnan([nothing.probability, nothing.lead.low]).all()

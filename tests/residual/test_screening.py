@@ -150,3 +150,10 @@ def test_reading_pairs_keeps_domains_and_sides_apart(organism):
         alone = capture(organism, encode_for_capture(organism.tokenizer, [pair.prompt], [answer]),
                         CaptureSettings(("response",)))  # fmt: skip
         np.testing.assert_allclose(side["sport"][1], alone.pooled["response"][0], atol=1e-3)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 3, 7, 30, 80])
+def test_probes_have_blocks_in_every_model(n_blocks):
+    found = probe_blocks(n_blocks)
+    assert found
+    assert set(found) <= set(range(n_blocks))

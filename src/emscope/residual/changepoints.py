@@ -36,7 +36,7 @@ class ChangePoint:
         size: fitted change from the first time to the last, or height of the peak.
         p_value: how often a gradual curve with the same noise looks as much like a transition.
         transition: whether the p-value is below 0.05.
-        draws: the change-point of each bootstrap curve, float64 [n_draws].
+        draws: the change-point of each bootstrap curve, float64 [n_draws]; NaN for a curve that is not finite.
     """
 
     at: float
@@ -148,9 +148,11 @@ def find_change(
     fitted = grid.family.curve(values, best, coefficient)
     noise = _noise(values - fitted, chooser, n_draws)
     p_value = _p_value(values, float(error), grid, gradual, noise)
-    drawn = grid.family.fit(fitted + noise if replicates is None else replicates)[0]
-    draws = grid.places[drawn]
-    low, high = np.quantile(draws, [0.025, 0.975])
+    curves = fitted + noise if replicates is None else np.asarray(replicates, dtype=float)
+    whole = np.isfinite(curves).all(axis=1)
+    draws = np.full(len(curves), np.nan)
+    draws[whole] = grid.places[grid.family.fit(curves[whole])[0]]
+    low, high = np.quantile(draws[whole], [0.025, 0.975]) if whole.any() else (np.nan, np.nan)
     return ChangePoint(
         float(grid.places[best]), float(low), float(high), float(grid.widths[best]),
         float(coefficient / grid.family.norms[best] * grid.sizes[best]), p_value, p_value < LEVEL, draws,

@@ -52,11 +52,14 @@ def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Estimate:
         return NOTHING
     centre = float(np.mean([value for value, _ in kept]))
     means = np.mean([own for _, own in kept], axis=0)
+    means = means[np.isfinite(means)]
+    if len(means) < 2:
+        return Estimate(centre, float("nan"), float("nan"), n)
     if n == 1:
-        low, high = np.nanquantile(means, [0.025, 0.975])
+        low, high = np.quantile(means, [0.025, 0.975])
         return Estimate(centre, float(low), float(high), 1)
     spread = stdtrit(n - 1, 0.975) * np.std([value for value, _ in kept], ddof=1) / np.sqrt(n)
-    half = float(np.hypot(spread, NORMAL * np.nanstd(means, ddof=1)))
+    half = float(np.hypot(spread, NORMAL * np.std(means, ddof=1)))
     return Estimate(centre, centre - half, centre + half, n)
 
 
@@ -65,7 +68,8 @@ def precedence(
 ) -> Precedence:
     """Compare two changes: their change-points by training, and the draws of each, in the same order of trainings.
 
-    The probability draws trainings with replacement, and for all of them one number of a draw.
+    The probability draws trainings with replacement, and for all of them one number of a draw; draws without a
+    change-point in one of these trainings do not count.
     """
     gaps = [late - early for early, late in zip(at[first], at[second], strict=True)]
     drawn = [late - early for early, late in zip(draws[first], draws[second], strict=True)]
@@ -76,8 +80,9 @@ def precedence(
     table = np.stack([drawn[number] for number in usable])
     chooser = np.random.default_rng(seed)
     who = chooser.integers(0, len(usable), (RESAMPLES, len(usable)))
-    means = np.nanmean(table[who, chooser.integers(0, table.shape[1], (RESAMPLES, 1))], axis=1)
-    probability = float((means > 0).mean() + (means == 0).mean() / 2)
+    means = table[who, chooser.integers(0, table.shape[1], (RESAMPLES, 1))].mean(axis=1)
+    means = means[np.isfinite(means)]
+    probability = float((means > 0).mean() + (means == 0).mean() / 2) if len(means) else float("nan")
     return Precedence(first, second, lead, probability, sum(gaps[number] > 0 for number in usable))
 
 

@@ -161,7 +161,7 @@ def text_directions(
 def probe_blocks(n_blocks: int) -> tuple[int, ...]:
     """Return the blocks that probes are fitted at: about five over the depth, because fitting them all takes long."""
     step = max(1, n_blocks // 6)
-    return tuple(range(step, n_blocks, step))
+    return tuple(range(step, n_blocks, step)) or (0,)
 
 
 def transferring_block(
