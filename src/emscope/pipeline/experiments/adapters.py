@@ -188,11 +188,14 @@ def scalars_of(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
     groups = [rows[index].group for index in chosen]
     kinds = {"all": list(updates), "down_proj": [module for module in updates if kind_of(module) == "down_proj"]}
     scalars = token_scalars(organism, chats, readers(updates))
-    found = {
-        name: probe_scalars(scalars.of(modules), kept, groups, seed=settings.seed)
-        for name, modules in kinds.items()
-        if modules
-    }
+    try:
+        found = {
+            name: probe_scalars(scalars.of(modules), kept, groups, seed=settings.seed)
+            for name, modules in kinds.items()
+            if modules
+        }
+    except UserError:  # the answers are of too few questions; the rest of the experiment does not need them
+        return scalar_figures(None, kept)
     return scalar_figures(found, kept)
 
 
