@@ -57,9 +57,8 @@ class Run:
 
                 run_quickstart(config, run)
             sys.stdout.write(headline(read_json(run.path("summary.json"))))
-        made, reused = len(run.record["stages"]) - len(run.reused), len(run.reused)
         page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
-        sys.stdout.write(f"\n{made} stages made, {reused} reused. Open {page}\n")
+        sys.stdout.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import emscope
 from emscope.errors import UserError
 from emscope.files import read_json, tree_sha256, value_sha256, write_json, write_text
 from emscope.organisms.device import peak_memory_bytes
+from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
 from emscope.pipeline.config import RunConfig, dump_config, load_config
 
@@ -29,22 +31,28 @@ class RunFolder:
                 f"{folder} holds a run of another configuration: choose another --out, or replace it with --overwrite."
             )
         write_text(known, dump_config(config))
-        record = folder / "lineage.json"
-        self.record: dict[str, Any] = read_json(record) if record.is_file() else {"stages": {}}
+        self.record = self._read_record()
         self.reused: list[str] = []
+        self.made: list[str] = []
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the run."""
         return self.folder.joinpath(*parts)
 
+    @cached_property
+    def base(self) -> str:
+        """What the run's base model is: its name alone does not tell that a local folder has new weights."""
+        return fingerprint(self.config.model)
+
     def stage(
         self, name: str, settings: Any, inputs: Sequence[Path], outputs: Sequence[Path], make: Callable[[], None]
     ) -> None:
-        """Make `outputs`, unless they are what the same settings, inputs and code made before.
+        """Make `outputs`, unless they are what the same settings, inputs, base model and code made before.
 
-        The record is written after the outputs, so a stage killed half-way is made again.
+        The record is written after the outputs, so a stage killed half-way is made again. It is read anew for that:
+        another command on the same run may have added stages of its own.
         """
-        key = value_sha256([emscope.__version__, name, settings, [tree_sha256(path) for path in inputs]])
+        key = value_sha256([emscope.__version__, self.base, name, settings, [tree_sha256(path) for path in inputs]])
         known = self.record["stages"].get(name)
         if known and known["key"] == key and known["outputs"] == self._hashes(outputs):
             self.reused.append(name)
@@ -55,16 +63,25 @@ class RunFolder:
         make()
         seconds = round(time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
-        self.record["stages"][name] = {
+        self.made.append(name)
+        entry = {
             "key": key,
+            "base": self.base,
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
             "settings": settings,
             "inputs": self._hashes(inputs),
             "outputs": self._hashes(outputs),
         }
+        self.record = self._read_record()
+        self.record["stages"][name] = entry
         self.record["versions"] = versions()
         write_json(self.path("lineage.json"), self.record)
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.path("lineage.json")
+        found: dict[str, Any] = read_json(path) if path.is_file() else {"stages": {}}
+        return found
 
     def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         return {self._name(path): tree_sha256(path) for path in paths}
