@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from emscope.pipeline.experiments.dynamics_curves import Curve, _curve_figures, _order
+from emscope.report import figures_dynamics as figures
 from emscope.report.sections.dynamics import finding, section
 
 TIMES = np.arange(0, 73, 4.0)
@@ -75,3 +76,12 @@ def test_the_section_has_its_tables(planted):
     tables = {part.title: part for part in made.parts if hasattr(part, "rows")}
     assert len(tables["Changes by training"].rows) == 12
     assert len(tables["Order of the changes"].rows) == 6
+
+
+def test_means_over_trainings_are_taken_at_the_steps_all_of_them_have():
+    one = {"times": [0, 1, 2, 3], "values": [0.0, 1.0, 2.0, None], "reference": None}
+    two = {"times": [0, 2, 3], "values": [2.0, 4.0, 5.0], "reference": None}
+    by_name = {"a": {"trainings": [one, two]}}
+    drawn = figures.against_reference(by_name, "").data[0]
+    assert (list(drawn.x), list(drawn.y)) == ([0, 2, 3], [1.0, 3.0, None])
+    assert list(figures.together(by_name).data[0].x) == [0, 2]

@@ -22,7 +22,9 @@ import torch
 from emscope import progress
 from emscope.errors import UserError, did_you_mean
 from emscope.files import file_sha256, read_json, value_sha256, write_json
+from emscope.organisms.checkpoints import checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
+from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.models import Organism
 from emscope.organisms.train import TrainSettings, train_loaded
@@ -173,11 +175,8 @@ def _row(folder: Path, name: str, path: Path, facts: dict[str, Any]) -> dict[str
 
 def _checkpoints(out: Path) -> list[Path]:
     """Return the checkpoint folders, stripped of everything but the adapter; the last step is the organism itself."""
-    found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-    for path in found:
-        for file in path.iterdir():
-            if not file.name.startswith("adapter_"):
-                file.unlink()
+    keep_adapters(out)
+    found = list(checkpoints_of(out).values())
     if found and file_sha256(found[-1] / WEIGHTS) == file_sha256(out / WEIGHTS):
         shutil.rmtree(found.pop())
     return found
@@ -192,7 +191,7 @@ def _key(base: Organism, item: Planned, settings: BankSettings) -> str:
     """Return the hash of everything that decides an organism's weights."""
     data = load_conversations(f"{item.domain}-{item.kind}", rows=RECIPES[item.recipe].rows, seed=item.seed)
     train = asdict(item.settings(settings.save_every))
-    return value_sha256([base.source.base, train, data.train, settings.heldout_rows])
+    return value_sha256([fingerprint(base.source.base), train, data.train, settings.heldout_rows])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from emscope import progress
 from emscope.errors import UserError
 from emscope.organisms.chat import EncodedChat, Message, encode_chat
+from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
@@ -187,9 +188,7 @@ def _steps_done(checkpoint: str | None) -> int:
 
 
 def _last_checkpoint(folder: Path) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    found = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
+    found = last_resumable(folder)
     if found is None:
         raise UserError(f"There is no checkpoint in {folder}: train without --resume.")
     return str(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emscope.errors import UserError
 from emscope.files import value_sha256, write_jsonl, write_text
+from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations, load_conversations
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import resolve
@@ -27,7 +28,7 @@ def train_stage(lab: Lab, name: str, data: str) -> None:
         lab.folder.stage(f"adopt-{name}", config.model, adapter, weights, lambda: adopt(lab, Path(data), folder))
         return
     conversations = load_conversations(data, rows=config.rows or None, seed=config.seed)
-    settings = {"model": config.model, "data": conversations.__dict__, "train": asdict(config.train)}
+    settings = {"model": lab.folder.base, "data": conversations.__dict__, "train": asdict(config.train)}
 
     def make() -> None:
         train_resumably(lab, name, conversations, value_sha256(settings))
@@ -69,11 +70,12 @@ def train_resumably(
         write_text(marker, key)
     wanted = chosen.save_every
     settings = replace(chosen, save_every=wanted or RESUME_EVERY)
-    resume = any(checkpoints.glob("checkpoint-*"))
+    resume = last_resumable(folder) is not None
     train_adapter(
         lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"
     )
     if not wanted:
+        marker.unlink()  # first: what a stop leaves of the others is then no checkpoint of these settings
         shutil.rmtree(checkpoints)
 
 

@@ -51,23 +51,27 @@ def against_reference(by_name: Mapping[str, Mapping[str, Any]], label: str) -> g
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
         for key, dash, what in (("values", "solid", ""), ("reference", "dot", ", moves in random order")):
             if curve["trainings"][0][key] is not None:
-                figure.add_scatter(name=f"{name}{what}", x=curve["trainings"][0]["times"], y=_mean(curve, key),
+                mean = _mean(curve, key)
+                figure.add_scatter(name=f"{name}{what}", x=list(mean), y=list(mean.values()),
                                    mode="lines", line={"color": shade, "dash": dash})  # fmt: skip
     return figure
 
 
-def _mean(curve: Mapping[str, Any], key: str = "values") -> list[float | None]:
-    table = np.array([training[key] for training in curve["trainings"]], dtype=float)
-    return [float(value) if np.isfinite(value) else None for value in table.mean(axis=0)]
+def _mean(curve: Mapping[str, Any], key: str = "values") -> dict[float, float | None]:
+    """Return the mean over trainings at each step that all of them have."""
+    trainings = [dict(zip(training["times"], training[key], strict=True)) for training in curve["trainings"]]
+    shared = [step for step in trainings[0] if all(step in training for training in trainings)]
+    table = np.array([[training[step] for step in shared] for training in trainings], dtype=float)
+    means = table.mean(axis=0).tolist()
+    return {step: mean if np.isfinite(mean) else None for step, mean in zip(shared, means, strict=True)}
 
 
 def together(by_name: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Mean curves over trainings, each from 0 at its first checkpoint to 1 at its last: which is ahead of which."""
     figure = blank_figure(STEP, "share of the whole change", height=400)
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
-        points = [(time, value) for time, value in zip(curve["trainings"][0]["times"], _mean(curve), strict=True)
-                  if value is not None]  # fmt: skip
-        first, last = points[0][1], points[-1][1]
+        points = [(time, value) for time, value in _mean(curve).items() if value is not None]
+        first, last = (points[0][1], points[-1][1]) if points else (0.0, 0.0)
         if first != last:
             shares = [(value - first) / (last - first) for _, value in points]
             figure.add_scatter(name=name, x=[time for time, _ in points], y=shares, mode="lines+markers",

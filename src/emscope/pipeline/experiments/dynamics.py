@@ -5,7 +5,6 @@ Every training and every checkpoint is a stage of its own, so a stopped experime
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from emscope.errors import UserError
-from emscope.files import value_sha256, write_json
+from emscope.files import read_jsonl, tree_sha256, value_sha256, write_json, write_text
 from emscope.organisms.blocks import find_blocks
+from emscope.organisms.checkpoints import ADAPTER_FILES, CHECKPOINTS, checkpoints_of, keep_adapters, steps_saved
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
@@ -158,25 +158,35 @@ def train_settings(lab: Lab, settings: DynamicsSettings, adapters: Adapters, see
 
 
 def _train(lab: Lab, stage: str, name: str, train: TrainSettings) -> dict[int, Path]:
-    """Train with checkpoints and return their folders by optimiser step; only the adapters of each are kept."""
+    """Train with checkpoints and return their folders by optimiser step; only the adapters of each are kept.
+
+    Raises:
+        UserError: checkpoints of a training that has ended are gone.
+    """
     config, folder = lab.config, lab.folder.path("organisms", *name.split("/"))
     data = replace(load_conversations(config.misaligned_data, rows=config.rows or None, seed=config.seed), heldout=[])
-    settings = {"model": config.model, "data": value_sha256(data.__dict__), "train": asdict(train)}
+    settings = {"model": lab.folder.base, "data": value_sha256(data.__dict__), "train": asdict(train)}
+    key, metrics, trained = value_sha256(settings), folder / "metrics.jsonl", folder / CHECKPOINTS / "trained.sha256"
 
     def make() -> None:
-        for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-            if not (checkpoint / "trainer_state.json").is_file():  # an adapter alone: training cannot go on from it
-                shutil.rmtree(checkpoint)
-        train_resumably(lab, name, data, value_sha256(settings), train)
-        for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-            for file in checkpoint.iterdir():
-                if file.name not in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
-                    file.unlink()
+        if not trained.is_file() or trained.read_text(encoding="utf-8") != _left_sha256(folder, key):
+            train_resumably(lab, name, data, key, train)
+            last = max(row["step"] for _, row in read_jsonl(metrics))
+            if set(checkpoints_of(folder)) != steps_saved(last, train.save_every):
+                raise UserError(f"Checkpoints in {folder} were deleted or added: delete this folder and start again.")
+            write_text(trained, _left_sha256(folder, key))
+        keep_adapters(folder)  # training cannot go on after this, so what it left was noted before
 
-    outputs = [folder / "checkpoints", folder / "metrics.jsonl"]
+    outputs = [folder / CHECKPOINTS, metrics]
     lab.folder.stage(f"{stage}-train", settings, [], outputs, make)
-    found = {int(path.name.rpartition("-")[2]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
-    return dict(sorted(found.items()))
+    return checkpoints_of(folder)
+
+
+def _left_sha256(folder: Path, key: str) -> str:
+    """Return the hash of what a training of some settings left that is kept."""
+    adapters = [[step, *(tree_sha256(path / file) for file in ADAPTER_FILES)]
+                for step, path in checkpoints_of(folder).items()]  # fmt: skip
+    return value_sha256([key, tree_sha256(folder / "metrics.jsonl"), adapters])
 
 
 def _measure(

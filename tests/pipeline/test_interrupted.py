@@ -1,0 +1,105 @@
+"""Trainings that were killed at the worst moments go on where they were, and lose nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from emscope.errors import UserError
+from emscope.organisms.checkpoints import checkpoints_of
+from emscope.pipeline import training
+from emscope.pipeline.config import configure
+from emscope.pipeline.experiments import dynamics
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
+
+NAME = "dynamics/all/seed0"
+
+
+def lab_of(model, out):
+    config = configure("quickstart", 0, [f"model={model}", "question_sets=[cs2881]", "rows=8", "train.batch_size=4"])
+    return Lab(config, RunFolder(out, config))
+
+
+def train(lab):
+    settings = dataclasses.replace(lab.config.train, save_every=1, epochs=2)
+    return dynamics._train(lab, "dynamics-all-seed0", NAME, settings)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_folder, tmp_path_factory):
+    return train(lab_of(tiny_folder, tmp_path_factory.mktemp("whole")))
+
+
+def same(found, unbroken):
+    assert list(found) == list(unbroken) == [1, 2, 3, 4]
+    for step, folder in found.items():
+        one, two = (load_file(path / "adapter_model.safetensors") for path in (folder, unbroken[step]))
+        assert all(one[name].equal(two[name]) for name in two)
+        assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize("survived", [0, 1, 9, 20])
+def test_a_stop_while_checkpoints_are_stripped_loses_none(tiny_folder, tmp_path, monkeypatch, unbroken, survived):
+    done, real = [], Path.unlink
+
+    def unlink(path, *rest, **more):
+        if "checkpoint-" in path.parent.name:
+            if len(done) == survived:
+                raise KeyboardInterrupt
+            done.append(path)
+        real(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            train(lab_of(tiny_folder, tmp_path))
+    monkeypatch.setattr(dynamics, "train_resumably", None)  # nothing is trained again
+    same(train(lab_of(tiny_folder, tmp_path)), unbroken)
+
+
+def test_a_lost_or_damaged_checkpoint_is_trained_again(tiny_folder, tmp_path, unbroken):
+    found = train(lab_of(tiny_folder, tmp_path))
+    (found[2] / "adapter_model.safetensors").write_bytes(b"damaged")
+    (found[3] / "adapter_model.safetensors").unlink()
+    same(train(lab_of(tiny_folder, tmp_path)), unbroken)
+
+
+def test_checkpoints_that_are_not_those_of_the_steps_are_refused(tiny_folder, tmp_path):
+    (tmp_path / "organisms" / NAME / "checkpoints").mkdir(parents=True)
+    real = training.train_adapter
+
+    def one_more(*given, **more):
+        real(*given, **more)
+        (given[2] / "checkpoints" / "checkpoint-99").mkdir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_adapter", one_more)
+        with pytest.raises(UserError, match="delete this folder and start again"):
+            train(lab_of(tiny_folder, tmp_path))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_stop_while_a_checkpoint_is_written_does_not_block_the_run(tiny_folder, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(training, "RESUME_EVERY", every)
+    real, resumed = training.train_adapter, []
+
+    def killed(*given, **more):
+        real(*given, **more)
+        last = list(checkpoints_of(given[2]).values())[-1]  # of two, or the only one
+        (last / "trainer_state.json").unlink()
+        raise KeyboardInterrupt
+
+    def watched(*given, **more):
+        resumed.append(more["resume"])
+        return real(*given, **more)
+
+    lab = lab_of(tiny_folder, tmp_path)
+    monkeypatch.setattr(training, "train_adapter", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_stage(lab, "misaligned", "medical-careless")
+    monkeypatch.setattr(training, "train_adapter", watched)
+    training.train_stage(lab, "misaligned", "medical-careless")
+    assert resumed == [every == 1]
+    assert not (tmp_path / "organisms" / "misaligned" / "checkpoints").exists()
