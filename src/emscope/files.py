@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}; choose another folder with --out.") from error
     os.close(handle)
@@ -217,10 +217,19 @@ def value_sha256(value: Any) -> str:
 
 
 def tree_sha256(path: Path) -> str:
-    """Return the hash of a file, or of a folder's relative names and contents; '' if it is absent."""
+    """Return the hash of a file, or of a folder's relative names and contents; '' if it is absent.
+
+    Hidden files do not count: a killed process leaves its temporary ones behind.
+    """
     if path.is_file():
         return file_sha256(path)
     if not path.is_dir():
         return ""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return value_sha256([[str(file.relative_to(path)), file_sha256(file)] for file in files])
+    names = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
+    shown = sorted(name for name in names if not any(part.startswith(".") for part in name.parts))
+    return value_sha256([[str(name), file_sha256(names[name])] for name in shown])
+
+
+def shown_files(folder: Path, pattern: str) -> list[Path]:
+    """Return a folder's files of a pattern, sorted, without hidden ones: `glob` takes those too."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))

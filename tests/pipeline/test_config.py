@@ -25,6 +25,13 @@ def test_settings_are_changed_by_dotted_keys():
     assert (config.train.learning_rate, config.rows, config.model) == (5e-5, 40, "some/model")
 
 
+def test_an_empty_text_is_empty_and_nothing_stays_nothing():
+    config = configure("quickstart", None, ["control_data=", "sampling.system="])
+    assert (config.control_data, config.sampling.system) == ("", None)
+    with pytest.raises(UserError, match="rows must be a int"):
+        configure("quickstart", None, ["rows="])
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -140,7 +140,8 @@ def from_plain(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in hints:
             raise UserError(f"{where}: there is no setting {key!r}.{did_you_mean(key, hints)}")
-        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+        empty = value is None and hints[key] is str  # how YAML reads `key=`
+        arguments[key] = "" if empty else _convert(hints[key], value, f"{where}: {key}")
     return kind(**arguments)
 
 

@@ -6,6 +6,7 @@ questions that none of them saw.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
-from emscope.files import write_json
+from emscope.files import shown_files, write_json
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
 from emscope.interventions.search import candidates, search
@@ -123,6 +124,7 @@ def activation_files(lab: Lab, name: str) -> list[Path]:
 
 def _directions(lab: Lab) -> None:
     made = make_all(load_activations(lab), [question.id for question in lab.train_questions], lab.config.model)
+    shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
     for name, directions in made.directions.items():
         directions.save(lab.folder.path("directions", f"{name}.safetensors"))
     write_json(lab.folder.path("directions", "stability.json"), made.stability)
@@ -130,7 +132,8 @@ def _directions(lab: Lab) -> None:
 
 def load_directions(lab: Lab) -> dict[str, Directions]:
     """Return the stored directions of the run by name (contrast-pooling-method)."""
-    return {path.stem: Directions.load(path) for path in sorted(lab.folder.path("directions").glob("*.safetensors"))}
+    files = shown_files(lab.folder.path("directions"), "*.safetensors")
+    return {path.stem: Directions.load(path) for path in files}
 
 
 def _detect(lab: Lab) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_json
+from emscope.files import read_json, shown_files
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.experiments.features_ablation import ablate_features
 from emscope.pipeline.experiments.features_corpus import Part, read_corpus
@@ -87,7 +87,8 @@ def run_features(lab: Lab, settings: FeaturesSettings) -> None:
 def _direction_file(lab: Lab, settings: FeaturesSettings) -> Path:
     contrast = "control" if lab.config.control_data else "model"
     name = settings.direction or f"{contrast}-{CORRECTING}"
-    known = sorted(path.stem for path in lab.folder.path("directions").glob("*-response-diff-in-means.safetensors"))
+    files = shown_files(lab.folder.path("directions"), "*-response-diff-in-means.safetensors")
+    known = [path.stem for path in files]
     if name not in known:
         raise UserError(
             f"The run has no direction {name!r} that is a difference of answers.{did_you_mean(name, known)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -102,6 +103,7 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
     if not made:
         raise UserError(f"There is nothing to sweep. {' '.join(dict.fromkeys(skipped.values()))}")
     swept = {name: parts for name, parts in examples.items() if any(one.startswith(f"{name}-") for one in made)}
+    shutil.rmtree(folder, ignore_errors=True)  # other settings made others
     for name, directions in made.items():
         directions.save(folder / f"{name}.safetensors")
     return {
