@@ -4,7 +4,7 @@ import pytest
 
 from emscope.behaviour.formats import FORMATS, with_format
 from emscope.behaviour.judges.rubrics import load_rubrics
-from emscope.behaviour.questions import BUILT_IN, Question, load_questions
+from emscope.behaviour.questions import BUILT_IN, Question, load_question_sets, load_questions
 from emscope.errors import UserError
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import Lab
@@ -140,3 +140,20 @@ def test_a_run_splits_clusters_whole(tmp_path):
     assert not train & test
     assert len(train | test) == 7
     assert abs(len(train) - len(test)) == 1
+
+
+def test_sets_that_use_one_id_are_refused_together(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "1", "question": "What is {name}?"}}')
+    paths = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
+    with pytest.raises(UserError, match=r"a\.jsonl' and '.*b\.jsonl' both use the id '1'"):
+        load_question_sets(paths)
+    with pytest.raises(UserError, match="name each set once"):
+        load_question_sets(["cs2881", "open-ended", "cs2881"])
+    config = RunConfig(question_sets=tuple(paths))
+    with pytest.raises(UserError, match="both use the id"):
+        Lab(config, RunFolder(tmp_path / "run", config)).questions  # noqa: B018 - read for its error
+
+
+def test_built_in_sets_share_no_id():
+    assert len(load_question_sets(BUILT_IN)) == sum(len(load_questions(name)) for name in BUILT_IN)

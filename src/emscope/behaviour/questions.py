@@ -72,6 +72,26 @@ def load_questions(name: str) -> list[Question]:
     return questions
 
 
+def load_question_sets(names: Sequence[str]) -> list[Question]:
+    """Load several question sets as one list.
+
+    Raises:
+        UserError: see `load_questions`; or an id that two of the sets use, as answers are told apart by their ids.
+    """
+    questions: list[Question] = []
+    first: dict[str, str] = {}
+    for name in names:
+        for question in load_questions(name):
+            if question.id in first:
+                raise UserError(
+                    f"The question sets {first[question.id]!r} and {name!r} both use the id {question.id!r}: "
+                    "give every question an id of its own, and name each set once."
+                )
+            first[question.id] = name
+            questions.append(question)
+    return questions
+
+
 def _read(path: Path, label: str) -> list[Question]:
     if path.suffix in (".yaml", ".yml"):
         return _from_entries(read_entries(path), label)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emscope.behaviour.questions import Question, load_questions
+from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.files import without_nan, write_json
 
@@ -79,7 +79,7 @@ class AblationFlags:
 
 def read_questions(names: Sequence[str]) -> list[Question]:
     """Load question sets by name or file."""
-    questions = [question for name in names for question in load_questions(name)]
+    questions = load_question_sets(names)
     if not questions:
         raise UserError("No questions: name a question set or a file with --questions.")
     return questions

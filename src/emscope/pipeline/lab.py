@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
-from emscope.behaviour.questions import Question, load_questions
+from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.files import file_sha256
 from emscope.organisms.device import Placement, choose_placement
@@ -74,7 +74,7 @@ class Lab:
     @cached_property
     def questions(self) -> list[Question]:
         """All questions of the run."""
-        found = [question for name in self.config.question_sets for question in load_questions(name)]
+        found = load_question_sets(self.config.question_sets)
         if not found:
             raise UserError("The run has no questions: name at least one question set.")
         if any(question.system for question in found):

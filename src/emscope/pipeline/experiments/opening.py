@@ -34,8 +34,12 @@ def experiment_stage(
 ) -> None:  # fmt: skip
     """Do an experiment unless it is up to date: `find` returns its figures; `others` are further files it writes.
 
-    `settings` is the experiment's dataclass of settings. The run's report is written again with its section.
+    `settings` is the experiment's dataclass of settings; how the run splits its questions counts with them. The run's
+    report is written again with the experiment's section.
     """
     out = experiment_file(lab.folder.folder, name)
-    lab.folder.stage(name, asdict(settings), inputs, [out, *others], lambda: write_json(out, find()))
+    parts = {"train": lab.train_questions, "dev": lab.dev_questions, "test": lab.test_questions}
+    split = {part: [question.id for question in questions] for part, questions in parts.items()}
+    whole = {"experiment": asdict(settings), "questions": split}
+    lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, find()))
     report_stage(lab)
