@@ -24,6 +24,11 @@ def colour(name: str) -> str:
     return COLOURS.get(name, "#888888")
 
 
+def plain(text: str) -> str:
+    """Return a text of users or models as plotly shows it unchanged: in labels and hover texts it reads a few tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def blank_figure(x: str, y: str, *, height: int = 340) -> go.Figure:
     """Return an empty figure with its axes named, as every plot of the report looks; height in pixels."""
     figure = go.Figure()
@@ -41,26 +46,30 @@ def blank_figure(x: str, y: str, *, height: int = 340) -> go.Figure:
 
 
 def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) -> go.Figure:
-    """Bars of a share by question set and organism, in percent, with 95 % intervals."""
+    """Bars of a share by question set and organism, in percent, with 95 % intervals; a gap where there is none."""
     figure = blank_figure("question set", label)
     for name, by_set in figures.items():
-        sets = list(by_set)
-        values = [100 * by_set[key]["value"] for key in sets]
+        found = list(by_set.values())
         figure.add_bar(
             name=name,
-            x=sets,
-            y=values,
+            x=[plain(key) for key in by_set],
+            y=[None if item["value"] is None else 100 * item["value"] for item in found],
             marker_color=colour(name),
             error_y={
                 "type": "data",
                 "symmetric": False,
                 "color": "#888888",
-                "array": [100 * by_set[key]["high"] - value for key, value in zip(sets, values, strict=True)],
-                "arrayminus": [value - 100 * by_set[key]["low"] for key, value in zip(sets, values, strict=True)],
+                "array": [_arm(item, "high") for item in found],
+                "arrayminus": [_arm(item, "low") for item in found],
             },
         )
     figure.update_yaxes(range=[0, 105])
     return figure
+
+
+def _arm(item: Mapping[str, Any], end: str) -> float | None:
+    value, bound = item["value"], item[end]
+    return None if value is None or bound is None else 100 * abs(bound - value)
 
 
 def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:
@@ -69,7 +78,7 @@ def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: st
     for name, by_set in scores.items():
         figure.add_box(
             name=name,
-            x=[key for key, values in by_set.items() for _ in values],
+            x=[plain(key) for key, values in by_set.items() for _ in values],
             y=[value for values in by_set.values() for value in values],
             marker={"color": colour(name), "size": 3},
             boxpoints="all",
@@ -131,7 +140,7 @@ def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> g
 
 def scatter(points: Sequence[tuple[float, float]], labels: tuple[str, str], threshold: float) -> go.Figure:
     """Points of two scores 0-100 against each other, with a threshold on both axes and the diagonal."""
-    figure = blank_figure(*labels, height=460)
+    figure = blank_figure(*map(plain, labels), height=460)
     x, y = ([point[side] for point in points] for side in (0, 1))
     figure.add_scatter(
         x=x, y=y, mode="markers", marker={"color": "#4c78a8", "size": 5, "opacity": 0.5}, showlegend=False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from emscope.report.figures import blank_figure
+from emscope.report.figures import blank_figure, plain
 
 SHADES = ("#e45756", "#4c78a8", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#9d755d", "#bab0ac")
 STEP = "optimiser step"
@@ -134,7 +134,7 @@ def path(paths: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> go.Fig
 def matrices(modules: Sequence[str], values: Sequence[Sequence[float | None]], steps: Sequence[int]) -> go.Figure:
     """A figure of every adapter matrix, by module and step."""
     figure = blank_figure(STEP, "adapted module", height=max(240, min(900, 60 + 4 * len(modules))))
-    short = [name.removeprefix("model.layers.") for name in modules]
+    short = [plain(name.removeprefix("model.layers.")) for name in modules]
     figure.add_heatmap(z=list(values), x=list(steps), y=short, zmin=0, zmax=1, colorscale="Viridis",
                        colorbar={"title": "cosine"})  # fmt: skip
     figure.update_layout(margin={"l": 150, "r": 16, "t": 24, "b": 48})

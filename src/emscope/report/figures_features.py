@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import COLOURS, blank_figure
+from emscope.report.figures import COLOURS, blank_figure, plain
 
 RED, BLUE = COLOURS["misaligned"], COLOURS["base"]
 GREYS = ("#9d9d9d", "#5f6b7a")
@@ -55,12 +55,7 @@ def pair_cosines(histograms: Mapping[str, Sequence[float]]) -> go.Figure:
 
 
 def _hover(feature: int, words: Mapping[int, Sequence[str]]) -> str:
-    return f"feature {feature}: " + " ".join(repr(_plain(word)) for word in words.get(feature, ()))
-
-
-def _plain(text: str) -> str:
-    """Return text that plotly shows as it is: it reads a few tags in hover text."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"feature {feature}: " + " ".join(repr(plain(word)) for word in words.get(feature, ()))
 
 
 def cosine_map(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> go.Figure:

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.report.figures import by_block
+from emscope.report.figures import by_block, plain
 
 Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -30,7 +30,8 @@ def matrix(
         go.Heatmap(
             z=[[_scaled(cell, scale) for cell in row] for row in found],
             text=[[_text(cell, scale) for cell in row] for row in found],
-            x=list(columns), y=rows, zmin=limits[0], zmax=limits[1], texttemplate="%{text}", hoverinfo="x+y+text",
+            x=[plain(name) for name in columns], y=[plain(name) for name in rows],
+            zmin=limits[0], zmax=limits[1], texttemplate="%{text}", hoverinfo="x+y+text",
             colorscale=[[0, "#e45756"], [0.5, "#f5f0e6"], [1, "#54a24b"]], xgap=2, ygap=2,
             textfont={"color": "#222222"},
         )
