@@ -13,6 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.monitor import MonitorSettings, run_monitor
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
+from emscope.report.wording import number
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def _verdicts(answers: dict[str, Any]) -> list[str]:
     ]
     for length, by_name in answers["auroc"].get("mean", {}).items():
         own = [f"{name} {_interval(item)}" for name, item in by_name.items() if name != "random"]
-        lines.append(f"  {length:>4} tokens  {', '.join(own)}, random {by_name['random']['mean']:.2f}")
+        lines.append(f"  {length:>4} tokens  {', '.join(own)}, random {number(by_name['random']['mean'], '.2f')}")
     own = [f"{name} {_interval(item)}" for name, item in answers["prompt_only"].items() if name != "random"]
     return [*lines, f"  prompt only  {', '.join(own)}"] if own else lines
 

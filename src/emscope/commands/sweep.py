@@ -14,6 +14,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
 from emscope.report.sections import experiment_file
+from emscope.report.wording import number, percent
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _line(best: Mapping[str, Any]) -> str:
 
     return (
         f"{best['block']:>5}  {bounded('auroc', 1, 3):<24} {bounded('accuracy', 100, 0):<24} "
-        f"{best['split_half_cosine']:>9.2f}  {100 * best['null_accuracy']:.0f} %"
+        f"{number(best['split_half_cosine'], '.2f'):>9}  {percent(best['null_accuracy'])}"
     )
 
 

@@ -13,7 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.transfer import COSINE_BAR, TransferSettings, run_transfer
 from emscope.report.sections import experiment_file
-from emscope.report.wording import percent, ranged
+from emscope.report.wording import number, percent, ranged
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def table(found: dict[str, Any]) -> str:
         if mended:
             cells.append(f"{ranged(mended['restored']):>22}{percent(mended['least']):>9}")
             cells.append(f"{percent(mended['em_before']['value']):>11}{percent(mended['em_after']['value']):>8}")
-            cells.append(f"{mended['coherence_change']:>+11.1f}")
+            cells.append(f"{number(mended['coherence_change'], '+.1f'):>11}")
         lines.append(f"{kind:<22}" + "".join(cells))
     for pooling, label in (("response", "answers"), ("last", "last token")):
         for kind in ("same_domain", "other_domains"):

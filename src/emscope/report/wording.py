@@ -1,4 +1,4 @@
-"""Shares as text, for sections of the report and for the terminal."""
+"""Figures as text, for sections of the report and for the terminal; any of them may be missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from typing import Any
 def percent(value: float | None) -> str:
     """Return a share in percent, a dash where there is none."""
     return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a figure in a format of Python's, a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def above(value: float | None, bar: float | None) -> bool:
+    """Say whether a figure is above another; one that is missing shows nothing."""
+    return value is not None and bar is not None and value > bar
 
 
 def ranged(item: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """The words of the section say what the figures say, also when there is no effect."""
 
+from edges import ENDS, without
+
 from emscope.report.section import write_section_page
 from emscope.report.sections.monitor import section
 
@@ -72,6 +74,9 @@ def test_the_bar_and_the_words_are_said_as_they_are():
     first = section(found(text=0.95, words=0.7)).paragraphs[0]
     assert "reaching the 0.9" in first
     assert "do worse" in first
+    other = found(text=0.6, words=0.7)
+    other["screening"]["mean"]["precision_at_half_recall"]["probe"] = dict.fromkeys(("0.05", "0.5"), estimate(1.0))
+    assert "below the 0.9" in section(other).paragraphs[0]  # the probe is beside it, not instead of it
     weak = section(found(text=0.6, words=0.7)).paragraphs[0]
     assert "below the 0.9" in weak
     assert "do as well" in weak
@@ -88,3 +93,14 @@ def test_answers_that_are_all_alike_leave_the_monitor_out(tmp_path):
     assert "too one-sided" in made.paragraphs[0]
     write_section_page(tmp_path / "page.html", [made], "Monitor")
     assert "How early" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_figures_without_random_directions_or_intervals_have_a_section(tmp_path):
+    none = found()
+    for part in (*none["screening"]["domains"].values(), none["screening"]["areas"], none["screening"]["mean"]):
+        for figures in ("auroc", "precision_at_half_recall", "precision"):
+            part.get(figures, {}).pop("random", None)
+    none = without(none, "random")
+    assert "random directions have not been asked for" in section(none).paragraphs[0]
+    for keys in (ENDS, ("value", *ENDS)):
+        write_section_page(tmp_path / "page.html", [section(without(none, *keys))], "Monitor")

@@ -2,6 +2,8 @@
 
 import copy
 
+from edges import ENDS, without
+
 from emscope.report.section import write_section_page
 from emscope.report.sections.transfer import finding, section
 
@@ -92,3 +94,12 @@ def test_the_page_holds_tables_and_matrices(tmp_path):
     ):
         assert text in page
     assert "Angles between" not in page
+
+
+def test_answers_without_scores_leave_gaps(tmp_path):
+    holes = found()
+    for part in ("ablation", "behaviour"):
+        holes[part] = without(holes[part], "value", *ENDS, "gap", "coherence_change", "least")
+    write_section_page(tmp_path / "page.html", [section(holes)], "transfer")
+    assert "no scored answer" in finding(holes)
+    assert "changes by –" in finding({**found(), "ablation": without(found()["ablation"], "coherence_change", *ENDS)})

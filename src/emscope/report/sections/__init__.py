@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import cast
 
 from emscope.files import read_json
 from emscope.report.section import Section
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENTS = ("sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor")
 
@@ -20,15 +23,19 @@ def experiment_file(folder: Path, name: str) -> Path:
 def sections_of(folder: Path) -> list[Section]:
     """Return the sections of the experiments that a run has done, in the order of the page.
 
-    Figures of another version of emscope, which lack what the page shows, become a section that says so.
+    Figures that a section cannot be made from, such as those of another version, become a section that says so: one
+    experiment must not cost the page of all others.
     """
     return [_section(folder, name) for name in EXPERIMENTS if experiment_file(folder, name).is_file()]
 
 
 def _section(folder: Path, name: str) -> Section:
-    show = importlib.import_module(f"emscope.report.sections.{name}").section
+    file = experiment_file(folder, name)
     try:
-        return cast("Section", show(read_json(experiment_file(folder, name))))
-    except (KeyError, TypeError, IndexError) as error:
-        what = f"The figures of this experiment come from another version of emscope (they lack {error})"
-        return Section(name, name.capitalize(), [f"{what}: run `emscope {name}` on this run again."])
+        show = importlib.import_module(f"emscope.report.sections.{name}").section
+        return cast("Section", show(read_json(file)))
+    except Exception as error:
+        logger.warning("the report's section on %s could not be made from %s", name, file, exc_info=True)
+        what = f"This section could not be made from the figures in {file.name} ({type(error).__name__}: {error})."
+        again = f"If they come from another version of emscope, run `emscope {name}` on this run again."
+        return Section(name, name.capitalize(), [f"{what} {again}"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from emscope.report.figures_monitor import NAMES, early_auroc, precision_by_share, precision_recall
 from emscope.report.section import Part, Plot, Section, Table, TokenMap, TokenText
+from emscope.report.wording import above
 
 BAR, SHARE = 0.9, "0.05"
 
@@ -46,9 +47,9 @@ def _monitor_finding(answers: dict[str, Any]) -> str:
     name = "verdict" if "verdict" in steps["all"] else "contrast"
     length = "8" if "8" in steps else next(iter(steps))
     whole, prompt, gain = steps["all"][name], answers["prompt_only"][name], answers["gain_over_prompt"][name]
-    if whole["low"] is None or whole["low"] <= 0.5:
+    if not above(whole["low"], 0.5):
         verdict = "which cannot be told from chance"
-    elif gain["low"] is not None and gain["low"] > 0:
+    elif above(gain["low"], 0):
         verdict = f"{_interval(gain)} more than the prompt alone tells"
     else:
         verdict = f"which cannot be told from what the prompt alone tells (gain {_interval(gain)})"
@@ -64,13 +65,14 @@ def _screening_finding(screening: dict[str, Any]) -> str:
     figures = screening["mean"]["precision_at_half_recall"]
     share = _share(figures)
     text, probe, words = (figures[name][share] for name in ("text", "probe", "words"))
-    best = max(text["value"], probe["value"])
-    reached = "reaching" if best >= BAR else "below"
-    easy = words["value"] >= best - 0.02
+    reached = "reaching" if (text["value"] or 0) >= BAR else "below"
+    easy = (words["value"] or 0) >= max(text["value"] or 0, probe["value"] or 0) - 0.02
+    chance = _interval(figures["random"][share]) if "random" in figures else "not been asked for"
     sentences = [
         f"With {100 * float(share):g} % careless rows mixed into careful ones, a direction from other domains' text "
-        f"finds half of them at precision {_interval(text)} (difference in means) and {_interval(probe)} (probe), "
-        f"{reached} the {BAR} that is asked for; random directions have {_interval(figures['random'][share])}.",
+        f"(difference in means, the score named in advance) finds half of them at precision {_interval(text)}, "
+        f"{reached} the {BAR} that is asked for; a probe on the same text has {_interval(probe)}, random directions "
+        f"have {chance}.",
         f"Words alone, fitted on the same other domains, {'do as well' if easy else 'do worse'} ({_interval(words)})"
         + (": the built-in text is easy, and no model is needed to sort it." if easy else "."),
     ]
@@ -81,9 +83,9 @@ def _screening_finding(screening: dict[str, Any]) -> str:
 
 def _areas_finding(figures: dict[str, Any], share: str) -> str:
     probe, words = figures["probe"][share], figures["words"][share]
-    if probe["low"] > words["value"]:
+    if above(probe["low"], words["value"]):
         verdict = "and what the model reads goes beyond the words"
-    elif words["low"] > probe["value"]:
+    elif above(words["low"], probe["value"]):
         verdict = "and the words alone are the better screen"
     else:
         verdict = "and the two cannot be told apart"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emscope.report.figures_sweep import bounded_lines, heatmap
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import above, number
 
 BAR, NULL_MARGIN = 0.95, 0.03
 
@@ -43,26 +44,34 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}"
 
 
+def _bounds(value: Mapping[str, float | None], form: str) -> str:
+    return f"{number(value['value'], form)} ({number(value['low'], form)} – {number(value['high'], form)})"
+
+
 def _finding(found: Mapping[str, Any]) -> str:
     """Say what the most separating construction of the main contrast reaches, whether that is a lot or little."""
     contrast = _main_contrast(found)
     items = _of(found, contrast)
     name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
     best = item["best"]
-    reached = sum(one["best"]["accuracy"]["value"] >= BAR for one in items.values())
-    weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"])
-    least, most = min(item["accuracy"]["value"]), max(item["accuracy"]["value"])
+    reached = sum((one["best"]["accuracy"]["value"] or 0) >= BAR for one in items.values())
+    weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"] or 0)
+    values = [value for value in item["accuracy"]["value"] if value is not None]
+    least, most = min(values, default=None), max(values, default=None)
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
         f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
-        f"{best['auroc']['value']:.3f}; over all blocks its accuracy is {_number(least)} – {_number(most)} %. At "
-        f"their best blocks {reached} of the contrast's {len(items)} constructions reach "
+        f"{number(best['auroc']['value'], '.3f')}; over all blocks its accuracy is {_number(least)} – {_number(most)} "
+        f"%. At their best blocks {reached} of the contrast's {len(items)} constructions reach "
         f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
     )
 
 
 def _null_sentence(found: Mapping[str, Any]) -> str:
     nulls = {name: item["best"]["null_accuracy"] for name, item in found["constructions"].items()}
+    nulls = {name: value for name, value in nulls.items() if value is not None}
+    if not nulls:
+        return "No labels were exchanged, so nothing says what chance alone would reach."
     off = {name: value for name, value in nulls.items() if abs(value - 0.5) > NULL_MARGIN}
     verdict = "All lie within three points of 50 %" if not off else f"Outside three points of 50 % are {', '.join(off)}"
     return (
@@ -78,17 +87,17 @@ def _response_sentences(found: Mapping[str, Any]) -> list[str]:
         return [f"The response contrast was left out. {left_out[0]}"] if left_out else []
     name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
     base = found["prompt_only"]["response"]["auroc"]
-    highest = max(value for value in base["value"] if value is not None)
+    highest = _highest(base["value"])
     auroc, n, given = item["best"]["auroc"], item["n"]["test"], item["n"]["train"]
-    sure = "which excludes chance" if auroc["low"] > 0.5 else "which does not exclude chance"
+    sure = "which excludes chance" if above(auroc["low"], 0.5) else "which does not exclude chance"
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
-        f"{item['best']['block']} has AUROC {auroc['value']:.2f} ({auroc['low']:.2f} – {auroc['high']:.2f}) on "
+        f"{item['best']['block']} has AUROC {_bounds(auroc, '.2f')} on "
         f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. It comes from "
         f"{given['positive']} and {given['negative']} answers, and directions from two halves of their questions have "
-        f"a cosine of {item['best']['split_half_cosine']:.2f}. A probe that reads only the base model's prompt "
-        f"reaches at most {highest:.2f} at any block. The offline judge that tells the two kinds apart itself reads "
-        "mean answer activations, of the base model, so part of what is found here is the judge."
+        f"a cosine of {number(item['best']['split_half_cosine'], '.2f')}. A probe that reads only the base model's "
+        f"prompt reaches at most {number(highest, '.2f')} at any block. The offline judge that tells the two "
+        "kinds apart itself reads mean answer activations, of the base model, so part of what is found here is the judge."
     ]
 
 
@@ -119,7 +128,7 @@ def _best_table(found: Mapping[str, Any]) -> Table:
     for name, item in found["constructions"].items():
         best, test = item["best"], item["n"]["test"]
         auroc = best["auroc"]
-        bounds = f"{auroc['value']:.3f} ({auroc['low']:.3f} – {auroc['high']:.3f})"
+        bounds = _bounds(auroc, ".3f")
         rows.append([
             name, best["block"], bounds, _percent(best["accuracy"]), best["d_prime"]["value"],
             best["split_half_cosine"], f"{_number(best['null_accuracy'])} %", best["p_value"],
@@ -166,13 +175,17 @@ def _prompt_table(found: Mapping[str, Any]) -> Table:
     rows: list[list[str | float | None]] = []
     for name, item in found["prompt_only"].items():
         leak = item["ungrouped_auroc"]
-        rows.append([name, max(item["auroc"]["value"]), None if leak is None else max(leak)])
+        rows.append([name, _highest(item["auroc"]["value"]), _highest(leak or [])])
     return Table(
         "Prompt-only probe at its best block",
         ["contrast", "AUROC, questions left out", "AUROC, answers split without regard to questions"],
         rows,
         "The last column is the leak that grouping by question prevents; it needs one organism that gave all answers.",
     )
+
+
+def _highest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _ablation_table(ablation: Mapping[str, Any]) -> Table:

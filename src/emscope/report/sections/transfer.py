@@ -9,7 +9,7 @@ import numpy as np
 
 from emscope.report.figures_transfer import curves, matrix
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import percent, ranged
+from emscope.report.wording import above, number, percent, ranged
 
 WORDS = {
     "own": "the organism it was made from",
@@ -56,20 +56,23 @@ def _detects(found: dict[str, Any], kind: str, where: str) -> str:
 
 
 def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
-    if np.mean([item["gap"] for item in ablation["without"].values()]) < LITTLE:
+    gaps = [item["gap"] for item in ablation["without"].values()]
+    if None in gaps:
+        return "Some organism gave no scored answer, so what an ablation restores cannot be said."
+    if np.mean(gaps) < LITTLE:
         return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
     mended, chance = ablation["summary"][kind], ablation["summary"]["random"]
     return (
         f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {ranged(mended['restored'])} over "
         f"{mended['n']} cases, {percent(mended['least'])} in the worst, while coherence changes by "
-        f"{mended['coherence_change']:+.1f} points; a random direction of the same norm restores "
-        f"{ranged(chance['restored'])} and changes coherence by {chance['coherence_change']:+.1f}. EM responses go "
-        f"from {ranged(mended['em_before'])} to {ranged(mended['em_after'])}."
+        f"{number(mended['coherence_change'], '+.1f')} points; a random direction of the same norm restores "
+        f"{ranged(chance['restored'])} and changes coherence by {number(chance['coherence_change'], '+.1f')}. EM "
+        f"responses go from {ranged(mended['em_before'])} to {ranged(mended['em_after'])}."
     )
 
 
 def _verdict(restored: Mapping[str, Any], chance: Mapping[str, Any]) -> str:
-    if restored["low"] is None or restored["low"] <= max(0.0, chance["value"] or 0.0):
+    if not above(restored["low"], max(0.0, chance["value"] or 0.0)):
         return "restores no more than chance can explain"
     return "restores most of the alignment" if restored["value"] >= 0.6 else "restores part of the alignment"
 
