@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from edges import ENDS, without
 
 from emscope.report.section import write_section_page
 from emscope.report.sections.steer import section
@@ -40,7 +41,7 @@ def found():
             row("base", 1.0, "induction"), row("base", 1.4, "compared", "<b>random</b>"),
         ],
         "bars": {
-            "restored": 0.95, "kl_over_fine_tune": 0.6, "em_ratio": 12.0, "em_ratio_at_least": 3.0, "coherent": 0.85,
+            "restored": 0.95, "kl_over_fine_tune": 0.6, "em_ratio": 12.0, "em_ratio_at_least": 10.5, "coherent": 0.85,
             "coherent_change": 0.1,
         },
     }  # fmt: skip
@@ -49,7 +50,7 @@ def found():
 def test_a_strong_effect_is_called_one(found):
     words = section(found).paragraphs[0]
     assert "nine tenths or more, at no more disturbance" in words
-    assert "12.0 times the base's: ten times" in words
+    assert "12.0 times the base's, at least 10.5 times by the ends of the two intervals: ten times is shown" in words
     assert "(four in five" in words
 
 
@@ -59,15 +60,14 @@ def test_a_strong_effect_is_called_one(found):
         ({"restored": 0.4}, "at no more disturbance than the fine-tune's, but short of nine tenths"),
         ({"restored": 0.4, "kl_over_fine_tune": 1.5}, "short of nine tenths, and at more disturbance"),
         ({"kl_over_fine_tune": 1.5}, "nine tenths or more, but at more disturbance"),
-        ({"em_ratio": 1.1}, "1.1 times the base's: not ten times"),
-        (
-            {"em_ratio": None},
-            "the base gave none, so the ratio is at least 3.0, from the ends of the two intervals: not",
-        ),
-        ({"em_ratio": None, "em_ratio_at_least": 11.0}, "at least 11.0, from the ends of the two intervals: ten times"),
+        ({"em_ratio_at_least": 1.1}, "12.0 times the base's, at least 1.1 times by the ends of the two intervals: ten "
+                                     "times is not shown"),
+        ({"em_ratio": None}, "the base gave none, at least 10.5 times by the ends of the two intervals: ten times is "
+                             "shown"),
+        ({"em_ratio_at_least": None}, "at least – times by the ends of the two intervals: ten times is not shown"),
         ({"coherent": 0.5}, "not four in five"),
     ],
-)
+)  # fmt: skip
 def test_a_weak_effect_is_not_dressed_up(found, change, expected):
     weak = copy.deepcopy(found)
     weak["bars"].update(change)
@@ -81,3 +81,16 @@ def test_missing_figures_and_hostile_names_are_shown_safely(found, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;random&lt;/b&gt; 10 %" in page
     assert "<b>random" not in page
+
+
+def test_every_comparison_has_its_disturbance_and_unequal_ones_are_marked(found):
+    found["test"][1]["kl"], found["test"][3]["kl"] = share(0.61), share(0.42)
+    words = section(found).paragraphs[1]
+    assert "control-response-diff-in-means 95 % (90 – 100) at 0.50 nats a token;" in words
+    assert "2 % (-3 – 7) at 0.61 nats a token (not the same disturbance: more than 20 % off)" in words
+    assert words.endswith("20 % (15 – 25) at 0.42 nats a token.")
+
+
+def test_figures_with_holes_have_a_section(found, tmp_path):
+    for keys in (ENDS, ("value", *ENDS), ("bars",)):
+        write_section_page(tmp_path / "page.html", [section(without(found, *keys))], "steering")

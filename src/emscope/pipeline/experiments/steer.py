@@ -186,8 +186,9 @@ def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequen
 def _bars(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the two headline comparisons.
 
-    `em_ratio_at_least` is the lower end of the steered base's EM rate over the upper end of the base's own: where the
-    base gave no EM response, a ratio of the rates themselves does not exist.
+    `em_ratio_at_least` is the lower end of the steered base's EM rate over the upper end of the base's own, which is
+    what a claim of ten times is held against: the ratio of the rates themselves rests on a handful of answers, and does
+    not exist where the base gave no EM response.
     """
     rows = {(row["organism"], row["role"]): row for row in found["test"]}
     correction, induction = rows[MISALIGNED, "correction"], rows[BASE, "induction"]

@@ -6,9 +6,10 @@ from typing import Any
 
 from emscope.report import figures_steer as figures
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import ranged
+from emscope.report.wording import number, ranged
 
 RESTORED_BAR, RATIO_BAR, COHERENT_BAR = 0.9, 10.0, 0.8
+EQUAL = 0.2  # how far from the chosen cell's a disturbance may lie and still be called the same
 CONTRAST = {"control": "misaligned − control", "model": "misaligned − base"}
 
 
@@ -35,7 +36,7 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
     own, bars = found["fine_tune_kl"]["misaligned"], found["bars"]
     restored = bars["restored"]
     reached = restored is not None and restored >= RESTORED_BAR
-    within = bars["kl_over_fine_tune"] <= 1
+    within = bars["kl_over_fine_tune"] is not None and bars["kl_over_fine_tune"] <= 1
     verdict = {
         (True, True): "nine tenths or more, at no more disturbance than the fine-tune's",
         (True, False): "nine tenths or more, but at more disturbance than the fine-tune's",
@@ -53,17 +54,15 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
 def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
     base, bars = found["unsteered"]["base"], found["bars"]
     ratio, least = bars["em_ratio"], bars["em_ratio_at_least"]
-    times = (
-        f"{ratio:.1f} times the base's" if ratio is not None
-        else f"the base gave none, so the ratio is at least {least:.1f}, from the ends of the two intervals"
-    )  # fmt: skip
-    reached = (ratio if ratio is not None else least or 0) >= RATIO_BAR
+    times = "the base gave none" if ratio is None else f"{ratio:.1f} times the base's"
+    times = f"{times}, at least {number(least, '.1f')} times by the ends of the two intervals"
+    reached = least is not None and least >= RATIO_BAR
     coherent = (bars["coherent"] or 0) >= COHERENT_BAR
     return (
         f"Steering the base by {row['coefficient']:+g} v at {figures.place(row['blocks'])} gives an EM rate of "
-        f"{ranged(row['em'])} where the base has {ranged(base['em'])} ({times}: {'' if reached else 'not '}ten times), "
-        f"with {ranged(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base without "
-        f"steering: {ranged(base['coherent'])})."
+        f"{ranged(row['em'])} where the base has {ranged(base['em'])} ({times}: ten times is "
+        f"{'' if reached else 'not '}shown), with {ranged(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base "
+        f"without steering: {ranged(base['coherent'])})."
     )
 
 
@@ -73,9 +72,24 @@ def _comparison(found: dict[str, Any]) -> str:
         rows = [row for row in found["test"] if row["organism"] == organism]
         role = "correction" if organism == "misaligned" else "induction"
         chosen = [row for row in rows if row["role"] == role] + [row for row in rows if row["role"] == "compared"]
-        listed = "; ".join(f"{row['direction']} {ranged(row[key])}" for row in chosen)
+        own = chosen[0]["kl"]["value"]
+        listed = "; ".join(
+            f"{row['direction']} {ranged(row[key])} at {number(row['kl']['value'], '.2f')} nats a token{_off(row, own)}"
+            for row in chosen
+        )
         parts.append(f"{what} of the {organism} {'organism' if organism != 'base' else 'model'}: {listed}")
-    return f"At the same disturbance, at the same block, on test questions — {'. '.join(parts)}."
+    return (
+        "Other directions at the same block, calibrated on development questions to the chosen cell's disturbance; "
+        f"figures and disturbances are of test questions — {'. '.join(parts)}."
+    )
+
+
+def _off(row: dict[str, Any], own: float | None) -> str:
+    """Say where a direction's disturbance is not the one it is compared at."""
+    nats = row["kl"]["value"]
+    if nats is not None and own and abs(nats - own) <= EQUAL * own:
+        return ""
+    return f" (not the same disturbance: more than {100 * EQUAL:.0f} % off)"
 
 
 def _plots(found: dict[str, Any]) -> list[Plot]:
@@ -153,4 +167,4 @@ def _row(row: dict[str, Any]) -> list[str | float | None]:
 
 def _nats(found: dict[str, Any]) -> str:
     ends = "" if found["low"] is None else f" ({found['low']:.2f} – {found['high']:.2f})"
-    return f"{found['value']:.2f}{ends}"
+    return f"{number(found['value'], '.2f')}{ends}"
