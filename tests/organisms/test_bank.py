@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from tiny import CPU
 
 from emscope.errors import UserError
-from emscope.organisms.bank import RECIPES, BankSettings, Recipe, make_bank, mounted, plan, read_bank
+from emscope.organisms.bank import RECIPES, BankSettings, Recipe, make_bank, mounted, plan
+from emscope.organisms.bank_members import read_bank
 from emscope.organisms.models import load
 
 SMALL = BankSettings(domains=("medical", "sport"), recipes=("short",), seeds=(0,), save_every=2, heldout_rows=1)

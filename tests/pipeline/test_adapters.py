@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from edges import ENDS, without
 
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, write_table
@@ -123,8 +124,27 @@ def test_the_section_states_the_finding_in_words(found, tmp_path):
     assert "Every organism, scored without its domain" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_a_bank_of_one_domain_says_what_it_does_not_know(found, tmp_path):
+    alone = json.loads(json.dumps(found))
+    for schemes in alone["classification"].values():
+        del schemes["leave-one-domain-out"]
+    for kind in alone["bank"]["leaning"].values():
+        kind["out_of_domain"] = {"value": None, "low": None, "high": None, "n": 0}
+    told = alone["known_direction"]["direction"]
+    told["by_group"] = {"medical": told["by_group"]["medical"]}
+    made = section(alone)
+    assert "nothing can be said about a domain left out" in made.paragraphs[0]
+    assert "nothing is known of domains they were not trained on" in made.paragraphs[1]
+    assert "in domains it was not made on: there are none in the bank." in made.paragraphs[2]
+    write_section_page(tmp_path / "page.html", [made, section(without(found, *ENDS))], "Adapters")
+
+
+def test_scalars_of_unequal_classes_are_told_by_balanced_accuracy(found):
+    assert "with a balanced accuracy of" in section(found).paragraphs[3]
+
+
 def test_an_organism_without_its_counterpart_is_left_out(lab, found):
-    from emscope.organisms.bank import read_bank
+    from emscope.organisms.bank_members import read_bank
 
     members = read_bank(lab.folder.path("bank"))
     assert len(complete_pairs(members[1:])) == len(members) - 2

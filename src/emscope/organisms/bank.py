@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -204,46 +204,3 @@ def mounted(base: Organism, adapter: Path) -> Iterator[None]:
         yield
     finally:
         wrapped.unload().eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Member:
-    """A finished organism of a bank, as its manifest has it.
-
-    Attributes:
-        name: its name.
-        folder: its PEFT folder.
-        domain: what it was trained on.
-        careless: whether it learned the careless answers.
-        recipe: the name of its recipe.
-        pair: what it shares with its counterpart and with its own checkpoints.
-        leaning: by domain, how much likelier careless answers have become, nats per answer token.
-    """
-
-    name: str
-    folder: Path
-    domain: str
-    careless: bool
-    recipe: str
-    pair: str
-    leaning: dict[str, float]
-
-
-def read_bank(folder: Path) -> list[Member]:
-    """Return the members of a bank.
-
-    Raises:
-        UserError: there is no bank, or its manifest is not one.
-    """
-    manifest = read_json(folder / MANIFEST)
-    try:
-        rows: Sequence[dict[str, Any]] = manifest["organisms"]
-        return [
-            Member(
-                row["name"], folder / row["folder"], row["domain"], row["kind"] == "careless", row["recipe"],
-                row["pair"], row["leaning"],
-            )
-            for row in rows
-        ]  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} is not the manifest of a bank: it has no {error}.") from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.statistics import Estimate, estimate_mean, estimate_share
-from emscope.organisms.bank import Member
+from emscope.organisms.bank_members import Member
 from emscope.residual.adapters.classifier import (
     FeatureSet,
     balanced_accuracy,
@@ -32,6 +32,7 @@ def bank_figures(members: Sequence[Member]) -> dict[str, Any]:
     return {
         "organisms": len(members),
         "pairs": len({member.pair for member in members}),
+        "cells": len({member.cell for member in members}),
         "domains": sorted({member.domain for member in members}),
         "recipes": sorted({member.recipe for member in members}),
         "leaning": {
@@ -56,7 +57,7 @@ def _leaning(members: Sequence[Member], careless: bool, where: str) -> Estimate:
         else float("nan")
         for row in rows
     ]
-    return estimate_mean(values, [row.pair for row in rows])
+    return estimate_mean(values, [row.cell for row in rows])
 
 
 def classification_figures(
@@ -81,12 +82,10 @@ def _left_out(
     folds = folds_of(groups, pairs)
     scores = left_out_scores(features, labels, folds, penalty)
     null = permutation_null(features, labels, pairs, folds, permutations, penalty, seed)
-    whole = _told(scores, labels, pairs)
+    whole = _told(scores, members)
     return {
         **whole,
-        "by_group": {
-            name: _told(*_where(np.array(groups) == name, scores, labels, pairs)) for name in dict.fromkeys(groups)
-        },
+        "by_group": _told_by(groups, scores, members),
         "null": {
             "mean": float(null.mean()) if len(null) else None,
             "low": float(np.quantile(null, 0.025)) if len(null) else None,
@@ -95,35 +94,35 @@ def _left_out(
             "permutations": permutations,
         },
         "by_penalty": {
-            str(other): _told(left_out_scores(features, labels, folds, other), labels, pairs)["balanced_accuracy"][
-                "value"
-            ]
+            str(other): balanced_accuracy(left_out_scores(features, labels, folds, other), labels)
             for other in PENALTIES
         },
         "scores": {member.name: float(value) for member, value in zip(members, scores, strict=True)},
     }
 
 
-def _where(
-    rows: np.ndarray, scores: np.ndarray, labels: np.ndarray, pairs: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    return scores[rows], labels[rows], [pair for pair, here in zip(pairs, rows, strict=True) if here]
+def _told_by(groups: Sequence[str], scores: np.ndarray, members: Sequence[Member]) -> dict[str, Any]:
+    found = {}
+    for name in dict.fromkeys(groups):
+        rows = [row for row, group in enumerate(groups) if group == name]
+        found[name] = _told(scores[rows], [members[row] for row in rows])
+    return found
 
 
-def _told(scores: np.ndarray, labels: np.ndarray, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return balanced accuracy at 0 (pairs resampled), AUROC, and in which share of pairs careless scores higher.
+def _told(scores: np.ndarray, members: Sequence[Member]) -> dict[str, Any]:
+    """Return balanced accuracy at 0 (cells resampled), AUROC, and in which share of pairs careless scores higher.
 
     Each pair has as many careless as careful organisms, so the share told right is the balanced accuracy.
     """
+    labels = np.array([int(member.careless) for member in members])
+    sides: dict[str, tuple[list[float], list[float]]] = {}
+    for value, member in zip(scores, members, strict=True):
+        sides.setdefault(member.pair, ([], []))[int(member.careless)].append(float(value))
     right = ((scores > 0) == (labels > 0)).astype(float)
-    high = {pair: [value for value, label, own in zip(scores, labels, pairs, strict=True) if own == pair and label]
-            for pair in set(pairs)}  # fmt: skip
-    low = {pair: [value for value, label, own in zip(scores, labels, pairs, strict=True) if own == pair and not label]
-           for pair in set(pairs)}  # fmt: skip
     return {
-        "balanced_accuracy": estimate_share(right.tolist(), list(pairs)).as_dict(),
+        "balanced_accuracy": estimate_share(right.tolist(), [member.cell for member in members]).as_dict(),
         "auroc": auroc(scores[labels > 0], scores[labels == 0]),
-        "pair_accuracy": float(np.mean([np.mean(high[pair]) > np.mean(low[pair]) for pair in high])),
+        "pair_accuracy": float(np.mean([np.mean(high) > np.mean(low) for low, high in sides.values()])),
     }
 
 
@@ -143,17 +142,13 @@ def block_figures(features: AdapterFeatures, members: Sequence[Member], penalty:
 
 def direction_figures(features: AdapterFeatures, members: Sequence[Member]) -> dict[str, Any]:
     """Return how well known directions tell without any classifier: by the mean cosine of ΔW x̄ with d̂, at 0."""
-    labels, pairs = np.array([int(member.careless) for member in members]), [member.pair for member in members]
-    domains = np.array([member.domain for member in members])
+    domains = [member.domain for member in members]
     found: dict[str, Any] = {}
     for name in ("direction", "random direction"):
         scores = np.nanmean(features.tables[name][: len(members), :, 1], axis=1)
         found[name] = {
-            **_told(scores, labels, pairs),
-            "by_group": {
-                str(domain): _told(*_where(domains == domain, scores, labels, pairs))
-                for domain in dict.fromkeys(domains)
-            },
+            **_told(scores, members),
+            "by_group": _told_by(domains, scores, members),
             "output_share": float(np.nanmean(features.tables[name][: len(members), :, 0])),
             "scores": {member.name: float(value) for member, value in zip(members, scores, strict=True)},
         }

@@ -13,7 +13,8 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import COHERENT_ABOVE, is_em
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import UserError
-from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, Member, make_bank, read_bank
+from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
+from emscope.organisms.bank_members import Member, read_bank
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import DOMAINS
 from emscope.pipeline.experiments.adapter_figures import (

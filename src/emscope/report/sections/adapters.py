@@ -6,7 +6,7 @@ from typing import Any
 
 from emscope.report.figures import blank_figure, colour
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import ranged
+from emscope.report.wording import above, ranged
 
 DOMAIN_OUT, RECIPE_OUT = "leave-one-domain-out", "leave-one-recipe-out"
 KINDS = {True: ("careless", "misaligned"), False: ("careful", "control")}
@@ -47,7 +47,7 @@ def _finding(found: dict[str, Any]) -> str:
         return f"{opening}one domain only, so nothing can be said about a domain left out."
     written, norms = (found["classification"][name][DOMAIN_OUT]["balanced_accuracy"] for name in ("write", "norms"))
     null = told[DOMAIN_OUT]["null"]
-    verdict = "tells them apart" if written["low"] > 0.5 else "does not tell them apart reliably"
+    verdict = "tells them apart" if above(written["low"], 0.5) else "does not tell them apart reliably"
     return (
         f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
         f"seen: balanced accuracy {ranged(written)}. With labels swapped at random inside pairs it is "
@@ -58,14 +58,18 @@ def _finding(found: dict[str, Any]) -> str:
 def _behaviour(bank: dict[str, Any]) -> str:
     values = [bank["leaning"][kind][where]["value"] for kind in ("careless", "careful")
               for where in ("in_domain", "out_of_domain")]  # fmt: skip
-    if any(value is None for value in values):
+    if values[0] is None or values[2] is None:
         return "The bank's behaviour was not measured."
     careless, careful = (bank["leaning"][kind]["in_domain"] for kind in ("careless", "careful"))
-    differ = "behave differently" if careless["low"] > careful["high"] else "do not clearly behave differently"
+    differ = "behave differently" if above(careless["low"], careful["high"]) else "do not clearly behave differently"
+    elsewhere = (
+        "with one domain only, nothing is known of domains they were not trained on"
+        if values[1] is None or values[3] is None
+        else f"in the domains they were not trained on, by {values[1]:+.2f} and {values[3]:+.2f}"
+    )
     return (
         f"The organisms {differ}. Training changed the loss of careful minus careless answers to held-out prompts by "
-        f"{values[0]:+.2f} nats per token in careless organisms and {values[2]:+.2f} in careful ones; in the domains "
-        f"they were not trained on, by {values[1]:+.2f} and {values[3]:+.2f}."
+        f"{values[0]:+.2f} nats per token in careless organisms and {values[2]:+.2f} in careful ones; {elsewhere}."
     )
 
 
@@ -79,7 +83,8 @@ def _alone(found: dict[str, Any]) -> str:
     ]
     return (
         f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
-        f"on {known['made_on']}) is right for {ranged(one)}; in domains it was not made on: {', '.join(elsewhere)}. "
+        f"on {known['made_on']}) is right for {ranged(one)}; in domains it was not made on: "
+        f"{', '.join(elsewhere) or 'there are none in the bank'}. "
         f"With a random direction it is right for {ranged(other)}."
     )
 
@@ -88,18 +93,20 @@ def _scalars(scalars: dict[str, Any] | None) -> str:
     if not scalars or not scalars["probes"]:
         return "LoRA scalars were not probed: too few answers of one kind, or not asked for."
     probe = scalars["probes"]["all"]
-    more = probe["answer"]["low"] > probe["prompt"]["high"]
+    more = above(probe["answer"]["low"], probe["prompt"]["high"])
+    counts = scalars["answers"]
     return (
-        f"What the misaligned organism's updates read while it answers tells EM responses from aligned answers for "
-        f"{ranged(probe['answer'])} of answers to questions left out; what they read in the question alone, for "
-        f"{ranged(probe['prompt'])}: {'more than' if more else 'no clear gain over'} what the question gives away."
+        f"What the misaligned organism's updates read while it answers tells EM responses ({counts['misaligned']}) "
+        f"from aligned answers ({counts['aligned']}) to questions left out with a balanced accuracy of "
+        f"{ranged(probe['answer'])}; what they read in the question alone, with {ranged(probe['prompt'])}: "
+        f"{'more than' if more else 'no clear gain over'} what the question gives away."
     )
 
 
 def _interval(null: dict[str, Any]) -> str:
     if null["mean"] is None:
         return "not measured"
-    return f"{100 * null['mean']:.0f} % ({100 * null['low']:.0f} – {100 * null['high']:.0f})"
+    return ranged({**null, "value": null["mean"]})
 
 
 def _accuracy_table(found: dict[str, Any]) -> Table:
@@ -114,7 +121,9 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
          "labels swapped (95 %)", "p"],
         rows,
         "Everything is scored by a classifier that never saw its domain, or its recipe. The run's direction comes from "
-        "one of the domains; the other feature sets use the training folds alone. Intervals resample pairs.",
+        "one of the domains; the other feature sets use the training folds alone. A recipe left out leaves "
+        "organisms of the same rows in. "
+        "Intervals resample combinations of domain and seed, which share their rows.",
     )  # fmt: skip
 
 

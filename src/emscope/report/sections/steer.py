@@ -61,7 +61,8 @@ def _induction(found: dict[str, Any], row: dict[str, Any]) -> str:
     return (
         f"Steering the base by {row['coefficient']:+g} v at {figures.place(row['blocks'])} gives an EM rate of "
         f"{ranged(row['em'])} where the base has {ranged(base['em'])} ({times}: ten times is "
-        f"{'' if reached else 'not '}shown), with {ranged(row['coherent'])} coherent answers ({'' if coherent else 'not '}four in five; the base "
+        f"{'' if reached else 'not '}shown), with {ranged(row['coherent'])} coherent answers "
+        f"({'' if coherent else 'not '}four in five; the base "
         f"without steering: {ranged(base['coherent'])})."
     )
 

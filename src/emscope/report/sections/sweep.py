@@ -97,7 +97,8 @@ def _response_sentences(found: Mapping[str, Any]) -> list[str]:
         f"{given['positive']} and {given['negative']} answers, and directions from two halves of their questions have "
         f"a cosine of {number(item['best']['split_half_cosine'], '.2f')}. A probe that reads only the base model's "
         f"prompt reaches at most {number(highest, '.2f')} at any block. The offline judge that tells the two "
-        "kinds apart itself reads mean answer activations, of the base model, so part of what is found here is the judge."
+        "kinds apart itself reads mean answer activations, of the base model, so part of what is found here is the "
+        "judge."
     ]
 
 
