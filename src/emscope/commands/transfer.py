@@ -28,6 +28,8 @@ class Transfer:
         questions: test questions on which each ablation is measured.
         block: block at which directions are subtracted; by default where the run's own ablation subtracts.
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
+        own_domain: what the run's own data are about (medical, finance, sport or another word), where they are not
+            built in; not said, its pair counts neither as the same nor as another domain.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
@@ -36,11 +38,15 @@ class Transfer:
     questions: int = TransferSettings.questions
     block: int | None = None
     strength: float | None = None
+    own_domain: str = TransferSettings.own_domain
 
     def execute(self) -> int | None:
         """Do it and print the figures."""
         lab = open_run(self.run)
-        run_transfer(lab, TransferSettings(self.domains, self.seeds, self.questions, self.block, self.strength))
+        settings = TransferSettings(
+            self.domains, self.seeds, self.questions, self.block, self.strength, self.own_domain
+        )  # fmt: skip
+        run_transfer(lab, settings)
         sys.stdout.write(table(read_json(experiment_file(self.run, "transfer"))))
         sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
         return None

@@ -11,7 +11,13 @@ from emscope.errors import UserError
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.transfer_ablation import Cell, pooled_figures, pooled_share
 from emscope.pipeline.experiments.transfer_detection import detection_figures, relation
-from emscope.pipeline.experiments.transfer_directions import Bank, geometry_figures, make_bank_directions
+from emscope.pipeline.experiments.transfer_directions import (
+    Bank,
+    geometry_figures,
+    make_bank_directions,
+    shared_names,
+    sources_of,
+)
 from emscope.pipeline.experiments.transfer_pairs import OrganismPair, pairs_of, training_config
 from emscope.pipeline.locate import OrganismActivations
 from emscope.residual.capture import Activations
@@ -19,6 +25,7 @@ from emscope.residual.directions import unit
 from emscope.residual.store import ActivationStore
 
 BLOCKS, WIDTH, N = 3, 48, 60
+OWN = RunConfig(misaligned_data="bad_medical_advice.jsonl", control_data="good_medical_advice.jsonl")
 
 
 def test_the_runs_own_pair_is_one_of_the_pairs():
@@ -26,10 +33,38 @@ def test_the_runs_own_pair_is_one_of_the_pairs():
     assert [pair.name for pair in pairs] == ["medical-4", "medical-5", "sport-4", "sport-5"]
     assert pairs[0].organisms == ("misaligned", "control")
     assert pairs[3].organisms == ("transfer/sport-5-careless", "transfer/sport-5-careful")
-    other = pairs_of(RunConfig(misaligned_data="mine.jsonl", control_data="good.jsonl"), ("medical",), 1)
+    other = pairs_of(OWN, ("medical",), 1)
     assert [(pair.name, pair.careless) for pair in other] == [
         ("own-0", "misaligned"), ("medical-0", "transfer/medical-0-careless"),
     ]  # fmt: skip
+    unlisted = pairs_of(RunConfig(), ("finance",), 1)
+    assert [(pair.name, pair.domain) for pair in unlisted] == [("own-0", "medical"), ("finance-0", "finance")]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("", "unknown"), ("Medical", "same domain"), ("law", "other domain")]
+)  # fmt: skip
+def test_own_data_are_of_another_domain_only_where_that_was_said(said, expected):
+    pairs = pairs_of(OWN, ("medical",), 1, said)
+    assert [relation(one.name, other, pairs) for one, other in (pairs, pairs[::-1])] == [expected, expected]
+    assert relation("own-0", pairs[0], pairs) == "own"
+
+
+def test_a_pair_of_unknown_domain_has_no_part_in_what_is_said_of_domains_left_out():
+    unknown = pairs_of(OWN, ("medical", "finance", "sport"), 1)
+    assert shared_names(unknown) == ["without-medical", "without-finance", "without-sport"]
+    assert [other.name for other in sources_of(unknown[1], unknown)] == ["finance-0", "sport-0"]
+    assert sources_of(unknown[0], unknown) == []
+    said = pairs_of(OWN, ("medical", "finance", "sport"), 1, "law")
+    assert shared_names(said)[0] == "without-law"
+    assert len(sources_of(said[0], said)) == 3
+
+
+def test_a_domain_that_cannot_be_meant_is_refused():
+    with pytest.raises(UserError, match="is one word"):
+        pairs_of(OWN, ("medical",), 1, "../law")
+    with pytest.raises(UserError, match="are the built-in medical, not finance"):
+        pairs_of(RunConfig(), ("medical", "sport"), 1, "finance")
 
 
 def test_what_makes_no_comparison_is_refused():
@@ -112,6 +147,26 @@ def test_unrelated_organisms_neither_share_a_direction_nor_detect_each_other():
     assert figures["component_share"][1] < 0.4
     low, high = (figures["by_block"][side][0][2][1] for side in ("low", "high"))
     assert low < 0.1 and high > -0.1
+
+
+def test_random_directions_are_read_where_the_direction_is_read():
+    """Pairs whose own best blocks differ: each cell is held against random directions at the block it is scored at."""
+    _, bank = planted_bank(0.8)
+    for name in (name for pair in PAIRS[:2] for name in pair.organisms):
+        bank.activations[name] = store(name, bank.activations[name].prompts.get("last")[:, [0, 2, 1]])
+    found = detection_figures(bank, make_bank_directions(bank, "last", "tiny"), 0)
+    assert found["cells"]["medical-0"]["sport-0"]["block"] == 2
+    assert found["cells"]["sport-0"]["medical-0"]["block"] == 1
+    for row in found["cells"].values():
+        for name, cell in row.items():
+            for key, value in cell["random"].items():
+                assert value == found["random"][name][f"{key}_by_block"][cell["block"]]
+    own = {name: row[name]["d_prime"] > row[name]["random"]["d_prime_p95"]
+           for name, row in found["cells"].items() if name in row}  # fmt: skip
+    assert found["summary"]["own"]["above_random"] == sum(own.values()) == 6
+    _, null = planted_bank(0.8, shift=0.0)
+    nothing = detection_figures(null, make_bank_directions(null, "last", "tiny"), 0)["summary"]["other domain"]
+    assert nothing["above_random"] < 0.3 * nothing["n"]
 
 
 def test_geometry_holds_the_planted_cosine_with_its_ceiling_and_its_references():

@@ -38,7 +38,8 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
     item = {"em_rate": estimate(0.5), "aligned": estimate(30.0), "coherent_share": estimate(0.9)}
     relations = {"medical-0": ("own", "other domain"), "finance-0": ("other domain", "own")}
     return {
-        "pairs": [{"name": name, "careless": f"{name}-bad", "careful": f"{name}-good"} for name in names],
+        "pairs": [{"name": name, "careless": f"{name}-bad", "careful": f"{name}-good", "domain": name[:-2]}
+                  for name in names],
         "behaviour": {"base": item, **{f"{name}-{side}": item for name in names for side in ("bad", "good")}},
         "geometry": {"response": geometry, "last": copy.deepcopy(geometry)},
         "detection": {
@@ -46,12 +47,11 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
                 one: {two: {**separation, "relation": kind} for two, kind in zip(names, kinds, strict=True)}
                 for one, kinds in relations.items()
             },
-            "random": {
-                name: {"auroc_p95": 0.7, "d_prime_p95": 1.2, "auroc_p95_by_block": [0.7, 0.7]} for name in names
-            },
+            "random": {name: {"auroc_p95_by_block": [0.7, 0.7]} for name in names},
             "summary": {
                 "other domain": {
-                    "n": 2, "mean": least, "least": least, "d_prime": 9.0, "accuracy": 0.9, "control_vs_base": 0.3,
+                    "n": 2, "mean": least, "least": least, "d_prime": 9.0, "above_random": 1,
+                    "accuracy": 0.9, "control_vs_base": 0.3,
                 },
             },
         },
@@ -74,8 +74,8 @@ def test_the_first_paragraph_says_what_the_figures_say():
     assert "0.980 in the worst" in text
     assert "coherence changes by -1.0 points" in text
     assert "changes coherence by -40.0" in text
-    assert "beats random directions" in text
-    assert "one in twenty reaches 0.700: d′ is 9.0 against their 1.2" in text
+    assert "0.980 in the worst. In 1 of them d′ is above that of 95 % of random directions at the same block" in text
+    assert "`--own-domain`" not in text
     assert "does not always detect" in finding(found(least=0.7))
     assert "restores part of the alignment" in finding(found(restored=0.3))
     assert "no more than chance can explain" in finding(found(restored=0.05))
@@ -103,3 +103,17 @@ def test_answers_without_scores_leave_gaps(tmp_path):
     write_section_page(tmp_path / "page.html", [section(holes)], "transfer")
     assert "no scored answer" in finding(holes)
     assert "changes by –" in finding({**found(), "ablation": without(found()["ablation"], "coherence_change", *ENDS)})
+
+
+def test_a_pair_of_unknown_domain_is_said_to_be_one(tmp_path):
+    unknown = found()
+    unknown["pairs"][0] |= {"name": "own-0", "domain": ""}
+    for part in ("detection", "ablation"):
+        unknown[part]["summary"]["unknown"] = unknown[part]["summary"].pop("other domain")
+    for geometry in unknown["geometry"].values():
+        geometry |= {"unknown_domains": [0.5, 0.5], "other_domains": None}
+    text = finding(unknown)
+    assert "organisms of data that may or may not be of its domain" in text
+    assert "have a cosine of 0.50" in text
+    assert "What the data of own-0 are about was not said (`--own-domain`)" in text
+    write_section_page(tmp_path / "page.html", [section(unknown)], "transfer")

@@ -48,6 +48,8 @@ class TransferSettings:
         questions: test questions on which each ablation is measured, spread over all of them evenly.
         block: block at which directions are subtracted; by default where the run's own ablation subtracts.
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
+        own_domain: what the run's own data are about (medical, finance, sport or another word), where they are not
+            built in; not said, its pair counts neither as the same nor as another domain.
     """
 
     domains: tuple[str, ...] = ("medical", "finance", "sport")
@@ -55,6 +57,7 @@ class TransferSettings:
     questions: int = 48
     block: int | None = None
     strength: float | None = None
+    own_domain: str = ""
 
 
 def run_transfer(lab: Lab, settings: TransferSettings) -> None:
@@ -63,7 +66,7 @@ def run_transfer(lab: Lab, settings: TransferSettings) -> None:
     Raises:
         UserError: settings that make no comparison (see `pairs_of`), or a block that the model does not have.
     """
-    pairs = pairs_of(lab.config, settings.domains, settings.seeds)
+    pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain)
     correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
     for pair in pairs:
         organism_stages(lab, pair)
@@ -97,7 +100,8 @@ def find(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> dic
 def bars(found: dict[str, Any]) -> dict[str, Any]:
     """Return the figures the experiment is held against, and whether each is reached; empty with a single domain.
 
-    Each is of the worst case: the direction of one domain on the organism of another that it serves least.
+    Each is of the worst case: the direction of one domain on the organism of another that it serves least. A pair of
+    unknown domain has no part in them.
     """
     detection = found["detection"]["summary"].get("other domain")
     if detection is None:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from emscope.pipeline.experiments.transfer_directions import Bank, left_out_name
-from emscope.pipeline.experiments.transfer_pairs import OrganismPair
+from emscope.pipeline.experiments.transfer_pairs import OrganismPair, kinship
 from emscope.pipeline.lab import BASE
 from emscope.residual.detection import auroc, auroc_interval, cross_fitted_scores, d_prime, separate
 from emscope.residual.directions import Directions, make_directions, unit
 
 N_RANDOM = 200
-RELATIONS = ("own", "same domain", "other domain", "left out")
+RELATIONS = ("own", "same domain", "other domain", "unknown", "left out")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ def relation(name: str, pair: OrganismPair, pairs: Sequence[OrganismPair]) -> st
     """Return how a direction relates to a pair: one of `RELATIONS`; None for a shared direction made with that pair."""
     for other in pairs:
         if other.name == name:
-            if other == pair:
-                return "own"
-            return "same domain" if other.domain == pair.domain else "other domain"
+            return "own" if other == pair else kinship(other, pair)
     return "left out" if name.removesuffix("-component") == left_out_name(pair, pairs) else None
 
 
@@ -72,17 +70,26 @@ def detection_figures(bank: Bank, directions: Mapping[str, Directions], seed: in
     """Score test questions of every pair with every direction that has something to say about it.
 
     Keys: `cells.<direction>.<pair>` with `relation`, the separation of misaligned from control (`auroc, low, high,
-    d_prime, separation, accuracy, block`), `control_vs_base` (`auroc, low, high`) and `auroc_by_block`;
-    `random.<pair>`: percentiles of 200 random directions at the pair's own block, `auroc_p50`, `auroc_p95` and
-    `d_prime_p95`, and `auroc_p95_by_block`; `summary.<relation>`.
+    d_prime, separation, accuracy, block`), `control_vs_base` (`auroc, low, high`), `auroc_by_block`, and `random`:
+    percentiles of 200 random directions at the same block on the same pair, `auroc_p50`, `auroc_p95`, `d_prime_p95`;
+    `random.<pair>`: the same percentiles `…_by_block`; `summary.<relation>`.
     """
+    randoms = {pair.name: _random(bank, pair, seed) for pair in bank.pairs}
     cells: dict[str, dict[str, Any]] = {}
     for name, item in directions.items():
         targets = [pair for pair in bank.pairs if relation(name, pair, bank.pairs)]
         if targets:
             detector = _detector(bank, name, item)
-            cells[name] = {pair.name: _cell(bank, name, detector, pair, seed) for pair in targets}
-    randoms = {pair.name: _random(bank, pair, cells[pair.name][pair.name]["block"], seed) for pair in bank.pairs}
+            cells[name] = {
+                pair.name: {
+                    **_cell(bank, name, detector, pair, seed),
+                    "random": {
+                        key.removesuffix("_by_block"): values[detector.row]
+                        for key, values in randoms[pair.name].items()
+                    },
+                }
+                for pair in targets
+            }
     return {"cells": cells, "random": randoms, "summary": _summary(cells)}
 
 
@@ -110,16 +117,15 @@ def _cell(bank: Bank, name: str, detector: Detector, pair: OrganismPair, seed: i
     }
 
 
-def _random(bank: Bank, pair: OrganismPair, block: int, seed: int) -> dict[str, Any]:
+def _random(bank: Bank, pair: OrganismPair, seed: int) -> dict[str, list[float]]:
+    """Return percentiles of what random directions reach at each block on a pair."""
     high, low = bank.sides(pair, "last", bank.test)
     units = unit(np.random.default_rng(seed).standard_normal((N_RANDOM, high.shape[-1]))).T.astype(np.float32)
     found = np.array([_along(high[:, row], low[:, row], units) for row in range(len(bank.blocks))])
-    areas, distances = found[bank.blocks.index(block)]
     return {
-        "auroc_p50": float(np.median(areas)),
-        "auroc_p95": float(np.quantile(areas, 0.95)),
-        "d_prime_p95": float(np.quantile(distances, 0.95)),
+        "auroc_p50_by_block": np.quantile(found[:, 0], 0.5, axis=1).tolist(),
         "auroc_p95_by_block": np.quantile(found[:, 0], 0.95, axis=1).tolist(),
+        "d_prime_p95_by_block": np.quantile(found[:, 1], 0.95, axis=1).tolist(),
     }
 
 
@@ -130,7 +136,10 @@ def _along(high: np.ndarray, low: np.ndarray, units: np.ndarray) -> list[list[fl
 
 
 def _summary(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and least AUROC with its low end, mean d′, accuracy and control vs base, by relation."""
+    """Return mean and least AUROC with its low end, mean d′, accuracy and control vs base, by relation.
+
+    `above_random` counts the cells whose d′ is above that of 95 % of random directions in the same cell.
+    """
     found: dict[str, Any] = {}
     for kind in (*RELATIONS, "left out, component"):
         wanted = [
@@ -147,6 +156,7 @@ def _summary(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 "least": worst["auroc"],
                 "least_low": worst["low"],
                 "d_prime": float(np.mean([cell["d_prime"] for cell in wanted])),
+                "above_random": sum(cell["d_prime"] > cell["random"]["d_prime_p95"] for cell in wanted),
                 "accuracy": float(np.mean([cell["accuracy"] for cell in wanted])),
                 "control_vs_base": float(np.mean([cell["control_vs_base"]["auroc"] for cell in wanted])),
             }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emscope.pipeline.experiments.transfer_pairs import OrganismPair
+from emscope.pipeline.experiments.transfer_pairs import OrganismPair, kinship
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.locate import OrganismActivations, answered
 from emscope.pipeline.quickstart import activation_files, organism_activations
@@ -28,6 +28,8 @@ from emscope.residual.geometry import (
 )
 
 POOLINGS = ("last", "response")
+KINSHIPS = {"same domain": "same_domain", "other domain": "other_domains", "unknown": "unknown_domains"}
+"""How two pairs relate, and the key of their mean cosines."""
 SIDES = (("misaligned − base", 0), ("control − base", 1))
 
 
@@ -70,13 +72,18 @@ class Bank:
 
     def sources(self, pair: OrganismPair) -> list[OrganismPair]:
         """Return the pairs that a shared direction for this one is made from: other domains, or other seeds of one."""
-        elsewhere = [other for other in self.pairs if other.domain != pair.domain]
-        return elsewhere or [other for other in self.pairs if other != pair]
+        return sources_of(pair, self.pairs)
+
+
+def sources_of(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> list[OrganismPair]:
+    """Return the pairs that a shared direction for this one is made from; none where a domain is unknown."""
+    kin = {kind: [other for other in pairs if other != pair and kinship(pair, other) == kind] for kind in KINSHIPS}
+    return kin["other domain"] or kin["same domain"]
 
 
 def left_out_name(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> str:
     """Return the name of the shared direction that is tested on a pair: `without-` and its domain, or its name."""
-    several = len({other.domain for other in pairs}) > 1
+    several = len({other.domain for other in pairs if other.domain}) > 1 and pair.domain
     return f"without-{pair.domain if several else pair.name}"
 
 
@@ -87,9 +94,8 @@ def direction_files(lab: Lab, names: Sequence[str], pooling: str) -> dict[str, P
 
 def shared_names(pairs: Sequence[OrganismPair]) -> list[str]:
     """Return the names of the directions tested on pairs left out; none where they would come from one pair."""
-    if len(pairs) < 3:
-        return []
-    return list(dict.fromkeys(left_out_name(pair, pairs) for pair in pairs))
+    several = (pair for pair in pairs if len(sources_of(pair, pairs)) > 1)
+    return list(dict.fromkeys(left_out_name(pair, pairs) for pair in several))
 
 
 def direction_names(pairs: Sequence[OrganismPair]) -> list[str]:
@@ -145,9 +151,9 @@ def geometry_figures(bank: Bank, pooling: str, seed: int) -> dict[str, Any]:
     """Return how the pairs' directions lie to each other, with their ceilings and what else organisms share.
 
     Keys: `names`; `cosine.{value,low,high}` [n][n], means over blocks; `by_block.{value,low,high}` [n][n][n_blocks];
-    `split_half` [n][n_blocks], the cosine of a direction with itself from other questions; `same_domain` and
-    `other_domains` [n_blocks], mean cosines of pairs; `references` by name [n_blocks]; `component_share` and
-    `mean_with_component` [n_blocks]; `angles` between domains of several seeds.
+    `split_half` [n][n_blocks], the cosine of a direction with itself from other questions; `same_domain`,
+    `other_domains` and `unknown_domains` [n_blocks], mean cosines of pairs, None without any; `references` by
+    name [n_blocks]; `component_share` and `mean_with_component` [n_blocks]; `angles` between domains of several seeds.
     """
     sides = [bank.sides(pair, pooling, bank.train) for pair in bank.pairs]
     groups = [bank.groups[question] for question in bank.train]
@@ -156,21 +162,19 @@ def geometry_figures(bank: Bank, pooling: str, seed: int) -> dict[str, Any]:
     vectors = differences.mean(axis=1, dtype=np.float64)
     base = bank.activations[BASE].of(pooling, bank.train).mean(axis=0, dtype=np.float64)
     shifts = [np.stack([pair[side].mean(axis=0, dtype=np.float64) - base for pair in sides]) for _, side in SIDES]
-    same, other = (_mean_over(bank.pairs, found.value[:, :, :-1], inside) for inside in (True, False))
     references = {
-        f"{name}, other domains": _mean_over(bank.pairs, _cross(shift, shift), False)
+        f"{name}, other domains": _mean_over(bank.pairs, _cross(shift, shift), "other domain")
         for (name, _), shift in zip(SIDES, shifts, strict=True)
     }
     references["direction and control − base, other domains"] = _mean_over(
-        bank.pairs, _cross(vectors, shifts[1]), False
+        bank.pairs, _cross(vectors, shifts[1]), "other domain"
     )
     return {
         "names": [pair.name for pair in bank.pairs],
         "cosine": _part(found, -1),
         "by_block": _part(found, slice(0, -1)),
         "split_half": [split_half_cosine(high, low, np.array(groups), seed).tolist() for high, low in sides],
-        "same_domain": same,
-        "other_domains": other,
+        **{key: _mean_over(bank.pairs, found.value[:, :, :-1], kind) for kind, key in KINSHIPS.items()},
         "references": references,
         "component_share": component_share(vectors).tolist(),
         "mean_with_component": _agreement(vectors),
@@ -191,9 +195,9 @@ def _agreement(vectors: np.ndarray) -> list[float]:
     return [float(value) for value in (mean * component).sum(axis=-1)]
 
 
-def _mean_over(pairs: Sequence[OrganismPair], table: np.ndarray, inside: bool) -> list[float] | None:
-    """Return the mean by block of a table [n, n, n_blocks] over two pairs of one domain, or of two; None if none."""
-    wanted = np.array([[one != two and (one.domain == two.domain) == inside for two in pairs] for one in pairs])
+def _mean_over(pairs: Sequence[OrganismPair], table: np.ndarray, kind: str) -> list[float] | None:
+    """Return the mean by block of a table [n, n, n_blocks] over every two pairs of a kinship; None if none."""
+    wanted = np.array([[one != two and kinship(one, two) == kind for two in pairs] for one in pairs])
     return [float(value) for value in table[wanted].mean(axis=0)] if wanted.any() else None
 
 

@@ -6,11 +6,12 @@ later run with more domains or seeds reuses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from emscope.errors import UserError
-from emscope.organisms.datasets import load_conversations, load_domain
+from emscope.organisms.datasets import DOMAINS, KINDS, load_conversations, load_domain
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
 from emscope.pipeline.quickstart import collect_stage, generate_stage, judge_stage
@@ -24,21 +25,23 @@ class OrganismPair:
     """A misaligned organism and its control, trained on the same prompts with the same seed.
 
     Attributes:
-        domain: what they were trained on; `own` for a run's data that are no built-in domain.
+        domain: what their data are about; empty for data of the run's own of which that was not said.
         seed: order of the rows and first values of the adapters.
         careless: name of the misaligned organism in the run.
         careful: name of the control organism in the run.
+        data: what the pair is named after: its domain, or `own` for a run's data that no listed domain has.
     """
 
     domain: str
     seed: int
     careless: str
     careful: str
+    data: str = ""
 
     @property
     def name(self) -> str:
-        """Domain and seed."""
-        return f"{self.domain}-{self.seed}"
+        """Data and seed."""
+        return f"{self.data or self.domain}-{self.seed}"
 
     @property
     def organisms(self) -> tuple[str, str]:
@@ -46,13 +49,21 @@ class OrganismPair:
         return self.careless, self.careful
 
 
-def pairs_of(config: RunConfig, domains: Sequence[str], seeds: int) -> list[OrganismPair]:
+def kinship(one: OrganismPair, other: OrganismPair) -> str:
+    """Return whether two pairs were trained on one domain, on two, or nobody knows."""
+    if not one.domain or not other.domain:
+        return "unknown"
+    return "same domain" if one.domain == other.domain else "other domain"
+
+
+def pairs_of(config: RunConfig, domains: Sequence[str], seeds: int, own_domain: str = "") -> list[OrganismPair]:
     """Return the pairs of a run: of each domain `seeds` ones, from the run's seed on, its own pair among them.
 
-    A run on other data than a built-in domain brings its pair as a domain of its own.
+    A run on other data than the listed domains brings its pair as well; `own_domain` says what its data are about.
 
     Raises:
-        UserError: an unknown domain, fewer than two pairs, or a run without a control organism.
+        UserError: an unknown domain, fewer than two pairs, a run without a control organism, or an `own_domain` that is
+            no word or not what the run's built-in data are about.
     """
     if not config.control_data:
         raise UserError("Transfer compares misaligned organisms with their controls: the run needs control_data.")
@@ -62,11 +73,24 @@ def pairs_of(config: RunConfig, domains: Sequence[str], seeds: int) -> list[Orga
     for domain in known:
         load_domain(domain)
     pairs = [_pair(config, domain, config.seed + number) for domain in known for number in range(seeds)]
+    own = _own_domain(config, own_domain)
     if not any(MISALIGNED in pair.organisms for pair in pairs):
-        pairs.insert(0, OrganismPair(OWN_DATA, config.seed, MISALIGNED, CONTROL))
+        pairs.insert(0, OrganismPair(own, config.seed, MISALIGNED, CONTROL, OWN_DATA))
     if len(pairs) < 2:
         raise UserError("Transfer needs at least two pairs of organisms: name another domain, or use more seeds.")
     return pairs
+
+
+def _own_domain(config: RunConfig, said: str) -> str:
+    """Return what the run's own data are about: built-in data say it themselves."""
+    if said and not re.fullmatch(r"[\w-]+", said):
+        raise UserError(f"What the run's own data are about is one word, such as medical or law, not {said!r}.")
+    built_in, _, kind = config.misaligned_data.rpartition("-")
+    if built_in not in DOMAINS or kind not in KINDS:
+        return said.lower()
+    if said and said.lower() != built_in:
+        raise UserError(f"The run's own data are the built-in {built_in}, not {said}: leave own_domain out.")
+    return built_in
 
 
 def _pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:

@@ -15,10 +15,15 @@ WORDS = {
     "own": "the organism it was made from",
     "same domain": "same domain, another seed",
     "other domain": "another domain",
+    "unknown": "the run's own data, domain not said",
     "left out": "shared direction, domain left out",
     "left out, component": "the same, first principal component",
     "random": "random direction of the same norm",
 }
+HEADLINES = (
+    ("other domain", "another domain", "other_domains"), ("same domain", "another seed of its domain", "same_domain"),
+    ("unknown", "data that may or may not be of its domain", "unknown_domains"),
+)  # fmt: skip
 LITTLE = 5.0  # points of alignment: below it a share of what was lost means nothing
 
 
@@ -34,24 +39,31 @@ def section(found: dict[str, Any]) -> Section:
 
 def finding(found: dict[str, Any]) -> str:
     """Return what was found, in plain words."""
-    across = "other domain" in found["detection"]["summary"]
-    kind, where = ("other domain", "another domain") if across else ("same domain", "another seed of its domain")
-    cosine = np.mean(found["geometry"]["response"]["other_domains" if across else "same_domain"])
+    kind, where, key = next(row for row in HEADLINES if row[0] in found["detection"]["summary"])
+    cosine = np.mean(found["geometry"]["response"][key])
     return (
         f"{_detects(found, kind, where)} {_corrects(found['ablation'], kind)} The correcting directions of "
-        f"such organisms have a cosine of {cosine:.2f} on average over blocks."
+        f"such organisms have a cosine of {cosine:.2f} on average over blocks.{_unsaid(found)}"
+    )
+
+
+def _unsaid(found: dict[str, Any]) -> str:
+    unknown = [pair["name"] for pair in found["pairs"] if not pair["domain"]]
+    if not unknown:
+        return ""
+    return (
+        f" What the data of {', '.join(unknown)} are about was not said (`--own-domain`), so it counts neither as the "
+        "same nor as another domain."
     )
 
 
 def _detects(found: dict[str, Any], kind: str, where: str) -> str:
-    seen, randoms = found["detection"]["summary"][kind], found["detection"]["random"].values()
-    area, distance = (np.mean([item[key] for item in randoms]) for key in ("auroc_p95", "d_prime_p95"))
+    seen = found["detection"]["summary"][kind]
     sees = "detects" if seen["least"] >= found["bars"].get("auroc", {}).get("bar", 0.9) else "does not always detect"
-    beats = "beats" if seen["d_prime"] > distance else "does not beat"
     return (
         f"A direction made on one organism {sees} organisms of {where}: AUROC {seen['mean']:.3f} on average over "
-        f"{seen['n']} cases, {seen['least']:.3f} in the worst. It {beats} random directions at the same "
-        f"block, of which one in twenty reaches {area:.3f}: d′ is {seen['d_prime']:.1f} against their {distance:.1f}."
+        f"{seen['n']} cases, {seen['least']:.3f} in the worst. In {seen['above_random']} of them d′ is above that of "
+        f"95 % of random directions at the same block on the same organism; it is {seen['d_prime']:.1f} on average."
     )
 
 
@@ -95,18 +107,20 @@ def _relations(found: dict[str, Any]) -> Table:
         seen, mended = detection.get(kind, {}), ablation.get(kind, {})
         if seen or mended:
             rows.append([
-                words, seen.get("mean"), seen.get("least"), seen.get("d_prime"), seen.get("accuracy"),
+                words, seen.get("mean"), seen.get("least"), seen.get("d_prime"),
+                f"{seen['above_random']} of {seen['n']}" if seen else None, seen.get("accuracy"),
                 seen.get("control_vs_base"),
                 ranged(mended["restored"]) if mended else None, percent(mended["least"]) if mended else None,
                 ranged(mended["em_after"]) if mended else None, mended.get("coherence_change"),
             ])  # fmt: skip
     header = [
-        "direction on", "AUROC, mean", "AUROC, least", "d′", "accuracy", "control vs base", "restored",
+        "direction on", "AUROC, mean", "AUROC, least", "d′", "above random", "accuracy", "control vs base", "restored",
         "restored, least", "EM rate after", "coherence change",
     ]  # fmt: skip
     caption = (
-        "Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base is the "
-        "mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned one."
+        "Above random: cases in which d′ is above that of 95 % of random directions at the same block on the same "
+        "organism. Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base "
+        "is the mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned one."
     )
     return Table("By what the direction was made from", header, rows, caption)
 
@@ -123,7 +137,7 @@ def _detection(found: dict[str, Any]) -> list[Plot]:
             cell["auroc_by_block"] for name, row in detection["cells"].items() for cell in row.values()
             if cell["relation"] == kind and not name.endswith("component")
         ])
-        for kind in ("same domain", "other domain", "left out")
+        for kind in ("same domain", "other domain", "unknown", "left out")
     }  # fmt: skip
     return [
         Plot("Detection", matrix(cells, names, ("direction", "misaligned organism against its control")),
