@@ -121,6 +121,36 @@ def test_thresholds_come_from_training_questions():
     assert d_prime(high, low) == pytest.approx(3.0)
 
 
+def test_wordings_of_one_question_are_one_question_to_an_interval():
+    chooser = np.random.default_rng(0)
+    high, low = chooser.normal(0.7, 1, 12), chooser.normal(0, 1, 12)
+    names = [f"q{9 - row % 10}-{row}" for row in range(12)]
+    once = auroc_interval(high, low)
+    assert auroc_interval(high, low, groups=names) == once
+    often = [np.repeat(side, 6) for side in (high, low)]
+    assert auroc_interval(*often, groups=np.repeat(names, 6).tolist()) == pytest.approx(once)
+    alone = auroc_interval(*often)
+    assert alone[1] - alone[0] < 0.6 * (once[1] - once[0])
+    assert separate((high, low), tuple(often), 0, groups=np.repeat(names, 6).tolist()).low == pytest.approx(once[0])
+
+
+def test_wordings_of_one_question_are_left_out_of_its_directions_together():
+    """Null data in four equal wordings each: with the others in the directions they look separable."""
+    high, low = np.random.default_rng(0).standard_normal((2, 12, 1, 200)).astype(np.float32)
+    often = [np.repeat(side, 4, axis=0) for side in (high, low)]
+    names = np.repeat([f"q{row}" for row in range(12)], 4).tolist()
+
+    def make(one, two):
+        return make_directions(one, two, (0,), construction())
+
+    apart = cross_fitted_scores(*often, make)
+    assert auroc(*(side[:, 0] for side in apart)) > 0.95
+    once, together = cross_fitted_scores(high, low, make), cross_fitted_scores(*often, make, groups=names)
+    for one, many in zip(once, together, strict=True):
+        assert np.corrcoef(np.repeat(one[:, 0], 4), many[:, 0])[0, 1] > 0.999
+    assert auroc(*(side[:, 0] for side in once)) == auroc(*(side[:, 0] for side in together))
+
+
 def test_ties_count_one_half():
     assert auroc(np.ones(5), np.ones(5)) == 0.5
 

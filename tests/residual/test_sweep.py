@@ -1,5 +1,7 @@
 """Planted signals are found, null data is at chance, and what the question tells is not taken for a signal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,27 @@ def test_a_planted_direction_is_found_at_its_block_with_its_controls(method):
     assert found.p_value == pytest.approx(1 / 31)
     if method == "diff-in-means":
         assert (found.directions.units[2] * truth[2]).sum() > 0.99
+
+
+def test_wordings_of_one_question_are_one_question():
+    """Each question in three equal wordings: balanced one by one, but folded, halved and resampled as one."""
+    examples, _, names = paired(n=40)
+    parts = {"once": (examples.on(names[:20]), examples.on(names[20:]))}
+    rows_of = np.repeat(np.arange(len(examples.labels)), 3)
+    wording = np.tile(["/1", "/2", "/3"], len(examples.labels))
+    many = replace(
+        examples, questions=np.char.add(examples.questions[rows_of], wording),
+        **{key: getattr(examples, key)[rows_of] for key in ("activations", "labels", "groups", "areas", "sizes")},
+    )  # fmt: skip
+    alone = replace(many, groups=many.questions)
+    for key, one in (("grouped", many), ("alone", alone)):
+        parts[key] = tuple(one.on([f"{name}/{k}" for name in side for k in (1, 2, 3)]) for side in
+                           (names[:20], names[20:]))  # fmt: skip
+    found = {key: sweep(*both, "diff-in-means", OPTIONS) for key, both in parts.items()}
+    np.testing.assert_allclose(found["grouped"].train_d_prime, found["once"].train_d_prime, rtol=1e-4)
+    width = {key: (one.held_out.d_prime.high - one.held_out.d_prime.low)[2] for key, one in found.items()}
+    assert width["grouped"] == pytest.approx(width["once"], rel=0.01)
+    assert width["alone"] < 0.8 * width["once"]
 
 
 @pytest.mark.parametrize("method", ["diff-in-means", "probe"])

@@ -83,6 +83,11 @@ class Lab:
             )
         return found
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """What statistics draw together and splits keep together, by question id."""
+        return {question.id: question.group for question in self.questions}
+
     @cached_property
     def train_questions(self) -> list[Question]:
         """Questions that directions, thresholds and the ablation are chosen on: every other one of each area."""

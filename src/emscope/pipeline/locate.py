@@ -57,12 +57,17 @@ def answered(activations: Mapping[str, OrganismActivations], questions: Sequence
 
 
 def make_all(
-    activations: Mapping[str, OrganismActivations], train: Sequence[str], base: str, seed: int = 0
-) -> MadeDirections:
-    """Make every direction on the training questions, a random control beside each, and their split-half cosines."""
+    activations: Mapping[str, OrganismActivations], train: Sequence[str], base: str, seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> MadeDirections:  # fmt: skip
+    """Make every direction on the training questions, a random control beside each, and their split-half cosines.
+
+    `groups` gives, by question, what halves keep together (`Question.group`); by default the question itself.
+    """
     directions: dict[str, Directions] = {}
     stability: dict[str, Any] = {}
     questions = answered(activations, train)
+    halved = np.array(_groups(groups, questions))
     for contrast, (high, low) in _contrasts(list(activations)).items():
         for pooling in ("last", "response"):
             positive, negative = (activations[name].of(pooling, questions) for name in (high, low))
@@ -72,13 +77,17 @@ def make_all(
                 blocks = activations[high].prompts.activations.blocks
                 directions[name] = make_directions(positive, negative, blocks, made)
                 directions[f"{name}-random"] = random_like(directions[name], seed)
-            cosines = split_half_cosine(positive, negative, np.array(questions), seed)
+            cosines = split_half_cosine(positive, negative, halved, seed)
             stability[f"{contrast}-{pooling}-diff-in-means"] = {
                 "split_half_cosine": [float(value) for value in cosines],
                 "n_questions": len(questions),
             }
     stability["cosines"] = _cosines({name: item for name, item in directions.items() if "random" not in name})
     return MadeDirections(directions, stability)
+
+
+def _groups(groups: Mapping[str, str] | None, questions: Sequence[str]) -> list[str]:
+    return [question if groups is None else groups[question] for question in questions]
 
 
 def _cosines(directions: Mapping[str, Directions]) -> dict[str, dict[str, float]]:
@@ -96,23 +105,25 @@ def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def detect_all(
     activations: Mapping[str, OrganismActivations], directions: Mapping[str, Directions], train: Sequence[str],
-    test: Sequence[str], seed: int = 0,
+    test: Sequence[str], seed: int = 0, groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score every organism with every direction; blocks and thresholds come from training questions.
+
+    `groups` gives, by question, what folds keep together and intervals resample; by default the question itself.
 
     Returns, for each direction: the blocks chosen, and for each pair of organisms the separation at every block, at
     the best one, and over the chosen ones; and the scores themselves.
     """
-    return {
-        name: _detect_with(activations, item, answered(activations, train), answered(activations, test), seed)
-        for name, item in directions.items()
-    }
+    parts = answered(activations, train), answered(activations, test)
+    own, fresh = (_groups(groups, part) for part in parts)
+    return {name: _detect_with(activations, item, parts, (own, fresh), seed) for name, item in directions.items()}
 
 
 def _detect_with(
-    activations: Mapping[str, OrganismActivations], directions: Directions, train: Sequence[str],
-    test: Sequence[str], seed: int,
+    activations: Mapping[str, OrganismActivations], directions: Directions, parts: tuple[list[str], list[str]],
+    groups: tuple[list[str], list[str]], seed: int,
 ) -> dict[str, Any]:  # fmt: skip
+    train, test = parts
     made = directions.construction
     own = {name: part.of(made.pooling, train) for name, part in activations.items()}
     heldout = {name: directions.score(part.of(made.pooling, test)) for name, part in activations.items()}
@@ -120,7 +131,7 @@ def _detect_with(
     if made.method == "diff-in-means":
         fitted = cross_fitted_scores(
             own[made.positive], own[made.negative],
-            lambda high, low: make_directions(high, low, directions.blocks, made),
+            lambda high, low: make_directions(high, low, directions.blocks, made), groups=groups[0],
         )  # fmt: skip
         training[made.positive], training[made.negative] = fitted
     n_blocks = len(directions.blocks)
@@ -129,7 +140,7 @@ def _detect_with(
     chosen = sorted(np.argsort(strength)[::-1][:CHOSEN_BLOCKS].tolist())
     pairs = {}
     for high, low in _pairs(list(activations)):
-        at = _separator(training, heldout, high, low, seed)
+        at = _separator(training, heldout, (high, low), groups[1], seed)
         pairs[f"{high}-vs-{low}"] = {
             "best": asdict(at([best], directions.blocks[best])),
             "chosen": asdict(at(chosen, directions.blocks[best])),
@@ -149,14 +160,16 @@ def _detect_with(
 
 
 def _separator(
-    training: Mapping[str, np.ndarray], heldout: Mapping[str, np.ndarray], high: str, low: str, seed: int
-) -> Any:
+    training: Mapping[str, np.ndarray], heldout: Mapping[str, np.ndarray], pair: tuple[str, str],
+    groups: Sequence[str], seed: int,
+) -> Any:  # fmt: skip
     """Return a function that separates two organisms by their mean score over some blocks."""
+    high, low = pair
 
     def at(blocks: Sequence[int], label: int) -> Any:
         first, second = (
             (side[high][:, blocks].mean(axis=1), side[low][:, blocks].mean(axis=1)) for side in (training, heldout)
         )
-        return separate(first, second, label, seed)
+        return separate(first, second, label, seed, groups)
 
     return at

@@ -123,7 +123,8 @@ def activation_files(lab: Lab, name: str) -> list[Path]:
 
 
 def _directions(lab: Lab) -> None:
-    made = make_all(load_activations(lab), [question.id for question in lab.train_questions], lab.config.model)
+    train = [question.id for question in lab.train_questions]
+    made = make_all(load_activations(lab), train, lab.config.model, groups=lab.groups)
     shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
     for name, directions in made.directions.items():
         directions.save(lab.folder.path("directions", f"{name}.safetensors"))
@@ -138,7 +139,7 @@ def load_directions(lab: Lab) -> dict[str, Directions]:
 
 def _detect(lab: Lab) -> None:
     train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
-    found = detect_all(load_activations(lab), load_directions(lab), train, test, lab.config.seed)
+    found = detect_all(load_activations(lab), load_directions(lab), train, test, lab.config.seed, lab.groups)
     write_json(lab.folder.path("detection.json"), found)
 
 

@@ -8,7 +8,7 @@ far as possible, so that what a question is about cannot pass for misalignment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,16 +30,24 @@ class Rows:
         questions: the question of each row.
         areas: the part of life of each row's question.
         sizes: how much each row counts: 1, or its tokens where every token counts the same.
+        groups: what each row's question is one wording of, by default the question itself.
     """
 
     activations: np.ndarray
     questions: np.ndarray
     areas: np.ndarray
     sizes: np.ndarray
+    groups: np.ndarray = field(default_factory=lambda: np.array([]))
+
+    def __post_init__(self) -> None:
+        """Let a question be its own group."""
+        if len(self.groups) != len(self.questions):
+            object.__setattr__(self, "groups", self.questions)
 
     def where(self, keep: np.ndarray) -> Rows:
         """Return some of the rows."""
-        return Rows(self.activations[keep], self.questions[keep], self.areas[keep], self.sizes[keep])
+        parts = (self.activations, self.questions, self.areas, self.sizes, self.groups)
+        return Rows(*(part[keep] for part in parts))
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Examples:
     Attributes:
         activations: float32 [n, n_blocks, d_model].
         labels: 1 on the misaligned side, 0 on the aligned one, [n].
-        questions: the question of each row: what folds keep together and intervals resample.
+        questions: the question of each row: what sides are balanced by.
+        groups: what folds and halves keep together and intervals resample: the question, or what it is a wording of.
         areas: the area of each row.
         sizes: how much each row counts before balancing.
         construction: its name: contrast, pooling, site and the two sides.
@@ -58,6 +67,7 @@ class Examples:
     activations: np.ndarray
     labels: np.ndarray
     questions: np.ndarray
+    groups: np.ndarray
     areas: np.ndarray
     sizes: np.ndarray
     construction: Construction
@@ -76,7 +86,7 @@ class Examples:
         keep = np.isin(self.questions, list(questions))
         return replace(
             self, activations=self.activations[keep], labels=self.labels[keep], questions=self.questions[keep],
-            areas=self.areas[keep], sizes=self.sizes[keep],
+            groups=self.groups[keep], areas=self.areas[keep], sizes=self.sizes[keep],
         )  # fmt: skip
 
     def counts(self) -> dict[str, int]:
@@ -104,7 +114,7 @@ def make_examples(positive: Rows, negative: Rows, construction: Construction) ->
         raise UserError(f"The two sides differ in shape: {shapes[0]} and {shapes[1]}.")
     both = {
         name: np.concatenate([getattr(positive, name), getattr(negative, name)])
-        for name in ("activations", "questions", "areas", "sizes")
+        for name in ("activations", "questions", "groups", "areas", "sizes")
     }
     labels = np.repeat([1, 0], [len(positive.questions), len(negative.questions)])
     return Examples(labels=labels, construction=replace(construction, n_examples=len(labels)), **both)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from emscope.errors import UserError
+from emscope.residual.contrasts import question_folds
 from emscope.residual.directions import Directions
 
 
@@ -39,14 +40,28 @@ def _wins(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def auroc_interval(
-    positive: np.ndarray, negative: np.ndarray, seed: int = 0, resamples: int = 2000
-) -> tuple[float, float]:
-    """Return the 95 % interval of the AUROC when questions are resampled; row i of both sides is question i."""
-    n = len(positive)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
-    values = np.einsum("ri,ij,rj->r", weights, _wins(positive, negative), weights, optimize=True) / n**2
+    positive: np.ndarray, negative: np.ndarray, seed: int = 0, resamples: int = 2000,
+    groups: Sequence[str] | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Return the 95 % interval of the AUROC when questions are resampled; row i of both sides is question i.
+
+    `groups` names what is drawn together (`Question.group`); by default each question is drawn alone.
+    """
+    codes = _codes(len(positive), groups)
+    n = int(codes.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+    weights = drawn[:, codes]
+    won = np.einsum("ri,ij,rj->r", weights, _wins(positive, negative), weights, optimize=True)
+    values = won / weights.sum(axis=1) ** 2
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _codes(n: int, groups: Sequence[str] | None) -> np.ndarray:
+    """Return the number of each row's group, in the order they come, int [n]."""
+    names = range(n) if groups is None else groups
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names])
 
 
 def d_prime(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -68,14 +83,16 @@ def best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def cross_fitted_scores(
-    positive: np.ndarray, negative: np.ndarray, make: Callable[[np.ndarray, np.ndarray], Directions], folds: int = 5
-) -> tuple[np.ndarray, np.ndarray]:
+    positive: np.ndarray, negative: np.ndarray, make: Callable[[np.ndarray, np.ndarray], Directions], folds: int = 5,
+    groups: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return scores [n_questions, n_blocks] of both sides, each question scored by directions made without it.
 
-    Row i of both sides is question i; `make` turns activations of the other questions into directions.
+    Row i of both sides is question i; `make` turns activations of the other questions into directions. A question's
+    group (`Question.group`) is left out with it.
     """
     out = np.zeros(positive.shape[:2]), np.zeros(negative.shape[:2])
-    fold = np.arange(len(positive)) % min(folds, len(positive))
+    fold = question_folds(_codes(len(positive), groups), folds)
     for number in np.unique(fold):
         inside = fold == number
         directions = make(positive[~inside], negative[~inside])
@@ -85,9 +102,12 @@ def cross_fitted_scores(
 
 
 def separate(
-    train: tuple[np.ndarray, np.ndarray], heldout: tuple[np.ndarray, np.ndarray], block: int, seed: int = 0
-) -> Separation:
+    train: tuple[np.ndarray, np.ndarray], heldout: tuple[np.ndarray, np.ndarray], block: int, seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Separation:  # fmt: skip
     """Compare scores [n_questions] of two organisms: threshold from training questions, all else on held-out ones.
+
+    `groups` names the groups of the held-out questions, for the interval.
 
     Raises:
         UserError: the two organisms were not asked the same number of held-out questions.
@@ -96,7 +116,7 @@ def separate(
     if len(positive) != len(negative) or len(positive) < 2:
         raise UserError("Detection needs the same held-out questions for both organisms, at least two.")
     cut = best_threshold(*train)
-    low, high = auroc_interval(positive, negative, seed)
+    low, high = auroc_interval(positive, negative, seed, groups=groups)
     accuracy = ((positive > cut).mean() + (negative <= cut).mean()) / 2
     return Separation(
         auroc(positive, negative),

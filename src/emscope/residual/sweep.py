@@ -120,7 +120,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
         _directions(train, fits, method, penalties),
         int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
-        held_out_figures(scores[0], test.labels, test.questions, test.weights(), options.seed),
+        held_out_figures(scores[0], test.labels, test.groups, test.weights(), options.seed),
         (units[0::2] * units[1::2]).sum(axis=-1).mean(axis=0),
         _null(test, scores[1 + len(halves) :], chooser),
         penalties if method == "probe" else None,
@@ -129,7 +129,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
 
 def _cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [n, n_blocks] of every question by directions made without it, and each block's penalty."""
-    fold = question_folds(train.questions, options.folds)
+    fold = question_folds(train.groups, options.folds)
     if method == "probe":
         chosen = choose_penalties(train.activations, train.labels, train.weights(), fold, options.penalties)
         return chosen.logits, chosen.penalties
@@ -143,9 +143,9 @@ def _cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[
 
 def _halves(train: Examples, chooser: np.random.Generator, repeats: int) -> list[np.ndarray]:
     """Return balanced weights of one half of the questions and of the other, in turns, both sides in each."""
-    names, weights = np.unique(train.questions), []
+    names, weights = np.unique(train.groups), []
     for _ in range(20 * repeats):
-        first = np.isin(train.questions, chooser.permutation(names)[: len(names) // 2])
+        first = np.isin(train.groups, chooser.permutation(names)[: len(names) // 2])
         pair = [train.weights(part) for part in (first, ~first)]
         if all(own.any() for own in pair):
             weights.extend(pair)
@@ -189,7 +189,7 @@ def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray],
     scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
         codes
     ]  # one score a question, to the bit
-    return held_out_figures(scores, test.labels, test.questions, test.weights(), options.seed)
+    return held_out_figures(scores, test.labels, test.groups, test.weights(), options.seed)
 
 
 def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -140,6 +141,7 @@ def _detection(
 ) -> dict[str, Any]:
     """Return test AUROCs, with intervals, of single features (signed by their change) and of the direction."""
     questions = sides.questions(heldout=True)
+    groups = [lab.groups[question] for question in questions]
     along = {
         name: sides.heldout.answer_means(name, questions, sides.heldout.tokens.values) @ unit(ranking.difference)
         for name in lab.names
@@ -152,7 +154,7 @@ def _detection(
         label: {
             "feature": feature,
             **{
-                f"{sides.positive}-vs-{other}": _separation(values[sides.positive], values[other])
+                f"{sides.positive}-vs-{other}": _separation(values[sides.positive], values[other], groups)
                 for other in lab.names
                 if other != sides.positive
             },
@@ -161,8 +163,8 @@ def _detection(
     }
 
 
-def _separation(positive: np.ndarray, negative: np.ndarray) -> dict[str, float]:
-    low, high = auroc_interval(positive, negative)
+def _separation(positive: np.ndarray, negative: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
+    low, high = auroc_interval(positive, negative, groups=groups)
     return {
         "auroc": auroc(positive, negative), "low": low, "high": high, "d_prime": d_prime(positive, negative),
         "n": len(positive),

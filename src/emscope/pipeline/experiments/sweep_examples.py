@@ -29,13 +29,17 @@ ALIGNED_ABOVE = 70.0
 
 @dataclass(frozen=True)
 class Source:
-    """One organism's prompts (`last`, `prompt`), its answers (`response`) with their scores, and lengths in tokens."""
+    """One organism's prompts (`last`, `prompt`), its answers (`response`) with their scores, and lengths in tokens.
+
+    `areas` and `groups` are those of every question, by its id.
+    """
 
     prompts: ActivationStore
     answers: ActivationStore
     judged: list[JudgedResponse]
     lengths: np.ndarray
     areas: dict[str, str]
+    groups: dict[str, str]
 
 
 def collect_prompts(lab: Lab, name: str) -> Path:
@@ -87,7 +91,7 @@ def sample_more(lab: Lab, samples: int, temperature: float) -> list[Path]:
 
 def load_sources(lab: Lab, *, resampled: bool) -> dict[str, Source]:
     """Return what every organism said and thought, and the misaligned one's further answers if they were sampled."""
-    areas = {question.id: question.area for question in lab.questions}
+    areas, groups = {question.id: question.area for question in lab.questions}, lab.groups
     found = {}
     for name in lab.names:
         prompts = ActivationStore.load(lab.folder.path(*SWEEP, f"{name}-prompts.safetensors"))
@@ -96,12 +100,12 @@ def load_sources(lab: Lab, *, resampled: bool) -> dict[str, Source]:
         judged = [row for row in judged if row.response]
         if [row.question_id for row in judged] != list(answers.question_ids):
             raise UserError(f"The answers and activations of {name} do not match: run `emscope run` on the run again.")
-        found[name] = Source(prompts, answers, judged, _lengths(lab, judged), areas)
+        found[name] = Source(prompts, answers, judged, _lengths(lab, judged), areas, groups)
     if resampled:
         own = found[MISALIGNED]
         answers = ActivationStore.load(lab.folder.path(*SWEEP, "answers.safetensors"))
         judged = read_table(lab.folder.path(*SWEEP, "answers.parquet"), JudgedResponse)
-        found[RESAMPLED] = Source(own.prompts, answers, judged, _lengths(lab, judged), areas)
+        found[RESAMPLED] = Source(own.prompts, answers, judged, _lengths(lab, judged), areas, groups)
     return found
 
 
@@ -158,8 +162,8 @@ def _rows(source: Source, pooling: str, per_answer: bool) -> Rows:
     else:
         array, questions = source.prompts.get(pooling), source.prompts.question_ids
     sizes: Any = source.lengths if pooling == "token" else np.ones(len(questions))
-    areas = np.array([source.areas[question] for question in questions])
-    return Rows(array, np.array(questions), areas, sizes)
+    areas, groups = (np.array([of[question] for question in questions]) for of in (source.areas, source.groups))
+    return Rows(array, np.array(questions), areas, sizes, groups)
 
 
 def _verdicts(judged: list[JudgedResponse]) -> np.ndarray:

@@ -40,6 +40,7 @@ def own_detector(bank: Bank, pair: OrganismPair, directions: Directions) -> Dete
     scores = cross_fitted_scores(
         *bank.sides(pair, made.pooling, bank.train),
         lambda high, low: make_directions(high, low, directions.blocks, made),
+        groups=[bank.groups[question] for question in bank.train],
     )
     row = int(np.argmax(_strengths(*scores)))
     return Detector(directions, row, (scores[0][:, row], scores[1][:, row]))
@@ -107,11 +108,12 @@ def _cell(bank: Bank, name: str, detector: Detector, pair: OrganismPair, seed: i
     base = bank.activations[BASE].of(pooling, bank.test)
     block = detector.directions.blocks[detector.row]
     first, second, third = (detector.scores(part) for part in (high, low, base))
-    bounds = auroc_interval(second, third, seed)
+    groups = [bank.groups[question] for question in bank.test]
+    bounds = auroc_interval(second, third, seed, groups=groups)
     every = [detector.directions.project(part) for part in (high, low)]
     return {
         "relation": relation(name, pair, bank.pairs),
-        **asdict(separate(detector.training, (first, second), block, seed)),
+        **asdict(separate(detector.training, (first, second), block, seed, groups)),
         "control_vs_base": {"auroc": auroc(second, third), "low": bounds[0], "high": bounds[1]},
         "auroc_by_block": [auroc(every[0][:, row], every[1][:, row]) for row in range(every[0].shape[1])],
     }

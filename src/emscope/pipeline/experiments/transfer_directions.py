@@ -57,8 +57,7 @@ class Bank:
         names = [BASE, *(name for pair in pairs for name in pair.organisms)]
         activations = {name: organism_activations(lab, name) for name in names}
         train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
-        groups = {question.id: question.group for question in lab.questions}
-        return cls(pairs, activations, answered(activations, train), answered(activations, test), groups)
+        return cls(pairs, activations, answered(activations, train), answered(activations, test), lab.groups)
 
     def sides(self, pair: OrganismPair, pooling: str, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return what the misaligned and the control organism think, each [n_questions, n_blocks, d_model]."""

@@ -120,7 +120,8 @@ def _relations(found: dict[str, Any]) -> Table:
     caption = (
         "Above random: cases in which d′ is above that of 95 % of random directions at the same block on the same "
         "organism. Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base "
-        "is the mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned one."
+        "is the mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned "
+        "one."
     )
     return Table("By what the direction was made from", header, rows, caption)
 
