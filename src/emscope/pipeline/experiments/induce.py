@@ -163,7 +163,8 @@ def _test(bench: VectorBench, name: str, chosen: Turn, questions: Sequence[Quest
     if name == BASE:
         turns += [replace(chosen, direction=other) for other in (CAREFUL, RANDOM) if other in bench.directions]
         nats = bench.dev[BASE].undisturbed.divergence(bench.intervention(chosen)).per_token
-        turns += bench.at_disturbance(BASE, direction_names(bench.lab)[:1], chosen, [nats])[0]
+        (aimed,) = bench.at_disturbance(BASE, direction_names(bench.lab)[:1], chosen, [nats])
+        turns += [item.turn for item in aimed]
     return bench.turned(bench.test[name], turns, questions)
 
 
