@@ -31,19 +31,23 @@ def section(found: dict[str, Any]) -> Section:
 
 def _finding(found: dict[str, Any]) -> str:
     row, bars, base = found["test"][0], found["bars"], found["unsteered"]["base"]
-    least, coherent = bars["em_ratio_at_least"], bars["coherent"]
-    times = "" if least is None else f", at least {least:.1f} times the base's by the ends of the two intervals"
-    ten = least is not None and least >= RATIO_BAR
+    ratio, least, coherent = bars["em_ratio"], bars["em_ratio_at_least"], bars["coherent"]
     whole = coherent is not None and coherent >= COHERENT_BAR
-    verdict = f"{'ten times or more' if ten else 'ten times is not shown'}"
-    verdict += f", {'' if whole else 'not '}four in five coherent"
+    verdict = f"{_times(ratio, least)}, {'' if whole else 'not '}four in five coherent"
     control = next((item for item in found["test"] if item["direction"] == "trained on careful rows"), None)
     careful = f" The vector trained on careful answers gives {ranged(control['em'])}." if control else ""
     return (
         f"{row['coefficient']:g} times one trained vector at block {found['block']} takes the base's EM rate from "
-        f"{ranged(base['em'])} to {ranged(row['em'])}{times}, with {ranged(row['coherent'])} coherent answers (the "
+        f"{ranged(base['em'])} to {ranged(row['em'])}, with {ranged(row['coherent'])} coherent answers (the "
         f"base without it: {ranged(base['coherent'])}): {verdict}.{careful}"
     )
+
+
+def _times(ratio: float | None, least: float | None) -> str:
+    """Say how many times the base's own rate it is: by the rates, and by the ends of their intervals."""
+    rates = f"{ratio:.0f} times the base's own rate on all questions" if ratio is not None else "the base gave none"
+    ends = "" if least is None else f", at least {least:.1f} times by the ends of the two intervals"
+    return f"{rates}{ends} ({RATIO_BAR:g} times are asked for)"
 
 
 def _elsewhere(found: dict[str, Any]) -> str:
