@@ -20,9 +20,12 @@ from emscope.pipeline.stages import RunFolder
 
 @dataclass(frozen=True)
 class FullSettings:
-    """The settings of every experiment; the commands of the same names have the same defaults."""
+    """The settings of every experiment; the commands of the same names have the same defaults, but for the sweep.
 
-    sweep: SweepSettings = field(default_factory=SweepSettings)
+    Its ablation is part of everything, and costs answers that a sweep alone need not have.
+    """
+
+    sweep: SweepSettings = field(default_factory=lambda: SweepSettings(ablate=True))
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     steer: SteerSettings = field(default_factory=SteerSettings)
     induce: InduceSettings = field(default_factory=InduceSettings)

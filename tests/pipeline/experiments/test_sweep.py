@@ -3,10 +3,14 @@
 import json
 
 import pytest
+from edges import ENDS, without
 
 from emscope.errors import UserError
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
+from emscope.pipeline.experiments.sweep_ablation import _at_one_disturbance, _undisturbed
+from emscope.pipeline.full import FullSettings
+from emscope.report.section import write_section_page
 from emscope.report.sections.sweep import section
 from emscope.residual.directions import Directions
 from emscope.residual.sweep import SweepOptions
@@ -41,7 +45,26 @@ def test_every_construction_has_its_figures_at_every_block(found, run):
         directions = Directions.load(run / "experiments" / "sweep" / "directions" / f"{name}.safetensors")
         assert directions.construction.contrast == contrast
     assert found["prompt_only"]["control"]["auroc"]["value"] == [0.5] * 4
-    assert len(found["ablation"]["trials"]) == 4
+
+
+def test_ablations_are_compared_at_one_disturbance_with_a_random_control_each(found, run):
+    ablation, lab = found["ablation"], open_run(run)
+    assert set(ablation["trials"]) == {
+        "subtract at the best block", "subtract at all blocks", "random at the best block", "random at all blocks",
+        "centred at all blocks",
+    }  # fmt: skip
+    name = f"{ablation['construction']}.safetensors"
+    directions = Directions.load(run / "experiments" / "sweep" / "directions" / name)
+    plan, nats = _at_one_disturbance(lab, directions, ablation["block"], 1.5)
+    assert nats == pytest.approx(ablation["nats"], rel=1e-3)
+    dev = _undisturbed(lab, lab.dev_questions).divergences(list(plan.values()))
+    for (what, intervention), one in zip(plan.items(), dev, strict=True):
+        assert intervention.strength == pytest.approx(ablation["trials"][what]["strength"], rel=1e-3)
+        if what != "centred at all blocks":
+            assert one.per_token == pytest.approx(nats, rel=0.051)
+    said = section(found).paragraphs
+    assert any("subtracted at all blocks, with the strength that disturbs as much" in words for words in said)
+    assert FullSettings().sweep.ablate
 
 
 def test_the_response_contrast_is_there_or_its_absence_is_explained(found):
@@ -72,6 +95,16 @@ def test_the_words_follow_the_figures(found):
     assert " 0 of the contrast's 8 constructions" in paragraphs[0]
     assert "Outside three points" in paragraphs[1]
     assert words != paragraphs[0]
+
+
+def test_figures_with_holes_have_a_section(found, tmp_path):
+    for keys in (ENDS, ("value", *ENDS), ("null_accuracy", "split_half_cosine")):
+        write_section_page(tmp_path / "page.html", [section(without(found, *keys))], "Sweep")
+
+
+def test_an_ablation_of_nothing_is_refused():
+    with pytest.raises(UserError, match="strength above 0"):
+        SweepSettings(ablate=True, strength=0.0)
 
 
 def test_unknown_names_are_refused():

@@ -43,9 +43,9 @@ class SweepSettings:
         answers: answers to each question sampled of the misaligned organism for the response contrast, which needs
             questions with good and bad ones; 0 takes the run's own answers.
         temperature: temperature of these answers; the papers' is 1.
-        ablate: also subtract a direction at its best block and at all blocks, on development questions.
+        ablate: also subtract a direction at its best block and at all blocks, at the same disturbance.
         ablate_with: the construction that is subtracted; empty takes the answers' mean difference.
-        ablation_questions: development questions used for it.
+        ablation_questions: test questions used for it.
         strength: how much of the mean difference is subtracted at one block.
     """
 
@@ -69,6 +69,8 @@ class SweepSettings:
         ):
             if not given or set(given) - set(known):
                 raise UserError(f"The sweep's {what} are {', '.join(known)}; found {', '.join(given) or 'none'}.")
+        if self.ablate and (self.strength <= 0 or self.ablation_questions < 2):
+            raise UserError("The sweep's ablation needs a strength above 0 and at least two questions.")
 
 
 def run_sweep(lab: Lab, settings: SweepSettings) -> None:

@@ -106,13 +106,16 @@ def _ablation_sentences(found: Mapping[str, Any]) -> list[str]:
     ablation = found["ablation"]
     if not ablation:
         return []
-    one, every = (
-        ablation["trials"][name]["restored"] for name in ("subtract at the best block", "subtract at all blocks")
-    )
+    told = {
+        name: f"{_percent(trial['restored'])} at {number(trial['kl']['value'], '.2f')} nats a token"
+        for name, trial in ablation["trials"].items()
+    }
     return [
         f"Subtracting {ablation['strength']:g} × {ablation['construction']} at block {ablation['block']} restores "
-        f"{_percent(one)} of alignment on {ablation['n_questions']} development questions, the same amount shared out "
-        f"over all blocks {_percent(every)}."
+        f"{told['subtract at the best block']} of disturbance; subtracted at all blocks, with the strength that "
+        f"disturbs as much on development questions, {told['subtract at all blocks']}. Random directions set to the "
+        f"same disturbance: {told['random at the best block']} there, {told['random at all blocks']} everywhere. "
+        f"Shares and disturbances are of {ablation['n_questions']} test questions."
     ]
 
 
@@ -191,15 +194,17 @@ def _highest(values: Sequence[float | None]) -> float | None:
 
 def _ablation_table(ablation: Mapping[str, Any]) -> Table:
     rows: list[list[str | float | None]] = [
-        [f"{name}, untouched", ablation[name]["aligned"], ablation[name]["coherent"], None]
+        [f"{name}, untouched", None, None, ablation[name]["aligned"], ablation[name]["coherent"], None]
         for name in ("misaligned", "base")
     ]
     for name, trial in ablation["trials"].items():
-        rows.append([name, trial["aligned"], trial["coherent"], _percent(trial["restored"])])
+        kl = _bounds(trial["kl"], ".2f")
+        rows.append([name, trial["strength"], kl, trial["aligned"], trial["coherent"], _percent(trial["restored"])])
     return Table(
         "Ablating the misaligned organism",
-        ["what is done", "alignment", "coherence", "restored"],
+        ["what is done", "strength", "nats a token", "alignment", "coherence", "restored"],
         rows,
-        f"{ablation['construction']}, strength {ablation['strength']:g}, on {ablation['n_questions']} development "
-        "questions; at all blocks the strength is divided by their number. Random: a random vector of the same norm.",
+        f"{ablation['construction']} on {ablation['n_questions']} test questions. All but the centred one were set to "
+        f"{number(ablation['nats'], '.2f')} nats a token on development questions; random: random vectors as long as "
+        "those of the direction, times the strength.",
     )
