@@ -5,7 +5,7 @@ import pytest
 
 from emscope.pipeline.experiments.dynamics_curves import Curve, _curve_figures, _order
 from emscope.report import figures_dynamics as figures
-from emscope.report.sections.dynamics import finding, section
+from emscope.report.sections.dynamics import MORE, finding, section
 
 TIMES = np.arange(0, 73, 4.0)
 PLACES = {"alignment-in": 24, "alignment-out": 44, "projection-in": 16, "turn": 10}
@@ -73,6 +73,7 @@ def test_the_section_has_its_tables(planted):
     }  # fmt: skip
     made = section(found)
     assert made.paragraphs[0] == finding(planted)
+    assert {part.title for part in made.parts}.isdisjoint(MORE)  # none of these was measured
     tables = {part.title: part for part in made.parts if hasattr(part, "rows")}
     assert len(tables["Changes by training"].rows) == 12
     assert len(tables["Order of the changes"].rows) == 6
@@ -85,3 +86,17 @@ def test_means_over_trainings_are_taken_at_the_steps_all_of_them_have():
     drawn = figures.against_reference(by_name, "").data[0]
     assert (list(drawn.x), list(drawn.y)) == ([0, 2, 3], [1.0, 3.0, None])
     assert list(figures.together(by_name).data[0].x) == [0, 2]
+
+
+def test_loss_norms_and_coherence_are_shown_where_they_were_measured(planted):
+    like = planted["curves"]["turn"]
+    names = ("loss-in", "loss-out", "norm", "update-norm", "coherence-in", "coherence-out")
+    more = {**planted, "curves": {**planted["curves"], **{name: {**like, "label": name} for name in names}}}
+    found = {
+        "adapters": {"all": more}, "questions": {"in": ["a"], "out": ["b"]},
+        "settings": {"save_every": 4, "in_domain": "one", "out_of_domain": "two"},
+    }  # fmt: skip
+    plots = {part.title: part.figure for part in section(found).parts if part.title in MORE}
+    assert set(plots) == set(MORE)
+    shown = [name for figure in plots.values() for name in dict.fromkeys(line.name for line in figure.data)]
+    assert sorted(shown) == sorted(names)

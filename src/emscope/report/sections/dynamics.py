@@ -27,6 +27,12 @@ SHORT = {
     "em-in": "EM rate in domain",
     "em-out": "EM rate out of domain",
 }
+MORE = {
+    "Coherence of sampled answers": ("coherence", "mean coherence (0-100)"),
+    "Held-out loss of careless answers": ("loss", "nats per answer token"),
+    "Norms of the adapters": ("norm", "Frobenius norm"),
+}
+"""Curves that are measured and belong to no order: by title, the stem of their names and their unit."""
 
 
 def section(found: dict[str, Any]) -> Section:
@@ -180,6 +186,10 @@ def _parts(own: Mapping[str, Any], suffix: str) -> list[Plot | Table]:
              figures.matrices(first["modules"], first["matrices"]["B"]["cosine_to_final"], own["steps"]),
              "Cosine with its last value, first training."),
     ]  # fmt: skip
+    for title, (stem, unit) in MORE.items():
+        named = [name for name in curves if name in (f"{stem}-in", f"{stem}-out", stem, f"update-{stem}")]
+        if named:
+            parts.append(Plot(f"{title}{suffix}", figures.curves(some(*named), unit, seeds)))
     if own["scaled"]:
         parts.append(Plot(f"Adapters scaled up{suffix}", figures.scaled(own["scaled"])))
     return [*parts, _change_table(chosen, seeds, suffix), _order_table(own["order"], len(seeds), suffix)]
