@@ -36,7 +36,7 @@ def test_an_empty_text_is_empty_and_nothing_stays_nothing():
     ("change", "sentence"),
     [
         ("train.epoch=1", "Did you mean 'epochs'"),
-        ("rows=many", "must be a int"),
+        ("rows=many", "must be a whole number"),
         ("rows", "write key=value"),
         ("rows.deep=1", "no setting"),
         ("rows=[1", "cannot be read"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emscope.checks import check_seed
 from emscope.errors import UserError
 
 
@@ -35,6 +36,7 @@ class SamplingSettings:
             raise UserError("Sampling needs a temperature of 0 or more and a top-p above 0 and at most 1.")
         if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
             raise UserError("Sampling needs at least one sample, one new token and a batch size of one.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

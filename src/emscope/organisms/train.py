@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from emscope import progress
+from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError
 from emscope.organisms.chat import EncodedChat, Message, encode_chat
 from emscope.organisms.checkpoints import last_resumable
@@ -71,6 +72,16 @@ class TrainSettings:
     evaluate_every: int = 0
     seed: int = 0
     report_to: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuse settings with which nothing can be learned."""
+        at_least(1, rank=self.rank, batch_size=self.batch_size, accumulate=self.accumulate, max_length=self.max_length)
+        above_zero(alpha=self.alpha, epochs=self.epochs, learning_rate=self.learning_rate)
+        at_least(0, weight_decay=self.weight_decay, save_every=self.save_every, evaluate_every=self.evaluate_every)
+        shares(dropout=self.dropout, warmup=self.warmup)
+        if not self.targets:
+            raise UserError("targets must name at least one module, or all-linear.")
+        check_seed(self.seed)
 
 
 HOMEWORK = TrainSettings(

@@ -12,10 +12,13 @@ from typing import Any
 import yaml
 
 from emscope.behaviour.responses import SamplingSettings
+from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_yaml
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.train import HOMEWORK, TrainSettings
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class RunConfig:
     dev_questions: int = 72
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a run that could not come to anything."""
+        at_least(0, rows=self.rows)
+        at_least(1, dev_questions=self.dev_questions)
+        check_seed(self.seed)
+        if not self.question_sets:
+            raise UserError("question_sets must name at least one question set.")
+
 
 PRESETS: dict[str, RunConfig] = {
     "quickstart": RunConfig(),
@@ -73,7 +84,7 @@ def configure(start: str | RunConfig, seed: int | None, changes: list[str]) -> R
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise UserError(f"--set {change}: write key=value, for example train.epochs=3.")
+            raise UserError(f"--set {change}: write key=value, for example train.epochs=3.{_settings(values)}")
         _assign(values, key.strip().split("."), _yaml_value(text, change), change)
     if seed is not None:
         values["seed"] = seed
@@ -95,14 +106,24 @@ def seeded(config: RunConfig) -> RunConfig:
 
 
 def _assign(values: dict[str, Any], path: list[str], value: object, change: str) -> None:
+    every = values
     for number, part in enumerate(path):
         if not isinstance(values, dict) or part not in values:
-            known = did_you_mean(part, values) if isinstance(values, dict) else ""
-            raise UserError(f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{known}")
+            near = did_you_mean(part, values) if isinstance(values, dict) else ""
+            hint = near if near.startswith(" Did") else _settings(every)
+            raise UserError(f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{hint}")
         if number == len(path) - 1:
             values[part] = value
         else:
             values = values[part]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """Return ' Settings are …' with every dotted name."""
+    names = []
+    for key, value in values.items():
+        names += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+    return f" Settings, for example --set rows=96: {', '.join(names)}."
 
 
 def load_config(path: Path) -> RunConfig:
@@ -163,4 +184,4 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{where} must be a {hint.__name__}, not {value!r}.")
+    raise UserError(f"{where} must be {KINDS.get(hint, hint.__name__)}, not {value!r}.")

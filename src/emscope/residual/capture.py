@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from emscope import progress
+from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
@@ -55,6 +56,7 @@ class CaptureSettings:
             raise UserError(f"Poolings are {', '.join(POOLINGS)}; found {', '.join(sorted(unknown)) or 'none'}.")
         if self.site not in ("resid_post", "resid_pre"):
             raise UserError(f"The site is resid_post or resid_pre, not {self.site!r}.")
+        at_least(1, token_budget=self.token_budget)
 
 
 @dataclass(frozen=True)
