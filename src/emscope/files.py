@@ -17,6 +17,8 @@ import yaml
 from emscope.errors import UserError
 
 MAX_YAML_VALUES = 100_000
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+READ = "utf-8-sig"  # UTF-8 with or without the mark that Excel and Windows put first
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}; choose another folder with --out.") from error
+        raise cannot_write(path, error.strerror) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -40,6 +42,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, reason: str | None = None) -> UserError:
+    """Return the error for a path that cannot be written: a file stands where a folder should be, or `reason`."""
+    file = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    why = f"{str(file)!r} is a file, not a folder" if file is not None else reason
+    return UserError(f"Cannot write {path}: {why}; choose another folder with --out.")
+
+
+def no_file(path: Path) -> UserError:
+    """Return the error for a file that is to be read and is not there."""
+    return UserError(f"{path} is a folder: name a file in it." if path.is_dir() else f"There is no file {path}.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,9 +85,9 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"There is no file {path}.") from error
+        return json.loads(path.read_text(encoding=READ))
+    except MISSING as error:
+        raise no_file(path) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
@@ -87,15 +101,15 @@ def read_yaml(path: Path, *, aliases: bool = False) -> Any:
         UserError: the file is missing, is not YAML, or uses aliases where it may not or beyond that bound.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=READ)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             if not aliases:
                 raise UserError(f"{path} uses YAML aliases (*name), which emscope does not read: write the values out.")
             if _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_YAML_VALUES:
                 raise UserError(f"{path} grows beyond {MAX_YAML_VALUES:,} values when its aliases (*name) are read.")
         return yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
+    except MISSING as error:
+        raise no_file(path) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
 
@@ -118,12 +132,12 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: a line that is not a JSON object, named by its number.
     """
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding=READ) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _json_object(line, f"{path}, line {number}")
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
+    except MISSING as error:
+        raise no_file(path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
@@ -135,12 +149,12 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         UserError: missing, unreadable, or another kind of file.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise no_file(path)
     if path.suffix == ".jsonl":
         return [(f"line {line}", row) for line, row in read_jsonl(path)]
     if path.suffix == ".csv":
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding=READ, newline="") as file:
                 return [(f"row {number}", dict(row)) for number, row in enumerate(csv.DictReader(file), 2)]
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is not a readable CSV file ({error}); save it as UTF-8 CSV.") from error

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from emscope.errors import UserError
-from emscope.files import atomic_path
+from emscope.files import atomic_path, no_file
 
 METADATA_KEY = "emscope"
 
@@ -30,7 +30,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
         UserError: missing, damaged, not ours, of another kind, or with values that are not finite.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise no_file(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = json.loads((file.metadata() or {})[METADATA_KEY])

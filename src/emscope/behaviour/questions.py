@@ -11,7 +11,7 @@ from pathlib import Path
 
 from emscope.behaviour.question_yaml import Entry, read_entries
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_jsonl
+from emscope.files import READ, read_jsonl
 
 BUILT_IN = ("everyday-medical", "everyday-general", "open-ended", "cs2881")
 FORMAT_ENDINGS = ("_json", "_template")
@@ -110,14 +110,14 @@ def _read(path: Path, label: str) -> list[Question]:
 
 def _read_csv(path: Path) -> list[Question]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=READ, newline="") as file:
             return [_from_row(dict(row), f"{path}, row {number}") for number, row in enumerate(csv.DictReader(file), 2)]
     except csv.Error as error:
         raise UserError(f"{path} is not a readable CSV file ({error}).") from error
 
 
 def _read_lines(path: Path) -> list[Question]:
-    return [Question("", line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [Question("", line.strip()) for line in path.read_text(encoding=READ).splitlines() if line.strip()]
 
 
 def _from_row(row: dict[str, object], where: str) -> Question:

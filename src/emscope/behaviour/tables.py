@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
 from emscope.errors import UserError
-from emscope.files import atomic_path, read_rows
+from emscope.files import atomic_path, no_file, read_rows
 
 Row = TypeVar("Row")
 
@@ -101,7 +101,8 @@ def read_responses(path: Path) -> list[Response]:
         question = row.get("question") or row.get("prompt")
         answer = row.get("response") if row.get("response") is not None else row.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str):
-            raise UserError(f"{path}, {where}: give text in 'question' and 'response'.")
+            columns = ", ".join(map(str, row))
+            raise UserError(f"{path}, {where}: give text in 'question' and 'response'; its columns are {columns}.")
         name = str(row.get("question_id") or row.get("id") or question)
         sample = seen[name] = seen.get(name, -1) + 1
         responses.append(
@@ -122,7 +123,7 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
         UserError: missing, damaged, or without the columns of `kind`.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise no_file(path)
     try:
         rows = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
