@@ -20,6 +20,7 @@ from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score, is_score, score_from_logprobs, score_from_reply
 from emscope.behaviour.judges.store import ScoreStore
+from emscope.checks import above_zero, at_least, is_address
 from emscope.errors import UserError, missing_extra
 
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
@@ -52,6 +53,13 @@ class ServerSettings:
     attempts: int = 8
     first_wait: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Refuse an address that is none, and numbers that make no sense."""
+        at_least(1, concurrency=self.concurrency, attempts=self.attempts)
+        above_zero(timeout=self.timeout)
+        if self.base_url is not None and not is_address(self.base_url):
+            raise UserError(f"{self.base_url!r} is not the address of a server: write http://127.0.0.1:8000/v1 or so.")
+
 
 class _Retry(Exception):  # noqa: N818 - it is control flow: try again, for this reason
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -69,14 +77,16 @@ class OpenAIJudge(RubricJudge):
         super().__init__(f"openai:{model}{where}", rubrics, store, max_calls)
         self.model, self.server = model, server
         self.reply_only = False
+        self.reached = False
         self.limit_name = "max_tokens"
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Ask the server, `concurrency` calls at a time.
 
         Raises:
-            UserError: the package is missing, or the server refuses the key or the model.
+            UserError: the package is missing, or the server cannot be reached, or it refuses the key or the model.
         """
+        self.reached = False
         _run(self._ask_all(calls, done))
 
     async def _ask_all(self, calls: Sequence[Call], done: Done) -> None:
@@ -109,6 +119,9 @@ class OpenAIJudge(RubricJudge):
                     await asyncio.sleep(max(retry.wait, backoff * random.uniform(0.5, 1)))
             except _Refused as refusal:
                 return Score(None, str(refusal), "none"), False
+        if not self.reached:
+            where = self.server.base_url or "OpenAI"
+            raise UserError(f"The server {where} cannot be reached ({reason}): check that it runs and its address.")
         return Score(None, f"the server failed {attempt} times, last: {reason}", "none"), False
 
     async def _post(self, client: Any, prompt: str, reply_only: bool) -> dict[str, Any]:
@@ -121,13 +134,16 @@ class OpenAIJudge(RubricJudge):
         try:  # `chat.completions.create` does this and checks types on the way, which takes longer than the call itself
             body = await client.post("/chat/completions", body=request, cast_to=object)
         except openai.APIStatusError as error:
+            self.reached = True
             raise self._status(error, reply_only, self.limit_name in limit) from error
         except openai.APITimeoutError as error:
             raise _Retry("no reply in time") from error
         except openai.APIConnectionError as error:
             raise _Retry("the connection broke") from error
         except ValueError as error:  # not JSON, or cut off
+            self.reached = True
             raise _Retry("the reply is not JSON") from error
+        self.reached = True
         if not isinstance(body, dict):
             raise _Retry("the reply is not JSON")
         if not isinstance(body.get("choices"), list) or not body["choices"]:
