@@ -19,6 +19,7 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body, head_logits
 from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
@@ -87,10 +88,14 @@ def sample_prompts(
     `settings.samples` and `settings.system` play no part: the prompts say it all. `on_rows` is told, whenever that
     changes, which prompt each batch row of the next forward passes belongs to, so that rows can be treated apart; what
     the prompts share is then computed for each of them.
+
+    Raises:
+        UserError: a prompt and its answer would be longer than the model can read.
     """
     n = settings.max_new_tokens
     numbered = enumerate(prompts)
     rows = [_Row(row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), []) for row, item in numbered]
+    _check_length(organism, max((len(row.prompt) for row in rows), default=0), n)
     order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
@@ -101,6 +106,15 @@ def sample_prompts(
             for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
                 advance(finished)
     return [row.tokens for row in rows]
+
+
+def _check_length(organism: Organism, longest_prompt: int, n: int) -> None:
+    positions = getattr(organism.model.config, "max_position_embeddings", None)
+    if positions is not None and longest_prompt + n > positions:
+        raise UserError(
+            f"A prompt of {longest_prompt} tokens and {n} new ones exceed the {positions} positions of "
+            f"{organism.source.name}: lower max_new_tokens, or shorten the question."
+        )
 
 
 def stop_tokens(organism: Organism) -> set[int]:

@@ -146,7 +146,9 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 def _load_base(source: ModelSource, place: Placement, trust_remote_code: bool) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         tokenizer = load_tokenizer(source)
         model = AutoModelForCausalLM.from_pretrained(
