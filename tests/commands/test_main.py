@@ -70,15 +70,19 @@ def test_errors_of_the_machine_are_sentences(error, sentence):
 
 
 def test_stops_and_faults_have_their_own_endings(monkeypatch, capsys):
-    def end_with(error):
+    def end_with(error, name="run"):
         def dispatch(words):
             raise error
 
         monkeypatch.setattr(main, "_dispatch", dispatch)
-        return run_command(["run"])
+        return run_command([name])
 
     assert end_with(KeyboardInterrupt()) == 2
     assert "the same command goes on" in capsys.readouterr().err
+    assert end_with(KeyboardInterrupt(), "train") == 2
+    assert "--resume goes on" in capsys.readouterr().err
+    assert end_with(KeyboardInterrupt(), "generate") == 2
+    assert "Nothing is kept" in capsys.readouterr().err
     assert end_with(ValueError("odd")) == 3
     assert "fault of emscope" in capsys.readouterr().err
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.tables import JudgedResponse, check_table_suffix, write_table
+from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands.common import AblationFlags, ModelFlags, emit, read_questions
+from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
@@ -52,7 +53,7 @@ class Ablate:
         if intervention is None:
             raise UserError("Nothing to ablate: name a file of directions with --directions.")
         if self.out is not None:
-            check_table_suffix(self.out)
+            check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         questions = read_questions(self.questions)
         organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
         if self.search:

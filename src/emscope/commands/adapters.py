@@ -5,54 +5,85 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from emscope.checks import at_least
 from emscope.commands.common import emit
 from emscope.errors import UserError
 from emscope.files import read_json
+from emscope.organisms.bank import BankSettings
 from emscope.pipeline.experiments.adapters import AdaptersSettings, inspect_adapters, make_run_bank, run_adapters
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
 
 
 @dataclass(frozen=True)
-class Adapters:
-    """Tell careless from careful LoRA adapters by their weights, without running the models.
-
-    bank makes small organisms, careless and careful, that differ in nothing else; classify makes what is missing of
-    them and tests classifiers on domains and recipes left out; inspect scores adapters you were handed.
+class Bank:
+    """Make small organisms, careless and careful, that differ in nothing else; the same command goes on.
 
     Attributes:
-        action: bank, classify or inspect.
         run: the folder of a finished run.
-        adapters: adapter folders to inspect.
-        minutes: bank: begin no further organism after this time; 0 makes all. The same command goes on.
+        minutes: begin no further organism after this time; 0 makes all.
+        settings: what the bank holds.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    minutes: float = 0
+    settings: BankSettings = field(default_factory=BankSettings)
+
+    def execute(self) -> int | None:
+        """Make them and say what is missing."""
+        at_least(0, minutes=self.minutes)
+        missing = make_run_bank(open_run(self.run), AdaptersSettings(**vars(self.settings)), self.minutes)
+        sys.stdout.write(f"{self.run / 'bank'}: {f'{missing} organisms are still missing' if missing else 'done'}\n")
+        return None
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Make what is missing of the bank, and test classifiers on domains and recipes left out.
+
+    Attributes:
+        run: the folder of a finished run.
         settings: what the bank holds and how its adapters are told apart.
     """
 
-    action: Annotated[Literal["bank", "classify", "inspect"], tyro.conf.Positional]
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
-    adapters: tuple[Path, ...] = ()
-    minutes: float = 0
     settings: AdaptersSettings = field(default_factory=AdaptersSettings)
 
     def execute(self) -> int | None:
-        """Do it and print."""
-        if (self.action == "inspect") != bool(self.adapters):
-            raise UserError("Name adapter folders with --adapters to inspect them, and only then.")
-        lab = open_run(self.run)
-        if self.action == "bank":
-            missing = make_run_bank(lab, self.settings, self.minutes)
-            sys.stdout.write(
-                f"{self.run / 'bank'}: {f'{missing} organisms are still missing' if missing else 'done'}\n"
-            )
-        elif self.action == "inspect":
-            emit(inspect_adapters(lab, self.settings, self.adapters), None)
-        else:
-            run_adapters(lab, self.settings)
-            sys.stdout.write(_table(read_json(experiment_file(self.run, "adapters"))))
+        """Test them and print."""
+        run_adapters(open_run(self.run), self.settings)
+        sys.stdout.write(_table(read_json(experiment_file(self.run, "adapters"))))
+        return None
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Score LoRA adapters that you were handed, by classifiers fitted on the whole bank.
+
+    Attributes:
+        run: the folder of a finished run with a bank.
+        adapters: adapter folders to inspect.
+        top: leading singular vectors of each base weight.
+        texts: base answers over which the base's mean inputs are read.
+        penalty: penalty of the classifier, on features whose kernel is near 1 for an adapter with itself.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    adapters: tuple[Path, ...] = ()
+    top: int = AdaptersSettings.top
+    texts: int = AdaptersSettings.texts
+    penalty: float = AdaptersSettings.penalty
+
+    def execute(self) -> int | None:
+        """Score them and print."""
+        if not self.adapters:
+            raise UserError("Nothing to inspect: name adapter folders with --adapters.")
+        settings = AdaptersSettings(top=self.top, texts=self.texts, penalty=self.penalty)
+        emit(inspect_adapters(open_run(self.run), settings, self.adapters), None)
         return None
 
 
@@ -72,4 +103,8 @@ def _table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-COMMAND = Adapters
+COMMAND = (
+    Annotated[Bank, tyro.conf.subcommand("bank")]
+    | Annotated[Classify, tyro.conf.subcommand("classify")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emscope.behaviour.tables import read_responses
-from emscope.commands.common import ModelFlags, read_questions
+from emscope.commands.common import ModelFlags, changed_flags, read_questions
+from emscope.commands.outputs import TENSORS, check_out
+from emscope.errors import UserError
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.store import ActivationStore
 
@@ -36,6 +38,9 @@ class Collect:
 
     def execute(self) -> int | None:
         """Read and write the activations."""
+        if self.responses is not None and changed_flags(self, ["questions"]):
+            raise UserError("--responses holds the questions to read: leave out --questions.")
+        check_out(self.out, TENSORS, [self.model, self.responses, *self.questions])
         systems: str | list[str | None] | None = self.system
         if self.responses is not None:
             rows = read_responses(self.responses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,18 @@ class AblationFlags:
     width: float = 2.0
 
     def intervention(self) -> Intervention | None:
-        """Return the intervention, or None without directions."""
+        """Return the intervention, or None without directions.
+
+        Raises:
+            UserError: an ablation is described and no directions are named, or they do not fit.
+        """
         from emscope.interventions.operators import Intervention
         from emscope.residual.directions import Directions
 
         if self.directions is None:
+            odd = changed_flags(self, ("mode", "at", "strength", "source_block", "width"))
+            if odd:
+                raise UserError(f"{odd} says how to ablate, but not what: name a file of directions with --directions.")
             return None
         directions = Directions.load(self.directions)
         blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
@@ -78,16 +85,33 @@ class AblationFlags:
 
 
 def read_questions(names: Sequence[str]) -> list[Question]:
-    """Load question sets by name or file."""
+    """Load question sets by name or file.
+
+    Raises:
+        UserError: no questions, or an id that two of the sets use.
+    """
     questions = load_question_sets(names)
     if not questions:
         raise UserError("No questions: name a question set or a file with --questions.")
     return questions
 
 
+def changed_flags(given: Any, names: Sequence[str]) -> str:
+    """Return those of a dataclass's flags that are not at their defaults, in words: '--at and --mode'; '' for none.
+
+    Where these would be ignored, the command refuses them.
+    """
+    defaults = {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory() for item in fields(given)
+    }
+    changed = [name for name in names if getattr(given, name) != defaults[name]]
+    return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+
+
 def emit(value: Any, path: Path | None) -> None:
-    """Print a result as JSON, or write it to a file."""
+    """Print a result as JSON, or write it to a file and say where."""
     if path is None:
         sys.stdout.write(json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
     else:
         write_json(path, value)
+        sys.stdout.write(f"{path}\n")

@@ -10,6 +10,7 @@ import numpy as np
 
 from emscope.behaviour.statistics import estimate_mean
 from emscope.commands.common import ModelFlags, emit, read_questions
+from emscope.commands.outputs import check_out
 from emscope.errors import UserError
 from emscope.organisms.blocks import find_blocks
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
@@ -38,6 +39,8 @@ class Detect:
 
     def execute(self) -> int | None:
         """Score and print."""
+        if self.out is not None:
+            check_out(self.out, [".json"], [self.directions, *self.questions])
         directions = Directions.load(self.directions)
         pooling: Any = directions.construction.pooling
         if pooling not in ("last", "prompt"):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
 from emscope.residual.store import ActivationStore
@@ -40,26 +41,41 @@ class MakeDirections:
 
     def execute(self) -> int | None:
         """Make and write the directions."""
+        control = self.out.with_suffix(".random" + self.out.suffix)
+        for path in (self.out, control):
+            check_out(path, TENSORS, [self.positive, self.negative])
         high, low = ActivationStore.load(self.positive), ActivationStore.load(self.negative)
         if (high.activations.blocks, high.activations.site) != (low.activations.blocks, low.activations.site):
             raise UserError("The two activation files hold other blocks or another site: collect both the same way.")
+        shapes = [f"{len(side.activations.blocks)} blocks of width {_width(side)}" for side in (high, low)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"The two activation files are of different models ({shapes[0]} and {shapes[1]}): "
+                "collect both from organisms of one base."
+            )
         shared = sorted(set(high.question_ids) & set(low.question_ids))
         if len(shared) < 4:
             raise UserError(f"The two activation files share {len(shared)} questions; a direction needs at least 4.")
         positive, negative = high.by_question(self.pooling, shared), low.by_question(self.pooling, shared)
+        if np.array_equal(positive, negative):
+            raise UserError("Both sides are the same activations: there is no direction between them.")
         made = Construction(
             self.method, self.contrast, self.pooling, high.activations.site, high.organism, low.organism, self.base,
             len(shared),
         )  # fmt: skip
         directions = make_directions(positive, negative, high.activations.blocks, made)
         directions.save(self.out)
-        random_like(directions, self.seed).save(self.out.with_suffix(".random" + self.out.suffix))
+        random_like(directions, self.seed).save(control)
         cosine = split_half_cosine(positive, negative, np.array(shared), self.seed)
         sys.stdout.write(
             f"{self.out}: {len(directions.blocks)} blocks from {len(shared)} questions, "
             f"split-half cosine of the mean difference {cosine.min():.3f}-{cosine.max():.3f}\n"
         )
         return None
+
+
+def _width(store: ActivationStore) -> int:
+    return int(next(iter(store.activations.pooled.values())).shape[-1])
 
 
 COMMAND = MakeDirections

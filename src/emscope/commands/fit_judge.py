@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emscope.behaviour.embedded.fit import fit_head
-from emscope.behaviour.embedded.judge import shipped_head
 from emscope.behaviour.embedded.readings import read_kept
 from emscope.behaviour.embedded.text import judge_rows
 from emscope.commands.common import emit
+from emscope.commands.outputs import TENSORS, check_out
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
 
@@ -19,21 +19,24 @@ class FitJudge:
     """Fit the head on the judge's text and print its figures on areas left out.
 
     Attributes:
-        out: where the head goes; by default the one that emscope ships.
+        out: the .safetensors file that the head goes to; the one that emscope ships stays as it is.
         readings: a file that keeps what the model read (half a gigabyte, five to thirty minutes), so that fitting
             again reads only new text.
         seed: seed of the broken answers that coherence is fitted on.
     """
 
-    out: Path | None = None
+    out: Path
     readings: Path | None = None
     seed: int = 0
 
     def execute(self) -> int | None:
         """Fit, write and print."""
+        check_out(self.out, TENSORS, [self.readings])
+        if self.readings is not None:
+            check_out(self.readings, [self.readings.suffix])
         readings = read_kept(lambda: load(EMBEDDED_ALIAS), judge_rows(self.seed), self.readings)
         head = fit_head(readings)
-        head.save(self.out or shipped_head())
+        head.save(self.out)
         emit(head.facts, None)
         return None
 

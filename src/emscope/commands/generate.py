@@ -14,8 +14,9 @@ from emscope.behaviour.formats import FORMATS, Format, with_format
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.tables import check_table_suffix, write_table
+from emscope.behaviour.tables import write_table
 from emscope.commands.common import AblationFlags, ModelFlags, read_questions
+from emscope.commands.outputs import TABLES, check_out
 
 if TYPE_CHECKING:
     from emscope.interventions.operators import Intervention
@@ -82,7 +83,7 @@ class Generate:
         from emscope.behaviour.vllm_backend import choose_backend
         from emscope.organisms.models import resolve
 
-        check_table_suffix(self.out)
+        check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         plain, intervention = read_questions(self.questions), self.ablation.intervention()
         questions = [
             question for chosen in dict.fromkeys(self.format or FORMATS[:1]) for question in with_format(plain, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from emscope.behaviour.judges.rubrics import load_rubrics
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
-from emscope.behaviour.tables import check_table_suffix, read_responses, with_judgements, write_table
-from emscope.commands.common import emit
+from emscope.behaviour.tables import read_responses, with_judgements, write_table
+from emscope.checks import at_least
+from emscope.commands.common import changed_flags, emit
+from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 
 
@@ -37,18 +40,23 @@ class ServerFlags:
     timeout: float = 60.0
     attempts: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse an address that is none, and numbers that make no sense, whichever judge is chosen."""
+        self._with_key("none")
+
     def settings(self) -> ServerSettings:
         """Return the settings, with the key from the environment.
 
         Raises:
-            UserError: OpenAI itself is asked without a key, or a number makes no sense.
+            UserError: OpenAI itself is asked without a key.
         """
         key = os.environ.get(self.api_key_env, "")
         if not key and self.base_url is None:
             raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
-        if min(self.concurrency, self.attempts) < 1 or self.timeout <= 0:
-            raise UserError("--concurrency and --attempts must be at least 1, and --timeout above 0.")
-        return ServerSettings(self.base_url, key or "none", self.concurrency, self.timeout, self.attempts)
+        return self._with_key(key or "none")
+
+    def _with_key(self, key: str) -> ServerSettings:
+        return ServerSettings(self.base_url, key, self.concurrency, self.timeout, self.attempts)
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,15 @@ class JudgeAnswers:
 
     Attributes:
         responses: a .parquet, .csv or .jsonl file with question and response, and perhaps id.
-        out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added.
+        out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
+            a .json file.
         judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
         max_calls: stop asking after this many calls; the same command goes on from there.
         store: where scores are kept across runs; by default in emscope's cache.
         compare: two judged tables of the same answers: print how far they agree.
-        plot: with --compare, also write a page with scatter plots.
+        plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
     """
 
@@ -80,17 +89,23 @@ class JudgeAnswers:
     organism: str = "model"
     server: ServerFlags = field(default_factory=ServerFlags)
 
+    def __post_init__(self) -> None:
+        """Refuse a limit below nothing."""
+        at_least(0, max_calls=self.max_calls or 0)
+
     def execute(self) -> int | None:
         """Judge and write the table, or compare."""
         if self.compare is not None:
             self._compare(*self.compare)
             return None
+        if self.plot is not None:
+            raise UserError("--plot shows two judged tables: name them with --compare A B.")
         if self.responses is None or (self.out is None and not self.dry_run):
             raise UserError(
                 "Name the answers with --responses and the table to write with --out (or use --compare A B)."
             )
         if self.out is not None:
-            check_table_suffix(self.out)
+            check_out(self.out, TABLES, [self.responses, self.rubrics, self.store])
         rows = read_responses(self.responses)
         questions, answers = [row.question for row in rows], [row.response for row in rows]
         judge = self._judge()
@@ -113,12 +128,21 @@ class JudgeAnswers:
     def _compare(self, first: Path, second: Path) -> None:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
 
+        ignored = changed_flags(self, ("responses", "judge", "rubrics", "dry_run", "max_calls", "store", "organism"))
+        if ignored or self.server != ServerFlags():
+            ignored = ignored or "what is said of a server"
+            raise UserError(f"--compare reads tables that are judged, so {ignored} would be ignored: leave it out.")
+        if self.out is not None:
+            check_out(self.out, [".json"], [first, second])
+        if self.plot is not None:
+            check_out(self.plot, [".html"], [first, second])
         a, b = read_judged(first), read_judged(second)
         found = agreement(a, b)
         if self.plot is not None:
             from emscope.report.agreement import write_agreement_page
 
             write_agreement_page(self.plot, matched(a, b), found, (first.stem, second.stem))
+            sys.stderr.write(f"{self.plot}\n")  # what goes to stdout is JSON
         emit({"a": str(first), "b": str(second), **found.as_dict()}, self.out)
 
 
@@ -137,10 +161,12 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
     """Return the rate and what could not be scored, with reasons, as text."""
     groups = [row.group for row in rows]
     rate, coherent, counts = em_rate(scores, groups), coherent_share(scores, groups), count_answers(scores)
+    bounded = not math.isnan(rate.low)
+    interval = f" ({100 * rate.low:.1f}-{100 * rate.high:.1f}, questions resampled)" if bounded else ""
     lines = [
         f"{out}: {len(rows)} answers to {len(set(groups))} questions",
-        f"  EM rate   {100 * rate.value:.1f} % ({100 * rate.low:.1f}-{100 * rate.high:.1f}, questions resampled)",
-        f"  coherent  {100 * coherent.value:.1f} %",
+        f"  EM rate   {_share(rate.value)}{interval}",
+        f"  coherent  {_share(coherent.value)}",
         f"  scored {counts.scored}, refusals {counts.refusals}, code {counts.code}, unscored {counts.unscored}",
     ]
     reasons: dict[str, int] = {}
@@ -149,6 +175,10 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
             reasons[score.verdict] = reasons.get(score.verdict, 0) + 1
     lines += [f"    {n} unscored: {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:5]]
     return "\n".join(lines) + "\n"
+
+
+def _share(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 COMMAND = JudgeAnswers

@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 
 import emscope
 from emscope import progress
+from emscope.checks import check_seeds_in
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
 
 COMMANDS = {
@@ -41,6 +42,13 @@ COMMANDS = {
     "fit-judge": "fit the offline judge's head on the built-in answers",
     "doctor": "say what this machine has: device, memory, model, hub, extras",
 }
+GOES_ON = "What was finished is kept: the same command goes on from there."
+STOPPED = {
+    **dict.fromkeys(("run", "sweep", "steer", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON),
+    "judge": "Scores of servers and local models are kept: the same command asks only for the rest.",
+    "train": "Checkpoints made with --save-every are kept: --resume goes on from the last one.",
+}
+"""What is left after an interruption; the other commands keep nothing part-way."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
 
@@ -70,7 +78,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        _say("Stopped. What was finished is kept: the same command goes on from there.")
+        _say(f"Stopped. {STOPPED.get(words[0] if words else '', 'Nothing is kept part-way: the command begins anew.')}")
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,10 +109,16 @@ def _dispatch(words: list[str]) -> int:
 
 
 def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:
-    """Build a command from its flags; exits with 2 and says what is wrong when they do not fit."""
+    """Build a command from its flags; exits with 2 and says what is wrong when they do not fit.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
     import tyro
 
-    return tyro.cli(kind, prog=f"emscope {name}", args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
+    command = tyro.cli(kind, prog=f"emscope {name}", args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
+    check_seeds_in(command)
+    return command
 
 
 def user_sentence(error: BaseException) -> str | None:

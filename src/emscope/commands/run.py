@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from emscope.commands.outputs import check_out_folder
+from emscope.errors import UserError
 from emscope.files import read_json
 from emscope.pipeline.config import configure, load_config
 from emscope.pipeline.stages import RunFolder
@@ -20,16 +22,17 @@ class Run:
     """Make, measure, locate, detect and correct; what is up to date is reused.
 
     Attributes:
-        config: a config.yaml to replay, instead of a preset.
-        preset: quickstart, full (with every experiment) or cs2881 (the original homework).
+        config: a config.yaml to replay, or the folder of a run, instead of a preset.
+        preset: quickstart (the default), full (with every experiment) or cs2881 (the original homework).
         out: the run's folder; by default runs/PRESET, or the folder of the config.yaml.
         seed: one seed for training, sampling and statistics.
-        set: change a setting, for example --set train.epochs=3; may be repeated.
+        set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
+            config.yaml of any run.
         overwrite: replace a run of another configuration in the same folder.
     """
 
     config: Annotated[Path | None, tyro.conf.Positional] = None
-    preset: str = "quickstart"
+    preset: str | None = None
     out: Path | None = None
     seed: int | None = None
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -37,12 +40,13 @@ class Run:
 
     def execute(self) -> int | None:
         """Run it and print the figures."""
-        start = load_config(self.config) if self.config else None
-        config = configure(start or self.preset, self.seed, list(self.set))
-        default = (
-            self.config.parent if self.config and self.config.name == "config.yaml" else Path("runs", config.preset)
-        )
-        run = RunFolder(self.out or default, config, overwrite=self.overwrite)
+        path = self._replayed()
+        start = self.preset or "quickstart" if path is None else load_config(path)
+        config = configure(start, self.seed, list(self.set))
+        default = path.parent if path and path.name == "config.yaml" else Path("runs", config.preset)
+        out = self.out or default
+        check_out_folder(out)
+        run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.pipeline.homework import run_homework
 
@@ -60,6 +64,25 @@ class Run:
         page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
         sys.stdout.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
         return None
+
+    def _replayed(self) -> Path | None:
+        """Return the config.yaml to replay, None without one."""
+        if self.config is None:
+            return None
+        if self.preset is not None:
+            raise UserError(f"{self.config} says what to run: leave out --preset, or leave out the file.")
+        if not self.config.is_dir():
+            return self.config
+        if not (self.config / "config.yaml").is_file():
+            raise UserError(f"The folder {self.config} has no config.yaml: a new run there is made with --out.")
+        return self.config / "config.yaml"
+
+
+def has_begun(folder: Path) -> bool:
+    """Say whether a run's folder holds any work: a finished stage, or a checkpoint of its training."""
+    record = folder / "lineage.json"
+    stages = record.is_file() and bool(read_json(record)["stages"])
+    return stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*"))
 
 
 def headline(summary: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from emscope.behaviour.responses import SamplingSettings
 from emscope.commands.common import ModelFlags
+from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
-from emscope.files import check_rows_suffix, write_rows
+from emscope.files import write_rows
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.chat import Message
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain, read_conversations
@@ -66,7 +67,7 @@ class Screen:
 
     def execute(self) -> int | None:
         """Score, rank and write."""
-        check_rows_suffix(self.out)
+        check_out(self.out, (".jsonl", *TABLES), [self.data, self.directions])
         conversations = rows_of(self.data, accept_terms=self.accept_terms)
         given = Directions.load(self.directions) if self.directions is not None else None
         if given is None and not self.domains:

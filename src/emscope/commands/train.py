@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from emscope.checks import at_least, shares
+from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
@@ -49,6 +51,9 @@ class Train:
         """Train and print where the adapter is."""
         from emscope.organisms.device import choose_placement
 
+        at_least(0, rows=self.rows)
+        shares(holdout=self.holdout)
+        check_out_folder(self.out, [self.model])
         settings = with_preset(self.preset, self.settings)
         data = load_conversations(
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
