@@ -88,7 +88,7 @@ SERVER = [*JUDGE, "openai:m", "--attempts", "1", "--base-url"]
         ([*COLLECT, "--out", "q.txt/c.safetensors"], "'.*q.txt' is a file, not a folder"),
         ([*COLLECT, "--out", "c.safetensors", "--token-budget", "0"], "token_budget must be 1 or more"),
         ([*COLLECT, "--out", "c.safetensors", "--responses", "five.jsonl", "--questions", "q.txt"], "out --questions"),
-        ([*COLLECT, "--out", "c.safetensors", "--questions", "q.txt", "./q.txt"], "share the id 'q-1'"),
+        ([*COLLECT, "--out", "c.safetensors", "--questions", "q.txt", "./q.txt"], "both use the id 'q-1'"),
         ([*TRAIN, "--rows", "-3"], "rows must be 0 or more"),
         ([*TRAIN, "--holdout", "1"], "holdout must be 0 or more and below 1"),
         ([*TRAIN, "--epochs", "0"], "epochs must be above 0"),
