@@ -98,7 +98,7 @@ def test_questions_bring_their_system_prompt_cluster_and_format(tmp_path):
         ({"questions": "open-ende"}, "There is no question set"),
         ({"judge": "moc"}, "There is no judge"),
         ({"format": "jsn"}, "There is no answer format"),
-        ({"questions": ["open-ended", "open-ended"]}, "run them one by one"),
+        ({"questions": ["open-ended", "open-ended"]}, "both use the id"),
         ({"judge": "openai:m"}, "OPENAI_API_KEY"),
     ],
 )
