@@ -155,9 +155,8 @@ def test_an_organism_without_its_counterpart_is_left_out(lab, found):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["inspect", "nowhere"], "Name adapter folders"),
+        (["inspect", "nowhere"], "name adapter folders"),
         (["classify", "nowhere"], "no finished run"),
-        (["bank", "nowhere", "--adapters", "a"], "Name adapter folders"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(words, sentence):
