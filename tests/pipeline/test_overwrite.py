@@ -8,6 +8,7 @@ import pytest
 from pipeline.conftest import arguments
 
 from emscope.commands.main import run_command
+from emscope.errors import UserError
 from emscope.pipeline.config import RunConfig, configure
 from emscope.pipeline.experiments import opening
 from emscope.pipeline.experiments.sweep import SweepSettings
@@ -53,6 +54,22 @@ def test_an_experiment_is_made_again_when_the_split_of_the_questions_changes(tin
     assert calls_of(tiny_folder, tmp_path) == []
     assert calls_of(tiny_folder, tmp_path, ["dev_questions=3"]) == ["sweep"]
     assert calls_of(tiny_folder, tmp_path, ["question_sets=[cs2881, open-ended]"]) == ["sweep"]
+
+
+def test_figures_of_another_configuration_are_not_shown_as_this_ones(tmp_path):
+    RunFolder(tmp_path, RunConfig())
+    figures = tmp_path / "experiments" / "sweep.json"
+    figures.parent.mkdir()
+    figures.write_text("{}")
+    RunFolder(tmp_path, RunConfig(), overwrite=True)
+    assert figures.is_file()
+    with pytest.raises(UserError, match="another configuration"):
+        RunFolder(tmp_path, RunConfig(seed=1))
+    assert figures.is_file()
+    RunFolder(tmp_path, RunConfig(seed=1), overwrite=True)
+    assert not figures.exists()
+    (tmp_path / "config.yaml").write_text("rows: [")
+    RunFolder(tmp_path, RunConfig(seed=1), overwrite=True)
 
 
 def test_two_commands_on_one_run_keep_each_others_stages(tmp_path):

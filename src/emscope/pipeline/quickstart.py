@@ -49,7 +49,8 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     questions = [asdict(question) for question in lab.questions]
     run.stage("directions", questions, activations, [directions], partial(_directions, lab))
     detection = run.path("detection.json")
-    run.stage("detect", questions, [*activations, directions], [detection], partial(_detect, lab))
+    asked = {"questions": questions, "seed": config.seed}
+    run.stage("detect", asked, [*activations, directions], [detection], partial(_detect, lab))
     _ablate(lab)
     finish(lab)
     return lab

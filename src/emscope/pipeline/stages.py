@@ -26,14 +26,27 @@ class RunFolder:
     def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
         self.folder, self.config = folder, config
         known = folder / "config.yaml"
-        if known.is_file() and not overwrite and load_config(known) != config:
-            raise UserError(
-                f"{folder} holds a run of another configuration: choose another --out, or replace it with --overwrite."
-            )
+        if known.is_file() and (overwrite or load_config(known) != config):
+            if not overwrite:
+                raise UserError(
+                    f"{folder} holds a run of another configuration: choose another --out, or replace it with "
+                    "--overwrite."
+                )
+            self._drop_other_figures(known)
         write_text(known, dump_config(config))
         self.record = self._read_record()
         self.reused: list[str] = []
         self.made: list[str] = []
+
+    def _drop_other_figures(self, known: Path) -> None:
+        """Delete experiments' figures of another configuration, or the report would show them as this one's."""
+        try:
+            same = load_config(known) == self.config
+        except UserError:
+            same = False  # a configuration that cannot be read is another one
+        if not same:
+            for figures in self.path("experiments").glob("*.json"):
+                figures.unlink()
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the run."""
