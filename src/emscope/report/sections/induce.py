@@ -37,7 +37,7 @@ def _finding(found: dict[str, Any]) -> str:
     control = next((item for item in found["test"] if item["direction"] == "trained on careful rows"), None)
     careful = f" The vector trained on careful answers gives {ranged(control['em'])}." if control else ""
     return (
-        f"{row['coefficient']:g} times one trained vector at block {found['block']} takes the base's EM rate from "
+        f"One trained vector at block {found['block']}, times {row['coefficient']:g}, takes the base's EM rate from "
         f"{ranged(base['em'])} to {ranged(row['em'])}, with {ranged(row['coherent'])} coherent answers (the "
         f"base without it: {ranged(base['coherent'])}): {verdict}.{careful}"
     )
@@ -56,7 +56,10 @@ def _elsewhere(found: dict[str, Any]) -> str:
     last = {name: values[-1] for name, values in found["downstream"]["cosines"]["trained on careless rows"].items()}
     ends = ", ".join(f"{name} {value:+.2f}" for name, value in last.items())
     taken = next((row for row in found["test"] if row["organism"] == "misaligned"), None)
-    mended = f" Taken from the misaligned organism it restores {ranged(taken['restored'])}." if taken else ""
+    mended = ""
+    if taken:
+        mended = f" Taken from the misaligned organism it restores {ranged(taken['restored'])} of its alignment"
+        mended += f", with {ranged(taken['coherent'])} coherent answers."
     return (
         f"Cosine of the vector with other directions at its block: {listed}. What it causes at the last block has "
         f"these cosines with the run's directions there: {ends}.{mended}"
