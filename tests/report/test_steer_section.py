@@ -94,3 +94,4 @@ def test_every_comparison_has_its_disturbance_and_unequal_ones_are_marked(found)
 def test_figures_with_holes_have_a_section(found, tmp_path):
     for keys in (ENDS, ("value", *ENDS), ("bars",)):
         write_section_page(tmp_path / "page.html", [section(without(found, *keys))], "steering")
+        assert 'id="steer"' in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
 from emscope.report.figures_steer import place
 from emscope.report.sections import experiment_file
-from emscope.report.wording import percent
+from emscope.report.wording import number, percent
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _line(organism: str, what: str, row: dict[str, Any]) -> str:
-    figures = f"{row['kl']['value']:>10.2f}{_score(row['aligned']):>9}{percent(row['coherent']['value']):>10}"
+    figures = (
+        f"{row['kl']['value']:>10.2f}{number(row['aligned']['value'], '.0f'):>9}{percent(row['coherent']['value']):>10}"
+    )
     return f"{organism:<11}{what:<62}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
-
-
-def _score(found: dict[str, Any]) -> str:
-    return "–" if found["value"] is None else f"{found['value']:.0f}"
 
 
 def _interval(found: dict[str, Any] | None) -> str:

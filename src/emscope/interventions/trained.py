@@ -108,21 +108,16 @@ def _fit(
         optimiser, lambda done: min(1.0, (done + 1) / warm) * 0.5 * (1 + np.cos(np.pi * done / len(batches)))
     )
     losses = []
-    frozen = [parameter for parameter in organism.model.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
     add = lambda _block, hidden: hidden + vector.to(hidden.dtype)  # noqa: E731
     with visiting(organism.model, [block], add), progress.task("training a vector", len(batches), "steps") as advance:
         for ids, mask, labels in batches:
             total, n = answer_loss(organism.model, ids, mask, labels)
             optimiser.zero_grad()
-            (total / n).backward()  # type: ignore[no-untyped-call]
+            (total / n).backward(inputs=[vector])  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             losses.append(float(total.detach()) / n)
             advance(1)
-    for parameter in frozen:
-        parameter.requires_grad_(True)
     return losses
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def checkpoints_of(folder: Path) -> dict[int, Path]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from emscope.files import read_json, value_sha256
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.embedded import EMBEDDED_ALIAS, GGUF_SHA256
 
-ADAPTER, MODEL = "adapter_config.json", "config.json"
+MODEL = "config.json"
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py")
 LENGTH = 12
 
@@ -22,8 +23,9 @@ def fingerprint(name: str) -> str:
     A name that stands for nothing here is returned as it is; whoever loads it says what is wrong.
     """
     folder = Path(name).expanduser()
-    if (folder / ADAPTER).is_file():
-        own, base = _of_files(name, _model_files(folder)), read_json(folder / ADAPTER).get("base_model_name_or_path")
+    if (folder / ADAPTER_CONFIG).is_file():
+        own = _of_files(name, _model_files(folder))
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         return f"{own} on {fingerprint(str(base))}" if base else own
     if name == EMBEDDED_ALIAS:
         return f"{name}@{GGUF_SHA256[:LENGTH]}"
@@ -55,7 +57,7 @@ def _hub_commit(repo: str, revision: str | None) -> str | None:
     if repo.count("/") != 1:
         return None
     try:
-        for file in (MODEL, ADAPTER):
+        for file in (MODEL, ADAPTER_CONFIG):
             known = try_to_load_from_cache(repo, file, revision=revision)
             if isinstance(known, str):
                 return Path(known).parent.name

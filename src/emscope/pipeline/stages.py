@@ -26,27 +26,18 @@ class RunFolder:
     def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
         self.folder, self.config = folder, config
         known = folder / "config.yaml"
-        if known.is_file() and (overwrite or load_config(known) != config):
+        if known.is_file() and not _holds(known, config, unreadable_is_other=overwrite):
             if not overwrite:
                 raise UserError(
                     f"{folder} holds a run of another configuration: choose another --out, or replace it with "
                     "--overwrite."
                 )
-            self._drop_other_figures(known)
+            for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
+                figures.unlink()
         write_text(known, dump_config(config))
         self.record = self._read_record()
         self.reused: list[str] = []
         self.made: list[str] = []
-
-    def _drop_other_figures(self, known: Path) -> None:
-        """Delete experiments' figures of another configuration, or the report would show them as this one's."""
-        try:
-            same = load_config(known) == self.config
-        except UserError:
-            same = False  # a configuration that cannot be read is another one
-        if not same:
-            for figures in self.path("experiments").glob("*.json"):
-                figures.unlink()
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the run."""
@@ -111,3 +102,13 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took when it was made."""
         return {name: stage["seconds"] for name, stage in self.record["stages"].items()}
+
+
+def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:
+    """Say whether a config.yaml holds this configuration."""
+    try:
+        return load_config(file) == config
+    except UserError:
+        if unreadable_is_other:
+            return False
+        raise

@@ -8,21 +8,20 @@ from pathlib import Path
 
 from emscope.errors import UserError
 from emscope.files import value_sha256, write_jsonl, write_text
-from emscope.organisms.checkpoints import last_resumable
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, last_resumable
 from emscope.organisms.datasets import Conversations, load_conversations
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import resolve
 from emscope.organisms.train import TrainSettings, train_adapter
 from emscope.pipeline.lab import BASE, Lab
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RESUME_EVERY = 25  # optimiser steps between checkpoints that only serve to resume
 
 
 def train_stage(lab: Lab, name: str, data: str) -> None:
     """Make an organism of the run, unless the same data and settings have made it before."""
     config, folder = lab.config, lab.folder.path("organisms", name)
-    weights = [folder / file for file in ("adapter_model.safetensors", "adapter_config.json", "metrics.jsonl")]
+    weights = [folder / file for file in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, "metrics.jsonl")]
     if (Path(data) / ADAPTER_CONFIG).is_file():
         adapter = [Path(data) / file.name for file in weights[:2]]
         lab.folder.stage(f"adopt-{name}", config.model, adapter, weights, lambda: adopt(lab, Path(data), folder))
@@ -81,4 +80,4 @@ def train_resumably(
 
 def adapter_files(lab: Lab, name: str) -> list[Path]:
     """Return the files that make an organism what it is; none for the base."""
-    return [] if name == BASE else [lab.folder.path("organisms", name, "adapter_model.safetensors")]
+    return [] if name == BASE else [lab.folder.path("organisms", name, ADAPTER_WEIGHTS)]

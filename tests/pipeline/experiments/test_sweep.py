@@ -100,6 +100,7 @@ def test_the_words_follow_the_figures(found):
 def test_figures_with_holes_have_a_section(found, tmp_path):
     for keys in (ENDS, ("value", *ENDS), ("null_accuracy", "split_half_cosine")):
         write_section_page(tmp_path / "page.html", [section(without(found, *keys))], "Sweep")
+        assert 'id="sweep"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_an_ablation_of_nothing_is_refused():

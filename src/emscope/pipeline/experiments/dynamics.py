@@ -14,7 +14,15 @@ from typing import Literal
 from emscope.errors import UserError
 from emscope.files import read_jsonl, tree_sha256, value_sha256, write_json, write_text
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.checkpoints import ADAPTER_FILES, CHECKPOINTS, checkpoints_of, keep_adapters, steps_saved
+from emscope.organisms.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    ADAPTER_WEIGHTS,
+    CHECKPOINTS,
+    checkpoints_of,
+    keep_adapters,
+    steps_saved,
+)
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
@@ -23,7 +31,7 @@ from emscope.pipeline.experiments.dynamics_curves import summarise_trainings
 from emscope.pipeline.experiments.dynamics_measure import DynamicsProbes, Measured, make_probes, sources_of
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.lab import BASE, Lab
-from emscope.pipeline.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS, train_resumably
+from emscope.pipeline.training import train_resumably
 from emscope.residual.dynamics import read_paths
 
 Adapters = Literal["all", "rank1", "few"]

@@ -19,6 +19,7 @@ from emscope.files import read_json, write_json
 from emscope.interventions.steering import Cell, Turn, choose_induction
 from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.train import encode_conversations
 from emscope.pipeline.experiments.opening import experiment_stage
@@ -27,13 +28,14 @@ from emscope.pipeline.experiments.vector_bench import (
     CAREFUL,
     CARELESS,
     RANDOM,
+    STEMS,
     VectorBench,
     by_set,
     cosines,
     downstream,
 )
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
-from emscope.pipeline.training import ADAPTER_CONFIG, adapter_files
+from emscope.pipeline.training import adapter_files
 
 COHERENT_ENOUGH = 0.8
 DEPTH = 0.5
@@ -112,7 +114,7 @@ def _sources(lab: Lab, settings: InduceSettings) -> dict[str, str]:
 
 def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, data: str) -> Path:
     """Train a vector on rows chosen like an organism's, unless it is there."""
-    out = lab.folder.path("experiments", "induce", f"{name.split()[-2]}.safetensors")
+    out = lab.folder.path("experiments", "induce", f"{STEMS[name]}.safetensors")
     rows = load_conversations(data, rows=lab.config.rows or None, seed=lab.config.seed)
     own = replace(settings, seed=lab.config.seed)
     files = [out, out.with_suffix(".json")]
@@ -128,7 +130,7 @@ def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, dat
         write_json(files[1], {**plain, "rows": len(chats)})
 
     key = {"model": lab.config.model, "block": block, "rows": rows.train, "vector": asdict(own)}
-    lab.folder.stage(f"induce-vector-{name.split()[-2]}", key, [], files, make)
+    lab.folder.stage(f"induce-vector-{STEMS[name]}", key, [], files, make)
     return out
 
 

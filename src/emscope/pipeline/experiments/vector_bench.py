@@ -18,6 +18,8 @@ from emscope.residual.capture import CaptureSettings, capture, encode_for_captur
 from emscope.residual.directions import Directions, random_like, unit
 
 CARELESS, CAREFUL, RANDOM = "trained on careless rows", "trained on careful rows", "random"
+STEMS = {CARELESS: "careless", CAREFUL: "careful"}
+"""What the files of a trained vector are called."""
 
 
 class VectorBench(Bench):
