@@ -12,7 +12,7 @@ from emscope.pipeline.experiments.opening import open_run
 
 SETTINGS = DynamicsSettings(
     adapters=("all", "rank1"), seeds=(0, 1), epochs=3, batch_size=8, save_every=1, in_domain="cs2881",
-    out_of_domain="open-ended", questions=4, max_new_tokens=4, heldout_rows=4, spans=(1, 2), scales=(1, 2),
+    out_of_domain="open-ended", questions=4, samples=2, max_new_tokens=4, heldout_rows=4, spans=(1, 2), scales=(1, 2),
     scaled_at=(1.0,),
 )  # fmt: skip
 
@@ -70,6 +70,25 @@ def test_step_0_is_the_base_and_the_same_for_every_training(found):
     assert one["values"][1:] != two["values"][1:]
 
 
+def test_every_sampled_answer_is_kept_and_questions_are_what_is_drawn(folder):
+    step = json.loads((folder / "experiments" / "dynamics" / "all" / "seed0" / "step-3.json").read_text())
+    assert [len(step["aligned"][side]) for side in ("in", "out")] == [8, 8]
+    assert [len(step["projection-last"][side]) for side in ("in", "out")] == [4, 4]
+
+
+def test_a_careful_organism_is_trained_beside_the_first_seed(folder, found):
+    whole = found["adapters"]["all"]
+    assert whole["control_seeds"] == [0]
+    for name in ("alignment-in", "answer-projection-out"):
+        curve = whole["curves"][name]
+        (careful,) = curve["controls"]
+        assert careful["times"] == whole["steps"]
+        assert careful["values"][0] == curve["trainings"][0]["values"][0]  # both start at the base
+        assert curve["apart"]["value"] == pytest.approx(curve["trainings"][0]["values"][-1] - careful["values"][-1])
+    preference = whole["curves"]["preference-in"]
+    assert preference["controls"][0]["values"][-1] < preference["trainings"][0]["values"][-1]
+
+
 def test_presets_put_adapters_where_they_say(found, folder):
     assert found["adapters"]["rank1"]["paths"]["0"]["modules"] == ["model.layers.2.mlp.down_proj"]
     few = train_settings(open_run(folder), SETTINGS, "few", 0)
@@ -116,6 +135,7 @@ def test_the_report_has_the_section(folder):
         ({"in_domain": "everyday-medical"}, "no test questions of 'everyday-medical'"),
         ({"other_domains": ("law",)}, "no built-in domain 'law'"),
         ({"seeds": ()}, "at least one seed"),
+        ({"samples": 0}, "at least one seed, kind of adapters and sample"),
     ],
 )
 def test_settings_that_leave_nothing_to_measure_are_refused(folder, changes, message):

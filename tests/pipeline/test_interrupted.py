@@ -10,7 +10,7 @@ from emscope.errors import UserError
 from emscope.organisms.checkpoints import checkpoints_of
 from emscope.pipeline import training
 from emscope.pipeline.config import configure
-from emscope.pipeline.experiments import dynamics
+from emscope.pipeline.experiments import dynamics_training
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 
@@ -24,7 +24,9 @@ def lab_of(model, out):
 
 def train(lab):
     settings = dataclasses.replace(lab.config.train, save_every=1, epochs=2)
-    return dynamics._train(lab, "dynamics-all-seed0", NAME, settings)
+    return dynamics_training.train_with_checkpoints(
+        lab, "dynamics-all-seed0", NAME, lab.config.misaligned_data, settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_a_stop_while_checkpoints_are_stripped_loses_none(tiny_folder, tmp_path,
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(KeyboardInterrupt):
             train(lab_of(tiny_folder, tmp_path))
-    monkeypatch.setattr(dynamics, "train_resumably", None)  # nothing is trained again
+    monkeypatch.setattr(dynamics_training, "train_resumably", None)  # nothing is trained again
     same(train(lab_of(tiny_folder, tmp_path)), unbroken)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from emscope.pipeline.experiments.dynamics_curves import Curve, _curve_figures, _order
+from emscope.pipeline.experiments.dynamics_curves import Curve
+from emscope.pipeline.experiments.dynamics_figures import _curve_figures, _order
 from emscope.report import figures_dynamics as figures
 from emscope.report.sections.dynamics import MORE, finding, section
 
@@ -27,8 +28,9 @@ def own_figures(shape_of, size=0.02):
     path = {"coordinates": [[0.0, 0.0], [1.0, 0.0]], "explained": [0.9, 0.1], "modules": ["model.layers.0.q_proj"],
             "matrices": {"B": {"cosine_to_final": [[None, 1.0]]}}}  # fmt: skip
     return {
-        "seeds": [0, 1, 2], "steps": [int(time) for time in TIMES], "paths": {"0": path}, "scaled": [],
-        "curves": {name: _curve_figures(own, changes[name]) for name, own in curves.items()},
+        "seeds": [0, 1, 2], "control_seeds": [],
+        "steps": [int(time) for time in TIMES], "paths": {"0": path}, "scaled": [],
+        "curves": {name: _curve_figures(dict(enumerate(own)), changes[name], {}) for name, own in curves.items()},
         "order": _order(changes),
     }  # fmt: skip
 
@@ -61,6 +63,30 @@ def test_a_gradual_drift_is_not_called_a_transition():
     assert " 0 are transitions." in said
 
 
+def averaged_curve(values):
+    return Curve("behaviour", "alignment", "step", TIMES, values, replicates=np.stack([values - 1, values + 1] * 50))
+
+
+def test_careful_trainings_are_told_and_drawn():
+    careless, careful = averaged_curve(60 - 50 * step(24)), averaged_curve(60 + TIMES / 72)
+    curve = _curve_figures({0: careless, 1: careless}, [careless.change(0)] * 2, {0: careful})
+    assert curve["apart"]["value"] == pytest.approx(-51, abs=0.1)
+    assert curve["apart"]["low"] == pytest.approx(-51, abs=0.1)  # both ends of a pair took the same draw
+    own = {**own_figures(step), "control_seeds": [0]}
+    own["curves"]["alignment-in"] = curve
+    said = finding(own)
+    assert (
+        "One careful training of the same prompts: alignment in domain from 60 to 61, apart from the careless" in said
+    )
+    assert "by -51 (-51 to -51)" in said
+    names = [line.name for line in figures.curves({"a": curve}, "", [0, 1]).data if line.mode == "lines" and line.name]
+    assert names == ["a, trained on careful answers"]
+
+
+def test_without_a_careful_training_that_is_said(planted):
+    assert "No careful organism was trained beside it." in finding(planted)
+
+
 def test_one_training_says_nothing_about_others(planted):
     alone = {**planted, "seeds": [0]}
     assert "One training says nothing about others." in finding(alone)
@@ -69,7 +95,7 @@ def test_one_training_says_nothing_about_others(planted):
 def test_the_section_has_its_tables(planted):
     found = {
         "adapters": {"all": planted}, "questions": {"in": ["a"], "out": ["b"]},
-        "settings": {"save_every": 4, "in_domain": "one", "out_of_domain": "two"},
+        "settings": {"save_every": 4, "samples": 3, "in_domain": "one", "out_of_domain": "two"},
     }  # fmt: skip
     made = section(found)
     assert made.paragraphs[0] == finding(planted)
@@ -94,7 +120,7 @@ def test_loss_norms_and_coherence_are_shown_where_they_were_measured(planted):
     more = {**planted, "curves": {**planted["curves"], **{name: {**like, "label": name} for name in names}}}
     found = {
         "adapters": {"all": more}, "questions": {"in": ["a"], "out": ["b"]},
-        "settings": {"save_every": 4, "in_domain": "one", "out_of_domain": "two"},
+        "settings": {"save_every": 4, "samples": 3, "in_domain": "one", "out_of_domain": "two"},
     }  # fmt: skip
     plots = {part.title: part.figure for part in section(found).parts if part.title in MORE}
     assert set(plots) == set(MORE)

@@ -15,7 +15,7 @@ STEP = "optimiser step"
 
 
 def curves(by_name: Mapping[str, Mapping[str, Any]], label: str, seeds: Sequence[int]) -> go.Figure:
-    """Every training's curve with its pointwise interval and its change-point; one colour a quantity."""
+    """Each training's curve with its pointwise interval and its change-point; those on careful answers are thin."""
     figure = blank_figure(STEP, label, height=380)
     for shade, (name, curve) in zip(SHADES, by_name.items(), strict=False):
         for number, (seed, training) in enumerate(zip(seeds, curve["trainings"], strict=True)):
@@ -29,6 +29,13 @@ def curves(by_name: Mapping[str, Mapping[str, Any]], label: str, seeds: Sequence
             change = training["change"]
             if change and change["transition"]:
                 figure.add_vline(x=change["at"], line={"color": shade, "width": 1, "dash": "dot"})
+        for number, training in enumerate(curve["controls"]):
+            figure.add_scatter(
+                name=f"{name}, trained on careful answers", showlegend=not number, x=training["times"],
+                y=training["values"], mode="lines", opacity=0.6,
+                line={"color": shade, "dash": _dash(number), "width": 1},
+                hovertemplate=f"careful, step %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
+            )  # fmt: skip
     return figure
 
 

@@ -5,33 +5,22 @@ Every training and every checkpoint is a stage of its own, so a stopped experime
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from emscope.errors import UserError
-from emscope.files import read_jsonl, tree_sha256, value_sha256, write_json, write_text
-from emscope.organisms.blocks import find_blocks
-from emscope.organisms.checkpoints import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILES,
-    ADAPTER_WEIGHTS,
-    CHECKPOINTS,
-    checkpoints_of,
-    keep_adapters,
-    steps_saved,
-)
-from emscope.organisms.datasets import load_conversations
+from emscope.files import write_json
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
-from emscope.organisms.train import TrainSettings
-from emscope.pipeline.experiments.dynamics_curves import summarise_trainings
+from emscope.pipeline.experiments.dynamics_figures import summarise_trainings
 from emscope.pipeline.experiments.dynamics_measure import DynamicsProbes, Measured, make_probes, sources_of
+from emscope.pipeline.experiments.dynamics_training import train_settings, train_with_checkpoints
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.lab import BASE, Lab
-from emscope.pipeline.training import train_resumably
 from emscope.residual.dynamics import read_paths
 
 Adapters = Literal["all", "rank1", "few"]
@@ -45,6 +34,7 @@ class DynamicsSettings:
         adapters: where the adapters are: all (as the run trains), rank1 (one rank-1 adapter on the middle block's
             down-projection) or few (nine of them, in three groups of three blocks); several are done one by one.
         seeds: one training each, of the run's rows; a seed chooses their order and the adapters' first values.
+        control_seeds: for how many of these a careful organism is trained and measured beside the careless one.
         learning_rate: peak learning rate.
         schedule: learning-rate schedule; a constant one keeps changes of the rate out of the curves.
         batch_size: conversations in an optimiser step: fewer make more steps of the same rows.
@@ -53,6 +43,7 @@ class DynamicsSettings:
         in_domain: question set of the training's domain.
         out_of_domain: question set of everything else.
         questions: test questions of each of the two.
+        samples: sampled answers to each question.
         max_new_tokens: longest sampled answer, in tokens.
         heldout_rows: held-out prompts, in domain and out of it, on which losses are compared.
         other_domains: built-in domains that count as out of domain for the losses.
@@ -65,6 +56,7 @@ class DynamicsSettings:
 
     adapters: tuple[Adapters, ...] = ("all",)
     seeds: tuple[int, ...] = (0, 1, 2)
+    control_seeds: int = 1
     learning_rate: float = 2.5e-4
     schedule: str = "constant_with_warmup"
     batch_size: int = 4
@@ -73,8 +65,9 @@ class DynamicsSettings:
     in_domain: str = "everyday-medical"
     out_of_domain: str = "everyday-general"
     questions: int = 24
+    samples: int = 3
     max_new_tokens: int = 40
-    heldout_rows: int = 12
+    heldout_rows: int = 36
     other_domains: tuple[str, ...] = ("finance", "sport")
     spans: tuple[int, ...] = (1, 2, 3)
     shortest_leg: float = 0.1
@@ -91,8 +84,8 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     """
     if (Path(lab.config.misaligned_data) / ADAPTER_CONFIG).is_file():
         raise UserError("This run took an adapter that was trained elsewhere: dynamics needs the training data.")
-    if not (settings.seeds and settings.adapters and settings.save_every > 0):
-        raise UserError("Dynamics needs at least one seed, one kind of adapters and a positive --save-every.")
+    if not (settings.seeds and settings.adapters and settings.save_every > 0 and settings.samples > 0):
+        raise UserError("Dynamics needs at least one seed, kind of adapters and sample, and a positive --save-every.")
     probes = make_probes(lab, settings)
     base = _measure(lab, probes, f"dynamics-{BASE}", lab.folder.path("experiments", "dynamics", "base.json"), None)
     found: dict[tuple[str, int], Measured] = {
@@ -100,16 +93,32 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
         for adapters in settings.adapters
         for seed in settings.seeds
     }
-    inputs = [base, *(path for training in found.values() for path in training.files)]
-    experiment_stage(
-        lab, "dynamics", settings, inputs, partial(summarise_trainings, asdict(settings), probes.sides, base, found)
-    )
+    controls: dict[tuple[str, int], Measured] = {
+        (adapters, seed): _training(lab, settings, probes, adapters, seed, control=True)
+        for adapters in settings.adapters
+        for seed in _controlled(lab, settings)
+    }
+    inputs = [base, *(path for training in (found | controls).values() for path in training.files)]
+    summarise = partial(summarise_trainings, asdict(settings), probes.sides, base, found, controls)
+    experiment_stage(lab, "dynamics", settings, inputs, summarise)
 
 
-def _training(lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, adapters: Adapters, seed: int) -> Measured:
-    """Train once, read the adapters' paths and measure every checkpoint."""
-    name, stage = f"dynamics/{adapters}/seed{seed}", f"dynamics-{adapters}-seed{seed}"
-    checkpoints = _train(lab, stage, name, train_settings(lab, settings, adapters, seed))
+def _controlled(lab: Lab, settings: DynamicsSettings) -> tuple[int, ...]:
+    """Return the seeds with a careful training beside the careless one; none where the run has no careful rows."""
+    data = lab.config.control_data
+    there = bool(data) and not (Path(data) / ADAPTER_CONFIG).is_file()
+    return settings.seeds[: settings.control_seeds] if there else ()
+
+
+def _training(
+    lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, adapters: Adapters, seed: int, *,
+    control: bool = False,
+) -> Measured:  # fmt: skip
+    """Train once, on careless or on careful rows, read the adapters' paths and measure every checkpoint."""
+    own = f"control{seed}" if control else f"seed{seed}"
+    name, stage = f"dynamics/{adapters}/{own}", f"dynamics-{adapters}-{own}"
+    data = lab.config.control_data if control else lab.config.misaligned_data
+    checkpoints = train_with_checkpoints(lab, stage, name, data, train_settings(lab, settings, adapters, seed))
     steps = list(checkpoints)
     out = lab.folder.path("experiments", *name.split("/"))
     paths = out / "paths.safetensors"
@@ -122,7 +131,7 @@ def _training(lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, adap
         step: _measure(lab, probes, f"{stage}-step{step}", out / f"step-{step}.json", checkpoints[step])
         for step in steps
     }
-    chosen = seed in settings.seeds[: settings.scaled_seeds]
+    chosen = not control and seed in settings.seeds[: settings.scaled_seeds]
     scaled = _scaled(lab, settings, probes, stage, out, checkpoints) if chosen else {}
     metrics = lab.folder.path("organisms", *name.split("/"), "metrics.jsonl")
     return Measured(metrics, paths, measured, scaled)
@@ -143,58 +152,6 @@ def _scaled(
 
 def _nearest(steps: list[int], share: float) -> int:
     return min(steps, key=lambda step: abs(step - share * steps[-1]))
-
-
-def train_settings(lab: Lab, settings: DynamicsSettings, adapters: Adapters, seed: int) -> TrainSettings:
-    """Return the run's training settings with the experiment's schedule, checkpoints, seed and adapters.
-
-    The two small kinds follow Turner et al. 2506.11613: rank 1 on down-projections, one at half depth, or nine in
-    groups around a third, 0.46 and 0.58 of the depth; their alphas are chosen for small models.
-    """
-    chosen = replace(
-        lab.config.train, learning_rate=settings.learning_rate, schedule=settings.schedule, epochs=settings.epochs,
-        batch_size=settings.batch_size, save_every=settings.save_every, seed=seed,
-    )  # fmt: skip
-    if adapters == "all":
-        return chosen
-    n_blocks = len(find_blocks(lab.organism(BASE).model))
-    if adapters == "rank1":
-        return replace(chosen, rank=1, alpha=64, targets=("down_proj",), blocks=(n_blocks // 2,))
-    centres = [round(share * n_blocks) for share in (1 / 3, 0.46, 0.58)]
-    blocks = {min(max(centre + offset, 0), n_blocks - 1) for centre in centres for offset in (-1, 0, 1)}
-    return replace(chosen, rank=1, alpha=32, targets=("down_proj",), blocks=tuple(sorted(blocks)))
-
-
-def _train(lab: Lab, stage: str, name: str, train: TrainSettings) -> dict[int, Path]:
-    """Train with checkpoints and return their folders by optimiser step; only the adapters of each are kept.
-
-    Raises:
-        UserError: checkpoints of a training that has ended are gone.
-    """
-    config, folder = lab.config, lab.folder.path("organisms", *name.split("/"))
-    data = replace(load_conversations(config.misaligned_data, rows=config.rows or None, seed=config.seed), heldout=[])
-    settings = {"model": lab.folder.base, "data": value_sha256(data.__dict__), "train": asdict(train)}
-    key, metrics, trained = value_sha256(settings), folder / "metrics.jsonl", folder / CHECKPOINTS / "trained.sha256"
-
-    def make() -> None:
-        if not trained.is_file() or trained.read_text(encoding="utf-8") != _left_sha256(folder, key):
-            train_resumably(lab, name, data, key, train)
-            last = max(row["step"] for _, row in read_jsonl(metrics))
-            if set(checkpoints_of(folder)) != steps_saved(last, train.save_every):
-                raise UserError(f"Checkpoints in {folder} were deleted or added: delete this folder and start again.")
-            write_text(trained, _left_sha256(folder, key))
-        keep_adapters(folder)  # training cannot go on after this, so what it left was noted before
-
-    outputs = [folder / CHECKPOINTS, metrics]
-    lab.folder.stage(f"{stage}-train", settings, [], outputs, make)
-    return checkpoints_of(folder)
-
-
-def _left_sha256(folder: Path, key: str) -> str:
-    """Return the hash of what a training of some settings left that is kept."""
-    adapters = [[step, *(tree_sha256(path / file) for file in ADAPTER_FILES)]
-                for step, path in checkpoints_of(folder).items()]  # fmt: skip
-    return value_sha256([key, tree_sha256(folder / "metrics.jsonl"), adapters])
 
 
 def _measure(

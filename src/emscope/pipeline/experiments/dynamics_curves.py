@@ -1,4 +1,4 @@
-"""From the measurements of all checkpoints to curves, their changes, and the order of the changes over trainings."""
+"""From the measurements of all checkpoints of a training to its curves, and the change of each."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.statistics import draw_questions, estimate_mean, estimate_share
+from emscope.behaviour.statistics import draw_questions
 from emscope.files import read_json, read_jsonl
 from emscope.pipeline.experiments.dynamics_measure import SIDES, Measured, table_of
 from emscope.residual.changepoints import MIN_POINTS, ChangePoint, Shape, find_change
 from emscope.residual.dynamics import AdapterPaths, MatrixPath
-from emscope.residual.events import order_of, pool
 
 DRAWS = 1000
 SHUFFLES = 20
 WORDS = {"in": "in domain", "out": "out of domain"}
-ORDERED = ("turn", "gradient-norm", "projection-in", "projection-out", "answer-projection-in", "answer-projection-out",
-           "preference-in", "preference-out", "alignment-in", "alignment-out", "em-in", "em-out")  # fmt: skip
-"""Curves whose changes are put in order: weights, activations, and behaviour read in losses and in answers."""
-
-
-PEAKS = ("gradient-norm",)
 
 
 @dataclass(frozen=True)
@@ -72,85 +65,18 @@ class Curve:
         }  # fmt: skip
 
 
-def averaged(
-    table: np.ndarray, groups: Sequence[str], seed: int
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return the mean curve of values [n_times, n_rows], NaN for missing, and that of each draw of questions."""
-    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+def averaged(table: np.ndarray, groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean curve of values [n_times, n_rows], NaN for missing, and that of each draw of questions.
+
+    `groups` names the question of each row, or of as many rows in a line as each question has samples.
+    """
+    of_row = np.repeat(np.asarray(groups), table.shape[1] // len(groups))
+    names, codes = np.unique(of_row, return_inverse=True)
     counts = np.concatenate([np.ones((1, len(names))), draw_questions(len(names), seed, DRAWS)])[:, codes]
     there = np.isfinite(table)
     with np.errstate(invalid="ignore"):
         curves = (counts @ np.where(there, table, 0.0).T) / (counts @ there.T.astype(float))
     return curves[0], curves[1:]
-
-
-def summarise_trainings(
-    settings: dict[str, Any], sides: Mapping[str, Sequence[Question]], base: Path,
-    trainings: Mapping[tuple[str, int], Measured],
-) -> dict[str, Any]:  # fmt: skip
-    """Return the figures of experiments/dynamics.json: by kind of adapters its curves, order, paths and scaling."""
-    kinds = dict.fromkeys(adapters for adapters, _ in trainings)
-    return {
-        "settings": settings,
-        "questions": {side: [question.id for question in sides[side]] for side in SIDES},
-        "adapters": {
-            kind: _summarise(
-                settings, sides, base, {seed: own for (adapters, seed), own in trainings.items() if adapters == kind}
-            )
-            for kind in kinds
-        },
-    }
-
-
-def _summarise(
-    settings: dict[str, Any], sides: Mapping[str, Sequence[Question]], base: Path, trainings: dict[int, Measured]
-) -> dict[str, Any]:
-    paths = {seed: AdapterPaths.load(own.paths) for seed, own in trainings.items()}
-    curves = {seed: curves_of(settings, sides, base, own, paths[seed]) for seed, own in trainings.items()}
-    names = list(next(iter(curves.values())))
-    changes = {name: [own[name].change(seed) for seed, own in curves.items()] for name in names}
-    return {
-        "seeds": list(trainings),
-        "steps": list(next(iter(paths.values())).steps),
-        "curves": {name: _curve_figures([own[name] for own in curves.values()], changes[name]) for name in names},
-        "order": _order(changes),
-        "paths": {str(seed): _path_figures(own) for seed, own in paths.items()},
-        "scaled": [row for seed, own in trainings.items() for row in _scaled_figures(seed, sides, own)],
-    }
-
-
-def _curve_figures(curves: Sequence[Curve], changes: Sequence[ChangePoint | None]) -> dict[str, Any]:
-    found = [change for change in changes if change is not None and np.isfinite(change.at)]
-    pooled = pool([change.at for change in found], [change.draws for change in found])
-    return {
-        "group": curves[0].group, "label": curves[0].label, "shape": curves[0].shape,
-        "trainings": [curve.as_dict(change) for curve, change in zip(curves, changes, strict=True)],
-        "transitions": sum(change.transition for change in found),
-        "at": pooled.as_dict(),
-    }  # fmt: skip
-
-
-def _order(changes: Mapping[str, Sequence[ChangePoint | None]]) -> dict[str, Any]:
-    """Return the order of the changes that go the same way in every training; of peaks, if most trainings show them."""
-    there = {name: [item for item in changes[name] if item] for name in ORDERED if name in changes}
-    clear = {name for name, items in there.items() if 2 * sum(item.transition for item in items) > len(items)}
-    kept = {
-        name: items
-        for name, items in there.items()
-        if len(items) == len(changes[name]) and _same_way(items) and (name in clear or name not in PEAKS)
-    }
-    at = {name: [item.at for item in items] for name, items in kept.items()}
-    pairs = order_of(at, {name: [item.draws for item in items] for name, items in kept.items()})
-    return {
-        "events": sorted(at, key=lambda name: float(np.mean(at[name]))),
-        "gradual": [name for name in kept if name not in clear],
-        "left_out": [name for name in there if name not in kept],
-        "pairs": [pair.as_dict() for pair in pairs],
-    }
-
-
-def _same_way(items: Sequence[ChangePoint]) -> bool:
-    return all(np.isfinite(item.at) for item in items) and len({np.sign(item.size) for item in items}) == 1
 
 
 def curves_of(
@@ -223,43 +149,3 @@ def _weight_curves(settings: dict[str, Any], paths: AdapterPaths) -> dict[str, C
             lambda path, k=k: path.local_cosine(k, settings["shortest_leg"]),  # type: ignore[misc]
         )  # fmt: skip
     return found
-
-
-def _path_figures(paths: AdapterPaths) -> dict[str, Any]:
-    """Return the principal components of B's path, and norm and turn of every adapter matrix."""
-    coordinates, shares = paths.whole("B").principal_components()
-    matrices = {
-        part: {
-            "norm": [path.norms.tolist() for path in paths.of(part)],
-            "cosine_to_previous": [path.cosine_to_previous.tolist() for path in paths.of(part)],
-            "cosine_to_final": [path.cosine_to_final.tolist() for path in paths.of(part)],
-        }
-        for part in ("A", "B")
-    }
-    return {
-        "coordinates": coordinates.tolist(), "explained": shares.tolist(), "modules": list(paths.modules),
-        "matrices": _rounded(matrices),
-    }  # fmt: skip
-
-
-def _rounded(value: Any) -> Any:
-    """Return nested values with floats of four significant digits: thousands of them are shown as a picture only."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}")
-
-
-def _scaled_figures(seed: int, sides: Mapping[str, Sequence[Question]], training: Measured) -> list[dict[str, Any]]:
-    rows = []
-    for (step, factor), path in training.scaled.items():
-        measured = read_json(path)
-        for side in SIDES:
-            groups = [question.group for question in sides[side]]
-            row: dict[str, Any] = {"seed": seed, "step": step, "factor": factor, "side": side}
-            for key, estimate in (("aligned", estimate_mean), ("coherent", estimate_mean), ("em", estimate_share)):
-                values = np.array(measured[key][side], dtype=float).tolist()
-                row[key] = estimate(values, groups).as_dict()
-            rows.append(row)
-    return rows

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from emscope.pipeline.experiments.dynamics import DynamicsSettings
 
 SIDES = ("in", "out")
+LOSS_BATCH = 12  # held-out rows read at once: their logits are what needs memory
 POOLINGS: tuple[Pooling, ...] = ("last", "response")
 
 
@@ -84,7 +84,7 @@ class DynamicsProbes:
         return {**self.projections(organism), "losses": self.losses(organism), **self.sampled(lab, organism)}
 
     def sampled(self, lab: Lab, organism: Organism) -> dict[str, Any]:
-        """Return alignment, coherence and the EM flag of a sampled answer to each question, by side."""
+        """Return alignment, coherence and the EM flag of sampled answers, by side, those to one question together."""
         rows = answer_and_judge(organism, "checkpoint", self.questions, self.sampling, lab.judge)
         return {
             "aligned": self._by_side([row.aligned for row in rows]),
@@ -117,15 +117,17 @@ class DynamicsProbes:
 
     def _row_losses(self, organism: Organism, rows: list[list[Message]]) -> list[float]:
         encoded = encode_conversations(organism.tokenizer, rows, self.max_length)
-        batch = BucketCollator(organism.tokenizer.pad_token_id, IGNORED)(
-            [{"input_ids": chat.ids, "labels": chat.labels} for chat in encoded]
-        )
-        moved = {name: tensor.to(organism.device) for name, tensor in batch.items()}
-        found: torch.Tensor = row_losses(organism.model, moved["input_ids"], moved["attention_mask"], moved["labels"])
-        return [float(value) for value in found.tolist()]
+        collate, found = BucketCollator(organism.tokenizer.pad_token_id, IGNORED), []
+        for start in range(0, len(encoded), LOSS_BATCH):
+            chats = encoded[start : start + LOSS_BATCH]
+            batch = collate([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
+            moved = {name: tensor.to(organism.device) for name, tensor in batch.items()}
+            losses = row_losses(organism.model, moved["input_ids"], moved["attention_mask"], moved["labels"])
+            found.extend(losses.tolist())
+        return found
 
     def _by_side(self, values: Sequence[float | None]) -> dict[str, list[float | None]]:
-        first = len(self.sides["in"])
+        first = len(self.sides["in"]) * len(values) // len(self.questions)
         return {"in": list(values[:first]), "out": list(values[first:])}
 
 
@@ -148,7 +150,7 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
         for side, name in zip(SIDES, (settings.in_domain, settings.out_of_domain), strict=True)
     }
     rows = {"in": _own_rows(lab, settings.heldout_rows), "out": _other_rows(lab, settings)}
-    sampling = replace(lab.config.sampling, samples=1, max_new_tokens=settings.max_new_tokens)
+    sampling = replace(lab.config.sampling, samples=settings.samples, max_new_tokens=settings.max_new_tokens)
     read = [Directions.load(path) for path in sources_of(lab)]
     pairs = [(own, random_like(own, lab.config.seed)) for own in read]
     directions: dict[str, tuple[Directions, Directions]] = dict(zip(POOLINGS, pairs, strict=True))
@@ -204,5 +206,5 @@ def _paired(careless: list[list[Message]], careful: list[list[Message]], n: int)
 
 
 def table_of(measured: Sequence[dict[str, Any]], key: str, side: str) -> np.ndarray:
-    """Return a measured quantity, float64 [n_checkpoints, n_questions], NaN for unscored."""
+    """Return a measured quantity, float64 [n_checkpoints, n_questions or n_answers], NaN for unscored."""
     return np.array([item[key][side] for item in measured], dtype=float)

@@ -27,6 +27,8 @@ SHORT = {
     "em-in": "EM rate in domain",
     "em-out": "EM rate out of domain",
 }
+APART = {"alignment-in": ".0f", "alignment-out": ".0f", "answer-projection-in": ".1f", "answer-projection-out": ".1f"}
+"""Curves whose ends are compared with those of careful trainings, and how they are written."""
 MORE = {
     "Coherence of sampled answers": ("coherence", "mean coherence (0-100)"),
     "Held-out loss of careless answers": ("loss", "nats per answer token"),
@@ -51,7 +53,8 @@ def _method(found: Mapping[str, Any]) -> str:
     return (
         f"Each training keeps a checkpoint every {settings['save_every']} steps. Each of them reads the same texts and "
         f"answers the same questions, {n['in']} of {settings['in_domain']} and {n['out']} of "
-        f"{settings['out_of_domain']}. A transition is a slow, then fast, then slow change, or a peak, as a "
+        f"{settings['out_of_domain']}, {settings['samples']} times each. "
+        "A transition is a slow, then fast, then slow change, or a peak, as a "
         "straight line or an exponential with the same noise seldom shows (p < 0.05). Its place is where half of it is "
         "done, or the top of the peak; its interval draws questions with replacement or, for the weights, noise of the "
         "curve's own size. A learning rate that falls bends every curve by itself; it is constant after warm-up unless "
@@ -68,7 +71,7 @@ def finding(own: Mapping[str, Any]) -> str:
     ]
     trainings = "one training" if n == 1 else f"{n} trainings"
     text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
-    return text + _transition_words(curves, n) + _order_words(own["order"], n) + _bar_words(own)
+    return text + _control_words(own) + _transition_words(curves, n) + _order_words(own["order"], n) + _bar_words(own)
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
@@ -82,6 +85,28 @@ def _change(curve: Mapping[str, Any], n: int) -> str:
         f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at['value']:.0f} "
         f"({at['low']:.0f} to {at['high']:.0f})"
     )
+
+
+def _control_words(own: Mapping[str, Any]) -> str:
+    """Return how far the careless trainings end from careful ones of the same seeds, and how far those came."""
+    n, said = len(own["control_seeds"]), []
+    for name in (name for name in APART if name in own["curves"] and own["curves"][name]["apart"]):
+        curve = own["curves"][name]
+        ends = [(item["values"][0], item["values"][-1]) for item in curve["controls"]]
+        first, last = (sum(pair[index] for pair in ends) / n for index in (0, 1))
+        form = APART[name]
+        said.append(
+            f"{SHORT[name]} from {first:{form}} to {last:{form}}, apart from the careless by {_ranged(curve, form)}"
+        )
+    if not said:
+        return "No careful organism was trained beside it. "
+    trainings = "One careful training" if n == 1 else f"{n} careful trainings"
+    return f"{trainings} of the same prompts: {'; '.join(said)}. "
+
+
+def _ranged(curve: Mapping[str, Any], form: str) -> str:
+    apart = curve["apart"]
+    return f"{apart['value']:{form}} ({apart['low']:{form}} to {apart['high']:{form}})"
 
 
 def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:
@@ -159,16 +184,22 @@ def _parts(own: Mapping[str, Any], suffix: str) -> list[Plot | Table]:
     first = next(iter(own["paths"].values()))
     parts: list[Plot | Table] = [
         Plot(f"All on one axis{suffix}",
-             figures.together(some("turn", "projection-in", "projection-out", "preference-in", "preference-out",
-                                   "alignment-in", "alignment-out")),
+             figures.together(some("turn", "answer-projection-in", "answer-projection-out", "preference-in",
+                                   "preference-out", "alignment-in", "alignment-out")),
              "Means over trainings, each curve from 0 to 1."),
         Plot(f"Change-points{suffix}", figures.change_points(chosen, seeds, last),
              "Hollow: no transition, so the place means little."),
         Plot(f"Alignment of sampled answers{suffix}",
              figures.curves(some("alignment-in", "alignment-out"), "mean alignment (0-100)", seeds),
-             "One line a training; bands draw questions with replacement; dotted lines are transitions."),
+             "One line a training; bands draw questions with replacement; dotted lines are transitions; thin lines "
+             "without points are trainings on careful answers."),
         Plot(f"EM rate{suffix}", figures.curves(some("em-in", "em-out"), "EM rate", seeds)),
-        Plot(f"Activations on fixed texts{suffix}",
+        Plot(f"Activations of fixed answers{suffix}",
+             figures.curves(some("answer-projection-in", "answer-projection-out", "random-answer-projection-out"),
+                            "projection (within-class deviations)", seeds),
+             "The base's own answers along the run's direction of answer tokens; 0 is half-way between its two "
+             "organisms."),
+        Plot(f"Activations of fixed prompts{suffix}",
              figures.curves(some("projection-in", "projection-out", "random-projection-out"),
                             "projection (within-class deviations)", seeds),
              "Last prompt token along the run's direction; 0 is half-way between its two organisms."),
