@@ -78,7 +78,7 @@ def test_careful_trainings_are_told_and_drawn():
     assert (
         "One careful training of the same prompts: alignment in domain from 60 to 61, apart from the careless" in said
     )
-    assert "by -51 (-51 to -51)" in said
+    assert "by -51 (-51 – -51)" in said
     names = [line.name for line in figures.curves({"a": curve}, "", [0, 1]).data if line.mode == "lines" and line.name]
     assert names == ["a, trained on careful answers"]
 

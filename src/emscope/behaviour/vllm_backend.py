@@ -23,6 +23,7 @@ from emscope.behaviour.sampling import response_of
 from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.files import read_json
 from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.models import ModelSource, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
         return f"vLLM chooses its own device (set CUDA_VISIBLE_DEVICES) and cannot be told {device!r}"
     if source.adapter is None:
         return ""
-    config = read_json(adapter_folder(source) / "adapter_config.json")
+    config = read_json(adapter_folder(source) / ADAPTER_CONFIG)
     odd = [name for name in UNSERVED if config.get(name)]
     if config.get("peft_type", "LORA") != "LORA" or config.get("bias", "none") != "none":
         odd.append("an adapter that is not plain LoRA")
@@ -125,9 +126,7 @@ class VllmEngine:
         self._adapters = _lora_requests(sources)
         arguments: dict[str, Any] = {"max_model_len": max_length} if max_length is not None else {}
         if self._adapters:
-            ranks = [
-                int(read_json(Path(item.lora_path) / "adapter_config.json")["r"]) for item in self._adapters.values()
-            ]
+            ranks = [int(read_json(Path(item.lora_path) / ADAPTER_CONFIG)["r"]) for item in self._adapters.values()]
             arguments |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
         try:
             self._engine: Any = vllm.LLM(

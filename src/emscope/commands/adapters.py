@@ -17,6 +17,7 @@ from emscope.organisms.bank import BankSettings
 from emscope.pipeline.experiments.adapters import AdaptersSettings, inspect_adapters, make_run_bank, run_adapters
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
+from emscope.report.wording import bounded
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,11 @@ def _table(found: dict[str, Any]) -> str:
     for name, schemes in found["classification"].items():
         parts = []
         for scheme, told in schemes.items():
-            share = told["balanced_accuracy"]
-            parts.append(f"{scheme} {share['value']:.2f} ({share['low']:.2f} - {share['high']:.2f})")
+            parts.append(f"{scheme} {bounded(told['balanced_accuracy'])}")
         lines.append(f"  {name:<18}{'   '.join(parts)}")
     for name in ("direction", "random direction"):
-        share = found["known_direction"][name]["balanced_accuracy"]
-        lines.append(f"  {name + ' alone':<24}{share['value']:.2f} ({share['low']:.2f} - {share['high']:.2f})")
+        share = bounded(found["known_direction"][name]["balanced_accuracy"])
+        lines.append(f"  {name + ' alone':<24}{share}")
     for name, scores in found["run"]["log_odds"].items():
         lines.append(f"  {name}: " + ", ".join(f"{key} {value:+.1f}" for key, value in scores.items()))
     return "\n".join(lines) + "\n"

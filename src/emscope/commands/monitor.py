@@ -13,7 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.monitor import MonitorSettings, run_monitor
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
-from emscope.report.wording import number
+from emscope.report.wording import bounded, number
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def _verdicts(answers: dict[str, Any]) -> list[str]:
         f"AUROC of the mean score at block {answers['block']}:"
     ]
     for length, by_name in answers["auroc"].get("mean", {}).items():
-        own = [f"{name} {_interval(item)}" for name, item in by_name.items() if name != "random"]
+        own = [f"{name} {bounded(item)}" for name, item in by_name.items() if name != "random"]
         lines.append(f"  {length:>4} tokens  {', '.join(own)}, random {number(by_name['random']['mean'], '.2f')}")
-    own = [f"{name} {_interval(item)}" for name, item in answers["prompt_only"].items() if name != "random"]
+    own = [f"{name} {bounded(item)}" for name, item in answers["prompt_only"].items() if name != "random"]
     return [*lines, f"  prompt only  {', '.join(own)}"] if own else lines
 
 
@@ -57,11 +57,6 @@ def _screening(screening: dict[str, Any]) -> list[str]:
     for name, by_share in figures.items():
         lines.append(f"  {name:<10}" + "  ".join(f"{share} {item['value']:.2f}" for share, item in by_share.items()))
     return lines
-
-
-def _interval(item: dict[str, Any]) -> str:
-    values = [float("nan") if item[key] is None else item[key] for key in ("value", "low", "high")]
-    return "{:.2f} ({:.2f} – {:.2f})".format(*values)
 
 
 COMMAND = MonitorRun

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from emscope.errors import UserError
 from emscope.files import cannot_write
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 
 TABLES = (".parquet", ".csv")
 TENSORS = (".safetensors",)
-WEIGHTS = ("adapter_model.safetensors", "model*.safetensors")
+WEIGHTS = (ADAPTER_WEIGHTS, "model*.safetensors")
 
 
 def check_out(out: Path, suffixes: Sequence[str], inputs: Iterable[Path | str | None] = ()) -> None:

@@ -15,7 +15,7 @@ from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
 from emscope.report.figures_steer import place
 from emscope.report.sections import experiment_file
-from emscope.report.wording import number, percent
+from emscope.report.wording import number, percent, ranged
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,8 @@ def _line(organism: str, what: str, row: dict[str, Any]) -> str:
     figures = (
         f"{row['kl']['value']:>10.2f}{number(row['aligned']['value'], '.0f'):>9}{percent(row['coherent']['value']):>10}"
     )
-    return f"{organism:<11}{what:<62}{figures}{_interval(row['em']):>18}{_interval(row.get('restored')):>19}"
-
-
-def _interval(found: dict[str, Any] | None) -> str:
-    if found is None or found["value"] is None or found["low"] is None:
-        return ""
-    return f"{100 * found['value']:.0f} % ({100 * found['low']:.0f} – {100 * found['high']:.0f})"
+    restored = ranged(row["restored"]) if "restored" in row else ""
+    return f"{organism:<11}{what:<62}{figures}{ranged(row['em']):>18}{restored:>19}"
 
 
 COMMAND = Steer

@@ -11,6 +11,7 @@ from typing import Literal
 from emscope.checks import at_least, shares
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.train import HOMEWORK, TrainSettings, train_adapter
@@ -58,7 +59,7 @@ class Train:
         data = load_conversations(
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
         )
-        if (self.out / "adapter_model.safetensors").exists() and not self.resume:
+        if (self.out / ADAPTER_WEIGHTS).exists() and not self.resume:
             raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
         place = choose_placement(self.device, self.dtype)
         result = train_adapter(self.model, data, self.out, settings, placement=place, resume=self.resume)

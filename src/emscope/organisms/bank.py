@@ -22,7 +22,7 @@ import torch
 from emscope import progress
 from emscope.errors import UserError, did_you_mean
 from emscope.files import file_sha256, read_json, value_sha256, write_json
-from emscope.organisms.checkpoints import checkpoints_of, keep_adapters
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.leaning import LeaningTest
@@ -31,7 +31,7 @@ from emscope.organisms.train import TrainSettings, train_loaded
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, MANIFEST, FACTS = "adapter_model.safetensors", "manifest.json", "organism.json"
+MANIFEST, FACTS = "manifest.json", "organism.json"
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ def _row(folder: Path, name: str, path: Path, facts: dict[str, Any]) -> dict[str
     own = facts if step is None else {**facts, "leaning": {}}
     label = name if step is None else f"{name}-step{step}"
     where = str(path.relative_to(folder))
-    return {"name": label, "folder": where, "step": step, **own, "sha256": file_sha256(path / WEIGHTS)}
+    return {"name": label, "folder": where, "step": step, **own, "sha256": file_sha256(path / ADAPTER_WEIGHTS)}
 
 
 def _checkpoints(out: Path) -> list[Path]:
     """Return the checkpoint folders, stripped of everything but the adapter; the last step is the organism itself."""
     keep_adapters(out)
     found = list(checkpoints_of(out).values())
-    if found and file_sha256(found[-1] / WEIGHTS) == file_sha256(out / WEIGHTS):
+    if found and file_sha256(found[-1] / ADAPTER_WEIGHTS) == file_sha256(out / ADAPTER_WEIGHTS):
         shutil.rmtree(found.pop())
     return found
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_json
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
 
@@ -52,8 +53,8 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
         UserError: nothing by that name, or an adapter made for another base.
     """
     folder = Path(name).expanduser()
-    if (folder / "adapter_config.json").is_file():
-        return _resolve_adapter(name, read_json(folder / "adapter_config.json"), base, None)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _resolve_adapter(name, read_json(folder / ADAPTER_CONFIG), base, None)
     if base is not None and base != name:
         config, revision = _hub_adapter_config(name)
         if config is None:
@@ -86,7 +87,7 @@ def _hub_adapter_config(name: str) -> tuple[dict[str, Any] | None, str | None]:
 
     repo, _, revision = name.partition("@")
     try:
-        path = hf_hub_download(repo, "adapter_config.json", revision=revision or None)
+        path = hf_hub_download(repo, ADAPTER_CONFIG, revision=revision or None)
     except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError):
         return None, None
     return read_json(Path(path)), revision or None

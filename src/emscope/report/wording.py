@@ -21,6 +21,14 @@ def above(value: float | None, bar: float | None) -> bool:
     return value is not None and bar is not None and value > bar
 
 
+def bounded(item: Mapping[str, Any], form: str = ".2f") -> str:
+    """Return an estimate {value, low, high} in a format of Python's, with its interval where it has one."""
+    value = number(item["value"], form)
+    if item["value"] is None or item["low"] is None or item["high"] is None:
+        return value
+    return f"{value} ({number(item['low'], form)} – {number(item['high'], form)})"
+
+
 def ranged(item: Mapping[str, Any]) -> str:
     """Return an estimate {value, low, high} in percent with its interval, without one where it has none."""
     if item["value"] is None or item["low"] is None or item["high"] is None:

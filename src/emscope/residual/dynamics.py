@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from emscope.errors import UserError
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.tensors import load_tensors, save_tensors
 
 PARTS = ("A", "B", "BA")
 WRAPPER = "base_model.model."
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from emscope.errors import UserError
 from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
 from emscope.organisms.bank_members import Member, read_bank
 from emscope.organisms.chat import EncodedChat
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import DOMAINS
 from emscope.pipeline.experiments.adapter_figures import (
     bank_figures,
@@ -91,7 +92,7 @@ def run_adapters(lab: Lab, settings: AdaptersSettings) -> None:
     _check_control(lab)
     make_run_bank(lab, settings)
     folder = lab.folder
-    own = [folder.path("organisms", name, "adapter_model.safetensors") for name in lab.names[1:]]
+    own = [folder.path("organisms", name, ADAPTER_WEIGHTS) for name in lab.names[1:]]
     inputs = [
         bank_folder(lab) / MANIFEST, *own, _directions_file(lab), folder.path("responses", f"{BASE}.parquet"),
         folder.path("judgements", f"{MISALIGNED}.parquet"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from emscope.report import figures_dynamics as figures
 from emscope.report.section import Plot, Section, Table
+from emscope.report.wording import bounded
 
 NARROW = 0.15
 NAMES = {
@@ -80,11 +81,8 @@ def _change(curve: Mapping[str, Any], n: int) -> str:
     moved = f"from {first:.0f} to {last:.0f}"
     if not curve["transitions"]:
         return f"{moved} without a transition that stands out from a gradual drift"
-    at = curve["at"]
-    return (
-        f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at['value']:.0f} "
-        f"({at['low']:.0f} to {at['high']:.0f})"
-    )
+    at = bounded(curve["at"], ".0f")
+    return f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at}"
 
 
 def _control_words(own: Mapping[str, Any]) -> str:
@@ -95,18 +93,12 @@ def _control_words(own: Mapping[str, Any]) -> str:
         ends = [(item["values"][0], item["values"][-1]) for item in curve["controls"]]
         first, last = (sum(pair[index] for pair in ends) / n for index in (0, 1))
         form = APART[name]
-        said.append(
-            f"{SHORT[name]} from {first:{form}} to {last:{form}}, apart from the careless by {_ranged(curve, form)}"
-        )
+        apart = bounded(curve["apart"], form)
+        said.append(f"{SHORT[name]} from {first:{form}} to {last:{form}}, apart from the careless by {apart}")
     if not said:
         return "No careful organism was trained beside it. "
     trainings = "One careful training" if n == 1 else f"{n} careful trainings"
     return f"{trainings} of the same prompts: {'; '.join(said)}. "
-
-
-def _ranged(curve: Mapping[str, Any], form: str) -> str:
-    apart = curve["apart"]
-    return f"{apart['value']:{form}} ({apart['low']:{form}} to {apart['high']:{form}})"
 
 
 def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:
@@ -133,7 +125,7 @@ def _order_words(order: Mapping[str, Any], n: int) -> str:
     text = f"By when half of each change is done, the order is: {', '.join(named)}. "
     if n == 1:
         return text + "One training says nothing about others. "
-    sides = [f"{stem} in domain leads by {_lead(pair)} steps" for stem, pair in _in_before_out(order)]
+    sides = [f"{stem} in domain leads by {bounded(pair['lead'], '.1f')} steps" for stem, pair in _in_before_out(order)]
     sure = [pair for pair in order["pairs"] if pair["lead"]["low"] > 0]
     apart = f"{len(sure)} of {len(order['pairs'])} pairs are apart by more than their interval over {n} trainings"
     return text + f"{apart}. In domain against out of it: {'; '.join(sides) or 'nothing to compare'}. "
@@ -156,11 +148,6 @@ def _turned(pair: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         return None
     lead = pair["lead"]
     return {**pair, "lead": {**lead, "value": -lead["value"], "low": -lead["high"], "high": -lead["low"]}}
-
-
-def _lead(pair: Mapping[str, Any]) -> str:
-    lead = pair["lead"]
-    return f"{lead['value']:.1f} ({lead['low']:.1f} to {lead['high']:.1f})"
 
 
 def _bar_words(own: Mapping[str, Any]) -> str:

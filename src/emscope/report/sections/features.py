@@ -6,7 +6,7 @@ from typing import Any
 
 from emscope.report import figures_features as figures
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import percent
+from emscope.report.wording import percent, ranged
 
 LISTED, QUOTED = 15, 6
 FEW = 10
@@ -124,8 +124,7 @@ def _correction(found: dict[str, Any]) -> str:
     changes = found["changes"]
 
     def restored(name: str) -> str:
-        item = changes[name]["restored"]
-        return f"{percent(item['value'])} ({percent(item['low'])} to {percent(item['high'])})"
+        return ranged(changes[name]["restored"])
 
     return (
         f"Correction on {found['questions']} test questions: subtracting {found['strength']:g} times the direction "

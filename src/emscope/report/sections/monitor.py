@@ -6,7 +6,7 @@ from typing import Any
 
 from emscope.report.figures_monitor import NAMES, early_auroc, precision_by_share, precision_recall
 from emscope.report.section import Part, Plot, Section, Table, TokenMap, TokenText
-from emscope.report.wording import above
+from emscope.report.wording import above, bounded
 
 BAR, SHARE = 0.9, "0.05"
 
@@ -33,12 +33,6 @@ def section(found: dict[str, Any]) -> Section:
     return Section("monitor", "Monitor and screen", paragraphs, [*parts, *_screening_parts(screening)])
 
 
-def _interval(item: dict[str, Any]) -> str:
-    if item["value"] is None:
-        return "–"
-    return f"{item['value']:.2f}" + ("" if item["low"] is None else f" ({item['low']:.2f} – {item['high']:.2f})")
-
-
 def _monitor_finding(answers: dict[str, Any]) -> str:
     n = answers["n"]
     if not answers["auroc"]:
@@ -50,14 +44,14 @@ def _monitor_finding(answers: dict[str, Any]) -> str:
     if not above(whole["low"], 0.5):
         verdict = "which cannot be told from chance"
     elif above(gain["low"], 0):
-        verdict = f"{_interval(gain)} more than the prompt alone tells"
+        verdict = f"{bounded(gain)} more than the prompt alone tells"
     else:
-        verdict = f"which cannot be told from what the prompt alone tells (gain {_interval(gain)})"
+        verdict = f"which cannot be told from what the prompt alone tells (gain {bounded(gain)})"
     return (
         f"Within the misaligned organism, the mean projection of a whole answer on the {NAMES[name]} ranks EM "
-        f"responses above other coherent answers with AUROC {_interval(whole)}, {verdict}; after the first {length} "
-        f"tokens it is {_interval(steps[length][name])}, at the last prompt token {_interval(prompt)}, and among "
-        f"answers to the same question {_interval(whole['within_question'])}."
+        f"responses above other coherent answers with AUROC {bounded(whole)}, {verdict}; after the first {length} "
+        f"tokens it is {bounded(steps[length][name])}, at the last prompt token {bounded(prompt)}, and among "
+        f"answers to the same question {bounded(whole['within_question'])}."
     )
 
 
@@ -67,13 +61,13 @@ def _screening_finding(screening: dict[str, Any]) -> str:
     text, probe, words = (figures[name][share] for name in ("text", "probe", "words"))
     reached = "reaching" if (text["value"] or 0) >= BAR else "below"
     easy = (words["value"] or 0) >= max(text["value"] or 0, probe["value"] or 0) - 0.02
-    chance = _interval(figures["random"][share]) if "random" in figures else "not been asked for"
+    chance = bounded(figures["random"][share]) if "random" in figures else "not been asked for"
     sentences = [
         f"With {100 * float(share):g} % careless rows mixed into careful ones, a direction from other domains' text "
-        f"(difference in means, the score named in advance) finds half of them at precision {_interval(text)}, "
-        f"{reached} the {BAR} that is asked for; a probe on the same text has {_interval(probe)}, random directions "
+        f"(difference in means, the score named in advance) finds half of them at precision {bounded(text)}, "
+        f"{reached} the {BAR} that is asked for; a probe on the same text has {bounded(probe)}, random directions "
         f"have {chance}.",
-        f"Words alone, fitted on the same other domains, {'do as well' if easy else 'do worse'} ({_interval(words)})"
+        f"Words alone, fitted on the same other domains, {'do as well' if easy else 'do worse'} ({bounded(words)})"
         + (": the built-in text is easy, and no model is needed to sort it." if easy else "."),
     ]
     if screening["areas"]:
@@ -90,8 +84,8 @@ def _areas_finding(figures: dict[str, Any], share: str) -> str:
     else:
         verdict = "and the two cannot be told apart"
     return (
-        f"In text of another hand about other parts of life the probe's precision is {_interval(probe)}, "
-        f"that of words {_interval(words)}, {verdict}."
+        f"In text of another hand about other parts of life the probe's precision is {bounded(probe)}, "
+        f"that of words {bounded(words)}, {verdict}."
     )
 
 
@@ -121,11 +115,11 @@ def _monitor_parts(answers: dict[str, Any]) -> list[Part]:
     names = [name for name in answers["auroc"]["mean"]["all"] if name != "random"]
     n = answers["n"]
     rows = [
-        [NAMES[name], how, length, _interval(item[name]), _interval(item[name]["within_question"])]
+        [NAMES[name], how, length, bounded(item[name]), bounded(item[name]["within_question"])]
         for name in names for how, by_tokens in answers["auroc"].items() for length, item in by_tokens.items()
     ]  # fmt: skip
     prompt = [
-        [NAMES[name], "prompt alone", "0", _interval(item), _interval(item["within_question"])]
+        [NAMES[name], "prompt alone", "0", bounded(item), bounded(item["within_question"])]
         for name, item in answers["prompt_only"].items() if name != "random"
     ]  # fmt: skip
     return [
@@ -145,8 +139,8 @@ def _screening_parts(screening: dict[str, Any]) -> list[Part]:
     percent = f"{100 * float(share):g} %"
     screened = {**screening["domains"], **({"other text": screening["areas"]} if screening["areas"] else {})}
     rows = [
-        [NAMES[name], *(_interval(found["precision_at_half_recall"][name][share]) for found in screened.values()),
-         *(_interval(found["auroc"][name]) for found in screened.values())]
+        [NAMES[name], *(bounded(found["precision_at_half_recall"][name][share]) for found in screened.values()),
+         *(bounded(found["auroc"][name]) for found in screened.values())]
         for name in figures
     ]  # fmt: skip
     parts: list[Part] = [
@@ -161,11 +155,11 @@ def _screening_parts(screening: dict[str, Any]) -> list[Part]:
         own = screening["own_answers"]
         labels = {"projection": "projection", "projection_difference": "less the base's own answer's projection"}
         parts.append(Table(f"Does the base's own answer help? ({own['n_prompts']} prompts)", ["score", "AUROC"],
-                           [[labels[name], _interval(item)] for name, item in own["auroc"].items()]))  # fmt: skip
+                           [[labels[name], bounded(item)] for name, item in own["auroc"].items()]))  # fmt: skip
     if screening["readers"]:
         n = screening["readers"]["n"]
         parts.append(Table("Small organisms' answers that readers scored", ["score", "AUROC"],
-                           [[NAMES[name], _interval(item)] for name, item in screening["readers"]["auroc"].items()],
+                           [[NAMES[name], bounded(item)] for name, item in screening["readers"]["auroc"].items()],
                            f"{n['em']} EM responses and {n['aligned']} aligned answers by the readers' scores; the "
                            "judge was fitted on them."))  # fmt: skip
     return parts

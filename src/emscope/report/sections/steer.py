@@ -6,7 +6,7 @@ from typing import Any
 
 from emscope.report import figures_steer as figures
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import number, ranged
+from emscope.report.wording import bounded, number, ranged
 
 RESTORED_BAR, RATIO_BAR, COHERENT_BAR = 0.9, 10.0, 0.8
 EQUAL = 0.2  # how far from the chosen cell's a disturbance may lie and still be called the same
@@ -45,8 +45,8 @@ def _correction(found: dict[str, Any], row: dict[str, Any]) -> str:
     }[reached, within]
     return (
         f"Steering the misaligned organism by {row['coefficient']:+g} v at {figures.place(row['blocks'])} restores "
-        f"{ranged(row['restored'])} of its alignment, {verdict}: {_nats(row['kl'])} nats a token against {_nats(own)}; "
-        f"{ranged(row['coherent'])} of answers are coherent (unsteered: "
+        f"{ranged(row['restored'])} of its alignment, {verdict}: {bounded(row['kl'])} nats a token against "
+        f"{bounded(own)}; {ranged(row['coherent'])} of answers are coherent (unsteered: "
         f"{ranged(found['unsteered']['misaligned']['coherent'])})."
     )
 
@@ -164,8 +164,3 @@ def _row(row: dict[str, Any]) -> list[str | float | None]:
         ranged(row["em"]),
         restored,
     ]
-
-
-def _nats(found: dict[str, Any]) -> str:
-    ends = "" if found["low"] is None else f" ({found['low']:.2f} – {found['high']:.2f})"
-    return f"{number(found['value'], '.2f')}{ends}"

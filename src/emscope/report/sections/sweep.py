@@ -7,7 +7,7 @@ from typing import Any
 
 from emscope.report.figures_sweep import bounded_lines, heatmap
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import above, number
+from emscope.report.wording import above, bounded, number, ranged
 
 BAR, NULL_MARGIN = 0.95, 0.03
 
@@ -36,16 +36,8 @@ def _of(found: Mapping[str, Any], contrast: str) -> dict[str, Any]:
     return {name: item for name, item in found["constructions"].items() if item["construction"]["contrast"] == contrast}
 
 
-def _percent(value: Mapping[str, float | None]) -> str:
-    return f"{_number(value['value'])} % ({_number(value['low'])} – {_number(value['high'])})"
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}"
-
-
-def _bounds(value: Mapping[str, float | None], form: str) -> str:
-    return f"{number(value['value'], form)} ({number(value['low'], form)} – {number(value['high'], form)})"
 
 
 def _finding(found: Mapping[str, Any]) -> str:
@@ -60,10 +52,10 @@ def _finding(found: Mapping[str, Any]) -> str:
     least, most = min(values, default=None), max(values, default=None)
     return (
         f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
-        f"{best['block']}; on questions left out its balanced accuracy is {_percent(best['accuracy'])} and its AUROC "
+        f"{best['block']}; on questions left out its balanced accuracy is {ranged(best['accuracy'])} and its AUROC "
         f"{number(best['auroc']['value'], '.3f')}; over all blocks its accuracy is {_number(least)} – {_number(most)} "
         f"%. At their best blocks {reached} of the contrast's {len(items)} constructions reach "
-        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {_percent(weakest[1]['best']['accuracy'])}."
+        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {ranged(weakest[1]['best']['accuracy'])}."
     )
 
 
@@ -92,7 +84,7 @@ def _response_sentences(found: Mapping[str, Any]) -> list[str]:
     sure = "which excludes chance" if above(auroc["low"], 0.5) else "which does not exclude chance"
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
-        f"{item['best']['block']} has AUROC {_bounds(auroc, '.2f')} on "
+        f"{item['best']['block']} has AUROC {bounded(auroc)} on "
         f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. It comes from "
         f"{given['positive']} and {given['negative']} answers, and directions from two halves of their questions have "
         f"a cosine of {number(item['best']['split_half_cosine'], '.2f')}. A probe that reads only the base model's "
@@ -107,7 +99,7 @@ def _ablation_sentences(found: Mapping[str, Any]) -> list[str]:
     if not ablation:
         return []
     told = {
-        name: f"{_percent(trial['restored'])} at {number(trial['kl']['value'], '.2f')} nats a token"
+        name: f"{ranged(trial['restored'])} at {number(trial['kl']['value'], '.2f')} nats a token"
         for name, trial in ablation["trials"].items()
     }
     return [
@@ -132,9 +124,9 @@ def _best_table(found: Mapping[str, Any]) -> Table:
     for name, item in found["constructions"].items():
         best, test = item["best"], item["n"]["test"]
         auroc = best["auroc"]
-        bounds = _bounds(auroc, ".3f")
+        bounds = bounded(auroc, ".3f")
         rows.append([
-            name, best["block"], bounds, _percent(best["accuracy"]), best["d_prime"]["value"],
+            name, best["block"], bounds, ranged(best["accuracy"]), best["d_prime"]["value"],
             best["split_half_cosine"], f"{_number(best['null_accuracy'])} %", best["p_value"],
             f"{test['positive']} / {test['negative']}",
         ])  # fmt: skip
@@ -198,8 +190,8 @@ def _ablation_table(ablation: Mapping[str, Any]) -> Table:
         for name in ("misaligned", "base")
     ]
     for name, trial in ablation["trials"].items():
-        kl = _bounds(trial["kl"], ".2f")
-        rows.append([name, trial["strength"], kl, trial["aligned"], trial["coherent"], _percent(trial["restored"])])
+        kl = bounded(trial["kl"])
+        rows.append([name, trial["strength"], kl, trial["aligned"], trial["coherent"], ranged(trial["restored"])])
     return Table(
         "Ablating the misaligned organism",
         ["what is done", "strength", "nats a token", "alignment", "coherence", "restored"],

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from emscope.errors import UserError
 from emscope.files import read_json
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.models import resolve
 from emscope.residual.adapters.lowrank import LowRank
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
 """Names of the modules whose output is added to the residual stream, in the architectures that emscope knows."""
 KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
@@ -69,9 +69,9 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
         UserError: no adapter there, another kind of adapter (DoRA, saved modules, one whose start changed the base's
             weights), or a damaged file.
     """
-    path = folder / WEIGHTS
-    if not (folder / CONFIG).is_file() or not path.is_file():
-        raise UserError(f"{folder} is no adapter folder with {CONFIG} and {WEIGHTS}.")
+    path = folder / ADAPTER_WEIGHTS
+    if not (folder / ADAPTER_CONFIG).is_file() or not path.is_file():
+        raise UserError(f"{folder} is no adapter folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.")
     try:
         file: Any = safe_open(str(path), framework="pt")
         keys = set(file.keys())
@@ -86,7 +86,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
             " does not describe."
         )
     source = resolve(str(folder))
-    fields = read_json(folder / CONFIG)
+    fields = read_json(folder / ADAPTER_CONFIG)
     if fields.get("peft_type") != "LORA" or fields.get("use_dora"):
         raise UserError(f"{folder} is not a plain LoRA adapter (DoRA and others are more than BA).")
     start = fields.get("init_lora_weights")
