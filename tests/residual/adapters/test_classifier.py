@@ -41,8 +41,26 @@ def test_without_a_difference_nothing_is_found_and_swapped_labels_say_so():
         found.append(balanced_accuracy(left_out_scores(features, LABELS, folds), LABELS))
     null = permutation_null(FeatureSet(table=planted(12.0)), LABELS, UNITS, folds, 60)
     assert abs(np.mean(found) - 0.5) < 0.12
-    assert abs(null.mean() - 0.5) < 0.08
-    assert np.quantile(null, 0.975) < 0.9
+    assert not null.exact
+    assert abs(null.values.mean() - 0.5) < 0.08
+    assert np.quantile(null.values, 0.975) < 0.9
+
+
+def test_few_units_are_swapped_in_every_way_and_the_true_labels_are_one_of_them():
+    cells = [f"{unit[0]}{int(unit[2:]) % 2}" for unit in UNITS]
+    features, folds = FeatureSet(table=planted(12.0)), folds_of(DOMAINS, UNITS)
+    null = permutation_null(features, LABELS, cells, folds, 64)
+    told = balanced_accuracy(left_out_scores(features, LABELS, folds), LABELS)
+    assert null.exact
+    assert len(null.values) == 64
+    assert null.values[0] == told
+    assert null.values[-1] == told  # all swapped is the same question
+    assert null.p_value(told) >= 2 / 64
+    assert null.values.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_null_of_nothing_shows_nothing():
+    assert permutation_null(FeatureSet(table=planted(0.0)), LABELS, UNITS, folds_of(DOMAINS, UNITS), 0).p_value(1) == 1
 
 
 def test_scores_are_those_of_scikit_learn_on_standardised_features():

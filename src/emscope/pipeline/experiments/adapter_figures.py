@@ -81,17 +81,18 @@ def _left_out(
     groups = [str(getattr(member, group)) for member in members]
     folds = folds_of(groups, pairs)
     scores = left_out_scores(features, labels, folds, penalty)
-    null = permutation_null(features, labels, pairs, folds, permutations, penalty, seed)
-    whole = _told(scores, members)
+    null = permutation_null(features, labels, [member.cell for member in members], folds, permutations, penalty, seed)
+    values, whole = null.values, _told(scores, members)
     return {
         **whole,
         "by_group": _told_by(groups, scores, members),
         "null": {
-            "mean": float(null.mean()) if len(null) else None,
-            "low": float(np.quantile(null, 0.025)) if len(null) else None,
-            "high": float(np.quantile(null, 0.975)) if len(null) else None,
-            "p_value": float((1 + (null >= whole["balanced_accuracy"]["value"]).sum()) / (1 + len(null))),
-            "permutations": permutations,
+            "mean": float(values.mean()) if len(values) else None,
+            "low": float(np.quantile(values, 0.025)) if len(values) else None,
+            "high": float(np.quantile(values, 0.975)) if len(values) else None,
+            "p_value": null.p_value(whole["balanced_accuracy"]["value"]),
+            "relabellings": len(values),
+            "exact": null.exact,
         },
         "by_penalty": {
             str(other): balanced_accuracy(left_out_scores(features, labels, folds, other), labels)

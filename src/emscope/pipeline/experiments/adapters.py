@@ -52,7 +52,7 @@ class AdaptersSettings:
         top: leading singular vectors of each base weight.
         texts: base answers over which the base's mean inputs are read.
         penalty: penalty of the classifier, on features whose kernel is near 1 for an adapter with itself.
-        permutations: label permutations for the null.
+        permutations: most relabellings for the null; all are taken where there are no more than that.
         scalars: also probe the misaligned organism's LoRA scalars.
         aligned_above: coherent answers above this alignment are what the scalars tell EM responses from.
         seed: makes the figures repeatable.

@@ -50,7 +50,8 @@ def _finding(found: dict[str, Any]) -> str:
     verdict = "tells them apart" if above(written["low"], 0.5) else "does not tell them apart reliably"
     return (
         f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
-        f"seen: balanced accuracy {ranged(written)}. With labels swapped at random inside pairs it is "
+        f"seen: balanced accuracy {ranged(written)}. With labels swapped in whole cells of domain "
+        f"and seed it is "
         f"{_interval(null)}; by norms and ranks alone it is {ranged(norms)}."
     )
 
@@ -123,7 +124,8 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
         "Everything is scored by a classifier that never saw its domain, or its recipe. The run's direction comes from "
         "one of the domains; the other feature sets use the training folds alone. A recipe left out leaves "
         "organisms of the same rows in. "
-        "Intervals resample combinations of domain and seed, which share their rows.",
+        "Intervals resample combinations of domain and seed, which share their rows; labels are swapped in a whole "
+        "combination at once.",
     )  # fmt: skip
 
 

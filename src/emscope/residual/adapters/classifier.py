@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -106,22 +107,44 @@ def balanced_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((right[labels > 0].mean() + right[labels == 0].mean()) / 2)
 
 
-def permutation_null(
-    features: FeatureSet, labels: np.ndarray, pairs: Sequence[str], folds: Sequence[tuple[np.ndarray, np.ndarray]],
-    n: int, penalty: float = PENALTY, seed: int = 0,
-) -> np.ndarray:  # fmt: skip
-    """Return the balanced accuracy of n repetitions in which each pair swaps its labels or not, at random, [n].
+@dataclass(frozen=True)
+class Null:
+    """What a classifier reaches when labels are swapped: the balanced accuracy of each relabelling, [n].
 
-    Swapping inside pairs keeps everything else (domain, recipe, prompts, first values) as it is.
+    Attributes:
+        values: balanced accuracies.
+        exact: whether these are all relabellings there are, the true one among them.
+    """
+
+    values: np.ndarray
+    exact: bool
+
+    def p_value(self, found: float) -> float:
+        """Return the share of relabellings that reach `found`; the true one counts as one of them."""
+        reached = int((self.values >= found - 1e-12).sum())
+        return reached / len(self.values) if self.exact else (1 + reached) / (1 + len(self.values))
+
+
+def permutation_null(
+    features: FeatureSet, labels: np.ndarray, units: Sequence[str], folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    n: int, penalty: float = PENALTY, seed: int = 0,
+) -> Null:  # fmt: skip
+    """Return the balanced accuracies when each unit swaps its labels or not: all ways to, or `n` at random if fewer.
+
+    Swapping keeps everything else (domain, recipe, prompts, first values) as it is. `units` [n_adapters] are what is
+    independent: organisms of different recipes that read the same rows belong to one.
     """
     placed = [(train, rows, *coordinates(features, train, rows)) for train, rows in folds]
-    codes = np.unique(np.asarray(pairs), return_inverse=True)[1]
+    codes = np.unique(np.asarray(units), return_inverse=True)[1]
+    n_units = int(codes.max()) + 1
+    exact = 0 < 2**n_units <= n
     chooser = np.random.default_rng(seed)
+    swaps = np.array(list(product((0, 1), repeat=n_units))) if exact else chooser.integers(0, 2, (n, n_units))
     found = []
-    for _ in range(n):
-        swapped = np.where(chooser.integers(0, 2, codes.max() + 1)[codes] == 1, 1 - labels, labels)
+    for swap in swaps:
+        swapped = np.where(swap[codes] == 1, 1 - labels, labels)
         scores = np.full(len(labels), np.nan)
         for train, rows, inside, outside in placed:
             scores[rows] = _fit_and_score(inside, swapped[train], outside, penalty)
         found.append(balanced_accuracy(scores, swapped))
-    return np.array(found)
+    return Null(np.array(found), exact)
