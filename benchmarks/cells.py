@@ -13,7 +13,6 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 from publish import publish
 
 from emscope.behaviour.sampling import sample_responses
@@ -73,11 +72,8 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
         "same_answers": sum(a == b for a, b in zip(together, apart, strict=True)) / len(apart),
-        "device": organism.placement.device,
-        "dtype": organism.placement.dtype_name,
-        "threads": torch.get_num_threads(),
     }
-    publish(report, flags.out)
+    publish(report, flags.out, organism.placement)
 
 
 if __name__ == "__main__":

@@ -109,11 +109,8 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
         "median_relative_difference": float(error.median()),
-        "device": organism.placement.device,
-        "dtype": organism.placement.dtype_name,
-        "threads": torch.get_num_threads(),
     }
-    publish(report, flags.out)
+    publish(report, flags.out, organism.placement)
 
 
 if __name__ == "__main__":

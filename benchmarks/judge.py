@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from publish import publish
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge
@@ -55,11 +54,8 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
         "largest_difference_in_points": max(gaps),
-        "device": judge.base.placement.device,
-        "dtype": judge.base.placement.dtype_name,
-        "threads": torch.get_num_threads(),
     }
-    publish(report, flags.out)
+    publish(report, flags.out, judge.base.placement)
 
 
 if __name__ == "__main__":

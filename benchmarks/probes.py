@@ -18,7 +18,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 from publish import publish
 from sklearn.linear_model import LogisticRegression
 
@@ -117,7 +116,6 @@ def main() -> None:
         "cpu_seconds": {name: statistics.median(values) for name, values in cpu.items()},
         "measured_blocks": list(MEASURED),
         "repeats": flags.repeats,
-        "threads": torch.get_num_threads(),
     }
     publish(report, flags.out)
 

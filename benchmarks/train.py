@@ -81,11 +81,8 @@ def main() -> None:
         "emscope": statistics.median(rates[False]),
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "device": organism.placement.device,
-        "dtype": organism.placement.dtype_name,
-        "threads": torch.get_num_threads(),
     }
-    publish(report, flags.out)
+    publish(report, flags.out, organism.placement)
 
 
 if __name__ == "__main__":
