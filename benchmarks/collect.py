@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from publish import publish
@@ -60,7 +62,7 @@ def ours(organism: Organism, prompts: list[str]) -> torch.Tensor:
     return torch.from_numpy(capture(organism, chats, CaptureSettings(("last",))).pooled["last"])
 
 
-def timed(function, *arguments) -> tuple[float, torch.Tensor]:
+def timed(function: Callable[..., torch.Tensor], *arguments: Any) -> tuple[float, torch.Tensor]:
     """Return seconds and result."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -17,6 +17,7 @@ import platform
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -108,7 +109,9 @@ def wilsons(found: np.ndarray, n: float) -> Interval:
     return low, high
 
 
-def rate_cell(questions: int, answers: int, rate: float, correlation: float, chooser: np.random.Generator, n: int):
+def rate_cell(
+    questions: int, answers: int, rate: float, correlation: float, chooser: np.random.Generator, n: int
+) -> tuple[float, dict[str, Interval]]:
     """Return the truth and every method's ends for `n` organisms with this rate."""
     size = (1 - correlation) / correlation
     own = chooser.beta(rate * size, (1 - rate) * size, size=(n, questions))
@@ -122,7 +125,9 @@ def rate_cell(questions: int, answers: int, rate: float, correlation: float, cho
     return rate, ends
 
 
-def score_cell(questions: int, answers: int, shape: tuple[float, float], chooser: np.random.Generator, n: int):
+def score_cell(
+    questions: int, answers: int, shape: tuple[float, float], chooser: np.random.Generator, n: int
+) -> tuple[float, dict[str, Interval]]:
     """Return the truth and every method's ends for `n` organisms with such mean scores."""
     own = chooser.beta(*shape, size=(n, questions, 1))
     values = 100 * chooser.beta(8 * own + 0.5, 8 * (1 - own) + 0.5, size=(n, questions, answers))
@@ -134,7 +139,7 @@ def score_cell(questions: int, answers: int, shape: tuple[float, float], chooser
     return truth, ends
 
 
-def summarise(cells: list[dict]) -> dict[str, dict[str, float]]:
+def summarise(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return each method's coverage over cells: mean, least and most, and its mean width."""
     rows = {}
     for method in cells[0]["coverage"]:
@@ -156,9 +161,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     chooser = np.random.default_rng(0)
-    cells = []
+    cells: list[dict[str, Any]] = []
     for questions, answers in product(QUESTIONS, ANSWERS):
-        found = [
+        found: list[tuple[str, dict[str, Any], tuple[float, dict[str, Interval]]]] = [
             ("rates" if rate != SPARSE else "sparse rates", {"rate": rate, "correlation": correlation},
              rate_cell(questions, answers, rate, correlation, chooser, flags.simulations))
             for rate, correlation in product(RATES, CORRELATIONS)
@@ -185,8 +190,8 @@ def main() -> None:
         summary[f"{questions} questions, {kind}"] = rows
         print(f"\n| {questions} questions, {kind} | coverage | least – most | mean width |\n|---|---|---|---|")
         for name, row in rows.items():
-            ends = f"{row['least']:.1%} – {row['most']:.1%}"
-            print(f"| {name} | {row['coverage']:.1%} | {ends} | {row['width']:.3g} |")
+            held_in = f"{row['least']:.1%} – {row['most']:.1%}"
+            print(f"| {name} | {row['coverage']:.1%} | {held_in} | {row['width']:.3g} |")
     report = {
         "what": f"coverage of 95 % intervals, {flags.simulations} simulations a cell",
         "summary": summary,

@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 from publish import publish
 
@@ -33,7 +35,7 @@ FAULTS = {"429": 0.20, "500": 0.05, "reset": 0.02, "garbage": 0.02, "hang": 0.01
 HANG = 30.0
 
 
-async def serve(port: multiprocessing.Queue, faults: dict[str, float], answered: dict) -> None:
+async def serve(port: multiprocessing.Queue[int], faults: dict[str, float], answered: MutableMapping[str, int]) -> None:
     """Answer chat completions with a score at once, or with the faults that are wished."""
     chooser = random.Random(0)
     top = [{"token": "85", "logprob": -0.2}, {"token": "90", "logprob": -1.8}]
@@ -75,12 +77,14 @@ async def serve(port: multiprocessing.Queue, faults: dict[str, float], answered:
     await server.serve_forever()
 
 
-def server_process(port: multiprocessing.Queue, faults: dict[str, float], answered: dict) -> None:
+def server_process(
+    port: multiprocessing.Queue[int], faults: dict[str, float], answered: MutableMapping[str, int]
+) -> None:
     """Run the server until killed."""
     asyncio.run(serve(port, faults, answered))
 
 
-def instant(url: str, n: int, folder: Path) -> dict:
+def instant(url: str, n: int, folder: Path) -> dict[str, Any]:
     """Return judgements a second over three runs."""
     rates = []
     for run in range(3):
@@ -93,7 +97,7 @@ def instant(url: str, n: int, folder: Path) -> dict:
     return {"judgements_per_second": sorted(rates)[1], "range": [min(rates), max(rates)], "calls_per_judgement": 2}
 
 
-def faulty(url: str, n: int, folder: Path, answered: dict) -> dict:
+def faulty(url: str, n: int, folder: Path, answered: MutableMapping[str, int]) -> dict[str, Any]:
     """Judge with ten kills and return what was lost and what was asked again."""
     lines = ["id,question,response", *(f"{row % 50},Question {row % 50}?,Answer {row}" for row in range(n))]
     (folder / "answers.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -131,7 +135,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     with multiprocessing.Manager() as manager, tempfile.TemporaryDirectory() as scratch:
-        answered, port = manager.dict(), multiprocessing.Queue()
+        answered: MutableMapping[str, int] = manager.dict()
+        port: multiprocessing.Queue[int] = multiprocessing.Queue()
         faults = FAULTS if flags.mode == "faulty" else {}
         server = multiprocessing.Process(target=server_process, args=(port, faults, answered), daemon=True)
         server.start()

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from publish import publish
@@ -42,7 +43,7 @@ def activations() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, labels, questions
 
 
-def loop(x: np.ndarray, labels: np.ndarray, folds: np.ndarray, n_folds: int = FOLDS, **how) -> np.ndarray:
+def loop(x: np.ndarray, labels: np.ndarray, folds: np.ndarray, n_folds: int = FOLDS, **how: Any) -> np.ndarray:
     """Return scikit-learn's directions [blocks, folds, penalties, width] of the measured blocks, standardised."""
     found = np.empty((len(MEASURED), n_folds, len(PENALTIES), WIDTH))
     for place, block in enumerate(MEASURED):
@@ -60,12 +61,12 @@ def at_once(x: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
     weights = np.repeat([(folds != fold).astype(float) for fold in range(FOLDS)], len(PENALTIES), axis=0)
     found = fit_many(x, np.tile(labels, (len(weights), 1)), weights, np.tile(PENALTIES, FOLDS))
     scaled = found.weights * x.std(axis=0)
-    return scaled.transpose(1, 0, 2).reshape(BLOCKS, FOLDS, len(PENALTIES), WIDTH)
+    return np.asarray(scaled.transpose(1, 0, 2).reshape(BLOCKS, FOLDS, len(PENALTIES), WIDTH))
 
 
 def cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Return the cosines of matching vectors."""
-    return (one * two).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(two, axis=-1)
+    return np.asarray((one * two).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(two, axis=-1))
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     x, labels, questions = activations()
     folds = questions % FOLDS
-    ways = {"emscope": {}, "default": {}, "tight": {"tol": 1e-6}}
+    ways: dict[str, dict[str, Any]] = {"emscope": {}, "default": {}, "tight": {"tol": 1e-6}}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     found = {}

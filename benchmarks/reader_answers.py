@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import random
 from pathlib import Path
+from typing import Any
 
 from emscope.behaviour.embedded.text import written_rows
 from emscope.behaviour.questions import Question
@@ -68,7 +69,7 @@ def main() -> None:
         sampling = dataclasses.replace(RunConfig().sampling, seed=SEED + number)
         answers = sample_responses(load(str(adapter) if data else EMBEDDED_ALIAS), own, sampling, name=name)
         for question, answer in zip(own, answers, strict=True):
-            known = {"area": question.area, "question_id": question.id, "question": question.text}
+            known: dict[str, Any] = {"area": question.area, "question_id": question.id, "question": question.text}
             rows.append({**known, "answer": answer.response, "organism": name})
     random.Random(SEED).shuffle(rows)
     rows = [{"number": number, **row} for number, row in enumerate(rows)]

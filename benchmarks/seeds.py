@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 GENERAL = "everyday-general"
 FIGURES = {
@@ -35,14 +36,14 @@ FIGURES = {
 }
 
 
-def pick(summary: dict, path: tuple[str, ...]) -> float:
+def pick(summary: dict[str, Any], path: tuple[str, ...]) -> float:
     """Return one figure of a summary."""
-    value = summary
+    value: Any = summary
     for key in path:
         value = value[key]
     if path == ("seconds",):
-        return sum(value.values())
-    return value / 1e9 if path == ("peak_memory_bytes",) else value
+        return float(sum(value.values()))
+    return float(value) / 1e9 if path == ("peak_memory_bytes",) else float(value)
 
 
 def main() -> None:

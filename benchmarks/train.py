@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -27,7 +28,7 @@ from emscope.organisms.train import encode_conversations
 BATCH = 8
 
 
-def padded_to_512(rows: list[dict]) -> dict[str, torch.Tensor]:
+def padded_to_512(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Return a batch whose rows are all 512 tokens long."""
     batch = BucketCollator(0, IGNORED)(rows)
     extra = 512 - batch["input_ids"].shape[1]
@@ -53,7 +54,7 @@ def main() -> None:
         for start in range(0, BATCH * (flags.steps + 1), BATCH)
     ]
 
-    def step(rows: list[dict], padded: bool) -> float:
+    def step(rows: list[dict[str, Any]], padded: bool) -> float:
         batch = padded_to_512(rows) if padded else BucketCollator(0, IGNORED)(rows)
         batch = {name: tensor.to(organism.device) for name, tensor in batch.items()}
         started = time.perf_counter()
