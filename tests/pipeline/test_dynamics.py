@@ -7,6 +7,9 @@ import pytest
 
 from emscope.commands.main import run_command
 from emscope.errors import UserError
+from emscope.organisms.chat import messages_of
+from emscope.organisms.datasets import load_domain
+from emscope.pipeline.experiments import dynamics_measure
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics, train_settings
 from emscope.pipeline.experiments.opening import open_run
 
@@ -76,6 +79,13 @@ def test_every_sampled_answer_is_kept_and_questions_are_what_is_drawn(folder):
     assert [len(step["projection-last"][side]) for side in ("in", "out")] == [4, 4]
 
 
+def test_held_out_rows_of_one_topic_are_drawn_together():
+    built_in = [load_domain("medical")[row] for row in (0, 1, -1)]
+    rows = [messages_of(pair.prompt, pair.careless) for pair in built_in]
+    topics = dynamics_measure._topics([*rows, messages_of("My own prompt", "and answer")])
+    assert topics == [*(f"medical {pair.topic}" for pair in built_in), "row 3"]
+
+
 def test_a_careful_organism_is_trained_beside_the_first_seed(folder, found):
     whole = found["adapters"]["all"]
     assert whole["control_seeds"] == [0]
@@ -135,7 +145,8 @@ def test_the_report_has_the_section(folder):
         ({"in_domain": "everyday-medical"}, "no test questions of 'everyday-medical'"),
         ({"other_domains": ("law",)}, "no built-in domain 'law'"),
         ({"seeds": ()}, "at least one seed"),
-        ({"samples": 0}, "at least one seed, kind of adapters and sample"),
+        ({"samples": 0}, "samples must be 1 or more, not 0"),
+        ({"control_seeds": -1}, "control_seeds must be 0 or more, not -1"),
     ],
 )
 def test_settings_that_leave_nothing_to_measure_are_refused(folder, changes, message):

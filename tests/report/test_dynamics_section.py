@@ -75,10 +75,8 @@ def test_careful_trainings_are_told_and_drawn():
     own = {**own_figures(step), "control_seeds": [0]}
     own["curves"]["alignment-in"] = curve
     said = finding(own)
-    assert (
-        "One careful training of the same prompts: alignment in domain from 60 to 61, apart from the careless" in said
-    )
-    assert "by -51 (-51 – -51)" in said
+    assert "One training on the control's data, intervals of questions alone: alignment in domain from 60 to 61" in said
+    assert "careless minus careful -51 (-51 – -51) at the end" in said
     names = [line.name for line in figures.curves({"a": curve}, "", [0, 1]).data if line.mode == "lines" and line.name]
     assert names == ["a, trained on careful answers"]
 

@@ -56,7 +56,24 @@ def test_few_units_are_swapped_in_every_way_and_the_true_labels_are_one_of_them(
     assert null.values[0] == told
     assert null.values[-1] == told  # all swapped is the same question
     assert null.p_value(told) >= 2 / 64
-    assert null.values.mean() == pytest.approx(0.5, abs=0.02)
+    assert len(null.wrong) == 62
+    assert null.wrong.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_swapped_cells_are_found_again_where_other_recipes_read_the_same_rows():
+    """Each cell has a signal of its own: a recipe left out is told by it under any labels, a domain left out is not."""
+    chooser = np.random.default_rng(0)
+    members = [(cell, recipe, kind) for cell in range(6) for recipe in "vwxyz" for kind in (1, 0)]
+    cells, recipes, labels = (np.array(column) for column in zip(*members, strict=True))
+    own = chooser.standard_normal((6, 200))
+    rows = own[cells] * (2 * labels - 1)[:, None] + 0.3 * chooser.standard_normal((len(members), 200))
+    units, names = [f"{cell}{recipe}" for cell, recipe, _ in members], [str(cell) for cell in cells]
+    nulls = {
+        scheme: permutation_null(FeatureSet(table=rows), labels, names, folds_of(groups, units), 64)
+        for scheme, groups in (("domain", [str(cell // 2) for cell in cells]), ("recipe", list(recipes)))
+    }
+    assert nulls["recipe"].wrong.mean() > 0.95
+    assert abs(nulls["domain"].wrong.mean() - 0.5) < 0.1
 
 
 def test_a_null_of_nothing_shows_nothing():

@@ -82,16 +82,16 @@ def _left_out(
     folds = folds_of(groups, pairs)
     scores = left_out_scores(features, labels, folds, penalty)
     null = permutation_null(features, labels, [member.cell for member in members], folds, permutations, penalty, seed)
-    values, whole = null.values, _told(scores, members)
+    wrong, whole = null.wrong, _told(scores, members)
     return {
         **whole,
         "by_group": _told_by(groups, scores, members),
         "null": {
-            "mean": float(values.mean()) if len(values) else None,
-            "low": float(np.quantile(values, 0.025)) if len(values) else None,
-            "high": float(np.quantile(values, 0.975)) if len(values) else None,
+            "mean": float(wrong.mean()) if len(wrong) else None,
+            "low": float(np.quantile(wrong, 0.025)) if len(wrong) else None,
+            "high": float(np.quantile(wrong, 0.975)) if len(wrong) else None,
             "p_value": null.p_value(whole["balanced_accuracy"]["value"]),
-            "relabellings": len(values),
+            "relabellings": len(null.values),
             "exact": null.exact,
         },
         "by_penalty": {

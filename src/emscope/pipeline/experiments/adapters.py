@@ -12,6 +12,7 @@ import numpy as np
 from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import COHERENT_ABOVE, is_em
 from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
 from emscope.organisms.bank_members import Member, read_bank
@@ -90,6 +91,7 @@ def make_run_bank(lab: Lab, settings: AdaptersSettings, minutes: float = 0) -> i
 def run_adapters(lab: Lab, settings: AdaptersSettings) -> None:
     """Make what is missing of the bank, then tell its organisms apart; figures in experiments/adapters.json."""
     _check_control(lab)
+    at_least(0, permutations=settings.permutations)
     make_run_bank(lab, settings)
     folder = lab.folder
     own = [folder.path("organisms", name, ADAPTER_WEIGHTS) for name in lab.names[1:]]

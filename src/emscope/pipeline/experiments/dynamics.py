@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -84,8 +85,12 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     """
     if (Path(lab.config.misaligned_data) / ADAPTER_CONFIG).is_file():
         raise UserError("This run took an adapter that was trained elsewhere: dynamics needs the training data.")
-    if not (settings.seeds and settings.adapters and settings.save_every > 0 and settings.samples > 0):
-        raise UserError("Dynamics needs at least one seed, kind of adapters and sample, and a positive --save-every.")
+    if not (settings.seeds and settings.adapters):
+        raise UserError("Dynamics needs at least one seed and one kind of adapters.")
+    at_least(1, samples=settings.samples, questions=settings.questions, save_every=settings.save_every)
+    at_least(
+        0, heldout_rows=settings.heldout_rows, control_seeds=settings.control_seeds, scaled_seeds=settings.scaled_seeds
+    )
     probes = make_probes(lab, settings)
     base = _measure(lab, probes, f"dynamics-{BASE}", lab.folder.path("experiments", "dynamics", "base.json"), None)
     found: dict[tuple[str, int], Measured] = {
@@ -99,7 +104,7 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
         for seed in _controlled(lab, settings)
     }
     inputs = [base, *(path for training in (found | controls).values() for path in training.files)]
-    summarise = partial(summarise_trainings, asdict(settings), probes.sides, base, found, controls)
+    summarise = partial(summarise_trainings, asdict(settings), probes, base, found, controls)
     experiment_stage(lab, "dynamics", settings, inputs, summarise)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import draw_questions
 from emscope.files import read_json, read_jsonl
-from emscope.pipeline.experiments.dynamics_measure import SIDES, Measured, table_of
+from emscope.pipeline.experiments.dynamics_measure import SIDES, DynamicsProbes, Measured, table_of
 from emscope.residual.changepoints import MIN_POINTS, ChangePoint, Shape, find_change
 from emscope.residual.dynamics import AdapterPaths, MatrixPath
 
@@ -68,7 +67,7 @@ class Curve:
 def averaged(table: np.ndarray, groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean curve of values [n_times, n_rows], NaN for missing, and that of each draw of questions.
 
-    `groups` names the question of each row, or of as many rows in a line as each question has samples.
+    `groups` names the question or topic of each row, or of as many rows in a line as each question has samples.
     """
     of_row = np.repeat(np.asarray(groups), table.shape[1] // len(groups))
     names, codes = np.unique(of_row, return_inverse=True)
@@ -80,8 +79,7 @@ def averaged(table: np.ndarray, groups: Sequence[str], seed: int) -> tuple[np.nd
 
 
 def curves_of(
-    settings: dict[str, Any], sides: Mapping[str, Sequence[Question]], base: Path, training: Measured,
-    paths: AdapterPaths,
+    settings: dict[str, Any], probes: DynamicsProbes, base: Path, training: Measured, paths: AdapterPaths
 ) -> dict[str, Curve]:  # fmt: skip
     """Return every curve of one training by name."""
     measured = [read_json(base), *(read_json(path) for path in training.steps.values())]
@@ -93,7 +91,7 @@ def curves_of(
         np.array([row["grad_norm"] for row in rows], dtype=float),
     )  # fmt: skip
     for side in SIDES:
-        groups = [question.group for question in sides[side]]
+        groups = [question.group for question in probes.sides[side]]
         for name, group, key, label in (
             ("projection", "activations", "projection-last", "projection, last prompt token (deviations)"),
             ("answer-projection", "activations", "projection-response", "projection, fixed answers (deviations)"),
@@ -105,17 +103,18 @@ def curves_of(
         ):
             values, draws = averaged(table_of(measured, key, side), groups, seed=SIDES.index(side))
             found[f"{name}-{side}"] = Curve(group, f"{label}, {WORDS[side]}", "step", times, values, draws)
-        found |= _loss_curves(measured, side, times)
+        found |= _loss_curves(measured, side, times, probes.topics[side])
     return found
 
 
-def _loss_curves(measured: Sequence[dict[str, Any]], side: str, times: np.ndarray) -> dict[str, Curve]:
+def _loss_curves(
+    measured: Sequence[dict[str, Any]], side: str, times: np.ndarray, topics: Sequence[str]
+) -> dict[str, Curve]:
     """Return the held-out loss, and how much better careless answers are predicted than careful ones."""
     losses = {
         kind: np.array([item["losses"][side][kind] for item in measured], dtype=float)
         for kind in ("careless", "careful")
     }
-    groups = [str(number) for number in range(losses["careless"].shape[1])]
     tables = {"loss": (losses["careless"], "held-out loss of careless answers (nats per token)")}
     if losses["careful"].size:
         label = "preference for careless answers (nats per token)"
@@ -123,7 +122,7 @@ def _loss_curves(measured: Sequence[dict[str, Any]], side: str, times: np.ndarra
     found = {}
     for name, (table, label) in tables.items():
         if table.size:
-            values, draws = averaged(table, groups, seed=SIDES.index(side))
+            values, draws = averaged(table, topics, seed=SIDES.index(side))
             found[f"{name}-{side}"] = Curve("behaviour", f"{label}, {WORDS[side]}", "step", times, values, draws)
     return found
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import estimate_mean, estimate_share
 from emscope.behaviour.statistics.estimates import Estimate
 from emscope.files import read_json
 from emscope.pipeline.experiments.dynamics_curves import Curve, curves_of
-from emscope.pipeline.experiments.dynamics_measure import SIDES, Measured
+from emscope.pipeline.experiments.dynamics_measure import SIDES, DynamicsProbes, Measured
 from emscope.residual.changepoints import ChangePoint
 from emscope.residual.dynamics import AdapterPaths
 from emscope.residual.events import order_of, pool
@@ -27,8 +26,8 @@ PEAKS = ("gradient-norm",)
 
 
 def summarise_trainings(
-    settings: dict[str, Any], sides: Mapping[str, Sequence[Question]], base: Path,
-    trainings: Mapping[tuple[str, int], Measured], controls: Mapping[tuple[str, int], Measured],
+    settings: dict[str, Any], probes: DynamicsProbes, base: Path, trainings: Mapping[tuple[str, int], Measured],
+    controls: Mapping[tuple[str, int], Measured],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the figures of experiments/dynamics.json: by kind of adapters its curves, order, paths and scaling."""
 
@@ -37,20 +36,20 @@ def summarise_trainings(
 
     return {
         "settings": settings,
-        "questions": {side: [question.id for question in sides[side]] for side in SIDES},
+        "questions": {side: [question.id for question in probes.sides[side]] for side in SIDES},
         "adapters": {
-            kind: _summarise(settings, sides, base, of(trainings, kind), of(controls, kind))
+            kind: _summarise(settings, probes, base, of(trainings, kind), of(controls, kind))
             for kind in dict.fromkeys(adapters for adapters, _ in trainings)
         },
     }
 
 
 def _summarise(
-    settings: dict[str, Any], sides: Mapping[str, Sequence[Question]], base: Path, trainings: Mapping[int, Measured],
+    settings: dict[str, Any], probes: DynamicsProbes, base: Path, trainings: Mapping[int, Measured],
     controls: Mapping[int, Measured],
 ) -> dict[str, Any]:  # fmt: skip
     def read(measured: Mapping[int, Measured]) -> dict[int, dict[str, Curve]]:
-        return {seed: curves_of(settings, sides, base, own, AdapterPaths.load(own.paths))
+        return {seed: curves_of(settings, probes, base, own, AdapterPaths.load(own.paths))
                 for seed, own in measured.items()}  # fmt: skip
 
     curves, careful = read(trainings), read(controls)
@@ -68,7 +67,7 @@ def _summarise(
         },
         "order": _order(changes),
         "paths": {str(seed): _path_figures(own) for seed, own in paths.items()},
-        "scaled": [row for seed, own in trainings.items() for row in _scaled_figures(seed, sides, own)],
+        "scaled": [row for seed, own in trainings.items() for row in _scaled_figures(seed, probes, own)],
     }
 
 
@@ -154,12 +153,12 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}")
 
 
-def _scaled_figures(seed: int, sides: Mapping[str, Sequence[Question]], training: Measured) -> list[dict[str, Any]]:
+def _scaled_figures(seed: int, probes: DynamicsProbes, training: Measured) -> list[dict[str, Any]]:
     rows = []
     for (step, factor), path in training.scaled.items():
         measured = read_json(path)
         for side in SIDES:
-            questions = [question.group for question in sides[side]]
+            questions = [question.group for question in probes.sides[side]]
             row: dict[str, Any] = {"seed": seed, "step": step, "factor": factor, "side": side}
             for key, estimate in (("aligned", estimate_mean), ("coherent", estimate_mean), ("em", estimate_share)):
                 values = np.array(measured[key][side], dtype=float).tolist()

@@ -22,7 +22,7 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.answer_loss import row_losses
 from emscope.organisms.chat import IGNORED, Message
 from emscope.organisms.collate import BucketCollator
-from emscope.organisms.datasets import DOMAINS, load_conversations
+from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.models import Organism
 from emscope.organisms.train import encode_conversations
 from emscope.pipeline.lab import Lab
@@ -60,15 +60,17 @@ class DynamicsProbes:
         sides: questions in domain and out of it.
         texts: the base model's answer to each question, on which activations are read.
         rows: held-out conversations by side and by kind, careless and careful answers to the same prompts.
+        topics: the topic of each of these prompts, by side; rows of one topic are drawn together.
         directions: by token position, the run's direction and a random one of the same norm.
         sampling: how answers are sampled.
         max_length: longest conversation in tokens.
-        key: hash of all of these but the directions.
+        key: hash of all of these but the topics and directions.
     """
 
     sides: dict[str, list[Question]]
     texts: dict[str, str]
     rows: dict[str, dict[str, list[list[Message]]]]
+    topics: dict[str, list[str]]
     directions: dict[str, tuple[Directions, Directions]]
     sampling: SamplingSettings
     max_length: int
@@ -156,7 +158,8 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
     directions: dict[str, tuple[Directions, Directions]] = dict(zip(POOLINGS, pairs, strict=True))
     asked = [[asdict(question), texts[question.id]] for side in SIDES for question in sides[side]]
     key = value_sha256([asked, rows, asdict(sampling), lab.config.train.max_length, lab.judge_fingerprint])
-    return DynamicsProbes(sides, texts, rows, directions, sampling, lab.config.train.max_length, key)
+    topics = {side: _topics(kinds["careless"]) for side, kinds in rows.items()}
+    return DynamicsProbes(sides, texts, rows, topics, directions, sampling, lab.config.train.max_length, key)
 
 
 def _questions(lab: Lab, name: str, texts: dict[str, str], n: int) -> list[Question]:
@@ -192,6 +195,12 @@ def _other_rows(lab: Lab, settings: DynamicsSettings) -> dict[str, list[list[Mes
     }
     parts = [_paired(careless, careful, share) for careless, careful in heldout.values()]
     return {kind: [row for part in parts for row in part[kind]] for kind in ("careless", "careful")}
+
+
+def _topics(rows: list[list[Message]]) -> list[str]:
+    """Return the topic of each built-in row; any other row is one of its own."""
+    known = {pair.prompt: f"{pair.domain} {pair.topic}" for domain in DOMAINS for pair in load_domain(domain)}
+    return [known.get(row[-2]["content"], f"row {number}") for number, row in enumerate(rows)]
 
 
 def _paired(careless: list[list[Message]], careful: list[list[Message]], n: int) -> dict[str, list[list[Message]]]:

@@ -28,6 +28,10 @@ def open_run(folder: Path) -> Lab:
     return Lab(config, RunFolder(folder, config))
 
 
+FIGURES = {"adapters": 2, "dynamics": 2}
+"""By experiment, raised when figures are made otherwise of the same files, so that old ones are made again."""
+
+
 def experiment_stage(
     lab: Lab, name: str, settings: Any, inputs: Sequence[Path], find: Callable[[], dict[str, Any]],
     others: Sequence[Path] = (),
@@ -40,6 +44,8 @@ def experiment_stage(
     out = experiment_file(lab.folder.folder, name)
     parts = {"train": lab.train_questions, "dev": lab.dev_questions, "test": lab.test_questions}
     split = {part: [question.id for question in questions] for part, questions in parts.items()}
-    whole = {"experiment": asdict(settings), "questions": split}
+    whole: dict[str, Any] = {"experiment": asdict(settings), "questions": split}
+    if name in FIGURES:
+        whole["figures"] = FIGURES[name]
     lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, find()))
     report_stage(lab)

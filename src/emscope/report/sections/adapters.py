@@ -125,7 +125,8 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
         "one of the domains; the other feature sets use the training folds alone. A recipe left out leaves "
         "organisms of the same rows in. "
         "Intervals resample combinations of domain and seed, which share their rows; labels are swapped in a whole "
-        "combination at once.",
+        "combination at once. With a recipe left out the swapped labels are found again, as the same rows are in the "
+        "training folds: that scheme says that rows are known by another recipe, not that carelessness is.",
     )  # fmt: skip
 
 

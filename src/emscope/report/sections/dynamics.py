@@ -7,7 +7,7 @@ from typing import Any
 
 from emscope.report import figures_dynamics as figures
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import bounded
+from emscope.report.wording import bounded, number
 
 NARROW = 0.15
 NAMES = {
@@ -76,29 +76,35 @@ def finding(own: Mapping[str, Any]) -> str:
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
-    ends = [(training["values"][0], training["values"][-1]) for training in curve["trainings"]]
-    first, last = (sum(pair[index] for pair in ends) / len(ends) for index in (0, 1))
-    moved = f"from {first:.0f} to {last:.0f}"
+    moved = _moved(curve["trainings"], ".0f")
     if not curve["transitions"]:
         return f"{moved} without a transition that stands out from a gradual drift"
     at = bounded(curve["at"], ".0f")
     return f"{moved}, as a transition in {curve['transitions']} of {n}, half of it done at step {at}"
 
 
+def _moved(trainings: Sequence[Mapping[str, Any]], form: str) -> str:
+    """Return the first and the last value of a curve, each the mean over trainings."""
+    first, last = (_mean([training["values"][place] for training in trainings]) for place in (0, -1))
+    return f"from {number(first, form)} to {number(last, form)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
 def _control_words(own: Mapping[str, Any]) -> str:
-    """Return how far the careless trainings end from careful ones of the same seeds, and how far those came."""
+    """Return where trainings on the control's data end, and how far from there the careless of these seeds do."""
     n, said = len(own["control_seeds"]), []
     for name in (name for name in APART if name in own["curves"] and own["curves"][name]["apart"]):
-        curve = own["curves"][name]
-        ends = [(item["values"][0], item["values"][-1]) for item in curve["controls"]]
-        first, last = (sum(pair[index] for pair in ends) / n for index in (0, 1))
-        form = APART[name]
-        apart = bounded(curve["apart"], form)
-        said.append(f"{SHORT[name]} from {first:{form}} to {last:{form}}, apart from the careless by {apart}")
+        curve, form = own["curves"][name], APART[name]
+        apart = bounded(curve["apart"], form.replace(".", "+."))
+        said.append(f"{SHORT[name]} {_moved(curve['controls'], form)}, careless minus careful {apart} at the end")
     if not said:
         return "No careful organism was trained beside it. "
-    trainings = "One careful training" if n == 1 else f"{n} careful trainings"
-    return f"{trainings} of the same prompts: {'; '.join(said)}. "
+    trainings = "One training" if n == 1 else f"{n} trainings"
+    return f"{trainings} on the control's data, intervals of questions alone: {'; '.join(said)}. "
 
 
 def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:

@@ -112,12 +112,17 @@ class Null:
     """What a classifier reaches when labels are swapped: the balanced accuracy of each relabelling, [n].
 
     Attributes:
-        values: balanced accuracies.
+        values: balanced accuracies; of all relabellings the first is the true one and the last its opposite.
         exact: whether these are all relabellings there are, the true one among them.
     """
 
     values: np.ndarray
     exact: bool
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """The relabellings that are neither the true one nor its opposite, as far as that is known."""
+        return self.values[1:-1] if self.exact else self.values
 
     def p_value(self, found: float) -> float:
         """Return the share of relabellings that reach `found`; the true one counts as one of them."""
