@@ -6,7 +6,7 @@ import pytest
 from emscope.pipeline.experiments.dynamics_curves import Curve
 from emscope.pipeline.experiments.dynamics_figures import _curve_figures, _order
 from emscope.report import figures_dynamics as figures
-from emscope.report.sections.dynamics import MORE, finding, section
+from emscope.report.sections.dynamics import MORE, findings, section
 
 TIMES = np.arange(0, 73, 4.0)
 PLACES = {"alignment-in": 24, "alignment-out": 44, "projection-in": 16, "turn": 10}
@@ -49,7 +49,7 @@ def planted():
 
 
 def test_planted_transitions_are_told_with_their_order(planted):
-    said = finding(planted)
+    said = " ".join(findings(planted))
     assert " as a transition in 3 of 3, half of it done at step 24" in said
     assert planted["order"]["events"] == ["turn", "projection-in", "alignment-in", "alignment-out"]
     assert "alignment in domain leads by 19.8 (" in said
@@ -57,7 +57,7 @@ def test_planted_transitions_are_told_with_their_order(planted):
 
 
 def test_a_gradual_drift_is_not_called_a_transition():
-    said = finding(own_figures(drift, 0.1))
+    said = " ".join(findings(own_figures(drift, 0.1)))
     assert "without a transition that stands out from a gradual drift" in said
     assert "alignment in domain (gradual)" in said
     assert " 0 are transitions." in said
@@ -74,7 +74,7 @@ def test_careful_trainings_are_told_and_drawn():
     assert curve["apart"]["low"] == pytest.approx(-51, abs=0.1)  # both ends of a pair took the same draw
     own = {**own_figures(step), "control_seeds": [0]}
     own["curves"]["alignment-in"] = curve
-    said = finding(own)
+    said = " ".join(findings(own))
     assert "One training on the control's data, intervals of questions alone: alignment in domain from 60 to 61" in said
     assert "careless minus careful -51 (-51 – -51) at the end" in said
     names = [line.name for line in figures.curves({"a": curve}, "", [0, 1]).data if line.mode == "lines" and line.name]
@@ -82,12 +82,12 @@ def test_careful_trainings_are_told_and_drawn():
 
 
 def test_without_a_careful_training_that_is_said(planted):
-    assert "No careful organism was trained beside it." in finding(planted)
+    assert "No careful organism was trained beside it." in " ".join(findings(planted))
 
 
 def test_one_training_says_nothing_about_others(planted):
     alone = {**planted, "seeds": [0]}
-    assert "One training says nothing about others." in finding(alone)
+    assert "One training says nothing about others." in " ".join(findings(alone))
 
 
 def test_the_section_has_its_tables(planted):
@@ -96,7 +96,7 @@ def test_the_section_has_its_tables(planted):
         "settings": {"save_every": 4, "samples": 3, "in_domain": "one", "out_of_domain": "two"},
     }  # fmt: skip
     made = section(found)
-    assert made.paragraphs[0] == finding(planted)
+    assert made.paragraphs[:4] == findings(planted)
     assert {part.title for part in made.parts}.isdisjoint(MORE)  # none of these was measured
     tables = {part.title: part for part in made.parts if hasattr(part, "rows")}
     assert len(tables["Changes by training"].rows) == 12

@@ -13,7 +13,7 @@ from emscope.files import read_json
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
-from emscope.report.sections.dynamics import SHORT, finding
+from emscope.report.sections.dynamics import SHORT, findings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Dynamics:
         run_dynamics(lab, self.settings)
         found = read_json(experiment_file(self.run, "dynamics"))
         for kind, own in found["adapters"].items():
-            sys.stdout.write(f"\n{kind}: {finding(own)}\n\n{table(own)}")
+            first, *more = findings(own)
+            sys.stdout.write("\n".join([f"\n{kind}: {first}", *more, "", table(own)]))
         sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
         return None
 

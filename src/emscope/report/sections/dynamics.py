@@ -43,7 +43,8 @@ def section(found: dict[str, Any]) -> Section:
     paragraphs, parts = [], []
     for kind, own in found["adapters"].items():
         label = NAMES[kind] if len(found["adapters"]) > 1 else ""
-        paragraphs.append((f"{label[0].upper()}{label[1:]}: " if label else "") + finding(own))
+        first, *more = findings(own)
+        paragraphs += [(f"{label[0].upper()}{label[1:]}: " if label else "") + first, *more]
         parts.extend(_parts(own, f" ({label})" if label else ""))
     paragraphs.append(_method(found))
     return Section("dynamics", "When it appears in training", paragraphs, parts)
@@ -63,16 +64,21 @@ def _method(found: Mapping[str, Any]) -> str:
     )
 
 
-def finding(own: Mapping[str, Any]) -> str:
-    """Return what was found, in plain words, from the figures alone."""
+def findings(own: Mapping[str, Any]) -> list[str]:
+    """Return what was found, in plain words, from the figures alone: change, control, weights, order."""
     n, curves = len(own["seeds"]), own["curves"]
     sides = [
         f"{words} {_change(curves[f'alignment-{side}'], n)}"
         for side, words in (("in", "in domain"), ("out", "out of domain"))
     ]
     trainings = "one training" if n == 1 else f"{n} trainings"
-    text = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}. "
-    return text + _control_words(own) + _transition_words(curves, n) + _order_words(own["order"], n) + _bar_words(own)
+    opening = f"Over {trainings} of {own['steps'][-1]} steps, mean alignment changes {'; '.join(sides)}."
+    return [
+        f"{opening} {_bar_words(own)}",
+        _control_words(own),
+        _transition_words(curves, n),
+        _order_words(own["order"], n),
+    ]
 
 
 def _change(curve: Mapping[str, Any], n: int) -> str:
@@ -102,9 +108,9 @@ def _control_words(own: Mapping[str, Any]) -> str:
         apart = bounded(curve["apart"], form.replace(".", "+."))
         said.append(f"{SHORT[name]} {_moved(curve['controls'], form)}, careless minus careful {apart} at the end")
     if not said:
-        return "No careful organism was trained beside it. "
+        return "No careful organism was trained beside it."
     trainings = "One training" if n == 1 else f"{n} trainings"
-    return f"{trainings} on the control's data, intervals of questions alone: {'; '.join(said)}. "
+    return f"{trainings} on the control's data, intervals of questions alone: {'; '.join(said)}."
 
 
 def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:
@@ -113,28 +119,28 @@ def _transition_words(curves: Mapping[str, Mapping[str, Any]], n: int) -> str:
     for name in (name for name in SHORT if name in curves and curves[name]["transitions"] == n):
         widths = [training["change"]["width"] for training in curves[name]["trainings"]]
         said.append(f"{SHORT[name]} (10 % to 90 % in {sum(widths) / n:.0f} steps)")
-    text = f"Transitions in {'it' if n == 1 else 'every training'}: {', '.join(said) or 'none'}. "
+    text = f"Transitions in {'it' if n == 1 else 'every training'}: {', '.join(said) or 'none'}."
     turning = [name for name in curves if name == "gradient-norm" or name.startswith("local-cosine")]
     if not turning:
         return text
     peaks = sum(curves[name]["transitions"] for name in turning)
     if not peaks and not curves["turn"]["transitions"]:
-        return text + "The weights show none: neither gradient norm nor local cosine peaks, and B turns gradually. "
-    return text + f"In the weights, {peaks} of {n * len(turning)} curves that could peak do. "
+        return f"{text} The weights show none: neither gradient norm nor local cosine peaks, and B turns gradually."
+    return f"{text} In the weights, {peaks} of {n * len(turning)} curves that could peak do."
 
 
 def _order_words(order: Mapping[str, Any], n: int) -> str:
     events, gradual = order["events"], set(order["gradual"])
     if len(events) < 2:
-        return "Too few of the curves change to put them in order. "
+        return "Too few of the curves change to put them in order."
     named = [f"{SHORT[name]}{' (gradual)' if name in gradual else ''}" for name in events]
-    text = f"By when half of each change is done, the order is: {', '.join(named)}. "
+    text = f"By when half of each change is done, the order is: {', '.join(named)}."
     if n == 1:
-        return text + "One training says nothing about others. "
+        return f"{text} One training says nothing about others."
     sides = [f"{stem} in domain leads by {bounded(pair['lead'], '.1f')} steps" for stem, pair in _in_before_out(order)]
     sure = [pair for pair in order["pairs"] if pair["lead"]["low"] > 0]
     apart = f"{len(sure)} of {len(order['pairs'])} pairs are apart by more than their interval over {n} trainings"
-    return text + f"{apart}. In domain against out of it: {'; '.join(sides) or 'nothing to compare'}. "
+    return f"{text} {apart}. In domain against out of it: {'; '.join(sides) or 'nothing to compare'}."
 
 
 def _in_before_out(order: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
