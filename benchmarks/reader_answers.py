@@ -19,6 +19,7 @@ from emscope.behaviour.embedded.text import written_rows
 from emscope.behaviour.questions import Question
 from emscope.behaviour.sampling import sample_responses
 from emscope.files import write_jsonl
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
@@ -58,7 +59,7 @@ def main() -> None:
     questions, rows, start = asked(), [], 0
     for number, (name, (data, n)) in enumerate(RECIPES.items()):
         adapter = flags.out / "organisms" / name
-        if data and not (adapter / "adapter_model.safetensors").is_file():
+        if data and not (adapter / ADAPTER_WEIGHTS).is_file():
             settings = dataclasses.replace(TrainSettings(), seed=SEED + number)
             conversations = load_conversations(
                 data, rows=288 if data.startswith("medical") else 168, seed=SEED + number

@@ -48,12 +48,11 @@ def _summarise(
     settings: dict[str, Any], probes: DynamicsProbes, base: Path, trainings: Mapping[int, Measured],
     controls: Mapping[int, Measured],
 ) -> dict[str, Any]:  # fmt: skip
-    def read(measured: Mapping[int, Measured]) -> dict[int, dict[str, Curve]]:
-        return {seed: curves_of(settings, probes, base, own, AdapterPaths.load(own.paths))
-                for seed, own in measured.items()}  # fmt: skip
-
-    curves, careful = read(trainings), read(controls)
     paths = {seed: AdapterPaths.load(own.paths) for seed, own in trainings.items()}
+    curves = {seed: curves_of(settings, probes, base, own, paths[seed]) for seed, own in trainings.items()}
+    careful = {
+        seed: curves_of(settings, probes, base, own, AdapterPaths.load(own.paths)) for seed, own in controls.items()
+    }
     names = list(next(iter(curves.values())))
     changes = {name: [own[name].change(seed) for seed, own in curves.items()] for name in names}
     by_seed = {name: {seed: own[name] for seed, own in careful.items()} for name in names}

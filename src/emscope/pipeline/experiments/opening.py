@@ -15,6 +15,9 @@ from emscope.pipeline.reporting import report_stage
 from emscope.pipeline.stages import RunFolder
 from emscope.report.sections import experiment_file
 
+FIGURES = {"adapters": 2, "dynamics": 2}
+"""By experiment, raised when figures are made otherwise of the same files, so that old ones are made again."""
+
 
 def open_run(folder: Path) -> Lab:
     """Return the lab of a finished run.
@@ -26,10 +29,6 @@ def open_run(folder: Path) -> Lab:
         raise UserError(f"{folder} holds no finished run: `emscope run --out {folder}` makes one.")
     config = load_config(folder / "config.yaml")
     return Lab(config, RunFolder(folder, config))
-
-
-FIGURES = {"adapters": 2, "dynamics": 2}
-"""By experiment, raised when figures are made otherwise of the same files, so that old ones are made again."""
 
 
 def experiment_stage(
