@@ -1,34 +1,36 @@
-"""Models by name: hub ids, folders, GGUF files, the embedded alias, and LoRA adapters on any of them."""
+"""Models in memory: a base with its tokenizer and perhaps an adapter, loaded by name and checked before it counts."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
-from emscope.errors import UserError, did_you_mean
-from emscope.files import read_json
-from emscope.organisms.checkpoints import ADAPTER_CONFIG
+from emscope.errors import UserError
+from emscope.organisms.attach import attach, logits_of, read_adapter
 from emscope.organisms.device import Placement, choose_placement
-from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
+from emscope.organisms.guard import (
+    AdapterVerdict,
+    adapter_key,
+    check_acts,
+    check_base,
+    check_ids,
+    effect_of,
+    keep,
+    merging_changes,
+    recall,
+)
+from emscope.organisms.sources import ModelSource, adapter_folder, resolve
+from emscope.organisms.weights import cannot_load, load_weights
+
+__all__ = ["ModelSource", "Organism", "load", "load_tokenizer", "resolve"]
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model's weights are: a base (hub id or folder, with a revision) and perhaps an adapter on it."""
-
-    name: str
-    base: str
-    location: str
-    revision: str | None = None
-    adapter: str | None = None
-    adapter_revision: str | None = None
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -46,66 +48,6 @@ class Organism:
         return torch.device(self.placement.device)
 
 
-def resolve(name: str, base: str | None = None) -> ModelSource:
-    """Find what a model name means; an adapter brings its own base unless `base` names one.
-
-    Raises:
-        UserError: nothing by that name, or an adapter made for another base.
-    """
-    folder = Path(name).expanduser()
-    if (folder / ADAPTER_CONFIG).is_file():
-        return _resolve_adapter(name, read_json(folder / ADAPTER_CONFIG), base, None)
-    if base is not None and base != name:
-        config, revision = _hub_adapter_config(name)
-        if config is None:
-            raise UserError(f"{name!r} is not a LoRA adapter, so it cannot be put on {base!r}: name it alone.")
-        return _resolve_adapter(name.split("@")[0], config, base, revision)
-    if name == EMBEDDED_ALIAS:
-        return ModelSource(name, name, str(embedded_model_folder()))
-    if folder.suffix == ".gguf":
-        if not folder.is_file():
-            raise UserError(f"There is no GGUF file {name}.")
-        return ModelSource(name, name, str(gguf_model_folder(folder)))
-    if (folder / "config.json").is_file():
-        return ModelSource(name, name, str(folder))
-    return _resolve_hub(name)
-
-
-def _resolve_adapter(name: str, config: dict[str, Any], base: str | None, revision: str | None) -> ModelSource:
-    made_for = str(config.get("base_model_name_or_path") or "")
-    if not made_for and base is None:
-        raise UserError(f"The adapter {name} does not say which base it is for: name it with --base.")
-    if base is not None and made_for and base != made_for and resolve(base).location != resolve(made_for).location:
-        raise UserError(f"The adapter {name} was trained on {made_for!r}, not on {base!r}: use its own base.")
-    found = resolve(base or made_for)
-    return ModelSource(name, found.base, found.location, found.revision, name, revision)
-
-
-def _hub_adapter_config(name: str) -> tuple[dict[str, Any] | None, str | None]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repo, _, revision = name.partition("@")
-    try:
-        path = hf_hub_download(repo, ADAPTER_CONFIG, revision=revision or None)
-    except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError):
-        return None, None
-    return read_json(Path(path)), revision or None
-
-
-def _resolve_hub(name: str) -> ModelSource:
-    repo, _, revision = name.partition("@")
-    if "/" not in repo or repo.startswith((".", "/", "~")):
-        raise UserError(
-            f"There is no model {name!r} here.{did_you_mean(name, [EMBEDDED_ALIAS])}"
-            " Otherwise name a hub id (owner/model), a folder, a .gguf file or an adapter folder."
-        )
-    config, adapter_revision = _hub_adapter_config(name)
-    if config is not None:
-        return _resolve_adapter(repo, config, None, adapter_revision)
-    return ModelSource(name, name, repo, revision or None)
-
-
 def load(
     name: str | ModelSource,
     *,
@@ -117,69 +59,157 @@ def load(
     """Load a model for reading and sampling; its adapter, if any, is merged into the weights unless `merge` is off.
 
     Merging makes every later forward pass as fast as the base's; the scale comes from PEFT (alpha/r, rsLoRA alpha/√r).
+    An adapter that does not give the same logits merged stays unmerged. Every load passes the guard (see `guard`).
 
     Raises:
-        UserError: the model or adapter cannot be found or does not fit.
+        UserError: the model or adapter cannot be found, does not fit, or is not what its files say.
     """
     source = resolve(name, base) if isinstance(name, str) else name
     place = placement or choose_placement()
-    model, tokenizer = _load_base(source, place, trust_remote_code)
+    model: Any = load_weights(source, place, trust_remote_code=trust_remote_code).to(place.device).eval()
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     if source.adapter is not None:
-        model = _attach(model, source, merge)
+        model = _with_adapter(model, tokenizer, source, place, merge, trust_remote_code)
     model = model.to(place.device).eval()
     model.requires_grad_(False)
+    rows = model.get_input_embeddings().weight.shape[0]
+    usable_pad(tokenizer, rows)
+    check_tokens(tokenizer, rows, source.name)
+    if not _is_wrapped(model):  # an unmerged adapter was compared with the base's own logits already
+        check_base(model, source, place, check_ids(tokenizer, rows))
     return Organism(source, model, tokenizer, place)
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """Load the tokenizer of a model's base."""
-    from transformers import AutoTokenizer
+def _with_adapter(
+    model: Any, tokenizer: Any, source: ModelSource, place: Placement, merge: bool, trust_remote_code: bool
+) -> Any:
+    """Return the model with its adapter: merged where that changes no logit, else as PEFT runs it."""
+    adapter = read_adapter(source)
+    quantised = bool(getattr(model, "is_quantized", False))
+    wrapped = attach(model, adapter).to(place.device).eval()
+    ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
+    key = adapter_key(adapter, place)
+    known = recall(key, model)
+    verdict = AdapterVerdict(**known) if known else None
+    if verdict is None:
+        with_adapter, without = effect_of(wrapped, ids)
+        acts = with_adapter.shape != without.shape or not torch.equal(with_adapter, without)
+        verdict = AdapterVerdict(acts)
+    check_acts(adapter, verdict.acts, place)
+    if not merge or quantised or verdict.merges is False:
+        if merge:
+            _say_unmerged(source, "its base is quantised" if quantised else "")
+        return wrapped
+    merged = _merged(wrapped, source)
+    if verdict.merges is None:
+        fits = merged is not None and not merging_changes(
+            with_adapter - without, logits_of(merged, ids) - with_adapter, place
+        )
+        verdict = AdapterVerdict(verdict.acts, fits)
+        keep(key, asdict(verdict), model)
+    if verdict.merges:
+        return merged
+    _say_unmerged(source, "")
+    fresh = load_weights(source, place, trust_remote_code=trust_remote_code).to(place.device).eval()
+    return attach(fresh, adapter)
 
-    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+
+def _say_unmerged(source: ModelSource, reason: str) -> None:
+    why = reason or "merging it would change what it does"
+    logger.info("The adapter %s runs unmerged, which is slower: %s.", source.adapter, why)
+
+
+def _merged(wrapped: Any, source: ModelSource) -> Any | None:
+    """Return the model with its adapter merged, None where PEFT cannot merge it."""
+    try:
+        return wrapped.merge_and_unload(safe_merge=True)
+    except Exception as error:  # PEFT raises many kinds for what it cannot merge
+        logger.debug("merging %s: %s", source.adapter, error)
+        return None
+
+
+def _is_wrapped(model: Any) -> bool:
+    return hasattr(model, "get_base_model")
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a model: the adapter's own where its folder has one, else its base's.
+
+    Raises:
+        UserError: it cannot be read, or is not a fast one.
+    """
+    tokenizer = _read_tokenizer(source, trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(
             f"{source.base} has no fast tokenizer, whose offsets emscope needs to tell answers from prompts."
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    usable_pad(tokenizer, len(tokenizer))
     return tokenizer
 
 
-def _load_base(source: ModelSource, place: Placement, trust_remote_code: bool) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        tokenizer = load_tokenizer(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            revision=source.revision,
-            dtype=place.dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
+def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
+    folder = adapter_folder(source) if source.adapter is not None else None
+    if folder is None or not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        tokenizer = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
+        template = folder / TEMPLATE_FILE if folder is not None else None
+        if template is not None and template.is_file():
+            logger.info("The adapter %s brings a chat template of its own: it is used.", source.adapter)
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
+        return tokenizer
+    tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code)
+    base = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
+    if not tokenizer.chat_template and base.chat_template:
+        tokenizer.chat_template = base.chat_template
+    differing = [
+        what
+        for what, differs in (
+            (f"{len(tokenizer) - len(base)} more tokens", len(tokenizer) != len(base)),
+            ("another chat template", tokenizer.chat_template != base.chat_template),
         )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"Cannot load the model {source.base!r}: {first}") from error
-    return model, tokenizer
+        if differs
+    ]
+    if differing:
+        words = " and ".join(differing)
+        logger.info("The adapter %s brings its own tokenizer, with %s: it is used.", source.adapter, words)
+    return tokenizer
 
 
-def _attach(model: nn.Module, source: ModelSource, merge: bool) -> nn.Module:
-    from peft import PeftModel
+def _tokenizer_from(source: ModelSource, location: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
 
     try:
-        wrapped: Any = PeftModel.from_pretrained(
-            model, str(source.adapter), revision=source.adapter_revision, use_safetensors=True
+        return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever is wrong here is in the files
+        raise cannot_load(source, error) from error
+
+
+def usable_pad(tokenizer: Any, rows: int) -> None:
+    """Give a tokenizer a padding token that an embedding of `rows` tokens has; padding is masked, so any will do."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < rows:
+        return
+    end = tokenizer.eos_token_id
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end if end is not None and end < rows else 0)
+
+
+def check_tokens(tokenizer: Any, rows: int, name: str) -> None:
+    """Refuse a tokenizer whose chat template writes tokens that the embedding of `rows` tokens does not have.
+
+    Raises:
+        UserError: with the tokens.
+    """
+    if not tokenizer.chat_template or len(tokenizer) <= rows:
+        return
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # a template that refuses these messages says so where it is used
+        logger.debug("%s: %s", name, error)
+        return
+    outside = sorted({token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token >= rows})
+    if outside:
+        words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in outside[:4])
         raise UserError(
-            f"The adapter {source.adapter} does not fit {source.base!r} or cannot be read: {first}"
-        ) from error
-    if not merge:
-        return cast("nn.Module", wrapped)
-    try:
-        return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))
-    except ValueError as error:
-        raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights.") from error
+            f"The chat template of {name} writes tokens that its embedding of {rows} tokens does not have ({words}): "
+            "the tokenizer is of another model."
+        )

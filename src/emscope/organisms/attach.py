@@ -1,0 +1,291 @@
+"""An adapter put on its base: every one of its tensors in its place, or a sentence that names those that have none.
+
+PEFT loads what fits and passes over the rest: an adapter whose names differ from the model's becomes nothing, and the
+organism measures as its base. So the names in the file are matched with the model's own, in both directions.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from emscope.errors import UserError
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emscope.organisms.sources import ModelSource, adapter_folder
+from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
+
+logger = logging.getLogger(__name__)
+
+NAME = "default"
+NO_PLACE = frozenset({*WRAPPERS, "base_model", "model", "language_model", "text_model", "transformer", "decoder"})
+"""Parts of a module's path that differ between the classes of one model and say nothing of the place in it."""
+
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.|$)")
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer)(\.|$)")
+PLAIN_WEIGHT = re.compile(r"\.(embed_tokens|wte|word_embeddings|embed_in|lm_head|embed_out)(\.base_layer)?\.weight$")
+UNSUPPORTED = {
+    "PROMPT_TUNING": "prompt tuning",
+    "MULTITASK_PROMPT_TUNING": "prompt tuning",
+    "PREFIX_TUNING": "prefix tuning",
+    "P_TUNING": "p-tuning",
+    "CPT": "context-aware prompt tuning",
+    "CARTRIDGE": "a cartridge",
+    "ADAPTION_PROMPT": "adaption prompts",
+    "XLORA": "X-LoRA",
+    "POLY": "Poly",
+}
+"""By peft_type: adapters that add tokens or choose by input, and so cannot be a change of the model's weights."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as it lies on disk.
+
+    Attributes:
+        source: where it came from.
+        folder: its local folder.
+        config: PEFT's configuration of it.
+        tensors: its weights by name, as PEFT saved them.
+    """
+
+    source: ModelSource
+    folder: Path
+    config: Any
+    tensors: dict[str, Tensor]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether its update is nothing: all of one factor is zero, as before the first step of training."""
+        last = [tensor for name, tensor in self.tensors.items() if _is_update(name)]
+        return bool(last) and not any(bool(tensor.any()) for tensor in last)
+
+    @property
+    def touches_embeddings(self) -> bool:
+        """Whether it changes the embedding or the head by an update of its own, not by a copy."""
+        return any(
+            ("lora_" in name or "trainable_tokens" in name) and (EMBEDDING.search(name) or HEAD.search(name))
+            for name in self.tensors
+        )
+
+
+def _is_update(name: str) -> bool:
+    """Say whether a tensor is the factor that starts at zero, or a whole weight."""
+    starts_random = ("lora_A", "lora_embedding_A", "lora_magnitude_vector", "base_layer", "vera_A", "oft_")
+    return not any(part in name for part in starts_random)
+
+
+def read_adapter(source: ModelSource) -> Adapter:
+    """Read an adapter's configuration and weights; nothing is unpickled and no code that it names is imported.
+
+    Raises:
+        UserError: of a kind that changes no weights, damaged, or without safetensors.
+    """
+    folder = adapter_folder(source)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"The adapter {source.adapter} cannot be read: it has no {ADAPTER_WEIGHTS} (pickled weights are not loaded)."
+        )
+    config = _read_config(source, folder)
+    try:
+        with safe_open(str(folder / ADAPTER_WEIGHTS), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{folder / ADAPTER_WEIGHTS} is damaged ({error}): fetch or save it again.") from error
+    broken = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+    if broken:
+        raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights ({listed(broken)}).")
+    if not tensors:
+        raise UserError(f"The adapter {source.adapter} holds no tensors.")
+    return Adapter(source, folder, config, tensors)
+
+
+def _read_config(source: ModelSource, folder: Path) -> Any:
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # whatever is wrong here is in the file
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read: {text[:200]}") from error
+    kind = getattr(config.peft_type, "value", str(config.peft_type))
+    if kind in UNSUPPORTED or getattr(config, "is_prompt_learning", False):
+        raise UserError(
+            f"The adapter {source.adapter} is {UNSUPPORTED.get(kind, kind)}, which changes no weights of the model: "
+            "emscope reads and samples models by their weights; use a LoRA adapter or a full fine-tune."
+        )
+    if getattr(config, "alora_invocation_tokens", None):
+        raise UserError(
+            f"The adapter {source.adapter} is an activated LoRA, which acts only after its invocation tokens: "
+            "emscope cannot apply it."
+        )
+    config.inference_mode = True
+    return config
+
+
+def attach(model: nn.Module, adapter: Adapter) -> Any:
+    """Put an adapter on a base in memory, unmerged, and return PEFT's model.
+
+    Where the names of its tensors are those of another class of the same model (multimodal or text only) or carry the
+    marks of a wrapper, they are mapped, if there is exactly one place for each.
+
+    Raises:
+        UserError: a tensor without a place, a place without a tensor, or sizes that differ.
+    """
+    _make_room(model, adapter)
+    wrapped, reason = _try_attach(model, adapter, adapter.config, adapter.tensors)
+    if wrapped is None:
+        mapped = _mapped_names(model, adapter)
+        if mapped is None:
+            raise UserError(_misfit(adapter, reason))
+        logger.info(
+            "The adapter %s names its tensors after another class of this model (%s): they are mapped.",
+            adapter.source.adapter,
+            next(iter(adapter.tensors)),
+        )
+        config = _config_for(model, adapter, mapped)
+        tensors = {mapped[name]: tensor for name, tensor in adapter.tensors.items() if name in mapped}
+        wrapped, reason = _try_attach(model, adapter, config, tensors)
+        if wrapped is None:
+            raise UserError(_misfit(adapter, reason))
+    wrapped.eval()
+    return wrapped
+
+
+def _misfit(adapter: Adapter, reason: str) -> str:
+    source = adapter.source
+    return (
+        f"The adapter {source.adapter} does not fit {source.base!r}: {reason}; name the model that it was trained on "
+        "with --base."
+    )
+
+
+def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[str, Tensor]) -> tuple[Any | None, str]:
+    """Return PEFT's model, or None and the reason; the base is then as it was."""
+    import copy
+
+    from peft import get_peft_model
+    from peft.utils import set_peft_model_state_dict
+
+    try:
+        wrapped: Any = get_peft_model(model, copy.deepcopy(config), adapter_name=NAME)
+    except Exception as error:  # PEFT raises many kinds, all of them about this configuration on this model
+        return None, _words(error)
+    try:
+        result = set_peft_model_state_dict(wrapped, tensors, adapter_name=NAME)
+    except Exception as error:  # sizes that differ, or tensors that its wrappers look for
+        wrapped.unload()
+        return None, _words(error)
+    missing = [name for name in result.missing_keys if f".{NAME}." in f"{name}." and "base_layer" not in name]
+    unused = [name.replace(f".{NAME}", "") for name in result.unexpected_keys if not UNUSED_PARTS.search(name)]
+    if missing or unused:
+        wrapped.unload()
+        parts = [f"its tensors {listed(unused)} have no place in the model"] if unused else []
+        parts += [f"it lacks the tensors {listed([name.replace(f'.{NAME}', '') for name in missing])}"] * bool(missing)
+        return None, " and ".join(parts)
+    return wrapped, ""
+
+
+def _words(error: BaseException) -> str:
+    """Return an error's text in one line, without what PyTorch puts before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Error(s) in loading") and len(lines) > 1:
+        lines = lines[1:]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+
+
+def _place(name: str) -> str:
+    """Return where in the model a tensor or module belongs, whichever class or wrapper its name is from."""
+    return ".".join(part for part in name.split(".") if part not in NO_PLACE)
+
+
+def _mapped_names(model: nn.Module, adapter: Adapter) -> dict[str, str] | None:
+    """Return the names that an adapter's tensors would have on this model; None where that is not clear."""
+    modules = {name: _place(name) for name, _ in model.named_modules() if name}
+    by_place: dict[str, list[str]] = {}
+    for name, place in modules.items():
+        by_place.setdefault(place, []).append(name)
+    mapped: dict[str, str] = {}
+    for name in adapter.tensors:
+        if UNUSED_PARTS.search(name):
+            continue
+        module, tail = _split(name)
+        found = by_place.get(_place(module), [])
+        if len(found) != 1:
+            return None
+        mapped[name] = f"base_model.model.{found[0]}.{tail}"
+    if not mapped or len(set(mapped.values())) < len(mapped) or all(old == new for old, new in mapped.items()):
+        return None
+    return mapped
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a tensor's name into the module that it changes and the rest (lora_A.weight)."""
+    match = re.search(r"\.(lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|trainable_tokens_|modules_to_save|base_layer)", name)
+    return (name[: match.start()], name[match.start() + 1 :]) if match else tuple(name.rsplit(".", 1))  # type: ignore[return-value]
+
+
+def _config_for(model: nn.Module, adapter: Adapter, mapped: dict[str, str]) -> Any:
+    """Return the adapter's configuration with the modules of the mapped names as its targets.
+
+    Raises:
+        UserError: ranks or alphas by pattern that would no longer find their modules.
+    """
+    import copy
+
+    config = copy.deepcopy(adapter.config)
+    patterns = [*(getattr(config, "rank_pattern", None) or {}), *(getattr(config, "alpha_pattern", None) or {})]
+    lost = [pattern for pattern in patterns if any(part in NO_PLACE for part in re.split(r"[.\\]+", pattern))]
+    if lost or getattr(config, "target_parameters", None):
+        raise UserError(_misfit(adapter, f"its settings name modules of another class of the model ({listed(lost)})"))
+    saved = {module for new in mapped.values() if not _is_tuned(new) for module in [_split(new)[0]]}
+    targets = {_split(new)[0].removeprefix("base_model.model.") for new in mapped.values() if _is_tuned(new)}
+    config.target_modules = targets
+    config.exclude_modules = None
+    if getattr(config, "layers_to_transform", None) is not None:
+        config.layers_to_transform, config.layers_pattern = None, None  # the names say which blocks
+    if getattr(config, "modules_to_save", None) and saved:
+        config.modules_to_save = sorted(name.removeprefix("base_model.model.") for name in saved)
+    return config
+
+
+def _is_tuned(name: str) -> bool:
+    return bool(re.search(r"\.(lora_|ia3_|hada_|lokr_|oft_|boft_|vera_)", name))
+
+
+def _make_room(model: Any, adapter: Adapter) -> None:
+    """Give the embedding as many rows as the adapter's own copy has, and untie a head that it changes alone."""
+    rows = {tensor.shape[0] for name, tensor in adapter.tensors.items() if PLAIN_WEIGHT.search(name)}
+    have = model.get_input_embeddings().weight.shape[0]
+    if len(rows) == 1 and rows != {have}:
+        logger.info("The adapter %s brings an embedding of %d tokens.", adapter.source.adapter, *rows)
+        model.resize_token_embeddings(rows.pop(), mean_resizing=False)
+    if adapter.touches_embeddings and not getattr(adapter.config, "ensure_weight_tying", False):
+        untie(model)
+
+
+def untie(model: Any) -> None:
+    """Give the head weights of its own where it shares the embedding's, so that a change of one is not one of both."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
+def acts_on_experts(adapter: Adapter) -> bool:
+    """Say whether an adapter changes experts, of which a short text may use none."""
+    return any("expert" in name for name in adapter.tensors) or bool(getattr(adapter.config, "target_parameters", None))
+
+
+def logits_of(model: Any, ids: Tensor) -> Tensor:
+    """Return a model's own next-token logits [tokens, vocabulary] of one text, float32."""
+    with torch.inference_mode():
+        return model(input_ids=ids).logits[0].float()  # type: ignore[no-any-return]

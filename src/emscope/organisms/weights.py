@@ -1,0 +1,225 @@
+"""A base model's weights, loaded whole or not at all: no tensor missing, none unused, none made up.
+
+transformers replaces a missing tensor by random numbers and reports it in a log line; here that report is read, and a
+model that is not what its files say is refused by the names of the tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from emscope.errors import UserError
+from emscope.organisms.device import Placement
+from emscope.organisms.sources import ModelSource
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch.compile, DDP, FSDP and activation checkpointing put into the names of tensors."""
+
+UNUSED_PARTS = re.compile(
+    r"(^|\.)(vision\w*|visual\w*|image_\w+|img_\w+|audio\w*|speech\w*|talker|code2wav|token2wav|multi_modal_projector|"
+    r"mm_projector|connector|aligner|mtp|mtp_\w+|nextn\w*)(\.|$)|(^|\.)rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|"
+    r"\.attention\.(masked_)?bias$|\.(k|v)_scale$"
+)
+"""Tensors that a text model does not need: other senses, heads that predict several tokens, constants."""
+
+PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed-tensors",
+    "quanto": "optimum-quanto",
+    "aqlm": "aqlm",
+    "hqq": "hqq",
+    "eetq": "eetq",
+    "vptq": "vptq",
+    "spqr": "spqr_quant",
+    "higgs": "flute-kernel",
+    "quark": "amd-quark",
+    "torchao": "torchao",
+    "fbgemm_fp8": "fbgemm-gpu",
+    "fp_quant": "fp_quant",
+    "auto-round": "auto-round",
+    "sinq": "sinq",
+    "mxfp4": "kernels",
+}
+"""By quant_method: the package that reads it."""
+
+SHOWN_NAMES = 4
+
+
+def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bool = False) -> nn.Module:
+    """Load a base model in evaluation order of trust: its configuration, the class for it, and every tensor.
+
+    Names that torch.compile, DDP or FSDP wrapped are mapped back where that leaves no tensor over.
+
+    Raises:
+        UserError: it cannot be read, needs a package that is not installed, is no decoder, or its tensors are not
+            those that its configuration asks for.
+    """
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    _check_kind(source, config)
+    _check_quantisation(source, config)
+    loader = _class_for(config)
+    arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": place.dtype, "use_safetensors": True}
+    model, report = _from_pretrained(loader, source, arguments)
+    if report.faulty and _wrapped(report.unused):
+        pattern = rf"(^|\.)({'|'.join(WRAPPERS)})\."
+        logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
+        model, report = _from_pretrained(loader, source, {**arguments, "key_mapping": {pattern: r"\1"}})
+    _check_report(source, report)
+    return model
+
+
+def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
+    """Return a model's configuration.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # whatever is wrong here is in the files
+        raise cannot_load(source, error) from error
+
+
+def cannot_load(source: ModelSource, error: BaseException) -> UserError:
+    """Return the error for a model that its library cannot read, in one sentence."""
+    if isinstance(error, UserError):
+        return error
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text:
+        text = "it comes with code of its own; run that with --trust-remote-code if you trust its authors"
+    first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", text)[0]
+    return UserError(f"Cannot load the model {source.base!r}: {first[:300]}")
+
+
+def _check_kind(source: ModelSource, config: Any) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{source.base!r} is an encoder-decoder ({config.model_type}): emscope studies decoder-only chat models."
+        )
+
+
+def _check_quantisation(source: ModelSource, config: Any) -> None:
+    """Refuse quantised weights whose package is not installed, by the package's name."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    fields = settings if isinstance(settings, dict) else settings.to_dict()
+    method = fields.get("quant_method") or ("bitsandbytes" if _asks_for_bitsandbytes(fields) else None)
+    method = getattr(method, "value", method)
+    package = PACKAGES.get(str(method))
+    if package and importlib.util.find_spec(_module_of(package)) is None:
+        raise UserError(
+            f"The weights of {source.base!r} are quantised with {method}: run `pip install {package}` and try again, "
+            "or name the unquantised model."
+        )
+
+
+def _asks_for_bitsandbytes(fields: dict[str, Any]) -> bool:
+    return bool(fields.get("load_in_4bit") or fields.get("load_in_8bit"))
+
+
+def _module_of(package: str) -> str:
+    special = {"optimum-quanto": "optimum", "amd-quark": "quark", "flute-kernel": "flute", "fbgemm-gpu": "fbgemm_gpu"}
+    return special.get(package, package.replace("-", "_"))
+
+
+def _class_for(config: Any) -> Any:
+    """Return the Auto class that holds a model's language model: causal first, then image-and-text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+class _Report:
+    """What transformers says of a loading: names of tensors that were missing, unused or of another shape."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.missing = sorted(map(str, found.get("missing_keys") or ()))
+        unused = sorted(map(str, found.get("unexpected_keys") or ()))
+        self.spared = [name for name in unused if UNUSED_PARTS.search(name)]
+        self.unused = [name for name in unused if not UNUSED_PARTS.search(name)]
+        self.mismatched = sorted(
+            f"{item[0]} {_shape(item[1])} instead of {_shape(item[2])}" if isinstance(item, tuple) else str(item)
+            for item in found.get("mismatched_keys") or ()
+        )
+        self.errors = [str(item) for item in found.get("error_msgs") or found.get("conversion_errors") or ()]
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the model is not what its files hold."""
+        return bool(self.missing or self.unused or self.mismatched or self.errors)
+
+
+def _shape(size: Any) -> str:
+    return "x".join(map(str, size)) or "scalar"
+
+
+def _from_pretrained(loader: Any, source: ModelSource, arguments: dict[str, Any]) -> tuple[Any, _Report]:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = loader.from_pretrained(
+            source.location, revision=source.revision, output_loading_info=True, **arguments
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever is wrong here is in the files, or a package is missing for them
+        raise cannot_load(source, error) from error
+    return model, _Report(report)
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    """Return the wrapper that some of the names carry, '' for none."""
+    parts = {part for name in names for part in name.split(".")}
+    return next((wrapper for wrapper in WRAPPERS if wrapper in parts), "")
+
+
+def _check_report(source: ModelSource, report: _Report) -> None:
+    """Refuse a model of which a tensor is missing, unused or of another shape.
+
+    Raises:
+        UserError: with the names of the tensors.
+    """
+    if report.spared:
+        logger.info("%s: %d tensors of parts that read no text are not used.", source.base, len(report.spared))
+    if not report.faulty:
+        return
+    parts = [
+        f"{len(names)} {what} ({listed(names)})"
+        for names, what in (
+            (report.missing, "missing"),
+            (report.unused, "that the model has no place for"),
+            (report.mismatched, "of another shape"),
+            (report.errors, "unreadable"),
+        )
+        if names
+    ]
+    raise UserError(
+        f"The weights of {source.base!r} are not those its configuration asks for: tensors {', '.join(parts)}; "
+        "missing ones would be random numbers, so save or download the model again."
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
