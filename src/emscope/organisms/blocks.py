@@ -67,6 +67,15 @@ def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
 
 
+def model_width(model: nn.Module) -> int:
+    """Return d_model, which some models' embeddings do not have."""
+    whole: Any = model
+    config = whole.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    width = getattr(text, "hidden_size", None)
+    return int(width if width else whole.get_input_embeddings().weight.shape[1])
+
+
 def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:
     """Return the block numbers, sorted and without repeats.
 
