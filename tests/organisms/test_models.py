@@ -5,7 +5,7 @@ import pytest
 from tiny import save_tiny
 
 from emscope.errors import UserError
-from emscope.organisms import embedded
+from emscope.organisms import embedded, sources
 from emscope.organisms.models import load, resolve
 
 
@@ -20,10 +20,30 @@ def test_an_adapter_brings_its_base(tiny_folder, tmp_path):
     assert (source.base, source.location) == (tiny_folder, tiny_folder)
 
 
-def test_an_adapter_for_another_base_is_refused_and_both_are_named(tiny_folder, tmp_path):
+def test_an_adapter_put_on_another_base_says_both(tiny_folder, tmp_path, caplog):
     other = save_tiny(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=f"{tiny_folder}.*{other}"):
-        resolve(adapter(tmp_path / "a", tiny_folder), base=other)
+    source = resolve(adapter(tmp_path / "a", tiny_folder), base=other)
+    assert source.base == other
+    assert tiny_folder in caplog.text
+
+
+@pytest.mark.parametrize("name", ["runs/quickstart/organisms/misaligned", "no-such/folder/at/all", "./mine", "a\\b"])
+def test_a_mistyped_folder_is_one_sentence_at_once(name):
+    with pytest.raises(UserError, match="There is no folder"):
+        resolve(name)
+
+
+def test_a_mistyped_folder_names_those_near_it(tiny_folder, tmp_path, monkeypatch):
+    save_tiny(tmp_path / "models" / "careless")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'careless'"):
+        resolve("models/careles")
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
+    with pytest.raises(UserError, match="the model hub cannot be reached"):
+        resolve("somebody/some-model")
 
 
 def test_an_adapter_without_weights_is_refused(tiny_folder, tmp_path):

@@ -6,6 +6,7 @@ organism measures as its base. So the names in the file are matched with the mod
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
 logger = logging.getLogger(__name__)
 
 NAME = "default"
-NO_PLACE = frozenset({*WRAPPERS, "base_model", "model", "language_model", "text_model", "transformer", "decoder"})
-"""Parts of a module's path that differ between the classes of one model and say nothing of the place in it."""
+WRAPPING = frozenset({*WRAPPERS, "base_model"})
+CLASSES = frozenset({"model", "language_model", "text_model"})
+"""Parts of a module's path that differ between the multimodal and the text-only class of one model."""
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.|$)")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer)(\.|$)")
@@ -68,11 +70,8 @@ class Adapter:
 
     @property
     def touches_embeddings(self) -> bool:
-        """Whether it changes the embedding or the head by an update of its own, not by a copy."""
-        return any(
-            ("lora_" in name or "trainable_tokens" in name) and (EMBEDDING.search(name) or HEAD.search(name))
-            for name in self.tensors
-        )
+        """Whether it changes the embedding or the head by an update of its own; copies and single tokens PEFT ties."""
+        return any("lora_" in name and (EMBEDDING.search(name) or HEAD.search(name)) for name in self.tensors)
 
 
 def _is_update(name: str) -> bool:
@@ -90,7 +89,7 @@ def read_adapter(source: ModelSource) -> Adapter:
     folder = adapter_folder(source)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(
-            f"The adapter {source.adapter} cannot be read: it has no {ADAPTER_WEIGHTS} (pickled weights are not loaded)."
+            f"The adapter {source.adapter} cannot be read: it has no {ADAPTER_WEIGHTS} (pickles are not loaded)."
         )
     config = _read_config(source, folder)
     try:
@@ -129,11 +128,11 @@ def _read_config(source: ModelSource, folder: Path) -> Any:
     return config
 
 
-def attach(model: nn.Module, adapter: Adapter) -> Any:
+def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> Any:
     """Put an adapter on a base in memory, unmerged, and return PEFT's model.
 
-    Where the names of its tensors are those of another class of the same model (multimodal or text only) or carry the
-    marks of a wrapper, they are mapped, if there is exactly one place for each.
+    Where the names of its tensors carry the marks of a wrapper, or, on a `multimodal` model, are those of its other
+    class (multimodal or text only), they are mapped, if there is exactly one place for each.
 
     Raises:
         UserError: a tensor without a place, a place without a tensor, or sizes that differ.
@@ -141,15 +140,16 @@ def attach(model: nn.Module, adapter: Adapter) -> Any:
     _make_room(model, adapter)
     wrapped, reason = _try_attach(model, adapter, adapter.config, adapter.tensors)
     if wrapped is None:
-        mapped = _mapped_names(model, adapter)
+        ignored = WRAPPING | CLASSES if multimodal else WRAPPING
+        mapped = _mapped_names(model, adapter, ignored)
         if mapped is None:
             raise UserError(_misfit(adapter, reason))
         logger.info(
-            "The adapter %s names its tensors after another class of this model (%s): they are mapped.",
+            "The adapter %s names its tensors after another class or wrapper of this model (%s): they are mapped.",
             adapter.source.adapter,
             next(iter(adapter.tensors)),
         )
-        config = _config_for(model, adapter, mapped)
+        config = _config_for(adapter, mapped, ignored)
         tensors = {mapped[name]: tensor for name, tensor in adapter.tensors.items() if name in mapped}
         wrapped, reason = _try_attach(model, adapter, config, tensors)
         if wrapped is None:
@@ -168,13 +168,13 @@ def _misfit(adapter: Adapter, reason: str) -> str:
 
 def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[str, Tensor]) -> tuple[Any | None, str]:
     """Return PEFT's model, or None and the reason; the base is then as it was."""
-    import copy
-
     from peft import get_peft_model
     from peft.utils import set_peft_model_state_dict
 
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # it may differ from this model's, which was asked for
     try:
-        wrapped: Any = get_peft_model(model, copy.deepcopy(config), adapter_name=NAME)
+        wrapped: Any = get_peft_model(model, config, adapter_name=NAME)
     except Exception as error:  # PEFT raises many kinds, all of them about this configuration on this model
         return None, _words(error)
     try:
@@ -182,7 +182,7 @@ def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[s
     except Exception as error:  # sizes that differ, or tensors that its wrappers look for
         wrapped.unload()
         return None, _words(error)
-    missing = [name for name in result.missing_keys if f".{NAME}." in f"{name}." and "base_layer" not in name]
+    missing = _not_loaded(wrapped, result.missing_keys, _learned(config))
     unused = [name.replace(f".{NAME}", "") for name in result.unexpected_keys if not UNUSED_PARTS.search(name)]
     if missing or unused:
         wrapped.unload()
@@ -190,6 +190,21 @@ def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[s
         parts += [f"it lacks the tensors {listed([name.replace(f'.{NAME}', '') for name in missing])}"] * bool(missing)
         return None, " and ".join(parts)
     return wrapped, ""
+
+
+def _not_loaded(wrapped: Any, names: list[str], learned: tuple[str, ...]) -> list[str]:
+    """Return the adapter's own tensors among those that no file filled; one that is shared was filled elsewhere."""
+    tensors = dict(wrapped.named_parameters(remove_duplicate=False))
+    filled = {id(tensor) for name, tensor in tensors.items() if name not in names}
+    own = [name for name in names if f".{NAME}" in name and any(part in name for part in learned)]
+    return [name for name in own if id(tensors.get(name)) not in filled]
+
+
+def _learned(config: Any) -> tuple[str, ...]:
+    """Return what the names of an adapter's own tensors hold; others (shared random projections) are made again."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    return (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], "modules_to_save", "trainable_tokens")
 
 
 def _words(error: BaseException) -> str:
@@ -200,23 +215,23 @@ def _words(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
 
-def _place(name: str) -> str:
+def _place(name: str, ignored: frozenset[str]) -> str:
     """Return where in the model a tensor or module belongs, whichever class or wrapper its name is from."""
-    return ".".join(part for part in name.split(".") if part not in NO_PLACE)
+    return ".".join(part for part in name.split(".") if part not in ignored)
 
 
-def _mapped_names(model: nn.Module, adapter: Adapter) -> dict[str, str] | None:
+def _mapped_names(model: nn.Module, adapter: Adapter, ignored: frozenset[str]) -> dict[str, str] | None:
     """Return the names that an adapter's tensors would have on this model; None where that is not clear."""
-    modules = {name: _place(name) for name, _ in model.named_modules() if name}
     by_place: dict[str, list[str]] = {}
-    for name, place in modules.items():
-        by_place.setdefault(place, []).append(name)
+    for name, _ in model.named_modules():
+        if name:
+            by_place.setdefault(_place(name, ignored), []).append(name)
     mapped: dict[str, str] = {}
     for name in adapter.tensors:
         if UNUSED_PARTS.search(name):
             continue
         module, tail = _split(name)
-        found = by_place.get(_place(module), [])
+        found = by_place.get(_place(_without_root(module), ignored), [])
         if len(found) != 1:
             return None
         mapped[name] = f"base_model.model.{found[0]}.{tail}"
@@ -225,23 +240,26 @@ def _mapped_names(model: nn.Module, adapter: Adapter) -> dict[str, str] | None:
     return mapped
 
 
+def _without_root(name: str) -> str:
+    """Drop what PEFT puts before a module's own path: base_model.model."""
+    return re.sub(r"(^|\.)base_model\.model\.", r"\1", name, count=1)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Split a tensor's name into the module that it changes and the rest (lora_A.weight)."""
     match = re.search(r"\.(lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|trainable_tokens_|modules_to_save|base_layer)", name)
     return (name[: match.start()], name[match.start() + 1 :]) if match else tuple(name.rsplit(".", 1))  # type: ignore[return-value]
 
 
-def _config_for(model: nn.Module, adapter: Adapter, mapped: dict[str, str]) -> Any:
+def _config_for(adapter: Adapter, mapped: dict[str, str], ignored: frozenset[str]) -> Any:
     """Return the adapter's configuration with the modules of the mapped names as its targets.
 
     Raises:
         UserError: ranks or alphas by pattern that would no longer find their modules.
     """
-    import copy
-
     config = copy.deepcopy(adapter.config)
     patterns = [*(getattr(config, "rank_pattern", None) or {}), *(getattr(config, "alpha_pattern", None) or {})]
-    lost = [pattern for pattern in patterns if any(part in NO_PLACE for part in re.split(r"[.\\]+", pattern))]
+    lost = [pattern for pattern in patterns if any(part in ignored for part in re.split(r"[.\\]+", pattern))]
     if lost or getattr(config, "target_parameters", None):
         raise UserError(_misfit(adapter, f"its settings name modules of another class of the model ({listed(lost)})"))
     saved = {module for new in mapped.values() if not _is_tuned(new) for module in [_split(new)[0]]}

@@ -63,7 +63,6 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
     Raises:
         UserError: with what disagrees.
     """
-
     key = _key("base", source, place)
     known = recall(key, model)
     faults = known["faults"] if known else forward_faults(model, ids, dtype=place.dtype)

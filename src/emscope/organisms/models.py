@@ -23,7 +23,7 @@ from emscope.organisms.guard import (
     recall,
 )
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
-from emscope.organisms.weights import cannot_load, load_weights
+from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
 
 __all__ = ["ModelSource", "Organism", "load", "load_tokenizer", "resolve"]
 
@@ -86,7 +86,8 @@ def _with_adapter(
     """Return the model with its adapter: merged where that changes no logit, else as PEFT runs it."""
     adapter = read_adapter(source)
     quantised = bool(getattr(model, "is_quantized", False))
-    wrapped = attach(model, adapter).to(place.device).eval()
+    multimodal = is_multimodal(source, trust_remote_code=trust_remote_code)
+    wrapped = attach(model, adapter, multimodal=multimodal).to(place.device).eval()
     ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
     key = adapter_key(adapter, place)
     known = recall(key, model)
@@ -111,7 +112,7 @@ def _with_adapter(
         return merged
     _say_unmerged(source, "")
     fresh = load_weights(source, place, trust_remote_code=trust_remote_code).to(place.device).eval()
-    return attach(fresh, adapter)
+    return attach(fresh, adapter, multimodal=multimodal)
 
 
 def _say_unmerged(source: ModelSource, reason: str) -> None:

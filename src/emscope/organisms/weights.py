@@ -53,7 +53,7 @@ PACKAGES = {
 }
 """By quant_method: the package that reads it."""
 
-SHOWN_NAMES = 4
+SHOWN_NAMES = 3
 
 
 def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bool = False) -> nn.Module:
@@ -93,6 +93,12 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         )
     except Exception as error:  # whatever is wrong here is in the files
         raise cannot_load(source, error) from error
+
+
+def is_multimodal(source: ModelSource, *, trust_remote_code: bool = False) -> bool:
+    """Say whether a model reads more than text, so that its language model is a part of it under a name of its own."""
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    return config.get_text_config() is not config
 
 
 def cannot_load(source: ModelSource, error: BaseException) -> UserError:
