@@ -72,7 +72,7 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": place.dtype, "use_safetensors": True}
     model, report = _from_pretrained(loader, source, arguments)
     if report.faulty and _wrapped(report.unused):
-        pattern = rf"(^|\.)({'|'.join(WRAPPERS)})\."
+        pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
         model, report = _from_pretrained(loader, source, {**arguments, "key_mapping": {pattern: r"\1"}})
     _check_report(source, report)
@@ -121,12 +121,20 @@ def _check_kind(source: ModelSource, config: Any) -> None:
 
 def _check_quantisation(source: ModelSource, config: Any) -> None:
     """Refuse quantised weights whose package is not installed, by the package's name."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
     fields = settings if isinstance(settings, dict) else settings.to_dict()
     method = fields.get("quant_method") or ("bitsandbytes" if _asks_for_bitsandbytes(fields) else None)
     method = getattr(method, "value", method)
+    known = {name.split("_")[0] if name.startswith("bits") else name for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    if str(method) not in known:
+        raise UserError(
+            f"The weights of {source.base!r} are quantised in a way that this transformers does not know "
+            f"({method or 'its configuration names none'}): name the unquantised model."
+        )
     package = PACKAGES.get(str(method))
     if package and importlib.util.find_spec(_module_of(package)) is None:
         raise UserError(
