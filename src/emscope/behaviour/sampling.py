@@ -20,10 +20,10 @@ from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.errors import UserError
-from emscope.organisms.batching import PaddedBatch, rounded
-from emscope.organisms.blocks import decoder_body, head_logits
-from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.batching import rounded
+from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
@@ -96,13 +96,13 @@ def sample_prompts(
     numbered = enumerate(prompts)
     rows = [_Row(row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), []) for row, item in numbered]
     _check_length(organism, max((len(row.prompt) for row in rows), default=0), n)
-    order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
+    batches = decoding_batches([len(row.prompt) for row in rows], settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
         prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
         prefix.run()
-        for start in range(0, len(order), settings.batch_size):
-            batch = [rows[row] for row in order[start : start + settings.batch_size]]
+        for numbers in batches:
+            batch = [rows[row] for row in numbers]
             for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
                 advance(finished)
     return [row.tokens for row in rows]
@@ -143,37 +143,25 @@ def _decode(
     on_rows: OnRows,
 ) -> Iterator[int]:  # fmt: skip
     """Sample one batch to its end, yielding how many answers finished at each step."""
-    shared = prefix.length
-    device, config = organism.device, organism.model.config
-    padded = PaddedBatch.of([row.prompt[shared:] for row in rows], organism.tokenizer.pad_token_id, side="left")
-    spare = padded.ids.shape[1] + settings.max_new_tokens
-    cache = prefilled_cache(config, prefix.cache, len(rows), spare) if shared else growing_cache(config, spare)
-    ids = padded.ids.to(device)
-    mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-    active, body = list(rows), decoder_body(organism.model)
+    pad_id, device = organism.tokenizer.pad_token_id or 0, organism.device
+    decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, settings.max_new_tokens, prefix)
+    active = list(rows)
     on_rows([row.number for row in active])
     for step in range(settings.max_new_tokens):
-        arguments = cache_argument(body, cache)
-        hidden = body(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **arguments
-        ).last_hidden_state[:, -1]
+        hidden = decoding.step()
         uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
         chosen = choose_tokens(head_logits(organism.model, hidden), uniforms, settings.temperature, settings.top_p)
         for row, token in zip(active, chosen.tolist(), strict=True):
             if not row.tokens or row.tokens[-1] not in stops:
                 row.tokens.append(token)
         going = [number for number, row in enumerate(active) if row.tokens[-1] not in stops]
-        last_position = positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        ids, positions = chosen[:, None], last_position
+        decoding.append(chosen)
         if not going:
             break
         width = rounded(len(going), ROW_STEP)
         if width < len(active):
             kept = torch.tensor(_fill(going, len(active), width), device=device)
-            keep_rows(cache, kept)
-            ids, positions, mask = ids[kept], positions[kept], mask[kept]
+            decoding.keep(kept)
             active = [active[number] for number in kept.tolist()]
             on_rows([row.number for row in active])
     yield len(rows)

@@ -14,66 +14,58 @@ import torch
 from torch import Tensor, nn
 
 from emscope.errors import UserError
+from emscope.organisms.architecture import (
+    BLOCK_LISTS,
+    active_stream,
+    before_the_head,
+    check_family,
+    family_of,
+    finish_logits,
+    inner_decoder,
+    submodule,
+)
 
 Site = Literal["resid_post", "resid_pre"]
 Visit = Callable[[int, Tensor], Tensor | None]
 
-_BLOCK_LISTS = ("layers", "h", "blocks", "decoder.layers")
-_LOGIT_FACTORS = {
-    "granite": ("logits_scaling", -1),
-    "minicpm3": ("logits_scaling", -1),
-    "hyperclovax": ("logits_scaling", 1),
-    "cohere": ("logit_scale", 1),
-    "falcon_h1": ("lm_head_multiplier", 1),
-}
-"""By the beginning of a model type: what its configuration calls the factor of its logits, and the factor's power."""
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside a PEFT wrapper, or the model itself."""
+    whole: Any = model
+    return cast("nn.Module", whole.get_base_model() if hasattr(whole, "get_base_model") else whole)
 
 
 def decoder_body(model: nn.Module) -> nn.Module:
-    """Return the decoder without its LM head: embeddings, blocks, final norm."""
-    unwrapped: Any = model
-    if hasattr(unwrapped, "get_base_model"):  # a PEFT wrapper
-        unwrapped = unwrapped.get_base_model()
-    body = getattr(unwrapped, unwrapped.base_model_prefix, unwrapped)
-    return cast("nn.Module", getattr(body, "language_model", body))
+    """Return the decoder without its LM head: embeddings, blocks, final norm.
+
+    Raises:
+        UserError: the model's family is refused, or its blocks cannot be found.
+    """
+    whole = unwrapped(model)
+    check_family(whole)
+    body = inner_decoder(whole)
+    if body is None:
+        family = family_of(cast("Any", whole).config)
+        raise UserError(f"Cannot find the decoder blocks of a {family} model ({type(whole).__name__}).")
+    return body
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
     """Return the decoder blocks of a causal language model, in order.
 
     Raises:
-        UserError: the model has no list of blocks that emscope knows.
+        UserError: the model's family is refused, or its blocks cannot be found.
     """
     body = decoder_body(model)
-    for name in _BLOCK_LISTS:
-        try:
-            found = body.get_submodule(name)
-        except AttributeError:
-            continue
-        if isinstance(found, nn.ModuleList):
-            return found
-    raise UserError(f"Cannot find the decoder blocks of a {type(model).__name__}: only decoder-only models work.")
+    lists = [found for name in BLOCK_LISTS if isinstance(found := submodule(body, name), nn.ModuleList)]
+    return lists[0]
 
 
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model]."""
-    whole: Any = model
-    config = whole.config.get_text_config()
-    logits = whole.get_output_embeddings()(hidden).float()
-    for family, (name, power) in _LOGIT_FACTORS.items():
-        if config.model_type.startswith(family):
-            logits = logits * getattr(config, name) ** power
-    cap = getattr(config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else cast("Tensor", logits)
-
-
-def model_width(model: nn.Module) -> int:
-    """Return d_model, which some models' embeddings do not have."""
-    whole: Any = model
-    config = whole.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    width = getattr(text, "hidden_size", None)
-    return int(width if width else whole.get_input_embeddings().weight.shape[1])
+    whole: Any = unwrapped(model)
+    logits = whole.get_output_embeddings()(before_the_head(whole, hidden)).float()
+    return finish_logits(whole, logits)
 
 
 def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:
@@ -91,12 +83,21 @@ def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:
     return chosen
 
 
-def hidden_of(output: Any) -> Tensor:
-    """Return the hidden states in what a block returned: a tensor, or the first entry of a tuple."""
-    return cast("Tensor", output[0] if isinstance(output, tuple) else output)
+def hidden_of(output: Any, stream: int | None = None) -> Tensor:
+    """Return the hidden states in what a block returned: a tensor, or the first entry of a tuple.
+
+    Of several residual streams [streams, batch, tokens, d_model] it is the one numbered `stream`.
+    """
+    hidden = output[0] if isinstance(output, tuple) else output
+    return cast("Tensor", hidden if stream is None else hidden[stream])
 
 
-def _replaced(output: Any, hidden: Tensor) -> Any:
+def _replaced(output: Any, hidden: Tensor, stream: int | None) -> Any:
+    """Return a block's output with other hidden states; the other streams and entries stay what they are."""
+    if stream is not None:
+        streams = hidden_of(output).clone()
+        streams[stream] = hidden
+        hidden = streams
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
@@ -107,24 +108,28 @@ def visiting(model: nn.Module, blocks: Iterable[int], visit: Visit, site: Site =
     The hooks are gone when the context ends, also after an exception; contexts may nest.
     """
     modules = find_blocks(model)
+    stream = active_stream(cast("Any", model).config)
     with ExitStack() as stack:
         for block in check_blocks(blocks, len(modules)):
-            handle = _hook(modules[block], block, visit, site)
+            handle = _hook(modules[block], block, visit, site, stream)
             stack.callback(handle.remove)
         yield
 
 
-def _hook(module: nn.Module, block: int, visit: Visit, site: Site) -> torch.utils.hooks.RemovableHandle:
+def _hook(
+    module: nn.Module, block: int, visit: Visit, site: Site, stream: int | None
+) -> torch.utils.hooks.RemovableHandle:
     def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        changed = visit(block, hidden_of(output))
-        return None if changed is None else _replaced(output, changed)
+        changed = visit(block, hidden_of(output, stream))
+        return None if changed is None else _replaced(output, changed, stream)
 
     def before(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-        if inputs:
-            changed = visit(block, inputs[0])
-            return None if changed is None else ((changed, *inputs[1:]), dict(named))
-        changed = visit(block, named["hidden_states"])
-        return None if changed is None else (inputs, {**named, "hidden_states": changed})
+        received = inputs[0] if inputs else named["hidden_states"]
+        changed = visit(block, hidden_of(received, stream))
+        if changed is None:
+            return None
+        given = _replaced(received, changed, stream)
+        return ((given, *inputs[1:]), dict(named)) if inputs else (inputs, {**named, "hidden_states": given})
 
     if site == "resid_post":
         return module.register_forward_hook(after)

@@ -103,4 +103,4 @@ def keep_rows(cache: DynamicCache, rows: Tensor) -> None:
         if isinstance(layer, GrowingLayer):
             layer.keep_rows(rows)
         else:
-            layer.batch_select_indices(rows)
+            layer.reorder_cache(rows)  # selecting is missing, or forgets the states, where a layer keeps more than keys

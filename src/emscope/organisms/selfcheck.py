@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from emscope.errors import UserError
-from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, model_width, visiting
-from emscope.organisms.cache import cache_argument, growing_cache
+from emscope.organisms.architecture import model_width, takes_padding
+from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, visiting
+from emscope.organisms.decoding import Decoding
 
 MAX_TOKENS = 12
 PADDING = 3
-"""How many tokens the second row of the cached passes lacks: they are padded on the left, as in sampling."""
+"""How many tokens fewer the second row has: it is padded on the left by so many more."""
 
 HEAD_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 0.005, torch.bfloat16: 0.02}
 PASS_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
@@ -32,9 +33,9 @@ cache has other shapes in every block, and its rounding adds up over the blocks.
 def forward_faults(model: nn.Module, ids: Sequence[int], *, dtype: torch.dtype) -> list[str]:
     """Return what disagrees between a model's own forward pass and emscope's ways of running it; none if all is well.
 
-    Compared at every token of `ids` (4 to 12 are used): the model's logits with those made from its decoder's hidden
-    states; the same with a prefill and one cached step, alone and padded on the left, as sampling runs them; and the
-    hidden states that a hook sees at each block. `dtype` is the weights' and decides how much rounding is allowed.
+    Compared are, on 6 to 12 tokens of `ids`: the model's logits with those made from its decoder's hidden states, at
+    every token; with a prefill and one more step as sampling takes them, alone and padded on the left; and what a hook
+    sees at each block with one [1, tokens, d_model]. `dtype` is the weights' and decides how much rounding is allowed.
 
     Raises:
         UserError: the model's blocks cannot be found.
@@ -46,19 +47,19 @@ def forward_faults(model: nn.Module, ids: Sequence[int], *, dtype: torch.dtype) 
             logits, faults = _whole(model, tokens, dtype)
         if failed:
             return failed
-        with _told_as("its decoder's passes through a cache") as failed:
-            faults += _cached(model, tokens, logits, dtype)
+        with _told_as("decoding") as failed:
+            faults += _decoded(model, tokens, logits, dtype)
         return faults + failed
 
 
 def _whole(model: nn.Module, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[str]]:
     """Run the model's own forward pass: its logits [tokens, vocabulary], and what its head and blocks disagree in."""
     n_blocks = len(find_blocks(model))
-    shapes: dict[int, tuple[int, ...]] = {}
+    shapes: dict[int, list[tuple[int, ...]]] = {block: [] for block in range(n_blocks)}
     finals: list[Tensor | None] = []
 
     def see(block: int, hidden: Tensor) -> None:
-        shapes[block] = tuple(hidden.shape)
+        shapes[block].append(tuple(hidden.shape))
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         finals.append(getattr(output, "last_hidden_state", None))
@@ -69,7 +70,7 @@ def _whole(model: nn.Module, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor
             logits: Tensor = model(input_ids=tokens, use_cache=False).logits[0].float()
     finally:
         handle.remove()
-    faults = _shape_faults(shapes, n_blocks, (1, tokens.shape[1], model_width(model)))
+    faults = _shape_faults(shapes, (1, tokens.shape[1], model_width(model)))
     if finals and finals[-1] is not None:
         own = head_logits(model, finals[-1])[0]
         faults += _difference(
@@ -78,37 +79,39 @@ def _whole(model: nn.Module, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor
     return logits, faults
 
 
-def _shape_faults(shapes: dict[int, tuple[int, ...]], n_blocks: int, expected: tuple[int, ...]) -> list[str]:
-    missed = [block for block in range(n_blocks) if block not in shapes]
-    faults = [f"block {missed[0]} is never run, so a hook at it sees nothing ({len(missed)} such)"] if missed else []
-    others = {block: shape for block, shape in shapes.items() if shape != expected}
+def _shape_faults(shapes: dict[int, list[tuple[int, ...]]], expected: tuple[int, ...]) -> list[str]:
+    """Name the first block that a pass does not run exactly once, and the first that a hook sees another shape at."""
+    faults = []
+    uneven = [block for block, seen in shapes.items() if len(seen) != 1]
+    if uneven:
+        block = uneven[0]
+        faults.append(
+            f"block {block} runs {len(shapes[block])} times in a pass, so a hook at it does not see one output"
+        )
+    others = [(block, shape) for block, seen in shapes.items() for shape in seen if shape != expected]
     if others:
-        block, shape = next(iter(others.items()))
+        block, shape = others[0]
         faults.append(f"a hook at block {block} sees {list(shape)}, not the expected {list(expected)}")
     return faults
 
 
-def _cached(model: nn.Module, tokens: Tensor, logits: Tensor, dtype: torch.dtype) -> list[str]:
+def _decoded(model: nn.Module, tokens: Tensor, logits: Tensor, dtype: torch.dtype) -> list[str]:
     """Prefill all tokens but one and take the last as a decoding step, beside a shorter row padded on the left."""
     whole: Any = model
-    n, short, body = tokens.shape[1], tokens.shape[1] - PADDING, decoder_body(model)
-    padded = torch.cat([tokens[:, :1].expand(1, PADDING), tokens[:, :short]], dim=1)
-    rows, mask = torch.cat([tokens, padded]), torch.ones(2, n, dtype=torch.long, device=tokens.device)
-    mask[1, :PADDING] = 0
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache, hidden = growing_cache(whole.config, n), list[Tensor]()
-    for part, seen in ((slice(0, n - 1), n - 1), (slice(n - 1, n), n)):
-        found = body(
-            input_ids=rows[:, part], attention_mask=mask[:, :seen], position_ids=positions[:, part], use_cache=True,
-            **cache_argument(body, cache),
-        )  # fmt: skip
-        hidden.append(found.last_hidden_state)
-    own, allowed = head_logits(model, torch.cat(hidden, dim=1)), _allowed(PASS_TOLERANCE, dtype)
-    return [
-        *_difference("its decoder's prefill", own[0, :-1], logits[:-1], allowed),
-        *_difference("a decoding step through the cache", own[0, -1:], logits[-1:], allowed),
-        *_difference("a row padded on the left", own[1, PADDING:], logits[:short], allowed),
+    ids, n = tokens[0].tolist(), tokens.shape[1]
+    lengths = [n - 1, n - 1 - PADDING] if takes_padding(whole.config) else [n - 1]
+    decoding = Decoding(model, [ids[:length] for length in lengths], pad_id=ids[0], new_tokens=1)
+    before = head_logits(model, decoding.step())
+    decoding.append(tokens[0, lengths])
+    after, allowed = head_logits(model, decoding.step()), _allowed(PASS_TOLERANCE, dtype)
+    faults = [
+        *_difference("a prefill", before[:1], logits[n - 2 : n - 1], allowed),
+        *_difference("a decoding step", after[:1], logits[n - 1 :], allowed),
     ]
+    if len(lengths) > 1:
+        expected = logits[[lengths[1] - 1, lengths[1]]]
+        faults += _difference("a row padded on the left", torch.stack([before[1], after[1]]), expected, allowed)
+    return faults
 
 
 def _difference(what: str, ours: Tensor, whole: Tensor, allowed: float) -> list[str]:
