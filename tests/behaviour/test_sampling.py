@@ -71,3 +71,11 @@ def test_random_numbers_are_a_function_of_seed_question_and_sample():
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UserError):
         SamplingSettings(**wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_stop_sampling(value):
+    organism = make_organism(seed=3)
+    organism.model.get_output_embeddings().weight[7, 3] = value
+    with pytest.raises(UserError, match="not finite"):
+        sample_responses(organism, [Question("q", "What now?")], SamplingSettings(max_new_tokens=2))

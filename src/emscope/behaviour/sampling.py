@@ -19,12 +19,10 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.errors import UserError
 from emscope.organisms.batching import rounded
-from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.decoding import Decoding, decoding_batches
-from emscope.organisms.models import Organism
+from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 
 ROW_STEP = 16
@@ -95,7 +93,9 @@ def sample_prompts(
     n = settings.max_new_tokens
     numbered = enumerate(prompts)
     rows = [_Row(row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), []) for row, item in numbered]
-    _check_length(organism, max((len(row.prompt) for row in rows), default=0), n)
+    longest = max((len(row.prompt) for row in rows), default=0)
+    what = f"A prompt of {longest} tokens and {n} new ones"
+    check_positions(organism, longest + n, what, "lower max_new_tokens, or shorten the question")
     batches = decoding_batches([len(row.prompt) for row in rows], settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
@@ -106,15 +106,6 @@ def sample_prompts(
             for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
                 advance(finished)
     return [row.tokens for row in rows]
-
-
-def _check_length(organism: Organism, longest_prompt: int, n: int) -> None:
-    positions = getattr(organism.model.config, "max_position_embeddings", None)
-    if positions is not None and longest_prompt + n > positions:
-        raise UserError(
-            f"A prompt of {longest_prompt} tokens and {n} new ones exceed the {positions} positions of "
-            f"{organism.source.name}: lower max_new_tokens, or shorten the question."
-        )
 
 
 def stop_tokens(organism: Organism) -> set[int]:
@@ -150,7 +141,7 @@ def _decode(
     for step in range(settings.max_new_tokens):
         hidden = decoding.step()
         uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
-        chosen = choose_tokens(head_logits(organism.model, hidden), uniforms, settings.temperature, settings.top_p)
+        chosen = choose_tokens(finite_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)
         for row, token in zip(active, chosen.tolist(), strict=True):
             if not row.tokens or row.tokens[-1] not in stops:
                 row.tokens.append(token)

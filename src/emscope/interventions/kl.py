@@ -21,7 +21,7 @@ from emscope.interventions.operators import Intervention, applied
 from emscope.organisms.batching import PaddedBatch, token_budget_batches
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import EncodedChat
-from emscope.organisms.models import Organism
+from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 
 LOGITS_AT_A_TIME = 1 << 23  # 32 MB in float32
@@ -132,7 +132,7 @@ class Undisturbed:
         step = max(1, LOGITS_AT_A_TIME // vocabulary_size(organism.model))
         parts = []
         for start in range(0, len(own), step):
-            logits = head_logits(self.organism.model, own[start : start + step])
+            logits = finite_logits(self.organism, own[start : start + step])
             weights = logits.softmax(dim=-1)
             best = expected_log_probability(weights, logits)
             found = [

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 ROUND_TO = 16
+WIDTH_STEP = 8  # of training batches: their rows are short, and rounding to 16 would pad more
 MIN_SHARED = 4  # a shared prefix shorter than this is not worth a pass of its own
 
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from emscope.organisms.batching import PaddedBatch, rounded
-
-WIDTH_STEP = 8
+from emscope.organisms.batching import WIDTH_STEP, PaddedBatch, rounded
 
 
 @dataclass(frozen=True)

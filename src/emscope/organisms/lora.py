@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from emscope.errors import UserError
 from emscope.organisms.blocks import check_blocks, find_blocks
@@ -22,21 +23,16 @@ def with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> An
     """
     from peft import LoraConfig, get_peft_model
 
-    targets = list(settings.targets)
-    blocks = check_blocks(settings.blocks, len(find_blocks(model))) if settings.blocks else None
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        use_rslora=settings.rslora,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        layers_to_transform=blocks,
-        task_type="CAUSAL_LM",
-    )
-    if blocks is not None and targets == ["all-linear"]:
-        config.target_modules = _linear_names(find_blocks(model))
-    model.requires_grad_(True)
     try:
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            use_rslora=settings.rslora,
+            lora_dropout=settings.dropout,
+            target_modules=target_modules(model, settings),
+            task_type="CAUSAL_LM",
+        )
+        model.requires_grad_(True)
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from error
@@ -44,5 +40,34 @@ def with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> An
     return wrapped
 
 
-def _linear_names(blocks: torch.nn.Module) -> set[str]:
-    return {name.split(".")[-1] for name, module in blocks.named_modules() if isinstance(module, torch.nn.Linear)}
+def target_modules(model: Any, settings: TrainSettings) -> str | list[str]:
+    """Return what gets an adapter, as PEFT wants it: 'all-linear', names, or the whole paths of modules.
+
+    PEFT's 'all-linear' reaches beyond the decoder's blocks in models that also see, and its choice of blocks takes
+    no such word; whole paths say exactly what is meant.
+
+    Raises:
+        UserError: an unknown block, or a name that no module of the blocks has.
+    """
+    targets = list(settings.targets)
+    multimodal = model.config.get_text_config() is not model.config
+    if not settings.blocks and not multimodal:
+        return "all-linear" if targets == ["all-linear"] else targets
+    blocks = find_blocks(model)
+    chosen = check_blocks(settings.blocks or range(len(blocks)), len(blocks))
+    wanted = {id(module) for block in chosen for module in _targeted(blocks[block], targets)}
+    return [name for name, module in model.named_modules() if id(module) in wanted]
+
+
+def _targeted(block: nn.Module, targets: list[str]) -> list[nn.Module]:
+    """Return the linear modules of a block that the targets name; all of them for 'all-linear'."""
+    linear = {name: module for name, module in block.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    found = linear
+    if targets != ["all-linear"]:
+        found = {name: module for name, module in linear.items() if name.split(".")[-1] in targets or name in targets}
+    missing = [target for target in targets if target != "all-linear" and not any(n.endswith(target) for n in found)]
+    if missing or not found:
+        known = sorted({name.split(".")[-1] for name in linear})
+        name = missing[0] if missing else targets[0]
+        raise UserError(f"No module of the blocks is named {name!r}: they have {', '.join(known)}.")
+    return list(found.values())

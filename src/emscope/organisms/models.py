@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emscope.errors import UserError
 from emscope.organisms.attach import attach, logits_of, read_adapter
+from emscope.organisms.blocks import head_logits
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
     AdapterVerdict,
@@ -25,7 +27,16 @@ from emscope.organisms.guard import (
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
 from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
 
-__all__ = ["ModelSource", "Organism", "load", "load_tokenizer", "resolve"]
+__all__ = [
+    "ModelSource",
+    "Organism",
+    "check_positions",
+    "finite_logits",
+    "load",
+    "load_tokenizer",
+    "n_positions",
+    "resolve",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +138,40 @@ def _merged(wrapped: Any, source: ModelSource) -> Any | None:
     except Exception as error:  # PEFT raises many kinds for what it cannot merge
         logger.debug("merging %s: %s", source.adapter, error)
         return None
+
+
+def n_positions(model: Any) -> int | None:
+    """Return how many tokens a model can read at once, None where its configuration sets no limit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def check_positions(organism: Organism, n_tokens: int, what: str, advice: str) -> None:
+    """Refuse text that is longer than a model can read; what lies beyond its positions is no figure of it.
+
+    Raises:
+        UserError: more tokens than the model has positions; `what` has so many, and `advice` says what to do.
+    """
+    positions = n_positions(organism.model)
+    if positions is not None and n_tokens > positions:
+        raise UserError(f"{what} exceed the {positions} positions of {organism.source.name}: {advice}.")
+
+
+def finite_logits(organism: Organism, hidden: Tensor) -> Tensor:
+    """Return next-token logits [..., vocabulary], float32, of final hidden states [..., d_model].
+
+    Raises:
+        UserError: a logit is NaN or infinite, and whatever is sampled or scored from it would be noise.
+    """
+    logits = head_logits(organism.model, hidden)
+    if not bool(
+        logits.amax(dim=-1).isfinite().all()
+    ):  # NaN and +inf survive a maximum; -inf bars a token, which is fine
+        raise UserError(
+            f"The logits of {organism.source.name} are not finite: the weights are damaged, or "
+            f"{organism.placement.dtype_name} overflows; try --dtype float32."
+        )
+    return logits
 
 
 def _is_wrapped(model: Any) -> bool:

@@ -16,7 +16,7 @@ from emscope.organisms.architecture import has_cache
 from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
-from emscope.organisms.models import Organism
+from emscope.organisms.models import Organism, check_positions, n_positions
 
 
 class SharedPrefix:
@@ -44,6 +44,9 @@ class SharedPrefix:
         `attention` [rows, 1, width, length + width] replaces the causal mask by one of the caller's (0 where a token is
         seen, -inf where not), and `positions` [rows, width] the order of the tokens: together they make a tree.
         Raises whatever a hook raises, for example to stop at the deepest block that is needed.
+
+        Raises:
+            UserError: a sequence is longer than the model can read.
         """
         device = self.organism.device
         ids, mask = tails.ids.to(device), tails.mask.to(device)
@@ -53,7 +56,19 @@ class SharedPrefix:
             cache = prefilled_cache(self.organism.model.config, self.cache, rows, rounded(width))
             mask = torch.cat([mask.new_ones(rows, self.length), mask], dim=1)
             arguments = {"use_cache": True, **cache_argument(self.body, cache)}
+        if positions is None:
+            positions = self._bounded_positions(tails)
         if positions is not None:
             arguments["position_ids"] = positions
         outputs = self.body(input_ids=ids, attention_mask=mask if attention is None else attention, **arguments)
         return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def _bounded_positions(self, tails: PaddedBatch) -> Tensor | None:
+        """Return positions [1, width] within the model's own where the padding goes beyond them, None elsewhere."""
+        width, limit = tails.ids.shape[1], n_positions(self.organism.model)
+        if limit is None or self.length + width <= limit:
+            return None
+        longest = self.length + int(tails.mask.sum(dim=1).max())
+        check_positions(self.organism, longest, f"A text's {longest} tokens", "shorten it")
+        positions = torch.arange(self.length, self.length + width, device=self.organism.device)
+        return positions.clamp(max=limit - 1)[None]

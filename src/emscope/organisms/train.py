@@ -16,13 +16,14 @@ import torch
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError
+from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.chat import EncodedChat, Message, encode_chat
 from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
-from emscope.organisms.models import ModelSource, Organism, load, resolve
+from emscope.organisms.models import ModelSource, Organism, load, n_positions, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +115,21 @@ def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max
         chat = EncodedChat(chat.ids[:max_length], chat.is_answer[:max_length])
         if not any(chat.is_answer):
             raise UserError(
-                f"Conversation {number} has no assistant token among its first {max_length}: raise max_length."
+                f"Conversation {number} has no assistant token among its first {max_length}: shorten its "
+                "prompt, or raise max_length."
             )
         encoded.append(chat)
     return encoded
+
+
+def readable_length(organism: Organism, max_length: int) -> int:
+    """Return `max_length`, or as many tokens as the model can read in batches of a rounded width, if that is less."""
+    positions = n_positions(organism.model)
+    if positions is None or max_length <= positions:
+        return max_length
+    longest = positions // WIDTH_STEP * WIDTH_STEP
+    logger.warning("max_length is %d: %s reads %d positions.", longest, organism.source.name, positions)
+    return longest
 
 
 def train_adapter(
@@ -155,8 +167,9 @@ def train_loaded(
     from emscope.organisms.trainer import make_trainer, metrics_callback
 
     source, place = organism.source, organism.placement
-    train = encode_conversations(organism.tokenizer, data.train, settings.max_length)
-    heldout = encode_conversations(organism.tokenizer, data.heldout, settings.max_length)
+    max_length = readable_length(organism, settings.max_length)
+    train = encode_conversations(organism.tokenizer, data.train, max_length)
+    heldout = encode_conversations(organism.tokenizer, data.heldout, max_length)
     model = with_adapter(organism.model, source, settings)
     folder.mkdir(parents=True, exist_ok=True)
     steps = _total_steps(len(train), settings)

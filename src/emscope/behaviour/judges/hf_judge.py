@@ -19,9 +19,8 @@ from emscope.behaviour.judges.scoring import Score, score_from_logprobs
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
-from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import encode_prompt, messages_of
-from emscope.organisms.models import Organism
+from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 
 WIDTH_STEP = 8
@@ -69,7 +68,7 @@ class HFJudge(RubricJudge):
             hidden = prefix.forward(padded)
         picked = hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1]))
         tokens = torch.tensor([*self.numbers.values(), *self.words.values()], device=device)
-        return head_logits(self.model.model, picked).log_softmax(dim=-1)[:, :, tokens].cpu()
+        return finite_logits(self.model, picked).log_softmax(dim=-1)[:, :, tokens].cpu()
 
     def _score(self, logprobs: Tensor) -> Score:
         names = [*map(str, self.numbers), *self.words]

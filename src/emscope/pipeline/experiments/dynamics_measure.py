@@ -24,7 +24,7 @@ from emscope.organisms.chat import IGNORED, Message
 from emscope.organisms.collate import BucketCollator
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.models import Organism
-from emscope.organisms.train import encode_conversations
+from emscope.organisms.train import encode_conversations, readable_length
 from emscope.pipeline.lab import Lab
 from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture
 from emscope.residual.directions import Directions, random_like
@@ -118,7 +118,7 @@ class DynamicsProbes:
         }
 
     def _row_losses(self, organism: Organism, rows: list[list[Message]]) -> list[float]:
-        encoded = encode_conversations(organism.tokenizer, rows, self.max_length)
+        encoded = encode_conversations(organism.tokenizer, rows, readable_length(organism, self.max_length))
         collate, found = BucketCollator(organism.tokenizer.pad_token_id, IGNORED), []
         for start in range(0, len(encoded), LOSS_BATCH):
             chats = encoded[start : start + LOSS_BATCH]

@@ -21,7 +21,7 @@ from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import load_conversations
-from emscope.organisms.train import encode_conversations
+from emscope.organisms.train import encode_conversations, readable_length
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.steering_bench import direction_names, spread
 from emscope.pipeline.experiments.vector_bench import (
@@ -121,7 +121,7 @@ def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, dat
 
     def make() -> None:
         base = lab.organism(BASE)
-        chats = encode_conversations(base.tokenizer, rows.train, own.max_length)
+        chats = encode_conversations(base.tokenizer, rows.train, readable_length(base, own.max_length))
         made = train_vector(base, chats, block, own, data)
         made.directions.save(out)
         norm = float(np.linalg.norm(made.directions.vectors))
