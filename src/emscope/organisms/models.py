@@ -77,11 +77,10 @@ def load(
     """
     source = resolve(name, base) if isinstance(name, str) else name
     place = placement or choose_placement()
-    model: Any = load_weights(source, place, trust_remote_code=trust_remote_code).to(place.device).eval()
+    model: Any = load_weights(source, place, trust_remote_code=trust_remote_code).eval()
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     if source.adapter is not None:
         model = _with_adapter(model, tokenizer, source, place, merge, trust_remote_code)
-    model = model.to(place.device).eval()
     model.requires_grad_(False)
     rows = model.get_input_embeddings().weight.shape[0]
     usable_pad(tokenizer, rows)
@@ -98,7 +97,7 @@ def _with_adapter(
     adapter = read_adapter(source)
     quantised = bool(getattr(model, "is_quantized", False))
     multimodal = is_multimodal(source, trust_remote_code=trust_remote_code)
-    wrapped = attach(model, adapter, multimodal=multimodal).to(place.device).eval()
+    wrapped = attach(model, adapter, multimodal=multimodal)
     ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
     key = adapter_key(adapter, place)
     known = recall(key, model)
@@ -122,7 +121,7 @@ def _with_adapter(
     if verdict.merges:
         return merged
     _say_unmerged(source, "")
-    fresh = load_weights(source, place, trust_remote_code=trust_remote_code).to(place.device).eval()
+    fresh = load_weights(source, place, trust_remote_code=trust_remote_code)
     return attach(fresh, adapter, multimodal=multimodal)
 
 

@@ -57,7 +57,7 @@ SHOWN_NAMES = 3
 
 
 def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bool = False) -> nn.Module:
-    """Load a base model in evaluation order of trust: its configuration, the class for it, and every tensor.
+    """Load a base model onto its device: its configuration, the class for it, and every one of its tensors.
 
     Names that torch.compile, DDP or FSDP wrapped are mapped back where that leaves no tensor over.
 
@@ -70,13 +70,16 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     _check_quantisation(source, config)
     loader = _class_for(config)
     arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": place.dtype, "use_safetensors": True}
+    quantised = getattr(config, "quantization_config", None) is not None
+    if quantised:  # such weights are laid out for their device as they are read, and must not be moved afterwards
+        arguments["device_map"] = {"": place.device}
     model, report = _from_pretrained(loader, source, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
         model, report = _from_pretrained(loader, source, {**arguments, "key_mapping": {pattern: r"\1"}})
     _check_report(source, report)
-    return model
+    return model if quantised else model.to(place.device)
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
