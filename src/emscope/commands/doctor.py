@@ -14,7 +14,7 @@ from emscope.organisms.device import choose_placement, memory_bytes
 from emscope.organisms.embedded import embedded_state
 from emscope.organisms.lineage import versions
 
-EXTRAS = {"judge": "openai", "protected": "easy_dataset_share", "track": "trackio", "vllm": "vllm", "dev": "pytest"}
+EXTRAS = {"judge": "aiohttp", "protected": "easy_dataset_share", "track": "trackio", "vllm": "vllm", "dev": "pytest"}
 HUB = "https://huggingface.co"
 
 

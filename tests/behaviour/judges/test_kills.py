@@ -11,7 +11,7 @@ from behaviour.judges.faulty_server import FaultyServer
 
 from emscope.behaviour.tables import JudgedResponse, read_table
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 N = 150
 CONCURRENCY = 8

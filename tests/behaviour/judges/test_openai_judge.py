@@ -9,7 +9,7 @@ from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 
-pytest.importorskip("openai")
+pytest.importorskip("aiohttp")
 
 QUESTIONS = [f"Question {number}?" for number in range(40)]
 ANSWERS = [f"Answer {'x' * number}" for number in range(40)]
