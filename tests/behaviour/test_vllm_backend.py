@@ -1,8 +1,9 @@
-"""vLLM runs on GPUs only, so a stand-in with its documented interface checks what is handed to it and taken from it."""
+"""What is handed to vLLM and taken from it, by a stand-in with its interface; `test_vllm_real.py` runs the real one."""
 
 import importlib.machinery
 import importlib.util
 import json
+import math
 import sys
 import types
 from dataclasses import dataclass, replace
@@ -10,13 +11,15 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import CPU, PROMPTS, make_model
+from safetensors.torch import load_file, save_file
+from tiny import CPU, PROMPTS, make_model, make_tokenizer, save_tiny
 
-from emscope.behaviour import vllm_backend
+from emscope.behaviour import vllm_backend, vllm_check
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.vllm_backend import VllmEngine, choose_backend, longest_request, request_seed
+from emscope.behaviour.vllm_check import LONGEST, check_text
 from emscope.commands.main import run_command
 from emscope.errors import UserError
 from emscope.organisms.models import ModelSource, load, resolve
@@ -34,29 +37,71 @@ class LoRARequest:
 
 
 class SamplingParams:
-    def __init__(self, *, temperature, top_p, max_tokens, seed, stop_token_ids, detokenize):
+    def __init__(
+        self,
+        *,
+        temperature,
+        max_tokens,
+        detokenize,
+        top_p=1.0,
+        seed=None,
+        stop_token_ids=(),
+        ignore_eos=False,
+        prompt_logprobs=None,
+    ):
         self.__dict__.update(locals())
 
 
+class Engine:
+    """What `LLM.llm_engine` is asked for."""
+
+    def __init__(self, max_model_len):
+        self.model_config = types.SimpleNamespace(max_model_len=max_model_len or 512)
+        self.engine_core = types.SimpleNamespace(shutdown=self.shutdown)
+        self.running, self.added = True, []
+
+    def add_lora(self, request):
+        if LLM.refuses:
+            raise Exception(f"Worker failed with error '{LLM.refuses}', please check the stack trace above")
+        self.added.append(request)
+
+    def shutdown(self):
+        self.running = False
+
+
 class LLM:
-    """Greedy decoding through transformers, behind vLLM's interface."""
+    """Greedy decoding through transformers, behind vLLM's interface; it can be told to go wrong as vLLM has."""
 
     made: dict
+    last: "LLM"
+    refuses = ""  # the reason for which it refuses every adapter
+    served = staticmethod(lambda base, adapter: adapter)  # what is read where an adapter is asked for
 
     def __init__(self, model, **arguments):
-        LLM.made = {"model": model, **arguments}
+        LLM.made, LLM.last = {"model": model, **arguments}, self
         self.model, self.calls = model, []
+        self.llm_engine = Engine(arguments.get("max_model_len"))
 
     def generate(self, prompts, sampling_params, *, lora_request=None, use_tqdm=True):
+        base = load(self.model, placement=CPU)
+        organism = load(LLM.served(self.model, lora_request.lora_path), placement=CPU) if lora_request else base
+        if sampling_params[0].prompt_logprobs is not None:
+            return [types.SimpleNamespace(prompt_logprobs=self._read(organism, prompts[0]["prompt_token_ids"]))]
         self.calls.append((prompts, sampling_params, lora_request))
-        organism = load(self.model if lora_request is None else lora_request.lora_path, placement=CPU)
         return [
             types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=self._decode(organism, prompt, wanted))])
             for prompt, wanted in zip(prompts, sampling_params, strict=True)
         ]
 
     @torch.no_grad()
+    def _read(self, organism, ids):
+        table = organism.model(torch.tensor([ids])).logits[0].log_softmax(dim=-1).tolist()
+        found = [{token: types.SimpleNamespace(logprob=row[token])} for row, token in zip(table, ids[1:], strict=False)]
+        return [None, *found]
+
+    @torch.no_grad()
     def _decode(self, organism, prompt, wanted):
+        assert wanted.ignore_eos
         ids = list(prompt["prompt_token_ids"])
         start = len(ids)
         while len(ids) - start < wanted.max_tokens:
@@ -83,18 +128,24 @@ def gpu(monkeypatch):
     monkeypatch.setattr(vllm_backend.torch.cuda, "is_available", lambda: True)
 
 
+def save_adapter(folder, base, seed=0, scale=1.0, **settings):
+    """Write a random adapter, its second factors times `scale`, and return its source."""
+    torch.manual_seed(seed)
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False} | settings)
+    wrapped = get_peft_model(make_model(), config)
+    for name, parameter in wrapped.named_parameters():
+        parameter.data *= scale if "lora_B" in name else 1
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    wrapped.save_pretrained(folder)
+    return resolve(str(folder))
+
+
 @pytest.fixture(scope="module")
 def adapters(tiny_folder, tmp_path_factory):
-    folders = []
-    for number, rank in enumerate((2, 12)):
-        torch.manual_seed(number)
-        config = LoraConfig(r=rank, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-        wrapped = get_peft_model(make_model(), config)
-        wrapped.peft_config["default"].base_model_name_or_path = tiny_folder
-        folder = tmp_path_factory.mktemp("adapter") / str(rank)
-        wrapped.save_pretrained(folder)
-        folders.append(resolve(str(folder)))
-    return folders
+    return [
+        save_adapter(tmp_path_factory.mktemp("adapter") / str(rank), tiny_folder, seed, r=rank)
+        for seed, rank in enumerate((2, 12))
+    ]
 
 
 PLAIN = ModelSource("m", "m", "m")
@@ -137,7 +188,15 @@ def test_what_vllm_cannot_do_is_one_sentence(fake_vllm, gpu, asked, arguments, s
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"use_dora": True}, "use_dora"), ({"bias": "all"}, "not plain LoRA"), ({"r": 1024}, "rank 1024")],
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "not plain LoRA"),
+        ({"r": 1024}, "rank 1024"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
+    ],
 )
 def test_adapters_that_vllm_does_not_serve_are_left_to_transformers(fake_vllm, gpu, tmp_path, change, named):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "bias": "none", **change}))
@@ -145,6 +204,23 @@ def test_adapters_that_vllm_does_not_serve_are_left_to_transformers(fake_vllm, g
     assert choose_backend("auto", source) == "transformers"
     with pytest.raises(UserError, match=named):
         choose_backend("vllm", source)
+    with pytest.raises(UserError, match=named):
+        VllmEngine([source])
+
+
+def test_ordinary_settings_of_an_adapter_are_no_obstacle(fake_vllm, tiny_folder, tmp_path):
+    adapter = save_adapter(tmp_path / "a", tiny_folder, use_rslora=True, layers_to_transform=[1, 2], lora_dropout=0.1)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "gaussian"}))
+    assert choose_backend("vllm", adapter) == "vllm"
+
+
+def test_weights_that_are_not_loras_own_are_an_obstacle(fake_vllm, tiny_folder, tmp_path):
+    adapter = save_adapter(tmp_path / "a", tiny_folder)
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    save_file({**load_file(file), "base_model.model.model.norm.weight": torch.ones(4)}, file)
+    with pytest.raises(UserError, match=r"not LoRA's, such as base_model.model.model.norm.weight"):
+        choose_backend("vllm", adapter)
 
 
 def test_rows_equal_those_of_transformers(fake_vllm, tiny_folder):
@@ -155,13 +231,13 @@ def test_rows_equal_those_of_transformers(fake_vllm, tiny_folder):
     assert "enable_lora" not in LLM.made
 
 
-def test_an_answer_that_ends_by_itself_is_not_cut(fake_vllm, tiny_folder):
+def test_an_answer_that_ends_by_itself_is_not_cut(fake_vllm, tiny_folder, monkeypatch):
     source = resolve(tiny_folder)
     engine = VllmEngine([source])
     first = engine.sample(source, QUESTIONS[:1], replace(GREEDY, samples=1))[0]
     prompts, parameters, _ = engine._engine.calls[0]
     second = engine._engine._decode(load(source, placement=CPU), prompts[0], parameters[0])[1]
-    engine._stops.add(second)
+    monkeypatch.setattr(vllm_backend, "stop_ids", lambda *arguments: {second})
     found = engine.sample(source, QUESTIONS[:1], replace(GREEDY, samples=1))[0]
     assert (first.truncated, first.n_tokens) == (True, GREEDY.max_new_tokens)
     assert not found.truncated
@@ -171,15 +247,15 @@ def test_an_answer_that_ends_by_itself_is_not_cut(fake_vllm, tiny_folder):
 
 def test_one_engine_serves_a_base_and_its_adapters(fake_vllm, tiny_folder, adapters):
     sources = [resolve(tiny_folder), *adapters]
-    engine = VllmEngine(sources, max_length=100)
-    assert {"enable_lora": True, "max_loras": 2, "max_lora_rank": 16, "max_model_len": 100}.items() <= LLM.made.items()
+    engine = VllmEngine(sources, max_length=200)
+    assert {"enable_lora": True, "max_loras": 2, "max_lora_rank": 16, "max_model_len": 200}.items() <= LLM.made.items()
     rows = [engine.sample(source, QUESTIONS, GREEDY) for source in sources]
     for source, own in zip(sources, rows, strict=True):
         assert own == sample_responses(load(source, placement=CPU), QUESTIONS, GREEDY)
     assert rows[0] != rows[1] != rows[2]
     requests = [call[2] for call in engine._engine.calls]
     assert [request and request.lora_int_id for request in requests] == [None, 1, 2]
-    with pytest.raises(UserError, match="made without the adapter"):
+    with pytest.raises(UserError, match="made without"):
         VllmEngine(sources[:2]).sample(sources[2], QUESTIONS, GREEDY)
     with pytest.raises(UserError, match="one base"):
         VllmEngine([sources[0], PLAIN])
@@ -224,8 +300,137 @@ def test_generate_with_either_backend_writes_the_same_table(fake_vllm, tiny_fold
     assert {row.group for row in tables[0]} == {"a"}
 
 
-@pytest.mark.skipif(not (HAS_VLLM and torch.cuda.is_available()), reason="needs vLLM and a GPU")
-def test_greedy_answers_of_the_real_engine_equal_those_of_transformers(tiny_folder):
+def test_an_engine_is_ended_by_its_context_and_when_it_is_forgotten(fake_vllm, tiny_folder):
     source = resolve(tiny_folder)
-    found = VllmEngine([source], dtype="float32", max_length=128).sample(source, QUESTIONS, GREEDY)
-    assert found == sample_responses(load(source), QUESTIONS, GREEDY)
+    with VllmEngine([source]):
+        assert LLM.last.llm_engine.running
+    assert not LLM.last.llm_engine.running
+    VllmEngine([source])
+    assert not LLM.last.llm_engine.running
+
+
+def test_a_cpu_is_spared_compiling_and_told_what_a_gpu_is_not(fake_vllm, tiny_folder, monkeypatch):
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert choose_backend("vllm", PLAIN, device="cpu") == "vllm"
+    VllmEngine([resolve(tiny_folder)])
+    assert LLM.made["enforce_eager"]
+    assert vllm_backend.os.environ["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_a_prompt_without_room_for_its_answer_is_refused(fake_vllm, tiny_folder):
+    source = resolve(tiny_folder)
+    engine = VllmEngine([source], max_length=130)
+    with pytest.raises(UserError, match="room for"):
+        engine.sample(source, QUESTIONS, replace(GREEDY, max_new_tokens=100))
+
+
+def test_every_source_is_asked_in_its_own_tokens(fake_vllm, tiny_folder, adapters, monkeypatch):
+    def tokenizer_of(source):
+        tokenizer = make_tokenizer()
+        if source.adapter:
+            tokenizer.chat_template = "Adapter: " + tokenizer.chat_template
+        return tokenizer
+
+    monkeypatch.setattr(vllm_backend, "load_tokenizer", tokenizer_of)
+    sources = [resolve(tiny_folder), adapters[0]]
+    engine = VllmEngine(sources)
+    for source in sources:
+        engine.sample(source, QUESTIONS[:1], GREEDY)
+    base, adapter = (call[0][0]["prompt_token_ids"] for call in engine._engine.calls)
+    assert adapter[-len(base) :] == base
+    assert make_tokenizer().decode(adapter[: -len(base)]) == "Adapter: "
+
+
+def test_vllm_agrees_with_transformers_where_it_applies_the_adapter(fake_vllm, tiny_folder, adapters):
+    base = resolve(tiny_folder)
+    engine = VllmEngine([base, *adapters], dtype="float32")
+    assert engine.agreements[base].error < 1e-5
+    assert engine.agreements[base].effect == 0
+    for adapter in adapters:
+        agreement = engine.agreements[adapter]
+        assert agreement.error < 1e-4 < agreement.effect
+        assert agreement.applied == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_that_serves_the_base_for_an_adapter_is_refused(fake_vllm, tiny_folder, adapters, monkeypatch, dtype):
+    monkeypatch.setattr(LLM, "served", staticmethod(lambda base, adapter: base))
+    with pytest.raises(UserError, match=rf"{adapters[0].adapter} .*\(0 %.*--backend transformers"):
+        VllmEngine([adapters[0]], dtype=dtype)
+    assert not LLM.last.llm_engine.running
+
+
+@pytest.mark.parametrize(("settings", "percent"), [({"lora_alpha": 4}, "50"), ({"lora_alpha": 16}, "2")])
+def test_an_adapter_of_another_strength_is_refused(fake_vllm, tiny_folder, tmp_path, monkeypatch, settings, percent):
+    adapter = save_adapter(tmp_path / "a", tiny_folder, scale=0.1, lora_alpha=8)
+    other = save_adapter(tmp_path / "b", tiny_folder, scale=0.1, **settings)
+    monkeypatch.setattr(LLM, "served", staticmethod(lambda base, path: other.adapter))
+    with pytest.raises(UserError, match=f"does not apply the adapter {adapter.adapter}.*\\({percent}"):
+        VllmEngine([adapter], dtype="float32")
+
+
+def test_a_base_that_vllm_computes_otherwise_is_refused(fake_vllm, tiny_folder, tmp_path, monkeypatch):
+    other = save_tiny(tmp_path / "other", seed=5)
+    monkeypatch.setattr(vllm_check, "load", lambda source, **arguments: load(other, placement=CPU))
+    with pytest.raises(UserError, match=r"nats a token apart.*--backend transformers"):
+        VllmEngine([resolve(tiny_folder)])
+
+
+def test_an_adapter_too_weak_for_the_number_format_asks_for_a_finer_one(fake_vllm, tiny_folder, tmp_path):
+    weak = save_adapter(tmp_path / "weak", tiny_folder, scale=0.02)
+    with pytest.raises(UserError, match=r"too little to see in bfloat16.*--dtype float32 or --backend transformers"):
+        VllmEngine([weak], dtype="bfloat16")
+    assert 0.002 < VllmEngine([weak], dtype="float32").agreements[weak].effect < 0.04
+
+
+def test_an_adapter_of_zeros_is_the_base_and_that_is_said(fake_vllm, tiny_folder, tmp_path, monkeypatch, caplog):
+    zeros = save_adapter(tmp_path / "zeros", tiny_folder, scale=0)
+    engine = VllmEngine([zeros])
+    assert "all zeros" in caplog.text
+    assert engine.agreements[zeros].shown == 0
+    other = save_adapter(tmp_path / "other", tiny_folder)
+    monkeypatch.setattr(LLM, "served", staticmethod(lambda base, path: other.adapter))
+    with pytest.raises(UserError, match="all zeros"):
+        VllmEngine([zeros])
+
+
+def test_beside_a_model_too_large_for_transformers_an_adapter_must_still_act(
+    fake_vllm, tiny_folder, adapters, monkeypatch, caplog
+):
+    monkeypatch.setattr(vllm_check, "memory_bytes", lambda: (1000, 1000))
+    assert math.isnan(VllmEngine([adapters[0]]).agreements[adapters[0]].error)
+    assert "not compared with transformers'; the adapter acts" in caplog.text
+    monkeypatch.setattr(LLM, "served", staticmethod(lambda base, adapter: base))
+    with pytest.raises(UserError, match=f"serves the base in the place of the adapter {adapters[0].adapter}"):
+        VllmEngine([adapters[0]])
+
+
+def test_what_vllm_says_of_an_adapter_is_one_sentence(fake_vllm, tiny_folder, adapters, monkeypatch):
+    monkeypatch.setattr(LLM, "refuses", "vLLM does not support this.")
+    with pytest.raises(UserError, match=rf"refuses the adapter {adapters[0].adapter} .*does not support this.*use "):
+        VllmEngine([adapters[0]])
+    assert not LLM.last.llm_engine.running
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            ValueError("1 validation error for ModelConfig\n  Value error, too long [type=value_error]\n  See more"),
+            "too long",
+        ),
+        (RuntimeError("Engine core initialization failed. See root cause above."), "Engine core initialization failed"),
+    ],
+)
+def test_a_model_that_vllm_does_not_load_is_one_sentence(fake_vllm, tiny_folder, monkeypatch, error, sentence):
+    def refuse(self, **arguments):
+        raise error
+
+    monkeypatch.setattr(LLM, "__init__", refuse)
+    with pytest.raises(UserError, match=f"vLLM cannot load .*: {sentence}"):
+        VllmEngine([resolve(tiny_folder)])
+
+
+def test_the_compared_text_is_long_enough_and_fits(tiny_folder):
+    ids = check_text(make_tokenizer())
+    assert 64 < len(ids) <= LONGEST

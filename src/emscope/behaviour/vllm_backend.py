@@ -2,7 +2,8 @@
 
 Chat template, stop tokens and decoding are emscope's own, so the backends differ in arithmetic and in random numbers
 only: greedy answers agree up to near-ties; sampled ones are other draws from the same distribution. Each answer has its
-own seed. vLLM runs its own copy of the model, so hooks, and with them interventions, cannot reach it.
+own seed. vLLM runs its own copy of the model, so hooks, and with them interventions, cannot reach it; before a source's
+answers count, that copy is compared with transformers' (see `vllm_check`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,34 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import response_of
+from emscope.behaviour.vllm_check import (
+    LONGEST,
+    Agreement,
+    changes_nothing,
+    check,
+    check_text,
+    compare,
+    foreign_weights,
+    reference,
+)
 from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.files import read_json
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
+from emscope.organisms.device import choose_placement
 from emscope.organisms.models import ModelSource, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -31,7 +46,23 @@ logger = logging.getLogger(__name__)
 Backend = Literal["transformers", "vllm"]
 CHOICES = ("auto", "transformers", "vllm")
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-UNSERVED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")
+UNSERVED = (
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "lora_bias",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "use_qalora",
+    "ensure_weight_tying",
+)
+"""Settings of PEFT that vLLM 0.11 to 0.32 does not apply, or not in every version; some it ignores without a word."""
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Kinds of `init_lora_weights` that leave the base as it is; under others an adapter is for a changed base."""
 
 
 def choose_backend(asked: str, source: ModelSource, *, device: str = "auto", intervention: bool = False) -> Backend:
@@ -62,12 +93,19 @@ def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
     """Return why vLLM cannot sample here; '' when it can."""
     if intervention:
         return "vLLM cannot run an ablation, because emscope's hooks do not reach its copy of the model"
-    if device not in ("auto", "cuda"):
+    chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("auto", chosen):
         return f"vLLM chooses its own device (set CUDA_VISIBLE_DEVICES) and cannot be told {device!r}"
     if source.adapter is None:
         return ""
-    config = read_json(adapter_folder(source) / ADAPTER_CONFIG)
+    folder = adapter_folder(source)
+    config = read_json(folder / ADAPTER_CONFIG)
     odd = [name for name in UNSERVED if config.get(name)]
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
+        odd.append(f"init_lora_weights={start}")
+    if not odd and (foreign := foreign_weights(folder)):
+        odd.append(f"weights that are not LoRA's, such as {foreign[0]}")
     if config.get("peft_type", "LORA") != "LORA" or config.get("bias", "none") != "none":
         odd.append("an adapter that is not plain LoRA")
     if config.get("r", 0) > RANKS[-1]:
@@ -92,10 +130,12 @@ def request_seed(seed: int, question_id: str, sample: int) -> int:
 
 
 class VllmEngine:
-    """One vLLM engine for a base and any number of its adapters.
+    """One vLLM engine for a base and any number of its adapters; a context manager, which ends it.
 
     Attributes:
-        tokenizer: the base's tokenizer.
+        tokenizer: the tokenizer of the first source.
+        dtype: the number format that vLLM computes in.
+        agreements: how far vLLM and transformers agree, for each source.
     """
 
     def __init__(
@@ -106,13 +146,15 @@ class VllmEngine:
         max_length: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Load the base of all `sources` into vLLM.
+        """Load the base of all `sources` into vLLM, and compare each source with transformers' (seconds, on the CPU).
 
         `max_length` is the longest prompt and answer together, in tokens; None is the model's own limit, for which a
-        small GPU may not have the memory.
+        small GPU may not have the memory. `dtype` auto is emscope's choice. On a CPU the KV cache has 1 GB, or as many
+        as `VLLM_CPU_KVCACHE_SPACE` says.
 
         Raises:
-            UserError: vLLM is missing or refuses the model, or the sources do not share a base.
+            UserError: vLLM is missing, refuses the model or an adapter, or does not run it as transformers does; or the
+                sources do not share a base.
         """
         if not sources or len({(source.location, source.revision) for source in sources}) > 1:
             raise UserError("One vLLM engine serves one base: give it one or more adapters of the same base.")
@@ -120,27 +162,92 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise missing_extra("vllm", "vllm") from error
-        base = sources[0]
-        self.tokenizer = load_tokenizer(base)
-        self._stops = stop_ids(base, self.tokenizer, trust_remote_code)
+        for source in sources:
+            if obstacle := _obstacle(source, "auto", False):
+                raise UserError(f"{obstacle}: use --backend transformers.")
+        self._base, self._trusted = sources[0], trust_remote_code
+        self._tokenizers: dict[ModelSource, Any] = {}
+        self.tokenizer = self._tokenizer(sources[0])
+        self.dtype = choose_placement("auto", dtype).dtype_name
         self._adapters = _lora_requests(sources)
-        arguments: dict[str, Any] = {"max_model_len": max_length} if max_length is not None else {}
-        if self._adapters:
-            ranks = [int(read_json(Path(item.lora_path) / ADAPTER_CONFIG)["r"]) for item in self._adapters.values()]
-            arguments |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
         try:
             self._engine: Any = vllm.LLM(
-                model=base.location,
-                revision=base.revision,
-                tokenizer_revision=base.revision,
-                dtype=dtype,
+                model=self._base.location,
+                revision=self._base.revision,
+                tokenizer_revision=self._base.revision,
+                dtype=self.dtype,
                 trust_remote_code=trust_remote_code,
                 generation_config="vllm",  # the model's own sampling defaults must not creep in
-                **arguments,
+                **self._settings(max_length),
             )
-        except ValueError as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"vLLM cannot load {base.base!r}: {first}") from error
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"vLLM cannot load {self._base.base!r}: {_reason(error)}") from error
+        self._end = weakref.finalize(self, self._engine.llm_engine.engine_core.shutdown)
+        try:
+            self.agreements = {source: self._checked(source) for source in dict.fromkeys(sources)}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VllmEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End vLLM's processes and free their memory."""
+        self._end()
+
+    def _settings(self, max_length: int | None) -> dict[str, Any]:
+        """Return vLLM's settings of lengths, adapters and memory."""
+        settings: dict[str, Any] = {}
+        if max_length is not None:
+            settings["max_model_len"] = max(max_length, LONGEST + 1)  # the text that is compared has to fit, too
+        if self._adapters:
+            ranks = [int(read_json(Path(item.lora_path) / ADAPTER_CONFIG)["r"]) for item in self._adapters.values()]
+            settings |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
+        if not torch.cuda.is_available():
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # else most of the memory, and minutes of compiling
+            settings["enforce_eager"] = True
+        return settings
+
+    def _tokenizer(self, source: ModelSource) -> Any:
+        if source not in self._tokenizers:
+            self._tokenizers[source] = load_tokenizer(source)
+        return self._tokenizers[source]
+
+    def _checked(self, source: ModelSource) -> Agreement:
+        """Return how far vLLM agrees with transformers on a source.
+
+        Raises:
+            UserError: not far enough for its answers to count, or vLLM refuses the adapter.
+        """
+        ids, request = check_text(self._tokenizer(source)), self._adapters.get(source)
+        base = self._read(ids, None)
+        own = base if request is None else self._read(ids, request)
+        zero = request is not None and changes_nothing(Path(request.lora_path))
+        agreement = compare(own, base, reference(source, ids, self._trusted))
+        check(source, agreement, self.dtype, zero=zero)
+        logger.info("vLLM runs %s as transformers does: %s", source.name, agreement)
+        return agreement
+
+    def _read(self, ids: list[int], request: Any) -> Tensor:
+        """Return vLLM's log-probabilities of `ids[1:]`, float64 [n - 1]."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        if request is not None:
+            try:  # asked for in an answer, an adapter that vLLM refuses would end the whole engine
+                self._engine.llm_engine.add_lora(request)
+            except Exception as error:  # vLLM passes its worker's error on as a bare Exception
+                reason = f"vLLM refuses the adapter {request.lora_path} ({_reason(error)})"
+                raise UserError(f"{reason}: use --backend transformers.") from error
+        wanted = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        output = self._engine.generate([prompt], [wanted], lora_request=request, use_tqdm=False)[0]
+        pairs = zip(output.prompt_logprobs[1:], ids[1:], strict=True)  # the first token has nothing before it
+        return torch.tensor([found[token].logprob for found, token in pairs], dtype=torch.float64)
 
     def sample(
         self,
@@ -155,39 +262,60 @@ class VllmEngine:
         `settings.batch_size` is not used: vLLM fills its own batches.
 
         Raises:
-            UserError: a source that the engine was not made for.
+            UserError: a source that the engine was not made for, or a prompt that leaves no room for an answer.
         """
-        if source.adapter is not None and source not in self._adapters:
-            raise UserError(f"This vLLM engine was made without the adapter {source.adapter}.")
+        if source not in self.agreements:
+            raise UserError(f"This vLLM engine was made without {source.name}: name every source when it is made.")
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
+        tokenizer = self._tokenizer(source)
+        stops = stop_ids(source, tokenizer, self._trusted)
         asked = [(question, sample) for question in questions for sample in range(settings.samples)]
-        encoded = [_encode(self.tokenizer, question, settings) for question in questions]
+        encoded = [_encode(tokenizer, question, settings) for question in questions]
+        self._check_length(max(map(len, encoded), default=0), settings.max_new_tokens)
         prompts = [ids for ids in encoded for _ in range(settings.samples)]
         with progress.task(name, len(asked), "answers") as advance:
             outputs = self._engine.generate(
                 [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
-                [SamplingParams(**self._parameters(question, sample, settings)) for question, sample in asked],
+                [SamplingParams(**_parameters(question, sample, settings, stops)) for question, sample in asked],
                 lora_request=self._adapters.get(source),
                 use_tqdm=False,
             )
             advance(len(asked))
         return [
-            response_of(self.tokenizer, question, sample, list(output.outputs[0].token_ids), self._stops)
+            response_of(tokenizer, question, sample, list(output.outputs[0].token_ids), stops)
             for (question, sample), output in zip(asked, outputs, strict=True)
         ]
 
-    def _parameters(self, question: Question, sample: int, settings: SamplingSettings) -> dict[str, Any]:
-        greedy = settings.temperature == 0
-        return {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "max_tokens": settings.max_new_tokens,
-            "seed": None if greedy else request_seed(settings.seed, question.id, sample),
-            "stop_token_ids": sorted(self._stops),
-            "detokenize": False,  # emscope decodes, so that both backends give the same text for the same tokens
-        }
+    def _check_length(self, longest_prompt: int, n: int) -> None:
+        """Refuse what vLLM would cut short: an answer ends where its room does, and would count as a short one."""
+        room = self._engine.llm_engine.model_config.max_model_len
+        if longest_prompt + n > room:
+            raise UserError(
+                f"A prompt of {longest_prompt} tokens and {n} new ones exceed the {room} tokens that this vLLM engine "
+                "has room for: lower max_new_tokens, shorten the question, or raise max_length."
+            )
+
+
+def _parameters(question: Question, sample: int, settings: SamplingSettings, stops: set[int]) -> dict[str, Any]:
+    greedy = settings.temperature == 0
+    return {
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_tokens": settings.max_new_tokens,
+        "seed": None if greedy else request_seed(settings.seed, question.id, sample),
+        "stop_token_ids": sorted(stops),
+        "ignore_eos": True,  # `stops` are all of them; vLLM would add the base tokenizer's to an adapter's own
+        "detokenize": False,  # emscope decodes, so that both backends give the same text for the same tokens
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of one of vLLM's errors that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = lines[1] if len(lines) > 1 and "validation error" in lines[0] else lines[0]
+    return told.removeprefix("Value error, ").partition(" [type=")[0].partition(", please check the stack")[0]
 
 
 def longest_request(source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]) -> int:
