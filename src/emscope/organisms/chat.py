@@ -19,7 +19,13 @@ from emscope.organisms.messages import Message, is_trained, messages_of, normali
 from emscope.organisms.spans import Key, Located, Part, locate, lost
 from emscope.organisms.templates import leading_control_tokens, render, say_once, template_source
 from emscope.organisms.thoughts import (
-    MARKS, REASONING_FIELDS, THINK, ThoughtMarks, find_thought, marks_in, open_thought,
+    MARKS,
+    REASONING_FIELDS,
+    THINK,
+    ThoughtMarks,
+    find_thought,
+    marks_in,
+    open_thought,
 )  # fmt: skip
 
 __all__ = [
@@ -38,11 +44,13 @@ class EncodedChat:
         ids: the tokens.
         is_answer: tokens an assistant wrote, thoughts included: what training learns.
         is_thought: those of them that are thought, marks included; none given means there is no thought.
+        empty_thought: `is_thought` marks only what a template writes around a thought, and there is none.
     """
 
     ids: list[int]
     is_answer: list[bool]
     is_thought: list[bool] = field(default_factory=list)
+    empty_thought: bool = False
 
     @cached_property
     def labels(self) -> list[int]:
@@ -66,7 +74,7 @@ class EncodedChat:
 
     def cut(self, n: int) -> EncodedChat:
         """Return the first `n` tokens."""
-        return EncodedChat(self.ids[:n], self.is_answer[:n], self.is_thought[:n])
+        return EncodedChat(self.ids[:n], self.is_answer[:n], self.is_thought[:n], self.empty_thought)
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bo
     ids, offsets = _tokens(tokenizer, chat.located.text)
     is_answer = _inside(offsets, [(start, end) for start, _, end in spans])
     is_thought = _inside(offsets, [(start, answer) for start, answer, _ in spans if answer > start])
-    return EncodedChat(ids, is_answer, is_thought if any(is_thought) else [])
+    empty = not any((turn, "thought") in chat.located.spans for turn in trained)
+    return EncodedChat(ids, is_answer, is_thought if any(is_thought) else [], any(is_thought) and empty)
 
 
 def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
@@ -142,8 +151,8 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]
         ids, offsets = ids[n_bos - 1 :], offsets[n_bos - 1 :]
     if n_bos == 0 and _adds_bos(tokenizer):
         say_once(
-            f"This model's tokenizer begins texts with {tokenizer.bos_token!r}, but its chat template does not print it: "
-            "conversations are read without it, as transformers reads them."
+            f"This model's tokenizer begins texts with {tokenizer.bos_token!r}, but its chat template does not print "
+            "it: conversations are read without it, as transformers reads them."
         )
     return ids, offsets
 
@@ -168,18 +177,16 @@ class _Chat:
             self.located = self._with_last_thought() or self.located
         if self.located.cut:
             say_once(
-                "This model's chat template leaves thoughts of earlier turns out, so they are neither trained nor "
-                f"read, for example {lost(self.located.cut[0].words, self.located.text)!r}."
+                "This model's chat template leaves thoughts out of conversations, as reasoning models' do in earlier "
+                "turns: they are neither trained nor read.",
+                lost(self.located.cut[0].words, self.located.text),
             )
 
     def _best(self) -> tuple[str, Located]:
         """Return how the template takes thoughts, and the conversation: the first way in which it keeps any."""
-        ways, thoughtful = ["given"], any(turn.thought for turn in self.turns)
-        if thoughtful:
-            source = template_source(self.tokenizer)
-            ways.append("field")
-            if not any(name in source for name in REASONING_FIELDS):
-                ways.append("inline")
+        thoughtful = any(turn.thought for turn in self.turns)
+        reads_fields = thoughtful and any(name in template_source(self.tokenizer) for name in REASONING_FIELDS)
+        ways = ["field", "given"] if reads_fields else ["given", "inline"] if thoughtful else ["given"]
         found: list[tuple[str, Located]] = []
         refusal: UserError | None = None
         for way in ways:
@@ -241,7 +248,8 @@ class _Chat:
         before, after = located.end_before(number), located.start_after(number)
         if answer is None and prompt is None:
             raise UserError(
-                "This model's chat template changes with what is said, so an empty answer cannot be told from its prompt."
+                "This model's chat template changes with what is said, so an empty answer cannot be told from its "
+                "prompt."
             )
         answer = answer or (len(prompt or ""), len(prompt or ""))
         first = answer[0] if thought is None else thought[0]
@@ -277,15 +285,21 @@ class _Chat:
             return run or literal.rstrip()
         mark = end_of_turn(self.tokenizer)
         if calls:
-            place = literal.find(mark.strip()) if mark.strip() else -1
-            if place < 0:
-                raise UserError(
-                    "This model's chat template ends a turn with tool calls in a way emscope does not know."
-                )
-            return literal[: place + len(mark.strip())]
-        if mark and literal.startswith(mark):
+            return self._calls(turn, literal, mark.strip())
+        if not mark or literal.startswith(mark):
             return mark
         return leading_control_tokens(self.tokenizer, literal, many=False)
+
+    def _calls(self, turn: _Turn, literal: str, mark: str) -> str:
+        """Return the tool calls and the mark after them."""
+        alone = self._render(self.turns[: turn.number + 1], self.way).rstrip()
+        start = self.located.start_after(turn.number) - len(literal)
+        if self.located.text.startswith(alone) and len(alone) > start:
+            return self.located.text[start : len(alone)]
+        place = literal.find(mark) if mark else -1
+        if place < 0:
+            raise UserError("This model's chat template ends a turn with tool calls in a way emscope does not know.")
+        return literal[: place + len(mark)]
 
 
 class _Turn:
@@ -320,19 +334,27 @@ class _Turn:
         if not self.thought:
             return {**plain, "content": text}
         if way == "given" and self.inside is not None:
-            content, (start, end) = str(self.raw["content"]), self.inside.thought
-            return {**plain, "content": content[:start] + thought + content[end : self._answer_start()] + text}
+            content, (start, end), (answer_start, answer_end) = self._pieces()
+            written = content[:start] + thought + content[end:answer_start] + text + content[answer_end:]
+            return {**plain, "content": written}
         if way == "inline":
             opening = f"{marks.opening}\n" if marks.tail.startswith("\n") else marks.opening
             return {**plain, "content": f"{opening}{thought}{marks.tail}{text}"}
         return {**plain, "content": text, "reasoning_content": thought}
 
-    def _answer_start(self) -> int:
+    def _pieces(self) -> tuple[str, tuple[int, int], tuple[int, int]]:
+        """Return the content, and where the words of the thought and of the answer in it begin and end."""
         assert self.inside is not None
         assert self.inside.answer is not None
-        start, end = self.inside.answer
-        whole = str(self.raw["content"])[start:end]
-        return start + len(whole) - len(whole.lstrip())
+        content = str(self.raw["content"])
+        return content, _trimmed(content, self.inside.thought), _trimmed(content, self.inside.answer)
+
+
+def _trimmed(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Return a span without the white space at its ends."""
+    words = text[slice(*span)]
+    start = span[0] + len(words) - len(words.lstrip())
+    return start, start + len(words.strip())
 
 
 def _say_unopened(is_so: bool) -> None:
@@ -418,6 +440,6 @@ def check_chat(tokenizer: Any, stops: set[int]) -> None:
         ends = tokenizer.decode([last])
         names = ", ".join(repr(tokenizer.decode([token])) for token in sorted(stops)) or "nothing"
         raise UserError(
-            f"This model's chat template ends an answer with {ends!r}, but sampling stops at {names}: a model trained on "
-            "it would never end its answers. Give the tokenizer a template that ends turns with its end token."
+            f"This model's chat template ends an answer with {ends!r}, but sampling stops at {names}: a model trained "
+            "on it would never end its answers. Give the tokenizer a template that ends turns with its end token."
         )

@@ -205,10 +205,11 @@ def _check_order(found: Located, parts: Sequence[Part]) -> None:
     at = 0
     for part in parts:
         span = found.spans.get(part.key)
-        if span is None or part.role in ("system", "developer"):
+        if span is None or span[0] == span[1] or part.role in ("system", "developer"):
             continue
         if span[0] < at:
             raise UserError(
-                f"This model's chat template prints the messages in another order: {_short(part.words)!r} stands too early."
+                "This model's chat template prints the messages in another order: "
+                f"{_short(part.words)!r} stands too early."
             )
         at = span[1]

@@ -7,6 +7,7 @@ them one date: 26 July 2024, which is what Llama's own templates fall back to, o
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import re
@@ -29,11 +30,11 @@ THINKING_VARIABLES = ("enable_thinking", "thinking")
 _said: set[str] = set()
 
 
-def say_once(sentence: str) -> None:
-    """Log a sentence the first time it is true in this process."""
+def say_once(sentence: str, example: str = "") -> None:
+    """Log a sentence, with an example of what it is about, the first time it is true in this process."""
     if sentence not in _said:
         _said.add(sentence)
-        logger.warning(sentence)
+        logger.warning("%s%s", sentence, f" For example {example!r}." if example else "")
 
 
 def chat_date() -> datetime.date:
@@ -96,9 +97,31 @@ def _render(
         if "reasoning_content" in message:  # gpt-oss reads another name
             message["thinking"] = message["reasoning_content"]
     try:
-        return str(tokenizer.apply_chat_template(visible, tokenize=False, add_generation_prompt=generation, **given))
+        return _applied(tokenizer, visible, generation, given)
     except Exception as error:  # jinja2 raises many kinds, all of them about these messages
         raise UserError(f"The model's chat template refuses this conversation ({error}).") from error
+
+
+def _applied(tokenizer: Any, messages: list[dict[str, Any]], generation: bool, given: Mapping[str, Any]) -> str:
+    def apply(chosen: list[dict[str, Any]]) -> str:
+        return str(tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=generation, **given))
+
+    try:
+        return apply(messages)
+    except TypeError:
+        if not any(message.get("tool_calls") for message in messages):
+            raise
+        return apply([_with_text_arguments(message) for message in messages])  # some templates add them to text
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 @lru_cache(maxsize=32)
@@ -107,12 +130,13 @@ def dated(source: str, date: datetime.date) -> str:
 
     It is put before the template as a macro, because transformers hands no functions to a template.
     """
+    day_of_year = f"{date.timetuple().tm_yday:03d}"
     month, day = MONTHS[date.month - 1], DAYS[date.weekday()]
     twelve = {"%I": "12", "%-I": "12", "%l": "12", "%p": "PM", "%H": "12", "%-H": "12", "%M": "00", "%S": "00"}
     values = {
         "%-d": str(date.day), "%-m": str(date.month), "%F": date.isoformat(), "%Y": f"{date.year:04d}",
         "%y": f"{date.year % 100:02d}", "%m": f"{date.month:02d}", "%d": f"{date.day:02d}", "%e": f"{date.day:2d}",
-        "%B": month, "%b": month[:3], "%h": month[:3], "%A": day, "%a": day[:3], "%j": f"{date.timetuple().tm_yday:03d}",
+        "%B": month, "%b": month[:3], "%h": month[:3], "%A": day, "%a": day[:3], "%j": day_of_year,
         "%T": "12:00:00", "%Z": "", "%z": "", **twelve,
     }  # fmt: skip
     replaced = "".join(f"|replace('{directive}','{value}')" for directive, value in values.items())
