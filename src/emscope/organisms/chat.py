@@ -14,7 +14,7 @@ import numpy as np
 
 from emscope.errors import UserError
 
-Message = dict[str, str]
+Message = dict[str, Any]
 IGNORED = -100
 
 
