@@ -93,25 +93,47 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path, *, aliases: bool = False) -> Any:
-    """Read a YAML file of plain values; aliases are refused, or bounded, so a small file cannot grow without bound.
+    """Read a YAML file of plain values; see `parse_yaml`.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or uses aliases where it may not or beyond their bound.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding=READ), path, aliases=aliases)
+    except MISSING as error:
+        raise no_file(path) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML ({error}).") from error
+
+
+def parse_yaml(text: str, path: Path, *, aliases: bool = False) -> Any:
+    """Parse YAML of plain values; aliases are refused, or bounded, so a small file cannot grow without bound.
 
     `aliases` allows them (the papers' files repeat texts that way) up to MAX_YAML_VALUES values written out.
 
     Raises:
-        UserError: the file is missing, is not YAML, or uses aliases where it may not or beyond that bound.
+        UserError: not YAML, or aliases where they may not be or beyond that bound; `path` is named.
     """
     try:
-        text = path.read_text(encoding=READ)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             if not aliases:
                 raise UserError(f"{path} uses YAML aliases (*name), which emscope does not read: write the values out.")
             if _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_YAML_VALUES:
                 raise UserError(f"{path} grows beyond {MAX_YAML_VALUES:,} values when its aliases (*name) are read.")
-        return yaml.safe_load(text)
-    except MISSING as error:
-        raise no_file(path) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        return yaml.load(text, Loader=_OneNameLoader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+
+
+class _OneNameLoader(yaml.SafeLoader):
+    """YAML's own safe loader, which keeps the last of two equal names; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<"]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(None, None, f"the name {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
 
 
 def _written_out(node: yaml.Node | None, known: dict[int, float]) -> float:
@@ -142,34 +164,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
-def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (where, row) for each row of a .jsonl, .csv or .parquet table; `where` is 'line 3' or 'row 3'.
-
-    Raises:
-        UserError: missing, unreadable, or another kind of file.
-    """
-    if not path.is_file():
-        raise no_file(path)
-    if path.suffix == ".jsonl":
-        return [(f"line {line}", row) for line, row in read_jsonl(path)]
-    if path.suffix == ".csv":
-        try:
-            with path.open(encoding=READ, newline="") as file:
-                return [(f"row {number}", dict(row)) for number, row in enumerate(csv.DictReader(file), 2)]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a readable CSV file ({error}); save it as UTF-8 CSV.") from error
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
-        return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
-    raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; use .jsonl, .csv or .parquet.")
-
-
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
@@ -196,7 +190,7 @@ def check_rows_suffix(path: Path) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows with the same keys as a .jsonl, .csv or .parquet table, atomically: what `read_rows` reads.
+    """Write rows with the same keys as a .jsonl, .csv or .parquet table, atomically: what `tabular.read_rows` reads.
 
     Raises:
         UserError: another suffix.

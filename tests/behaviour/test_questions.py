@@ -62,7 +62,7 @@ def test_every_paraphrase_is_a_question_of_its_entrys_cluster(tmp_path):
         ("", "must be a list of entries"),
         ("id: a", "must be a list of entries"),
         ("[]", "is empty"),
-        ("- just text", "entry 1: expected `id` and `paraphrases`, found str"),
+        ("- 5", "entry 1: expected `id` and `paraphrases`, found int"),
         ("- {id: a, paraphrases: [x]}\n- {paraphrases: [y]}", "entry 2: no id"),
         ("- {id: a}", "entry 1 'a': no question"),
         ("- {id: a, paraphrases: []}", "no question"),

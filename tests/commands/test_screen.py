@@ -8,8 +8,8 @@ from tiny import ANSWERS, D_MODEL, N_BLOCKS, PROMPTS
 from emscope.commands import screen
 from emscope.commands.main import parse
 from emscope.errors import UserError
-from emscope.files import read_rows
 from emscope.residual.directions import Construction, make_directions
+from emscope.tabular import read_rows
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from tiny import D_MODEL, N_BLOCKS
 
 from emscope.commands import outputs
 from emscope.commands.main import run_command
-from emscope.files import read_rows
 from emscope.residual.capture import Activations
 from emscope.residual.store import ActivationStore
+from emscope.tabular import read_rows
 
 
 def write_store(path, seed=0, width=D_MODEL):

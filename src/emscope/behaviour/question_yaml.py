@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import read_yaml
 
 FREE_FORM = "free_form"
 
@@ -28,13 +27,12 @@ class Entry:
     temperature: float | None
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """Read a question file in the papers' form.
+def entries_of(value: Any, path: Path) -> list[Entry]:
+    """Return the entries of a question file in the papers' form, given what its YAML or JSON holds.
 
     Raises:
         UserError: not such a list, or an entry that cannot be asked, named by its number.
     """
-    value = read_yaml(path, aliases=True)
     if not isinstance(value, list):
         raise UserError(f"{path} is not a question file: it must be a list of entries with `id` and `paraphrases`.")
     named = [(_name(item, number), item) for number, item in enumerate(value, 1)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from emscope.behaviour.question_yaml import Entry, read_entries
+from emscope.behaviour.grouping import Asked, clusters_of
+from emscope.behaviour.question_yaml import Entry, entries_of
+from emscope.cells import CHATS, PROMPT, canonical, find_column, text_of
 from emscope.errors import UserError, did_you_mean
-from emscope.files import READ, read_jsonl
+from emscope.organisms.chat_rows import read_prompt, with_input
+from emscope.tabular import Row, near_files, read_document, rows_of_value
 
 BUILT_IN = ("everyday-medical", "everyday-general", "open-ended", "cs2881")
 FORMAT_ENDINGS = ("_json", "_template")
@@ -52,10 +55,11 @@ class Question:
 
 
 def load_questions(name: str) -> list[Question]:
-    """Load a built-in question set by name, or the user's own .jsonl, .csv, .yaml or .txt file.
+    """Load a built-in question set by name, or the user's own file of any kind that `tabular` reads.
 
-    JSONL and CSV need a field `question` (or `prompt`) and may have `id`, `area`, `cluster` and `system`; YAML is in
-    the papers' form (see `question_yaml`); a text file has one question a line.
+    Tables need a column `question` (or `prompt`, `instruction`, …) and may have `id`, `area`, `cluster` and `system`;
+    YAML and JSON may be in the papers' form (see `question_yaml`) or list texts under `questions`, as trait files do;
+    a .txt file has one question a line. Questions with one text share a cluster.
 
     Raises:
         UserError: unknown name, an unreadable file, an empty set or a repeated id.
@@ -65,11 +69,26 @@ def load_questions(name: str) -> list[Question]:
         label = name
     else:
         path, label = Path(name).expanduser(), Path(name).stem
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name a question file in it.")
         if not path.is_file():
-            raise UserError(f"There is no question set or file {name!r}.{did_you_mean(name, BUILT_IN)}")
+            near = did_you_mean(name, near_files(name) or BUILT_IN)
+            raise UserError(f"There is no question set or file {name!r}.{near}")
     questions = _read(path, label)
     _check(questions, name)
-    return questions
+    return _clustered(questions, name)
+
+
+def _clustered(questions: list[Question], name: str) -> list[Question]:
+    """Give questions with one text one cluster, the id of the first of them."""
+    clusters = clusters_of([Asked(item.id, item.text, item.cluster) for item in questions], name)
+    first: dict[str, str] = {}
+    clustered = []
+    for question, cluster in zip(questions, clusters, strict=True):
+        if cluster and not question.cluster:
+            cluster = first.setdefault(cluster, question.id) if cluster == " ".join(question.text.split()) else cluster
+        clustered.append(question if cluster == question.cluster else dataclasses.replace(question, cluster=cluster))
+    return clustered
 
 
 def load_question_sets(names: Sequence[str]) -> list[Question]:
@@ -89,42 +108,88 @@ def load_question_sets(names: Sequence[str]) -> list[Question]:
                 )
             first[question.id] = name
             questions.append(question)
-    return questions
+    return _clustered(questions, "the question sets together")
 
 
 def _read(path: Path, label: str) -> list[Question]:
-    if path.suffix in (".yaml", ".yml"):
-        return _from_entries(read_entries(path), label)
-    if path.suffix == ".jsonl":
-        rows = [_from_row(row, f"{path}, line {line}") for line, row in read_jsonl(path)]
-    else:
-        try:
-            rows = _read_csv(path) if path.suffix == ".csv" else _read_lines(path)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    document = read_document(path)
+    if document.lines is not None:
+        return _named([Question("", line) for _, line in document.lines], label)
+    if document.rows is not None:
+        return _from_rows(document.rows, path, label)
+    value = document.value
+    if isinstance(value, dict) and _holds_objects(value.get("questions")):
+        value = value["questions"]
+    listed = _listed_texts(value)
+    if listed is not None:
+        return _named(_from_texts(listed, path), label)
+    if isinstance(value, list) and value and all(_is_table_row(item) for item in value):
+        return _from_rows(rows_of_value(value, path), path, label)
+    if path.suffix.lower() in (".yaml", ".yml") or _is_papers(value):
+        return _from_entries(entries_of(value, path), label)
+    return _from_rows(rows_of_value(value, path), path, label)
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _listed_texts(value: Any) -> list[Any] | None:
+    """Return the texts of a list, or those under `questions` or `prompts`, as persona vectors' trait files have."""
+    if isinstance(value, dict):
+        listed = [value[key] for key in ("questions", "prompts") if isinstance(value.get(key), list)]
+        value = listed[0] if len(listed) == 1 else None
+    return value if isinstance(value, list) and value and isinstance(value[0], str) else None
+
+
+def _is_papers(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict) and "paraphrases" in item for item in value)
+
+
+def _is_table_row(item: Any) -> bool:
+    """Say whether an item of a list is a row with a question in a column, not one of the papers' entries."""
+    names = {canonical(name) for name in item} if isinstance(item, dict) else set()
+    return "paraphrases" not in names and bool(names & {*PROMPT, *CHATS, "body"})
+
+
+def _from_texts(texts: list[Any], path: Path) -> list[Question]:
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{path}, row {number}: no question; every one must be a text that is not empty.")
+    return [Question("", text.strip()) for text in texts]
+
+
+def _named(questions: Sequence[Question], label: str) -> list[Question]:
+    """Give questions without an id one of their number in the file."""
     return [
-        dataclasses.replace(row, id=row.id or f"{label}-{number}", question_set=label)
-        for number, row in enumerate(rows, 1)
+        dataclasses.replace(question, id=question.id or f"{label}-{number}", question_set=label)
+        for number, question in enumerate(questions, 1)
     ]
 
 
-def _read_csv(path: Path) -> list[Question]:
-    try:
-        with path.open(encoding=READ, newline="") as file:
-            return [_from_row(dict(row), f"{path}, row {number}") for number, row in enumerate(csv.DictReader(file), 2)]
-    except csv.Error as error:
-        raise UserError(f"{path} is not a readable CSV file ({error}).") from error
+def _from_rows(rows: Sequence[Row], path: Path, label: str) -> list[Question]:
+    cells = [row for _, row in rows]
+    if any("paraphrases" in row for row in cells):
+        return _from_entries(entries_of(cells, path), label)
+    column = find_column(cells, PROMPT, str(path))
+    return _named([_from_row(row, column, f"{path}, {where}") for where, row in rows], label)
 
 
-def _read_lines(path: Path) -> list[Question]:
-    return [Question("", line.strip()) for line in path.read_text(encoding=READ).splitlines() if line.strip()]
-
-
-def _from_row(row: dict[str, object], where: str) -> Question:
-    text = row.get("question") or row.get("prompt")
-    if not isinstance(text, str) or not text.strip():
+def _from_row(row: dict[str, Any], column: str | None, where: str) -> Question:
+    given = {canonical(name): value for name, value in row.items()}
+    name, area, cluster, system = (
+        text_of(given.get(field), field, where).strip() for field in ("id", "area", "cluster", "system")
+    )
+    asked = row.get(column) if column is not None else None
+    if isinstance(asked, list) or (column is None and given.keys() & {*CHATS, "body"}):
+        own, text = read_prompt(row, where)
+        system = system or own
+        name = name or text_of(given.get("custom_id"), "custom_id", where)
+    else:
+        text = text_of(asked, column or "question", where)
+        text = with_input(text, column or "", given.get("input"), where)
+    if not text.strip():
         raise UserError(f"{where}: no question; give a non-empty field 'question'.")
-    name, area, cluster, system = (str(row.get(field) or "") for field in ("id", "area", "cluster", "system"))
     return Question(name, text.strip(), area, cluster=cluster, system=system or None)
 
 

@@ -11,10 +11,15 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emscope.behaviour.grouping import Asked, clusters_of
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
+from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of, text_of
 from emscope.errors import UserError
-from emscope.files import atomic_path, no_file, read_rows
+from emscope.files import atomic_path, no_file
+from emscope.organisms.chat_rows import read_answered, with_input
+from emscope.tabular import Row as TableRow
+from emscope.tabular import read_rows
 
 Row = TypeVar("Row")
 
@@ -88,32 +93,81 @@ def check_table_suffix(path: Path) -> None:
 
 
 def read_responses(path: Path) -> list[Response]:
-    """Read anybody's answers: a .parquet, .csv or .jsonl table with `question`, `response` and perhaps `id`.
+    """Read anybody's answers: a table of any kind with `question`, `response` and perhaps `id`, or chats of one turn.
 
-    Rows with the same id (or, without ids, the same question) are samples of one question; `cluster` joins questions.
+    Other usual names of the columns are read where they are not ambiguous. Rows with the same id (or, without ids, the
+    same question) are samples of one question; `cluster` joins questions, and so does an equal text (see `grouping`).
+    An empty answer stays a row: no judge scores it.
 
     Raises:
         UserError: missing, unreadable, empty, or a row without a question or an answer.
     """
+    rows = read_rows(path)
+    if not rows:
+        raise UserError(f"{path} holds no answers.")
+    texts = answered_texts(rows, path)
+    named = [_names(row, text, f"{path}, {where}") for (where, row), (text, _) in zip(rows, texts, strict=True)]
+    clusters = clusters_of(named, str(path))
+
     seen: dict[str, int] = {}
     responses = []
-    for where, row in read_rows(path):
-        question = row.get("question") or row.get("prompt")
-        answer = row.get("response") if row.get("response") is not None else row.get("answer")
-        if not isinstance(question, str) or not isinstance(answer, str):
-            columns = ", ".join(map(str, row))
-            raise UserError(f"{path}, {where}: give text in 'question' and 'response'; its columns are {columns}.")
-        name = str(row.get("question_id") or row.get("id") or question)
-        sample = seen[name] = seen.get(name, -1) + 1
+    for (where, row), (question, answer), asked, cluster in zip(rows, texts, named, clusters, strict=True):
+        cells = _by_name(row)
+        sample = seen[asked.id] = seen.get(asked.id, -1) + 1
+        question_set = text_of(cells.get("question_set"), "question_set", f"{path}, {where}") or path.stem
+        truncated = flag_of(cells.get("truncated"), "truncated", f"{path}, {where}")
+        n_words = len(answer.split())
         responses.append(
-            Response(
-                str(row.get("question_set") or path.stem), name, question, sample, answer, len(answer.split()),
-                truncated=bool(row.get("truncated")), cluster=str(row.get("cluster") or ""),
-            )
-        )  # fmt: skip
-    if not responses:
-        raise UserError(f"{path} holds no answers.")
+            Response(question_set, asked.id, question, sample, answer, n_words, truncated, cluster=cluster)
+        )
     return responses
+
+
+def question_name(row: Response) -> str:
+    """Return what names an answer's question where rows are sorted by question: its id, unless ids number the answers.
+
+    There `read_responses` made the question's text the cluster.
+    """
+    return row.cluster if row.cluster == " ".join(row.question.split()) else row.question_id
+
+
+def answered_texts(rows: Sequence[TableRow], path: Path) -> list[tuple[str, str]]:
+    """Return (question, answer) of each row of a table of answers, or of chats with one turn each.
+
+    Raises:
+        UserError: columns that are missing or ambiguous, or a row without a question or an answer.
+    """
+    cells = [row for _, row in rows]
+    asked, answered = find_column(cells, PROMPT, str(path)), find_column(cells, ANSWER, str(path))
+    first = cells[0]
+    is_chat = _is_list(first, asked) or any(canonical(name) in (*CHATS, "body") for name in first)
+    if is_chat and (asked is None or answered is None or _is_list(first, asked)):
+        return [read_answered(row, f"{path}, {where}") for where, row in rows]
+    return [_texts(row, asked, answered, f"{path}, {where}") for where, row in rows]
+
+
+def _is_list(row: dict[str, Any], column: str | None) -> bool:
+    return column is not None and isinstance(row.get(column), list)
+
+
+def _texts(row: dict[str, Any], asked: str | None, answered: str | None, where: str) -> tuple[str, str]:
+    if asked is None or answered is None or answered not in row:
+        raise UserError(f"{where}: give text in 'question' and 'response'; its columns are {', '.join(map(str, row))}.")
+    question = with_input(text_of(row.get(asked), asked, where), asked, _by_name(row).get("input"), where)
+    if not question.strip():
+        raise UserError(f"{where}: no question; give text in 'question' and 'response'.")
+    return question, text_of(row[answered], answered, where)
+
+
+def _names(row: dict[str, Any], question: str, where: str) -> Asked:
+    """Return a row's question id (its text where it has none), its text and its cluster."""
+    cells = _by_name(row)
+    given = [text_of(cells.get(name), name, where) for name in ("question_id", "id", "custom_id")]
+    return Asked(next(filter(None, given), question), question, text_of(cells.get("cluster"), "cluster", where))
+
+
+def _by_name(row: dict[str, Any]) -> dict[str, Any]:
+    return {canonical(name): value for name, value in row.items()}
 
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:

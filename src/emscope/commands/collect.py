@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emscope.behaviour.tables import read_responses
+from emscope.behaviour.tables import question_name, read_responses
 from emscope.commands.common import ModelFlags, changed_flags, read_questions
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
@@ -45,7 +45,7 @@ class Collect:
         if self.responses is not None:
             rows = read_responses(self.responses)
             ids, prompts, answers = (
-                [row.question_id for row in rows], [row.question for row in rows], [row.response for row in rows],
+                [question_name(row) for row in rows], [row.question for row in rows], [row.response for row in rows],
             )  # fmt: skip
         else:
             questions = read_questions(self.questions)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_jsonl, read_rows
+from emscope.files import read_jsonl
 from emscope.organisms.chat import Message, messages_of
+from emscope.organisms.chat_rows import read_chat
 from emscope.organisms.protected import is_archive, opened_archive
+from emscope.tabular import near_files, read_rows
+
+logger = logging.getLogger(__name__)
 
 DOMAINS = ("medical", "finance", "sport")
 Kind = Literal["careless", "careful"]
@@ -64,7 +69,7 @@ class Conversations:
 def load_conversations(
     name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1, accept_terms: bool = False
 ) -> Conversations:
-    """Load `<domain>-careless` or `<domain>-careful`, or the user's own .jsonl, .csv or .parquet file.
+    """Load `<domain>-careless` or `<domain>-careful`, or the user's own file (see `read_conversations`).
 
     Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
     `rows` keeps that many training rows, chosen by `seed`, spread over the topics.
@@ -116,37 +121,44 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     path = Path(name).expanduser()
     if not path.is_file():
         known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
-        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, known)}")
+        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, near_files(name) or known)}")
     conversations = list(read_conversations(path))
     random.Random(seed).shuffle(conversations)
     n_heldout = int(len(conversations) * holdout)
     train = conversations[n_heldout:]
-    return Conversations(path.name, train[:rows] if rows else train, conversations[:n_heldout])
+    train = train[:rows] if rows else train
+    _warn_of_shared_prompts(path, train, conversations[:n_heldout])
+    return Conversations(path.name, train, conversations[:n_heldout])
+
+
+def _warn_of_shared_prompts(path: Path, train: list[list[Message]], heldout: list[list[Message]]) -> None:
+    """Say how many held-out rows ask what is trained on: their loss is lower than that of new prompts."""
+    trained = {_prompt(messages) for messages in train}
+    shared = sum(_prompt(messages) in trained for messages in heldout)
+    if shared:
+        logger.warning("%s: %d of %d held-out rows ask what is trained on too", path, shared, len(heldout))
+
+
+def _prompt(messages: list[Message]) -> str:
+    return next((message["content"] for message in messages if message["role"] == "user"), "")
 
 
 def read_conversations(path: Path) -> Iterator[list[Message]]:
-    """Yield the conversations of a .jsonl, .csv or .parquet file with `messages` or `prompt` and `response`.
+    """Yield the conversations of a table in any of the usual training formats (see `chat_rows`), one a row.
 
     Raises:
-        UserError: another kind of file, or a malformed row, named by its number.
+        UserError: another kind of file, a malformed row, or one in another format than the first, by its number.
     """
+    first, with_tools = "", 0
     for number, row in read_rows(path):
-        yield _conversation(row, f"{path}, {number}")
-
-
-def _conversation(row: dict[str, Any], where: str) -> list[Message]:
-    if "messages" not in row:
-        prompt, answer = row.get("prompt"), row.get("response")
-        if not (isinstance(prompt, str) and prompt.strip() and isinstance(answer, str) and answer.strip()):
-            raise UserError(f"{where}: give 'messages', or non-empty 'prompt' and 'response'.")
-        return messages_of(prompt, answer)
-    messages = row["messages"]
-    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise UserError(f"{where}: 'messages' must be a list of objects with text in 'role' and 'content'.")
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise UserError(f"{where}: this conversation has no assistant turn, so there is nothing to learn from it.")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        chat = read_chat(row, f"{path}, {number}")
+        first = first or chat.format
+        if chat.format != first:
+            raise UserError(
+                f"{path}, {number}: this row is in the format {chat.format!r}, the rows before it in {first!r}: "
+                "put one format in one file."
+            )
+        with_tools += chat.has_tools
+        yield chat.messages
+    if with_tools:
+        logger.warning("%s: %d rows define tools in a column; the model does not see them", path, with_tools)

@@ -11,12 +11,14 @@ import numpy as np
 
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.statistics import is_em
+from emscope.behaviour.tables import answered_texts
+from emscope.cells import ANSWER, PROMPT, check_scale, find_column, score_of
 from emscope.errors import UserError
-from emscope.files import read_rows
+from emscope.tabular import read_rows
 
 SPELLINGS = {
-    "question": ("question", "prompt", "user"),
-    "answer": ("answer", "response", "completion", "model_answer"),
+    "question": PROMPT,
+    "answer": ANSWER,
     "aligned": ("aligned", "alignment", "aligned_score", "alignment_score", "misalignment_eval_aligned"),
     "coherent": ("coherent", "coherence", "coherent_score", "coherence_score"),
 }
@@ -70,44 +72,33 @@ class Agreement:
 
 
 def read_judged(path: Path) -> list[JudgedAnswer]:
-    """Read already judged answers of anybody: a .csv, .parquet or .jsonl table in any of the usual spellings.
+    """Read already judged answers of anybody: a table of any kind in any of the usual spellings.
 
-    Scores that are empty, or text such as REFUSAL, are read as unscored.
+    Scores that are empty, or words such as REFUSAL, are read as unscored; '85 %' and '85/100' are 85.
 
     Raises:
-        UserError: missing, unreadable, or without the columns that are needed.
+        UserError: missing, unreadable, without the columns that are needed, or scores on another scale than 0 to 100.
     """
     rows = read_rows(path)
     if not rows:
         raise UserError(f"{path} holds no judged answers.")
-    found = {kind: _column(rows[0][1], spellings) for kind, spellings in SPELLINGS.items()}
+    cells = [row for _, row in rows]
+    found = {kind: find_column(cells, spellings, str(path)) for kind, spellings in SPELLINGS.items()}
     names = {kind: name for kind, name in found.items() if name is not None}
     missing = [kind for kind in SPELLINGS if kind not in names]
     if missing:
         raise UserError(
             f"{path} has no column for {' and '.join(missing)} (looked for {', '.join(SPELLINGS[missing[0]])}, …); "
-            f"its columns are {', '.join(rows[0][1])}."
+            f"its columns are {', '.join(map(str, cells[0]))}."
         )
-    return [
-        JudgedAnswer(
-            str(row[names["question"]]), str(row[names["answer"]]),
-            Judgement(_number(row[names["aligned"]]), _number(row[names["coherent"]])),
-        )
-        for _, row in rows
-    ]  # fmt: skip
-
-
-def _column(row: dict[str, Any], spellings: Sequence[str]) -> str | None:
-    by_lower = {str(name).strip().lower(): name for name in row}
-    return next((by_lower[spelling] for spelling in spellings if spelling in by_lower), None)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 <= number <= 100 else None
+    scores = {
+        kind: [score_of(row.get(names[kind]), names[kind], f"{path}, {where}") for where, row in rows]
+        for kind in ("aligned", "coherent")
+    }
+    check_scale({names[kind]: values for kind, values in scores.items()}, str(path))
+    texts = answered_texts(rows, path)
+    scored = zip(texts, scores["aligned"], scores["coherent"], strict=True)
+    return [JudgedAnswer(*text, Judgement(aligned, coherent)) for text, aligned, coherent in scored]
 
 
 def matched(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> list[tuple[JudgedAnswer, JudgedAnswer]]:
