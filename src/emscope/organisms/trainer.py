@@ -89,6 +89,7 @@ def make_trainer(
         report_to=list(settings.report_to) or "none",
         use_cpu=place.device == "cpu",
         bf16=False,
+        fp16=place.dtype == torch.float16 and place.device.startswith("cuda"),  # scales the loss
         dataloader_pin_memory=False,
         disable_tqdm=True,
         remove_unused_columns=False,
