@@ -1,6 +1,7 @@
 """Progress as lines of a log, and the pace that both bars and lines speak of."""
 
 import io
+import itertools
 import logging
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_log_gets_a_first_line_after_ten_seconds_and_then_ever_fewer(caplog, c
     lines = logged(caplog, clock, 1.0, 1000)
     assert lines[0] == "  training: 10 of 1,000 steps, 1 steps/s, 16 min 30 s left"
     at = [int(line.split()[1].replace(",", "")) for line in lines]
-    waits = [after - before for before, after in zip(at, at[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(at)]
     assert waits == sorted(waits)
     assert len(lines) < 12
     assert not any("\n" in line or "\x1b" in line or "\r" in line for line in lines)

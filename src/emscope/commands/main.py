@@ -44,7 +44,9 @@ COMMANDS = {
 }
 GOES_ON = "What was finished is kept: the same command goes on from there."
 STOPPED = {
-    **dict.fromkeys(("run", "sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON),
+    **dict.fromkeys(
+        ("run", "sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON
+    ),
     "judge": "Scores of servers and local models are kept: the same command asks only for the rest.",
     "train": "Checkpoints made with --save-every are kept: --resume goes on from the last one.",
 }

