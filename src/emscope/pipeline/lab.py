@@ -135,7 +135,8 @@ class Lab:
     def products(self) -> RunProducts:
         """Return what the report shows of this run."""
         stages = self.folder.record["stages"]
-        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, says_of_control(self.config))
+        note = says_of_control(self.config)
+        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
 
     @cached_property
     def questions(self) -> list[Question]:
