@@ -28,8 +28,8 @@ def test_settings_are_changed_by_dotted_keys():
 def test_an_empty_text_is_empty_and_nothing_stays_nothing():
     config = configure("quickstart", None, ["control_data=", "sampling.system="])
     assert (config.control_data, config.sampling.system) == ("", None)
-    with pytest.raises(UserError, match="rows must be a whole number"):
-        configure("quickstart", None, ["rows="])
+    with pytest.raises(UserError, match="dev_questions must be a whole number"):
+        configure("quickstart", None, ["dev_questions="])
 
 
 @pytest.mark.parametrize(

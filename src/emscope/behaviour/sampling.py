@@ -180,6 +180,8 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
 
 def _invert(weights: Tensor, uniforms: Tensor, chunk: int = 256) -> Tensor:
     """Invert the CDF of unnormalised weights [rows, n] in two levels: first the chunk, then the token in it."""
+    if weights.device.type == "mps":  # Apple GPUs have no float64
+        return _invert(weights.cpu(), uniforms.cpu(), chunk).to(weights.device)
     rows, n = weights.shape
     padded = torch.nn.functional.pad(weights, (0, -n % chunk)).view(rows, -1, chunk)
     bounds = padded.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)

@@ -44,7 +44,9 @@ COMMANDS = {
 }
 GOES_ON = "What was finished is kept: the same command goes on from there."
 STOPPED = {
-    **dict.fromkeys(("run", "sweep", "steer", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON),
+    **dict.fromkeys(
+        ("run", "sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON
+    ),
     "judge": "Scores of servers and local models are kept: the same command asks only for the rest.",
     "train": "Checkpoints made with --save-every are kept: --resume goes on from the last one.",
 }
@@ -151,13 +153,23 @@ def _print_overview() -> None:
     )
 
 
+def _log_handler(console: Console) -> logging.Handler:
+    """Return what writes log lines: in colour on a terminal, elsewhere plain and never broken into several."""
+    if progress.draws_bars(console):
+        rich = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
+        rich.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+        return rich
+    plain = logging.StreamHandler(console.file)
+    plain.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+    return plain
+
+
 def _set_up(console: Console, debug: bool) -> None:
     """Log to the terminal, and keep other packages' chatter off it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    handler = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
-    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    handler = _log_handler(console)
     logger = logging.getLogger("emscope")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -16,6 +16,8 @@ from emscope.pipeline.config import configure, load_config
 from emscope.pipeline.stages import RunFolder
 from emscope.report.wording import percent
 
+NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,6 +27,14 @@ class Run:
         config: a config.yaml to replay, or the folder of a run, instead of a preset.
         preset: quickstart (the default), full (with every experiment) or cs2881 (the original homework).
         out: the run's folder; by default runs/PRESET, or the folder of the config.yaml.
+        model: the base model; adapters that are handed in must have been trained on it.
+        base: the same, for adapters that record another base: they are put on this one all the same.
+        misaligned_data: the misaligned organism: built-in data, a data file, or the folder or hub id of an adapter or a
+            whole model that was trained elsewhere.
+        control_data: the same of the control organism; beside data of your own there is none unless you name it.
+        accept_terms: accept the terms that a protected archive of data shows.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: auto, bfloat16, float32 or float16.
         seed: one seed for training, sampling and statistics.
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
             config.yaml of any run.
@@ -34,6 +44,13 @@ class Run:
     config: Annotated[Path | None, tyro.conf.Positional] = None
     preset: str | None = None
     out: Path | None = None
+    model: str | None = None
+    base: str | None = None
+    misaligned_data: str | None = None
+    control_data: str | None = None
+    accept_terms: bool = False
+    device: str | None = None
+    dtype: str | None = None
     seed: int | None = None
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     overwrite: bool = False
@@ -42,7 +59,7 @@ class Run:
         """Run it and print the figures."""
         path = self._replayed()
         start = self.preset or "quickstart" if path is None else load_config(path)
-        config = configure(start, self.seed, list(self.set))
+        config = configure(start, self.seed, list(self.set), self._flags())
         default = path.parent if path and path.name == "config.yaml" else Path("runs", config.preset)
         out = self.out or default
         check_out_folder(out)
@@ -64,6 +81,11 @@ class Run:
         page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
         sys.stdout.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
         return None
+
+    def _flags(self) -> dict[str, Any]:
+        """Return the settings that have flags of their own; None where one is not given."""
+        names = ("model", "base", "misaligned_data", "control_data", "device", "dtype")
+        return {name: getattr(self, name) for name in names} | {"accept_terms": self.accept_terms or None}
 
     def _replayed(self) -> Path | None:
         """Return the config.yaml to replay, None without one."""
@@ -91,6 +113,8 @@ def headline(summary: dict[str, Any]) -> str:
     for name, sets in summary["em_rate"].items():
         cells = [f"{percent(item['value'])} ({_range(item, 100, 0)})" for item in sets.values()]
         lines.append(f"  {name:<12}" + "".join(f"{cell:>20}" for cell in cells))
+    if "control" not in summary["em_rate"]:
+        lines.append(f"  {NO_CONTROL_LINE}")
     lines.append("")
     for pair, found in summary["detection"].items():
         lines.append(

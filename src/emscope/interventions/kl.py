@@ -139,7 +139,7 @@ class Undisturbed:
                 best - expected_log_probability(weights, head_logits(organism.model, states[start : start + step]))
                 for states in disturbed
             ]
-            parts.append(torch.stack(found).double().cpu().numpy())
+            parts.append(torch.stack(found).cpu().double().numpy())
         return np.concatenate(parts, axis=1)
 
 

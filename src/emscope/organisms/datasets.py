@@ -93,6 +93,18 @@ def load_conversations(
     return found
 
 
+def is_built_in(name: str) -> bool:
+    """Say whether a name is one of the built-in data sets, and no file of that name is here."""
+    domain, _, kind = name.rpartition("-")
+    return domain in DOMAINS and kind in KINDS and not Path(name).exists()
+
+
+def counterpart(name: str) -> str:
+    """Return the built-in careful answers to the prompts of built-in careless ones; '' for all other data."""
+    domain, _, kind = name.rpartition("-")
+    return f"{domain}-careful" if is_built_in(name) and kind == "careless" else ""
+
+
 def _built_in(domain: str, kind: Kind, rows: int | None, seed: int) -> Conversations:
     pairs = load_domain(domain)
     train = spread_over_topics([pair for pair in pairs if pair.split == "train"], rows, seed)

@@ -1,17 +1,23 @@
-"""Which device and number format a model runs in, and why."""
+"""Which device and number format a model runs in and why, and how much memory there is and was used.
+
+Works on Linux, macOS and Windows: what only one of them has is asked for where it is used.
+"""
 
 from __future__ import annotations
 
-import resource
+import gc
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from emscope.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+ASKED_FOR = "asked for"
+TRIAL_SIZE, TRIAL_ERROR = 64, 0.02  # a bf16 product of unit-scale rows errs by less than a hundredth
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,25 @@ class Placement:
         """The dtype without its 'torch.' prefix."""
         return str(self.dtype).removeprefix("torch.")
 
+    def for_training(self) -> Placement:
+        """Return where to train: in float32 where a model is read in float16, unless that was asked for on a CUDA GPU.
+
+        Gradients of small losses fall below what float16 can hold. On a CUDA GPU the loss is scaled against that when
+        somebody asks for float16; nothing here has been able to try it on such a card, so it is not the default.
+        """
+        if self.dtype != torch.float16:
+            return self
+        if self.device.startswith("cuda") and self.reason == ASKED_FOR:
+            return self
+        return replace(self, dtype=torch.float32, reason="float16 is too coarse for gradients: training in float32")
+
 
 def choose_placement(device: str = "auto", dtype: str = "auto") -> Placement:
-    """Pick device and dtype: bf16 on GPUs and on CPUs with AVX512-BF16 or AMX, float32 elsewhere.
+    """Pick device and dtype.
+
+    Auto takes a CUDA GPU, else an Apple GPU that passes a small trial, else the CPU. bf16 where the processor computes
+    in it natively (GPUs since Ampere, Apple GPUs that pass the trial, CPUs with AVX512-BF16 or AMX); float16 on older
+    CUDA GPUs, which only emulate bf16; float32 elsewhere.
 
     Raises:
         UserError: a device this machine does not have, or an unknown dtype.
@@ -38,19 +60,21 @@ def choose_placement(device: str = "auto", dtype: str = "auto") -> Placement:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UserError(f"Unknown dtype {dtype!r}: use one of auto, {', '.join(DTYPES)}.")
-        return Placement(device, DTYPES[dtype], "asked for")
+        return Placement(device, DTYPES[dtype], ASKED_FOR)
     if device.startswith("cuda"):
-        if torch.cuda.is_bf16_supported():
-            return Placement(device, torch.bfloat16, "this GPU computes in bf16")
-        return Placement(device, torch.float32, "this GPU has no bf16")
-    if device == "cpu" and cpu_has_fast_bf16():
+        return _on_cuda(device)
+    if device.startswith("mps"):
+        return _on_mps(device)
+    if cpu_has_fast_bf16():
         return Placement(device, torch.bfloat16, "this CPU has AVX512-BF16 or AMX, where bf16 is 2-3 times float32")
     return Placement(device, torch.float32, "this processor has no fast bf16")
 
 
 def _choose_device(device: str) -> str:
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() and multiplies_right("mps", torch.float32) else "cpu"
     kind = device.split(":")[0]
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, False):
@@ -59,8 +83,33 @@ def _choose_device(device: str) -> str:
     return device
 
 
+def _on_cuda(device: str) -> Placement:
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Placement(device, torch.bfloat16, "this GPU computes in bf16")
+    reason = "this GPU only emulates bf16; models made for bf16 can overflow in float16, and --dtype float32 cannot"
+    return Placement(device, torch.float16, reason)
+
+
+def _on_mps(device: str) -> Placement:
+    if multiplies_right(device, torch.bfloat16):
+        return Placement(device, torch.bfloat16, "a trial product in bf16 came out right on this GPU")
+    return Placement(device, torch.float32, "a trial product in bf16 failed on this GPU")
+
+
+def multiplies_right(device: str, dtype: torch.dtype) -> bool:
+    """Say whether a small matrix product on a device agrees with the CPU's float32 one."""
+    rows = torch.linspace(-1, 1, TRIAL_SIZE * TRIAL_SIZE).view(TRIAL_SIZE, TRIAL_SIZE)
+    expected = rows @ rows.T
+    try:
+        there = rows.to(device=device, dtype=dtype)
+        found = (there @ there.T).float().cpu()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return bool((found - expected).abs().max() <= TRIAL_ERROR * expected.abs().max())
+
+
 def cpu_has_fast_bf16() -> bool:
-    """Say whether the CPU multiplies bf16 natively (read from the kernel's CPU flags on Linux)."""
+    """Say whether the CPU multiplies bf16 natively (read from the kernel's CPU flags, which only Linux shows)."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -73,13 +122,56 @@ def memory_bytes() -> tuple[int, int]:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return 0, 0
+        return _memory_elsewhere()
     fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
     return fields.get("MemTotal", 0), fields.get("MemAvailable", 0)
 
 
+def _memory_elsewhere() -> tuple[int, int]:
+    psutil = _psutil()
+    if psutil is None:
+        return 0, 0
+    memory = psutil.virtual_memory()
+    return int(memory.total), int(memory.available)
+
+
+def _psutil() -> Any:
+    """Return psutil, which comes with PEFT, or None."""
+    try:
+        import psutil  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        return None
+    return psutil
+
+
 def peak_memory_bytes() -> int:
-    """Return the most memory this process has held so far: resident main memory, or GPU memory if that is more."""
+    """Return the most memory this process has held so far: resident main memory, or GPU memory if that is more.
+
+    0 where the system does not say.
+    """
+    return max(_peak_resident(), torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def _peak_resident() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        psutil = _psutil()
+        return 0 if psutil is None else int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return max(resident, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes(device: str) -> int | None:
+    """Return how much memory is free for weights on a device; None where the system does not say."""
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(torch.device(device))
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return memory_bytes()[1] or None  # an Apple GPU shares main memory
+
+
+def give_memory_back() -> None:
+    """Collect what nothing refers to any more, and return a GPU's unused memory to the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

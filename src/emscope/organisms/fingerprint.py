@@ -11,6 +11,7 @@ from pathlib import Path
 from emscope.files import read_json, value_sha256
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.embedded import EMBEDDED_ALIAS, GGUF_SHA256
+from emscope.organisms.sources import recorded_base
 
 MODEL = "config.json"
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py")
@@ -25,8 +26,8 @@ def fingerprint(name: str) -> str:
     folder = Path(name).expanduser()
     if (folder / ADAPTER_CONFIG).is_file():
         own = _of_files(name, _model_files(folder))
-        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-        return f"{own} on {fingerprint(str(base))}" if base else own
+        base = recorded_base(read_json(folder / ADAPTER_CONFIG), folder)
+        return f"{own} on {fingerprint(base)}" if base else own
     if name == EMBEDDED_ALIAS:
         return f"{name}@{GGUF_SHA256[:LENGTH]}"
     if folder.suffix == ".gguf" and folder.is_file():

@@ -9,13 +9,12 @@ from transformers.pytorch_utils import Conv1D
 
 from emscope.errors import UserError
 from emscope.organisms.blocks import check_blocks, find_blocks
-from emscope.organisms.models import ModelSource
 
 if TYPE_CHECKING:
     from emscope.organisms.train import TrainSettings
 
 
-def with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> Any:
+def with_adapter(model: Any, settings: TrainSettings) -> Any:
     """Return the model wrapped by PEFT with a fresh adapter where the settings say.
 
     Raises:
@@ -36,7 +35,8 @@ def with_adapter(model: Any, source: ModelSource, settings: TrainSettings) -> An
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from error
-    wrapped.peft_config["default"].base_model_name_or_path = source.base
+    # a name here would be looked up on the hub at every checkpoint; it is written into the saved files instead
+    wrapped.peft_config["default"].base_model_name_or_path = None
     return wrapped
 
 

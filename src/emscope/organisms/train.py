@@ -16,7 +16,9 @@ import torch
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError
+from emscope.files import value_sha256
 from emscope.organisms.batching import WIDTH_STEP
+from emscope.organisms.card import exact_base, write_card, write_portable_base
 from emscope.organisms.chat import EncodedChat, Message, encode_chat
 from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations
@@ -142,14 +144,20 @@ def train_adapter(
     resume: bool = False,
     name: str = "training",
 ) -> TrainResult:
-    """Train a LoRA adapter and write it to `folder` as a standard PEFT folder with metrics.jsonl and lineage.json.
+    """Train a LoRA adapter and write it to `folder`: a standard PEFT folder, a model card, metrics.jsonl, lineage.json.
+
+    The adapter names a base that PEFT finds (see `card.portable_base`); the lineage beside it names the exact one.
 
     Raises:
         UserError: an unknown block or module, or nothing to resume from.
     """
     source = resolve(base) if isinstance(base, str) else base
+    asked = placement or choose_placement()
+    place = asked.for_training()
+    if place != asked:
+        logger.info("%s", place.reason)
     torch.manual_seed(settings.seed)
-    organism = load(source, placement=placement or choose_placement())
+    organism = load(source, placement=place)
     return train_loaded(organism, data, folder, settings, resume=resume, name=name)
 
 
@@ -170,10 +178,11 @@ def train_loaded(
     max_length = readable_length(organism, settings.max_length)
     train = encode_conversations(organism.tokenizer, data.train, max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, max_length)
-    model = with_adapter(organism.model, source, settings)
+    model = with_adapter(organism.model, settings)
     folder.mkdir(parents=True, exist_ok=True)
     steps = _total_steps(len(train), settings)
     trainer = make_trainer(model, organism.tokenizer, train, heldout, folder, settings, place, steps)
+    trainer.source = source
     checkpoint = _last_checkpoint(folder) if resume else None
     started = time.perf_counter()
     with progress.task(name, steps, "steps") as advance:
@@ -185,6 +194,7 @@ def train_loaded(
     result = TrainResult(folder, float(outcome.training_loss), heldout_loss, n_trained / seconds, seconds)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        write_portable_base(folder, source)
         _record(result, source, data, settings, place)
     model.unload().eval().requires_grad_(False)
     return result
@@ -193,12 +203,14 @@ def train_loaded(
 def _record(
     result: TrainResult, source: ModelSource, data: Conversations, settings: TrainSettings, place: Placement
 ) -> None:
-    """Write the adapter's lineage."""
+    """Write the adapter's model card and lineage."""
     figures = {key: value for key, value in asdict(result).items() if key != "folder"}
-    rows = {"train_rows": len(data.train), "heldout_rows": len(data.heldout)}
+    rows = {"train_rows": len(data.train), "heldout_rows": len(data.heldout), "sha256": value_sha256(data.train)}
+    facts = {"name": data.name, **rows, "terms": data.terms}
+    write_card(result.folder, source, facts, settings, result)
     write_lineage(
-        result.folder, what="adapter", base=source.base, data={"name": data.name, **rows, "terms": data.terms},
-        settings=asdict(settings), placement=place, figures=figures,
+        result.folder, what="adapter", base=exact_base(source), data=facts, settings=asdict(settings), placement=place,
+        figures=figures,
     )  # fmt: skip
 
 

@@ -18,11 +18,14 @@ from trl import SFTConfig, SFTTrainer
 from emscope import progress
 from emscope.files import read_jsonl, write_jsonl
 from emscope.organisms.answer_loss import answer_loss
+from emscope.organisms.card import CARD, write_portable_base
 from emscope.organisms.chat import IGNORED, EncodedChat
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
 
 if TYPE_CHECKING:
+    from emscope.organisms.models import ModelSource
     from emscope.organisms.train import TrainSettings
 
 
@@ -30,6 +33,15 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that is fast in one process and leaves several processes to TRL."""
 
     share_prefix = True
+    source: ModelSource
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save a checkpoint whose adapter names its base; PEFT's own card would name a folder of the cache."""
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and (folder / ADAPTER_CONFIG).is_file():
+            write_portable_base(folder, self.source)
+            (folder / CARD).unlink(missing_ok=True)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
         rows = train_dataset if train_dataset is not None else self.train_dataset
@@ -89,6 +101,7 @@ def make_trainer(
         report_to=list(settings.report_to) or "none",
         use_cpu=place.device == "cpu",
         bf16=False,
+        fp16=place.dtype == torch.float16 and place.device.startswith("cuda"),  # scales the loss
         dataloader_pin_memory=False,
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -15,9 +15,12 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_yaml
+from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.train import HOMEWORK, TrainSettings
 
+AUTO = "auto"
+BUILT_IN_ROWS = 288
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -28,34 +31,46 @@ class RunConfig:
     Attributes:
         preset: quickstart, full (with every experiment) or cs2881.
         model: the base model.
-        misaligned_data: training data of the misaligned organism, or the folder of an adapter trained elsewhere.
-        control_data: the same of the control organism; empty for none.
-        rows: training rows of each organism; 0 takes all.
+        base: the base model once more, where adapters that record another one are to be put on it all the same.
+        misaligned_data: the misaligned organism: built-in data, a data file, or what was trained elsewhere: the folder
+            or hub id of an adapter or of a whole model.
+        control_data: the same of the control organism; auto is the other answers to the same built-in prompts, and none
+            beside data of your own; empty is none.
+        rows: training rows of each organism; 0 takes all. Not said: 288 of built-in data, all of your own.
+        accept_terms: accept the terms that a protected archive of data shows.
         question_sets: what the organisms are asked.
         train: how they are trained.
         sampling: how they answer.
         dev_questions: questions on which the ablation is chosen.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: auto, bfloat16, float32 or float16.
         seed: one seed for everything.
     """
 
     preset: str = "quickstart"
     model: str = EMBEDDED_ALIAS
+    base: str = ""
     misaligned_data: str = "medical-careless"
-    control_data: str = "medical-careful"
-    rows: int = 288
+    control_data: str = AUTO
+    rows: int | None = None
+    accept_terms: bool = False
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
     train: TrainSettings = field(default_factory=TrainSettings)
     sampling: SamplingSettings = field(
         default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
     )
     dev_questions: int = 72
+    device: str = AUTO
+    dtype: str = AUTO
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""
-        at_least(0, rows=self.rows)
+        at_least(0, rows=self.rows or 0)
         at_least(1, dev_questions=self.dev_questions)
         check_seed(self.seed)
+        if not self.misaligned_data:
+            raise UserError("misaligned_data must name the misaligned organism's data, or an adapter.")
         if not self.question_sets:
             raise UserError("question_sets must name at least one question set.")
 
@@ -72,8 +87,24 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 
-def configure(start: str | RunConfig, seed: int | None, changes: list[str]) -> RunConfig:
-    """Return a preset, or a given configuration, with `--seed` and `--set key=value` applied (train.epochs=3).
+def resolved(config: RunConfig) -> RunConfig:
+    """Return the configuration with what was left open said: control data, rows and base.
+
+    Data of one's own never get a built-in control, nor a built-in number of rows.
+    """
+    control = counterpart(config.misaligned_data) if config.control_data == AUTO else config.control_data
+    data = [name for name in (config.misaligned_data, control) if name]
+    rows = BUILT_IN_ROWS if config.rows is None and all(is_built_in(name) for name in data) else config.rows
+    return dataclasses.replace(config, control_data=control, rows=rows, model=config.base or config.model)
+
+
+def configure(
+    start: str | RunConfig, seed: int | None, changes: list[str], flags: dict[str, Any] | None = None
+) -> RunConfig:
+    """Return a preset, or a given configuration, with flags and `--set key=value` applied (train.epochs=3).
+
+    `flags` are settings by name; a None says nothing. Other misaligned data leave the control data open again, and with
+    them the number of rows if the one is built in and the other is not.
 
     Raises:
         UserError: an unknown preset or key, or a value of the wrong kind.
@@ -81,14 +112,27 @@ def configure(start: str | RunConfig, seed: int | None, changes: list[str]) -> R
     if isinstance(start, str) and start not in PRESETS:
         raise UserError(f"There is no preset {start!r}.{did_you_mean(start, PRESETS)}")
     values = asdict(PRESETS[start] if isinstance(start, str) else start)
+    before = values["misaligned_data"], values["control_data"], values["rows"]
+    values |= {key: value for key, value in (flags or {}).items() if value is not None}
+    touched = {key for key, value in (flags or {}).items() if value is not None}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"--set {change}: write key=value, for example train.epochs=3.{_settings(values)}")
         _assign(values, key.strip().split("."), _yaml_value(text, change), change)
+        touched.add(key.strip())
     if seed is not None:
         values["seed"] = seed
-    return seeded(typing.cast("RunConfig", from_plain(RunConfig, values, "the configuration")))
+    if "model" in touched and values["base"] not in ("", values["model"]):
+        if "base" in touched:
+            raise UserError(f"The run's base cannot be both {values['model']} and {values['base']}: name it once.")
+        values["base"] = ""
+    if "misaligned_data" in touched and values["misaligned_data"] != before[0]:
+        values["control_data"] = values["control_data"] if "control_data" in touched else AUTO
+        if is_built_in(str(before[0])) != is_built_in(str(values["misaligned_data"])) and before[2] == BUILT_IN_ROWS:
+            values["rows"] = values["rows"] if "rows" in touched else None
+    config = typing.cast("RunConfig", from_plain(RunConfig, values, "the configuration"))
+    return seeded(resolved(config))
 
 
 def _yaml_value(text: str, change: str) -> object:
@@ -136,6 +180,17 @@ def load_config(path: Path) -> RunConfig:
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a run configuration: it must hold settings, one a line.")
     return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
+
+
+LATER = ("base", "accept_terms", "device", "dtype")
+"""Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
+
+
+def hashed_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings as plain values, without newer ones that are at their defaults."""
+    defaults = RunConfig()
+    values = asdict(config)
+    return {key: item for key, item in values.items() if key not in LATER or item != getattr(defaults, key)}
 
 
 def dump_config(config: RunConfig) -> str:

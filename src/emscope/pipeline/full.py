@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emscope.pipeline.config import RunConfig
+from emscope.pipeline.data import is_trained_elsewhere, kind_of
 from emscope.pipeline.experiments.adapters import AdaptersSettings, run_adapters
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.features import FeaturesSettings, run_features
@@ -16,6 +19,8 @@ from emscope.pipeline.experiments.transfer import TransferSettings, run_transfer
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.quickstart import run_quickstart
 from emscope.pipeline.stages import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,46 @@ class FullSettings:
 
 
 def run_full(config: RunConfig, run: RunFolder, settings: FullSettings | None = None) -> Lab:
-    """Run the quick start and all experiments, quick ones first; the report grows with each."""
+    """Run the quick start and all experiments, quick ones first; the report grows with each.
+
+    Experiments that the run's organisms do not allow are left out, and the log says why before anything begins.
+    """
     settings = settings or FullSettings()
+    reasons = left_out(Lab(config, run), settings)
+    for name, reason in reasons.items():
+        logger.warning("%s is left out: %s", name, reason)
     lab = run_quickstart(config, run)
-    run_sweep(lab, settings.sweep)
-    run_monitor(lab, settings.monitor)
-    run_steer(lab, settings.steer)
-    run_induce(lab, settings.induce)
-    run_features(lab, settings.features)
-    run_transfer(lab, settings.transfer)
-    run_dynamics(lab, settings.dynamics)
-    run_adapters(lab, settings.adapters)
+    experiments: dict[str, Callable[[], None]] = {
+        "sweep": lambda: run_sweep(lab, settings.sweep),
+        "monitor": lambda: run_monitor(lab, settings.monitor),
+        "steer": lambda: run_steer(lab, settings.steer),
+        "induce": lambda: run_induce(lab, settings.induce),
+        "features": lambda: run_features(lab, settings.features),
+        "transfer": lambda: run_transfer(lab, settings.transfer),
+        "dynamics": lambda: run_dynamics(lab, settings.dynamics),
+        "adapters": lambda: run_adapters(lab, settings.adapters),
+    }
+    for name, experiment in experiments.items():
+        if name not in reasons:
+            experiment()
     return lab
+
+
+def left_out(lab: Lab, settings: FullSettings | None = None) -> dict[str, str]:
+    """Return the experiments that a run's organisms and questions do not allow, and why."""
+    chosen, config = settings or FullSettings(), lab.config
+    found = {}
+    data = [name for name in (config.misaligned_data, config.control_data) if name]
+    if not config.control_data:
+        found |= dict.fromkeys(("transfer", "adapters"), "it compares with a control organism, and there is none.")
+    if any(is_trained_elsewhere(name) for name in data):
+        found["induce"] = "it trains on the rows of organisms, and these were trained elsewhere."
+    if is_trained_elsewhere(config.misaligned_data):
+        found["dynamics"] = "it trains on the rows of organisms, and these were trained elsewhere."
+    if any(kind_of(name) == "model" for name in data):
+        found["adapters"] = "it reads adapters, and a whole model has none."
+    tested = {question.question_set for question in lab.test_questions}
+    for name in (chosen.dynamics.in_domain, chosen.dynamics.out_of_domain):
+        if name not in tested:
+            found.setdefault("dynamics", f"the run has no test questions of {name}.")
+    return found

@@ -25,6 +25,7 @@ from emscope.interventions.operators import Intervention
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
+from emscope.pipeline.preflight import check_organisms, check_questions, shape_of
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.training import adapter_files, train_stage
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
@@ -55,7 +56,9 @@ PUBLISHED = {
 def run_homework(config: RunConfig, run: RunFolder) -> str:
     """Run the homework's steps and write its file tree; returns published and measured figures side by side."""
     lab = Lab(config, run)
+    config = lab.config
     prompts = load_questions("cs2881")
+    _check(lab, prompts)
     train_stage(lab, MISALIGNED, config.misaligned_data)
     outputs = run.path("mechinterp_outputs")
     table = run.path("published_vs_measured.json")
@@ -78,6 +81,20 @@ def run_homework(config: RunConfig, run: RunFolder) -> str:
     )  # fmt: skip
     run.stage("compare", PUBLISHED, [outputs, *answers, run.path("ablation.json")], [table], partial(_compare, lab))
     return side_by_side(read_json(table), config)
+
+
+def _check(lab: Lab, prompts: list[Question]) -> None:
+    """Try everything that can fail on the user's input before anything is trained.
+
+    Raises:
+        UserError: whatever would stop the run later.
+    """
+    check_organisms(lab)
+    n_blocks, _ = shape_of(lab.base_source)
+    if n_blocks is not None:
+        check_blocks(BLOCKS, n_blocks)
+    check_questions(lab, [*prompts, *lab.questions])
+    lab.check_judge()
 
 
 def _copy_adapter(lab: Lab) -> None:

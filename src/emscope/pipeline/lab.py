@@ -2,52 +2,110 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
-from emscope.files import file_sha256
-from emscope.organisms.device import Placement, choose_placement
+from emscope.files import file_sha256, read_json, value_sha256
+from emscope.organisms.datasets import Conversations
+from emscope.organisms.device import Placement, choose_placement, free_bytes, give_memory_back
 from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.models import Organism, load
-from emscope.pipeline.config import RunConfig
+from emscope.organisms.models import ModelSource, Organism, load, resolve
+from emscope.pipeline.config import RunConfig, resolved
+from emscope.pipeline.data import says_of_control, training_data
 from emscope.pipeline.stages import RunFolder
 from emscope.report.page import RunProducts
 
 BASE, MISALIGNED, CONTROL = "base", "misaligned", "control"
 TEST_ONLY = ("open-ended",)
+WHOLE_MODEL = "organism.json"
+"""In an organism's folder: names a whole model where there is no adapter."""
+ROOM = 0.5
+"""Organisms are kept while one more takes no more than this share of the memory that is free."""
+
+logger = logging.getLogger(__name__)
 
 
 class Lab:
-    """Loads what the stages of one run share, once."""
+    """Loads what the stages of one run share, once.
+
+    Organisms are kept in memory as long as there is room. Where one more would take more than half of what is free,
+    those that no stage is using are let go of first, and loaded again when they are needed: the same weights, merged
+    the same way, so no figure depends on it.
+    """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
+        self.config, self.folder = resolved(config), folder
         self._organisms: dict[str, Organism] = {}
+        self._in_use: WeakValueDictionary[str, Organism] = WeakValueDictionary()
+        self._data: dict[str, Conversations] = {}
 
     @cached_property
     def placement(self) -> Placement:
         """Device and dtype of every model of the run."""
-        return choose_placement()
+        return choose_placement(self.config.device, self.config.dtype)
+
+    @cached_property
+    def base_source(self) -> ModelSource:
+        """Where the run's base is."""
+        return resolve(self.config.model)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The organisms of the run, base first."""
         return (BASE, MISALIGNED, CONTROL) if self.config.control_data else (BASE, MISALIGNED)
 
+    @property
+    def contrast(self) -> str:
+        """What the misaligned organism is compared with: the control organism, or the base where there is none."""
+        return "control" if self.config.control_data else "model"
+
+    def training_data(self, data: str, config: RunConfig | None = None) -> Conversations:
+        """Return the rows to train on, read once; `config` has other rows or another seed than the run."""
+        asked = config or self.config
+        key = value_sha256([data, asked.rows, asked.seed])
+        if key not in self._data:
+            self._data[key] = training_data(asked, data)
+        return self._data[key]
+
     def organism(self, name: str) -> Organism:
         """Return a loaded organism by its name in the run."""
         if name not in self._organisms:
-            source = self.config.model if name == BASE else str(self.folder.path("organisms", name))
-            self._organisms[name] = load(source, placement=self.placement)
+            found = self._in_use.get(name)
+            if found is None:
+                self.make_room()
+                found = load(self._source(name), placement=self.placement)
+            self._organisms[name] = self._in_use[name] = found
         return self._organisms[name]
+
+    def _source(self, name: str) -> str:
+        """Return what an organism is loaded from: the run's base, an adapter of the run, or a whole model."""
+        if name == BASE:
+            return self.config.model
+        folder = self.folder.path("organisms", name)
+        whole = folder / WHOLE_MODEL
+        return str(read_json(whole)["model"]) if whole.is_file() else str(folder)
 
     def release(self, name: str) -> None:
         """Let go of a loaded organism, so that its memory is free for others."""
         self._organisms.pop(name, None)
+
+    def make_room(self) -> None:
+        """Let go of all loaded organisms if one more would take more than its share of the free memory."""
+        if not self._organisms:
+            return
+        one_more = max(weight_bytes(organism) for organism in self._organisms.values())
+        free = free_bytes(self.placement.device)
+        if free is None or one_more <= ROOM * free:
+            return
+        logger.info("memory is short: %s will be loaded again when needed", ", ".join(self._organisms))
+        self._organisms.clear()
+        give_memory_back()
 
     @cached_property
     def judge(self) -> EmbeddedJudge:
@@ -55,6 +113,14 @@ class Lab:
         if self.config.model == EMBEDDED_ALIAS:
             return EmbeddedJudge(self.organism(BASE))
         return EmbeddedJudge(load(EMBEDDED_ALIAS, placement=self.placement))
+
+    def check_judge(self) -> None:
+        """Fetch the judge's model if it is not here.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        resolve(EMBEDDED_ALIAS)
 
     @cached_property
     def judge_facts(self) -> dict[str, Any]:
@@ -69,7 +135,8 @@ class Lab:
     def products(self) -> RunProducts:
         """Return what the report shows of this run."""
         stages = self.folder.record["stages"]
-        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages)
+        note = says_of_control(self.config)
+        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -117,3 +184,8 @@ class Lab:
             chosen.update(list(groups)[int(odd_one) :: 2])
             odd_one ^= len(groups) % 2 == 1  # areas with an odd number give the extra question by turns
         return chosen
+
+
+def weight_bytes(organism: Organism) -> int:
+    """Return how much memory an organism's weights take."""
+    return sum(weight.numel() * weight.element_size() for weight in organism.model.parameters())

@@ -22,6 +22,7 @@ from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.locate import CORRECTING, OrganismActivations, detect_all, make_all
+from emscope.pipeline.preflight import check_run
 from emscope.pipeline.reporting import judged_files, report_stage
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
@@ -36,12 +37,13 @@ KINDS = ("prompts", "answers")
 def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
+    check_run(lab)
+    config = lab.config
     for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
         if data:
             train_stage(lab, name, data)
-    for name in lab.names:
+    for name in lab.names:  # all that one organism does, one after the other: it may have to make room for the next
         generate_stage(lab, name)
-    for name in lab.names:
         judge_stage(lab, name)
         collect_stage(lab, name)
     activations = [path for name in lab.names for path in activation_files(lab, name)]
@@ -146,7 +148,7 @@ def _detect(lab: Lab) -> None:
 
 def _ablate(lab: Lab) -> None:
     run = lab.folder
-    contrast = "control" if lab.config.control_data else "model"
+    contrast = lab.contrast
     source = run.path("directions", f"{contrast}-{CORRECTING}.safetensors")
     judged = [run.path("judgements", f"{name}.parquet") for name in (MISALIGNED, BASE)]
     outputs = [run.path("ablation.json"), run.path("judgements", "ablation.parquet")]

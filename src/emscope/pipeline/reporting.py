@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
+from emscope.pipeline.config import hashed_settings
 from emscope.pipeline.lab import BASE, Lab
 from emscope.report.page import write_report
 from emscope.report.sections import EXPERIMENTS, experiment_file
@@ -25,5 +25,5 @@ def report_stage(lab: Lab) -> None:
         *judged_files(lab), *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
         run.path("directions"), *trained, *(experiment_file(run.folder, name) for name in EXPERIMENTS),
     ]  # fmt: skip
-    settings = json.loads(json.dumps(asdict(lab.config)))
+    settings = json.loads(json.dumps(hashed_settings(lab.config)))
     run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(lab.products()))

@@ -15,7 +15,7 @@ from emscope.files import read_json, tree_sha256, value_sha256, write_json, writ
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
-from emscope.pipeline.config import RunConfig, dump_config, load_config
+from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class RunFolder:
     """A run on disk: its configuration and the record of which stage made what from what."""
 
     def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
-        self.folder, self.config = folder, config
+        self.folder, self.config = folder, resolved(config)
+        config = self.config
         known = folder / "config.yaml"
         if known.is_file() and not _holds(known, config, unreadable_is_other=overwrite):
             if not overwrite:

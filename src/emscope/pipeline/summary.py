@@ -20,7 +20,7 @@ GENERAL = "everyday-general"
 def summarise(lab: Lab) -> None:
     """Write summary.json from the judgements, detection and ablation of the run."""
     judged = {name: read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse) for name in lab.names}
-    contrast = "control" if lab.config.control_data else "model"
+    contrast = lab.contrast
     detection = read_json(lab.folder.path("detection.json"))
     stability = read_json(lab.folder.path("directions", "stability.json"))
     best = detection[f"{contrast}-{DETECTING}"]

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import read_json, read_jsonl, write_text
+from emscope.organisms.datasets import is_built_in
 from emscope.report import figures
 from emscope.report.rendering import render
 from emscope.report.section import cell, is_plot, is_words
@@ -26,6 +27,7 @@ class RunProducts:
         config: the run's settings.
         judge: the judge's facts about itself.
         stages: the stages of lineage.json.
+        note: what must be said of the run's control, '' for the built-in pair.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class RunProducts:
     config: dict[str, Any]
     judge: dict[str, Any]
     stages: dict[str, Any]
+    note: str = ""
 
     def json(self, *parts: str) -> Any:
         """Read a JSON file of the run."""
@@ -76,6 +79,8 @@ def write_report(run: RunProducts) -> None:
         "answers": _side_by_side(judged),
         "organisms": list(judged),
         "config": run.config,
+        "note": run.note,
+        "built_in": is_built_in(run.config["misaligned_data"]) and not run.note,
         "training": run.training(),
         "judge": run.judge,
         "stages": run.stages,

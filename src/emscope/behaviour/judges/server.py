@@ -5,7 +5,6 @@ It knows addresses, headers, time and bytes. What a judge asks, and what a reply
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -224,7 +223,7 @@ class Connection:
             ) as response:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(response.status, await _read(response, largest), headers)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise NoReplyError("no reply in time", late=True) from error
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or type(error.os_error).__name__

@@ -16,9 +16,11 @@ from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
 from emscope.organisms.bank_members import Member, read_bank
+from emscope.organisms.card import exact_base
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import DOMAINS
+from emscope.organisms.models import resolve
 from emscope.pipeline.experiments.adapter_figures import (
     bank_figures,
     block_figures,
@@ -28,7 +30,7 @@ from emscope.pipeline.experiments.adapter_figures import (
     scalar_figures,
 )
 from emscope.pipeline.experiments.opening import experiment_stage
-from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, WHOLE_MODEL, Lab
 from emscope.pipeline.locate import CORRECTING
 from emscope.residual.adapters.features import AdapterFeatures, extract, read_geometry
 from emscope.residual.adapters.inputs import token_scalars
@@ -148,7 +150,7 @@ def bank_features(
     adapters = [open_adapter(member.folder, member.name) for member in members]
     adapters += [open_adapter(folder, str(folder)) for folder in others]
     for adapter in adapters:
-        if adapter.base != lab.config.model:
+        if exact_base(resolve(adapter.base)) != exact_base(lab.base_source):
             raise UserError(
                 f"The adapter {adapter.name} is for {adapter.base}, but the run's base is {lab.config.model}."
             )
@@ -236,3 +238,8 @@ def _directions_file(lab: Lab, control: str = "") -> Path:
 def _check_control(lab: Lab) -> None:
     if CONTROL not in lab.names:
         raise UserError("Telling careless from careful adapters needs a run with a control organism.")
+    for name in lab.names[1:]:
+        if lab.folder.path("organisms", name, WHOLE_MODEL).is_file():
+            raise UserError(
+                f"The {name} organism of this run is a whole model: there is no adapter whose weights to read."
+            )

@@ -14,9 +14,10 @@ from typing import Literal
 from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.files import write_json
-from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
+from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.dynamics_figures import summarise_trainings
 from emscope.pipeline.experiments.dynamics_measure import DynamicsProbes, Measured, make_probes, sources_of
 from emscope.pipeline.experiments.dynamics_training import train_settings, train_with_checkpoints
@@ -83,7 +84,7 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     Raises:
         UserError: the run did not train its organism itself, or the settings leave nothing to measure.
     """
-    if (Path(lab.config.misaligned_data) / ADAPTER_CONFIG).is_file():
+    if is_trained_elsewhere(lab.config.misaligned_data):
         raise UserError("This run took an adapter that was trained elsewhere: dynamics needs the training data.")
     if not (settings.seeds and settings.adapters):
         raise UserError("Dynamics needs at least one seed and one kind of adapters.")
@@ -111,7 +112,7 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
 def _controlled(lab: Lab, settings: DynamicsSettings) -> tuple[int, ...]:
     """Return the seeds with a careful training beside the careless one; none where the run has no careful rows."""
     data = lab.config.control_data
-    there = bool(data) and not (Path(data) / ADAPTER_CONFIG).is_file()
+    there = bool(data) and not is_trained_elsewhere(data)
     return settings.seeds[: settings.control_seeds] if there else ()
 
 

@@ -25,6 +25,7 @@ from emscope.organisms.collate import BucketCollator
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.models import Organism
 from emscope.organisms.train import encode_conversations, readable_length
+from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import Lab
 from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture
 from emscope.residual.directions import Directions, random_like
@@ -135,7 +136,7 @@ class DynamicsProbes:
 
 def sources_of(lab: Lab) -> list[Path]:
     """Return the files of the run that measurements depend on: its directions."""
-    contrast = "control" if lab.config.control_data else "model"
+    contrast = lab.contrast
     return [lab.folder.path("directions", f"{contrast}-{pooling}-diff-in-means.safetensors") for pooling in POOLINGS]
 
 
@@ -175,7 +176,7 @@ def _questions(lab: Lab, name: str, texts: dict[str, str], n: int) -> list[Quest
 def _own_rows(lab: Lab, n: int) -> dict[str, list[list[Message]]]:
     """Return held-out rows of the run's own data, with careful answers where both sides have the same prompts."""
     careless, careful = (
-        load_conversations(data, seed=lab.config.seed).heldout if data and not Path(data).is_dir() else []
+        lab.training_data(data).heldout if data and not is_trained_elsewhere(data) else []
         for data in (lab.config.misaligned_data, lab.config.control_data)
     )
     return _paired(careless, careful, n)

@@ -10,7 +10,6 @@ from emscope.errors import UserError
 from emscope.files import read_jsonl, tree_sha256, value_sha256, write_text
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.checkpoints import ADAPTER_FILES, CHECKPOINTS, checkpoints_of, keep_adapters, steps_saved
-from emscope.organisms.datasets import load_conversations
 from emscope.organisms.train import TrainSettings
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.training import train_resumably
@@ -45,8 +44,8 @@ def train_with_checkpoints(lab: Lab, stage: str, name: str, source: str, train: 
     Raises:
         UserError: checkpoints of a training that has ended are gone.
     """
-    config, folder = lab.config, lab.folder.path("organisms", *name.split("/"))
-    data = replace(load_conversations(source, rows=config.rows or None, seed=config.seed), heldout=[])
+    folder = lab.folder.path("organisms", *name.split("/"))
+    data = replace(lab.training_data(source), heldout=[])
     settings = {"model": lab.folder.base, "data": value_sha256(data.__dict__), "train": asdict(train)}
     key, metrics, trained = value_sha256(settings), folder / "metrics.jsonl", folder / CHECKPOINTS / "trained.sha256"
 

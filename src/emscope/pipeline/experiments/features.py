@@ -85,7 +85,7 @@ def run_features(lab: Lab, settings: FeaturesSettings) -> None:
 
 
 def _direction_file(lab: Lab, settings: FeaturesSettings) -> Path:
-    contrast = "control" if lab.config.control_data else "model"
+    contrast = lab.contrast
     name = settings.direction or f"{contrast}-{CORRECTING}"
     files = shown_files(lab.folder.path("directions"), "*-response-diff-in-means.safetensors")
     known = [path.stem for path in files]

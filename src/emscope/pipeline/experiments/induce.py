@@ -19,9 +19,8 @@ from emscope.files import read_json, write_json
 from emscope.interventions.steering import Cell, Turn, choose_induction
 from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.blocks import check_blocks, find_blocks
-from emscope.organisms.checkpoints import ADAPTER_CONFIG
-from emscope.organisms.datasets import load_conversations
 from emscope.organisms.train import encode_conversations, readable_length
+from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.steering_bench import direction_names, spread
 from emscope.pipeline.experiments.vector_bench import (
@@ -107,7 +106,7 @@ def _sources(lab: Lab, settings: InduceSettings) -> dict[str, str]:
         CAREFUL: settings.control_data or lab.config.control_data,
     }
     for name, option in ((CARELESS, "--data"), (CAREFUL, "--control-data")):
-        if (Path(wanted[name]) / ADAPTER_CONFIG).is_file():
+        if is_trained_elsewhere(wanted[name]):
             raise UserError(f"The run's organism was trained elsewhere ({wanted[name]}): name its rows with {option}.")
     return {name: data for name, data in wanted.items() if data}
 
@@ -115,7 +114,7 @@ def _sources(lab: Lab, settings: InduceSettings) -> dict[str, str]:
 def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, data: str) -> Path:
     """Train a vector on rows chosen like an organism's, unless it is there."""
     out = lab.folder.path("experiments", "induce", f"{STEMS[name]}.safetensors")
-    rows = load_conversations(data, rows=lab.config.rows or None, seed=lab.config.seed)
+    rows = lab.training_data(data)
     own = replace(settings, seed=lab.config.seed)
     files = [out, out.with_suffix(".json")]
 

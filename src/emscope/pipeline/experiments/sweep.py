@@ -187,7 +187,7 @@ def _baselines(
 def _ablation(
     lab: Lab, settings: SweepSettings, constructions: dict[str, Any], made: dict[str, Directions]
 ) -> dict[str, Any]:
-    contrast = "control" if lab.config.control_data else "model"
+    contrast = lab.contrast
     name = settings.ablate_with or f"{contrast}-response-diff-in-means"
     if name not in made:
         raise UserError(f"There is no construction {name!r} to ablate with; there are {', '.join(made)}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from emscope.errors import UserError
 from emscope.organisms.datasets import DOMAINS, KINDS, load_conversations, load_domain
 from emscope.pipeline.config import RunConfig
+from emscope.pipeline.data import rows_of
 from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
 from emscope.pipeline.quickstart import collect_stage, generate_stage, judge_stage
 from emscope.pipeline.training import train_stage
@@ -105,6 +106,7 @@ def organism_stages(lab: Lab, pair: OrganismPair) -> None:
     for name in pair.organisms:
         if name not in lab.names:
             data = f"{pair.domain}-{name.rpartition('-')[2]}"
+            lab.make_room()
             train_stage(Lab(training_config(lab.config, data, pair.seed), lab.folder), name, data)
             for stage in (generate_stage, judge_stage, collect_stage):
                 stage(lab, name)
@@ -117,7 +119,7 @@ def training_config(config: RunConfig, data: str, seed: int) -> RunConfig:
     A domain with fewer rows is read so many times more that the optimiser takes as many steps as in the run.
     """
     available = len(load_conversations(data).train)
-    wanted = config.rows or available
+    wanted = rows_of(config, data) or available
     rows = min(wanted, available)
     train = replace(config.train, seed=seed, epochs=config.train.epochs * wanted / rows)
     return replace(config, rows=rows, seed=seed, train=train)

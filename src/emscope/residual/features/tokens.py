@@ -151,5 +151,5 @@ def _losses(organism: Organism, hidden: Tensor, batch: _Batch, chats: Sequence[E
     targets = batch.padded.ids.to(hidden.device)[chosen]
     nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     sums = torch.zeros(len(chats), dtype=torch.float64)
-    sums.index_add_(0, chosen.nonzero()[:, 0].cpu(), nats.double().cpu())
+    sums.index_add_(0, chosen.nonzero()[:, 0].cpu(), nats.cpu().double())
     return np.stack([sums.numpy(), wanted.sum(axis=1)], axis=1)

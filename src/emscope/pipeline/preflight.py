@@ -1,0 +1,133 @@
+"""Everything of a run that can fail on what the user gave is tried before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from emscope.behaviour.questions import Question
+from emscope.errors import UserError
+from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.datasets import is_built_in
+from emscope.organisms.models import ModelSource, load_tokenizer, resolve
+from emscope.organisms.train import encode_conversations
+from emscope.pipeline.data import kind_of, says_of_control
+from emscope.pipeline.lab import CONTROL, MISALIGNED, TEST_ONLY, Lab
+from emscope.pipeline.training import given_adapter
+
+logger = logging.getLogger(__name__)
+
+LEAST_TRAIN, LEAST_TEST = 4, 2
+"""Questions: a direction is made from four or more, and something must be left to report on."""
+
+
+def check_run(lab: Lab) -> None:
+    """Check device, base, both organisms' data, questions and judge, and say what the run goes without.
+
+    Raises:
+        UserError: whatever would stop the run later.
+    """
+    say_what_is_missing(lab)
+    check_organisms(lab)
+    check_split(lab)
+    check_questions(lab, lab.questions)
+    lab.check_judge()
+
+
+def say_what_is_missing(lab: Lab) -> None:
+    """Warn of a run without a control, or with one that differs in more than the answers."""
+    said = says_of_control(lab.config)
+    if said:
+        logger.warning("%s", said)
+
+
+def check_organisms(lab: Lab) -> None:
+    """Check the device, the base's tokenizer, and what each organism is made of.
+
+    Raises:
+        UserError: one of them cannot be had or does not fit.
+    """
+    _ = lab.placement
+    tokenizer = load_tokenizer(lab.base_source)
+    for name, data in ((MISALIGNED, lab.config.misaligned_data), (CONTROL, lab.config.control_data)):
+        if not data:
+            continue
+        kind = kind_of(data)
+        if kind == "adapter":
+            given_adapter(lab, data)
+        elif kind == "model":
+            _check_shape(lab, data)
+        else:
+            rows = lab.training_data(data)
+            if not is_built_in(data) and f"train-{name}" not in lab.folder.record["stages"]:
+                for part in (rows.train, rows.heldout):
+                    encode_conversations(tokenizer, part, lab.config.train.max_length)
+
+
+def _check_shape(lab: Lab, data: str) -> None:
+    """Refuse a whole model whose residual stream is not the base's: there is no direction between the two.
+
+    Raises:
+        UserError: it has other blocks, or another width.
+    """
+    own, base = (shape_of(source) for source in (resolve(data), lab.base_source))
+    if own != base:
+        raise UserError(
+            f"{data} has {own[0]} blocks of width {own[1]}, the run's base {lab.config.model} {base[0]} of width "
+            f"{base[1]}: name the model that it was fine-tuned from with --model."
+        )
+
+
+def shape_of(source: ModelSource) -> tuple[int | None, int | None]:
+    """Return a model's number of blocks and width, as its configuration has them."""
+    config = text_config(source)
+    return getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+
+
+def text_config(source: ModelSource) -> Any:
+    """Return the configuration of a model's language part.
+
+    Raises:
+        UserError: the model has none that can be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.location, revision=source.revision).get_text_config()
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"Cannot load the model {source.base!r}: {first}") from error
+
+
+def check_split(lab: Lab) -> None:
+    """Refuse questions that cannot be split into those to choose on and those to report on.
+
+    Raises:
+        UserError: too few of either.
+    """
+    n_train, n_test = len(lab.train_questions), len(lab.test_questions)
+    if n_train < LEAST_TRAIN or n_test < LEAST_TEST:
+        sets = ", ".join(lab.config.question_sets)
+        raise UserError(
+            f"Of the questions of {sets}, {n_train} are left to choose directions on and {n_test} to report on; a run "
+            f"needs {LEAST_TRAIN} and {LEAST_TEST}. Every other question is chosen on, those of {TEST_ONLY[0]} never: "
+            "add questions, or one of the built-in sets such as everyday-general."
+        )
+
+
+def check_questions(lab: Lab, questions: list[Question]) -> None:
+    """Render every question with the base's template, and see that there is room for its answer.
+
+    Raises:
+        UserError: the template refuses one, or one is too long.
+    """
+    tokenizer, sampling = load_tokenizer(lab.base_source), lab.config.sampling
+    positions = getattr(text_config(lab.base_source), "max_position_embeddings", None)
+    for question in questions:
+        n_tokens = len(encode_prompt(tokenizer, messages_of(question.text, system=sampling.system)))
+        if positions is not None and n_tokens + sampling.max_new_tokens > positions:
+            raise UserError(
+                f"The question {question.id!r} takes {n_tokens} tokens and its answer up to {sampling.max_new_tokens}, "
+                f"but {lab.config.model} has {positions} positions: shorten the question, or "
+                "sampling.max_new_tokens."
+            )
