@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emscope.organisms.architecture import has_cache
+from emscope.organisms.architecture import takes_a_prefix, takes_a_tree
 from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
@@ -25,10 +25,15 @@ class SharedPrefix:
     def __init__(self, organism: Organism, sequences: Sequence[Sequence[int]], *, share: bool = True) -> None:
         self.organism, self.body = organism, decoder_body(organism.model)
         self.cache = growing_cache(organism.model.config, 0)
-        possible = share and has_cache(organism.model.config) and can_share_prefix(self.cache)
+        possible = share and takes_a_prefix(organism.model.config) and can_share_prefix(self.cache)
         length = shared_prefix_length(sequences) if possible and len(sequences) > 1 else 0
         self.length = length if length >= MIN_SHARED else 0
         self._ids = list(sequences[0][: self.length]) if sequences else []
+
+    @property
+    def takes_a_tree(self) -> bool:
+        """Whether `forward` may be given a mask of the caller's own: sliding or recurrent layers would not heed it."""
+        return takes_a_tree(self.organism.model.config) and can_share_prefix(self.cache)
 
     def run(self) -> None:
         """Compute the prefix's keys and values, inside whatever hooks the caller has placed."""
