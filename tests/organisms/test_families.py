@@ -1,13 +1,29 @@
 import pytest
 import torch
-from families import FOLLOWING, PROMPTS, Family, families, organism_of, outcome, summary, tiny_config, tiny_model
+from families import (
+    PROMPTS,
+    VARIANTS,
+    Family,
+    check_decoding,
+    check_forward,
+    checked,
+    families,
+    organism_of,
+    outcome,
+    summary,
+    tiny_config,
+    tiny_model,
+)
 
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import Prompt, sample_prompts
 from emscope.errors import UserError
+from emscope.organisms import architecture
 from emscope.organisms.architecture import REFUSED, check_family
 from emscope.organisms.blocks import find_blocks, visiting
+from emscope.organisms.chat import EncodedChat
 from emscope.organisms.decoding import decoding_batches
+from emscope.residual.capture import CaptureSettings, capture
 
 GEMMA3N = Family("gemma3n_text", "Gemma3nForCausalLM")
 
@@ -23,6 +39,31 @@ def test_a_family_is_exact_or_refused_by_name(family):
     if found.kind == "not built":
         pytest.skip(found.detail)
     assert found.kind in ("exact", "refused"), found.detail
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_of_a_family_is_exact(name):
+    family, fields = VARIANTS[name]
+    found = checked(tiny_model(family, tiny_config(family, **fields)))
+    assert found.kind == "exact", found.detail
+
+
+def test_sequences_that_change_how_positions_are_encoded_are_refused():
+    family, fields = VARIANTS["phi-3 long"]
+    organism = organism_of(tiny_model(family, tiny_config(family, **fields)))
+    long = EncodedChat([5] * 33, [False] * 33)
+    assert capture(organism, [long], CaptureSettings()).pooled["last"].shape == (1, 4, 32)
+    with pytest.raises(UserError, match=r"49 tokens is too long: phi3 models .* at 48 tokens"):
+        capture(organism, [long, EncodedChat([5] * 49, [False] * 49)], CaptureSettings())
+    with pytest.raises(UserError, match="too long"):
+        sample_prompts(organism, [Prompt([5] * 33, "long")], SamplingSettings(max_new_tokens=24))
+
+
+def test_an_attention_that_looks_both_ways_is_refused():
+    family = Family("gemma3_text", "Gemma3ForCausalLM")
+    model = tiny_model(family, tiny_config(family, use_bidirectional_attention=True))
+    with pytest.raises(UserError, match=r"gemma3_text models .* see what follows them"):
+        find_blocks(model)
 
 
 def test_most_families_are_exact(capsys):
@@ -82,8 +123,6 @@ def test_rows_of_one_length_share_a_batch_where_padding_would_be_read():
         ("rwkv", "RwkvForCausalLM"),
         ("jamba", "JambaForCausalLM"),
         ("lfm2", "Lfm2ForCausalLM"),
-    ]
-    + [
         ("qwen3_next", "Qwen3NextForCausalLM"),
         ("mpt", "MptForCausalLM"),
         ("gemma3n", "Gemma3nForConditionalGeneration"),
@@ -106,10 +145,6 @@ def test_sampled_answers_are_the_models_own(family):
 
 
 def test_the_checks_find_a_factor_that_is_left_out(monkeypatch):
-    from families import check_forward
-
-    from emscope.organisms import architecture
-
     model = _model("granite", "GraniteForCausalLM")
     assert check_forward(model) == []
     monkeypatch.setattr(architecture, "LOGIT_FACTORS", {})
@@ -117,12 +152,7 @@ def test_the_checks_find_a_factor_that_is_left_out(monkeypatch):
 
 
 def test_the_checks_find_a_prefix_that_padding_must_not_follow(monkeypatch):
-    from families import check_decoding
-
-    from emscope.organisms import architecture
-
     model = _model("mpt", "MptForCausalLM")
-    assert len(FOLLOWING) == len(PROMPTS)
     assert check_decoding(model) == []
     monkeypatch.setattr(architecture, "BY_SLOT", frozenset())
     assert check_decoding(model)

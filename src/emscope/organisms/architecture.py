@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emscope.errors import UserError
+from emscope.organisms.batching import ROUND_TO, rounded
 
 Fact = TypeVar("Fact")
 
@@ -122,6 +123,8 @@ def check_family(model: nn.Module) -> None:
     names = [family_of(config), *([family_of(inside)] if hasattr(inside, "model_type") else [])]
     if getattr(config, "is_encoder_decoder", False):
         names.append("vision-encoder-decoder")
+    if getattr(text_config(config), "use_bidirectional_attention", None) in (True, "all"):
+        names.append("bert")
     for name in names:
         if name in REFUSED:
             raise UserError(f"emscope cannot run {names[0]} models ({type(model).__name__}): {REFUSED[name]}.")
@@ -221,6 +224,33 @@ def takes_a_prefix(config: Any) -> bool:
 def takes_a_tree(config: Any) -> bool:
     """Say whether a mask and positions of the caller's own can put several continuations into one row."""
     return takes_a_prefix(config) and not _among(WITHOUT_TREE, config)
+
+
+def longest_sequence(config: Any) -> int | None:
+    """Return beyond how many tokens a model encodes the positions of a whole batch otherwise, or None if it never does.
+
+    Of a batch with one longer sequence, all rows would be read otherwise, and what is cached from before would not.
+    """
+    text = text_config(config)
+    found = getattr(text, "rope_parameters", None) or {}
+    kinds = [kind for kind in (found, *found.values()) if isinstance(kind, dict)]
+    changing = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    limits = [kind.get("original_max_position_embeddings") or text.max_position_embeddings for kind in changing]
+    return min(limits, default=None)
+
+
+def check_lengths(config: Any, longest: int) -> None:
+    """Refuse sequences that a model reads otherwise than shorter ones in the same batch.
+
+    Raises:
+        UserError: the longest sequence, rounded up as batches are, exceeds `longest_sequence`.
+    """
+    limit = longest_sequence(config)
+    if limit is not None and rounded(longest) > limit:
+        raise UserError(
+            f"A sequence of {longest} tokens is too long: {family_of(config)} models change how they encode positions "
+            f"at {limit} tokens, and rows of a batch would depend on each other. Shorten it to {limit - ROUND_TO}."
+        )
 
 
 def _among(families: frozenset[str], config: Any) -> bool:
