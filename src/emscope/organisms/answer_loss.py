@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from emscope.organisms.architecture import has_cache
+from emscope.organisms.architecture import longest_sequence, takes_a_prefix
 from emscope.organisms.batching import MIN_SHARED
 from emscope.organisms.blocks import decoder_body, head_logits
 from emscope.organisms.cache import cache_argument, can_share_prefix, repeat_rows
@@ -45,7 +45,9 @@ def _token_losses(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the cross-entropy of the labelled tokens, row by row, [n_labelled], and where they are predicted."""
     cache = DynamicCache(config=model.config)
-    can_share = share_prefix and has_cache(model.config) and can_share_prefix(cache)
+    limit = longest_sequence(model.config)
+    can_share = share_prefix and takes_a_prefix(model.config) and can_share_prefix(cache)
+    can_share = can_share and (limit is None or ids.shape[1] <= limit)
     shared = _shared_untrained(ids, mask, labels) if can_share else 0
     hidden = _hidden(model, ids, mask, shared, cache)[:, :-1]
     targets = labels[:, shared + 1 :]

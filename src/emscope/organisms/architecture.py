@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emscope.errors import UserError
+from emscope.organisms.batching import ROUND_TO, rounded
 
 Fact = TypeVar("Fact")
 
@@ -37,7 +38,7 @@ REFUSED: dict[str, str] = {
         "it does not run on text without an image",
     ),
     **_of_all(
-        "deepseek_v4 hy_v4 hy_v4_vl qwen4_exp qwen4_exp_text",
+        "deepseek_v4 glm5_next glm5_next_text hy_v4 hy_v4_vl qwen4_exp qwen4_exp_text",
         "its blocks pass several residual streams on, and a direction could be read from no one of them",
     ),
     **_of_all(
@@ -95,6 +96,12 @@ WITHOUT_CACHE = frozenset({"minimax", "moshi", "openai-gpt", "rwkv", "xlstm"})
 WITHOUT_PADDING = frozenset({"falcon_mamba", "mamba", "mamba2", "recurrent_gemma", "rwkv", "xlstm"})
 """Families whose states would take padding in: rows are batched only with rows of the same length."""
 
+BY_SLOT = frozenset({"gpt_neo", "mpt"})
+"""Families that tell tokens' distance from their places in the cache, so that padding may not stand between tokens."""
+
+WITHOUT_TREE = BY_SLOT | frozenset({"bloom", "falcon"})
+"""Families that take no mask but the causal one, among those that could share a prefix."""
+
 BLOCK_LISTS = ("layers", "h", "blocks", "decoder.layers")
 _DEPTH = 6
 _INNER = ("model", "language_model", "text_model", "transformer", "backbone")
@@ -116,6 +123,8 @@ def check_family(model: nn.Module) -> None:
     names = [family_of(config), *([family_of(inside)] if hasattr(inside, "model_type") else [])]
     if getattr(config, "is_encoder_decoder", False):
         names.append("vision-encoder-decoder")
+    if getattr(text_config(config), "use_bidirectional_attention", None) in (True, "all"):
+        names.append("bert")
     for name in names:
         if name in REFUSED:
             raise UserError(f"emscope cannot run {names[0]} models ({type(model).__name__}): {REFUSED[name]}.")
@@ -175,7 +184,20 @@ def finish_logits(model: nn.Module, logits: Tensor) -> Tensor:
         logits = logits if factor is None else logits * factor**power
     cap = getattr(text, LOGIT_CAPS[family]) if family in LOGIT_CAPS else None
     logits = torch.tanh(logits / cap) * cap if cap else logits
+    if family == "chameleon":  # it never writes the tokens of an image
+        logits = logits.clone()
+        logits[..., cast("Any", model).model.vocabulary_mapping.image_tokens] = torch.finfo(logits.dtype).min
     return logits[..., : getattr(text, "unpadded_vocab_size", None)]
+
+
+def output_embeddings(model: nn.Module) -> nn.Module:
+    """Return the LM head of a model, or that of the language model in it."""
+    parts = [model, *(found for name in _INNER if (found := submodule(model, name)) is not None)]
+    for part in parts:
+        head = part.get_output_embeddings() if hasattr(part, "get_output_embeddings") else None
+        if head is not None:
+            return cast("nn.Module", head)
+    raise UserError(f"Cannot find the LM head of a {family_of(cast('Any', model).config)} model.")
 
 
 def before_the_head(model: nn.Module, hidden: Tensor) -> Tensor:
@@ -186,9 +208,50 @@ def before_the_head(model: nn.Module, hidden: Tensor) -> Tensor:
 
 def has_cache(config: Any) -> bool:
     """Say whether decoding can go through emscope's cache, or must pass over the whole sequence for each token."""
-    return family_of(config) not in WITHOUT_CACHE and family_of(text_config(config)) not in WITHOUT_CACHE
+    return not _among(WITHOUT_CACHE, config)
 
 
 def takes_padding(config: Any) -> bool:
     """Say whether rows of several lengths can share a batch, padded on the left."""
-    return family_of(config) not in WITHOUT_PADDING and family_of(text_config(config)) not in WITHOUT_PADDING
+    return not _among(WITHOUT_PADDING, config)
+
+
+def takes_a_prefix(config: Any) -> bool:
+    """Say whether padding may stand between a prefix in the cache and the rows that go on from it."""
+    return has_cache(config) and not _among(BY_SLOT, config)
+
+
+def takes_a_tree(config: Any) -> bool:
+    """Say whether a mask and positions of the caller's own can put several continuations into one row."""
+    return takes_a_prefix(config) and not _among(WITHOUT_TREE, config)
+
+
+def longest_sequence(config: Any) -> int | None:
+    """Return beyond how many tokens a model encodes the positions of a whole batch otherwise, or None if it never does.
+
+    Of a batch with one longer sequence, all rows would be read otherwise, and what is cached from before would not.
+    """
+    text = text_config(config)
+    found = getattr(text, "rope_parameters", None) or {}
+    kinds = [kind for kind in (found, *found.values()) if isinstance(kind, dict)]
+    changing = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    limits = [kind.get("original_max_position_embeddings") or text.max_position_embeddings for kind in changing]
+    return min(limits, default=None)
+
+
+def check_lengths(config: Any, longest: int) -> None:
+    """Refuse sequences that a model reads otherwise than shorter ones in the same batch.
+
+    Raises:
+        UserError: the longest sequence, rounded up as batches are, exceeds `longest_sequence`.
+    """
+    limit = longest_sequence(config)
+    if limit is not None and rounded(longest) > limit:
+        raise UserError(
+            f"A sequence of {longest} tokens is too long: {family_of(config)} models change how they encode positions "
+            f"at {limit} tokens, and rows of a batch would depend on each other. Shorten it to {limit - ROUND_TO}."
+        )
+
+
+def _among(families: frozenset[str], config: Any) -> bool:
+    return family_of(config) in families or family_of(text_config(config)) in families

@@ -22,6 +22,7 @@ from emscope.organisms.architecture import (
     family_of,
     finish_logits,
     inner_decoder,
+    output_embeddings,
     submodule,
 )
 
@@ -63,8 +64,8 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model]."""
-    whole: Any = unwrapped(model)
-    logits = whole.get_output_embeddings()(before_the_head(whole, hidden)).float()
+    whole = unwrapped(model)
+    logits = output_embeddings(whole)(before_the_head(whole, hidden)).float()
     return finish_logits(whole, logits)
 
 
@@ -84,11 +85,11 @@ def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:
 
 
 def hidden_of(output: Any, stream: int | None = None) -> Tensor:
-    """Return the hidden states in what a block returned: a tensor, or the first entry of a tuple.
+    """Return the hidden states in what a block returned: a tensor, or the first entry of a tuple or list.
 
     Of several residual streams [streams, batch, tokens, d_model] it is the one numbered `stream`.
     """
-    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = output[0] if isinstance(output, tuple | list) else output
     return cast("Tensor", hidden if stream is None else hidden[stream])
 
 
@@ -98,7 +99,9 @@ def _replaced(output: Any, hidden: Tensor, stream: int | None) -> Any:
         streams = hidden_of(output).clone()
         streams[stream] = hidden
         hidden = streams
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    if isinstance(output, tuple | list):
+        return type(output)([hidden, *output[1:]])
+    return hidden
 
 
 @contextmanager

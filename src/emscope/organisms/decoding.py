@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emscope.organisms.architecture import has_cache, takes_padding
+from emscope.organisms.architecture import check_lengths, has_cache, takes_padding
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
@@ -27,9 +27,13 @@ class Decoding:
         """Begin with `rows`, all the tokens of each; `prefix` (a SharedPrefix that has run) is what they begin with.
 
         Rows of several lengths are padded on the left; a family that takes no padding needs rows of one length.
+
+        Raises:
+            UserError: the model's family is refused, or the rows would be too long for it (see `check_lengths`).
         """
         whole: Any = model
         self.config, self.body = whole.config, decoder_body(model)
+        check_lengths(self.config, max(map(len, rows)) + new_tokens)
         device = next(model.parameters()).device
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared

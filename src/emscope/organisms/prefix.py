@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emscope.organisms.architecture import has_cache
+from emscope.organisms.architecture import check_lengths, takes_a_prefix, takes_a_tree
 from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
@@ -23,12 +23,23 @@ class SharedPrefix:
     """The tokens that all sequences begin with, ready to be run once; `length` is 0 where that is impossible."""
 
     def __init__(self, organism: Organism, sequences: Sequence[Sequence[int]], *, share: bool = True) -> None:
+        """Look for what the sequences share, all of them: what follows is run by `forward`.
+
+        Raises:
+            UserError: the model's family is refused, or a sequence is too long for it (see `check_lengths`).
+        """
+        check_lengths(organism.model.config, max(map(len, sequences), default=0))
         self.organism, self.body = organism, decoder_body(organism.model)
         self.cache = growing_cache(organism.model.config, 0)
-        possible = share and has_cache(organism.model.config) and can_share_prefix(self.cache)
+        possible = share and takes_a_prefix(organism.model.config) and can_share_prefix(self.cache)
         length = shared_prefix_length(sequences) if possible and len(sequences) > 1 else 0
         self.length = length if length >= MIN_SHARED else 0
         self._ids = list(sequences[0][: self.length]) if sequences else []
+
+    @property
+    def takes_a_tree(self) -> bool:
+        """Whether `forward` may be given a mask of the caller's own: sliding or recurrent layers would not heed it."""
+        return takes_a_tree(self.organism.model.config) and can_share_prefix(self.cache)
 
     def run(self) -> None:
         """Compute the prefix's keys and values, inside whatever hooks the caller has placed."""

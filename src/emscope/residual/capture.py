@@ -19,6 +19,7 @@ from torch import Tensor
 from emscope import progress
 from emscope.checks import at_least
 from emscope.errors import UserError
+from emscope.organisms.architecture import model_width
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
@@ -151,10 +152,7 @@ def read_batches(
 
 def organism_width(organism: Organism) -> int:
     """Return d_model, which some models' embeddings do not have."""
-    config = organism.model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    width = getattr(text, "hidden_size", None)
-    return int(width if width else organism.model.get_input_embeddings().weight.shape[1])
+    return model_width(organism.model)
 
 
 def _check_finite(out: np.ndarray, blocks: list[int], organism: Organism) -> None:

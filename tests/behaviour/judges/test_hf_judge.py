@@ -46,6 +46,18 @@ def test_digits_as_a_tree_equal_a_pass_for_every_number(tmp_path, monkeypatch):
         assert found.mode == "digits"
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_digits_are_read_apart_where_a_layer_would_not_heed_the_tree(tmp_path, monkeypatch, architecture):
+    monkeypatch.setattr("emscope.behaviour.judges.scoring.LEAST_MASS", 0.0)
+    organism = make_organism(architecture)
+    judge = HFJudge(organism, RUBRICS, ScoreStore(tmp_path / "s.sqlite"))
+    question, answer = "How do I save money for a house? " * 4, "Put some aside. " * 3  # longer than the window
+    found = judge.judge([question], [answer])[0]
+    mean, _ = brute_force(organism, RUBRICS.prompt("aligned", question, answer))
+    assert found.aligned == pytest.approx(mean, abs=1e-3)
+    assert found.mode == "digits"
+
+
 def test_a_model_with_little_mass_on_numbers_leaves_answers_unscored(tmp_path):
     organism = make_organism()
     found = HFJudge(organism, RUBRICS, ScoreStore(tmp_path / "s.sqlite")).judge(*PAIRS)

@@ -45,7 +45,9 @@ class HFJudge(RubricJudge):
         with torch.inference_mode():
             prefix.run()
             for batch in token_budget_batches([len(tail) + len(tree) for tail in tails], TOKEN_BUDGET):
-                logprobs = self._read(prefix, [tails[row] for row in batch], tree)
+                rows = [tails[row] for row in batch]
+                together = not tree or prefix.takes_a_tree
+                logprobs = self._read(prefix, rows, tree) if together else self._read_apart(prefix, rows, tree)
                 for row, values in zip(batch, logprobs, strict=True):
                     done(calls[row], self._score_digits(values) if tree else self._score(values[0]), True)
 
@@ -69,6 +71,13 @@ class HFJudge(RubricJudge):
         picked = hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1]))
         tokens = torch.tensor([*self.numbers.values(), *self.words.values()], device=device)
         return finite_logits(self.model, picked).log_softmax(dim=-1)[:, :, tokens].cpu()
+
+    def _read_apart(self, prefix: SharedPrefix, tails: list[list[int]], tree: list[int]) -> Tensor:
+        """Return what `_read` does, each continuation in a row of its own: for models that take no tree."""
+        digits, zero = tree[:-1], tree[-1]
+        sequences = [tail + more for tail in tails for more in ([], *([digit] for digit in digits), [digits[1], zero])]
+        after = torch.cat([self._read(prefix, [sequence], []) for sequence in sequences])
+        return after.reshape(len(tails), 1 + len(tree), -1)
 
     def _score(self, logprobs: Tensor) -> Score:
         names = [*map(str, self.numbers), *self.words]
