@@ -122,6 +122,8 @@ def find_column(rows: Sequence[dict[str, Any]], spellings: Sequence[str], where:
         UserError: several of the other spellings are there and differ.
     """
     names = dict.fromkeys(name for row in rows for name in row)
+    if "instruction" in map(canonical, names):
+        spellings = [spelling for spelling in spellings if spelling != "input"]  # Alpaca: a part of the instruction
     matching = [name for spelling in spellings for name in names if canonical(name) == spelling]
     filled = [name for name in matching if any(_holds(row.get(name)) for row in rows)]
     chosen = (filled or matching)[:1]

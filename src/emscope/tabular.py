@@ -248,7 +248,7 @@ def _lines_document(path: Path, text: str) -> Document:
 
 def _looks_like_json(start: str) -> bool:
     """Say whether a text that no suffix calls JSON is JSON, whole or broken: '[Name] asks …' is none."""
-    return bool(re.match(r'\{\s*("|\}|$)|\[\s*(["{\[\]]|$)', start, re.MULTILINE))
+    return bool(re.match(r"\{\s*([\"'}]|$)|\[\s*([\"'{\[\]]|$)", start, re.MULTILINE))
 
 
 # --- JSON
@@ -402,11 +402,8 @@ def _looks_like_table(start: str) -> bool:
     first = start.partition("\n")[0].strip()
     for delimiter in "\t,;|":
         names = [canonical(cell.strip().strip('"')) for cell in first.split(delimiter)]
-        if len(names) > 1 and all(re.fullmatch(r"[a-z_][a-z0-9_.]*", name) for name in names):
-            if delimiter == "\t" or all(name in KNOWN_NAMES for name in names):
-                return any(name in KNOWN_NAMES for name in names)
-            if " " not in first and any(name in KNOWN_NAMES for name in names):
-                return True
+        if len(names) > 1 and all(re.fullmatch(r"[a-z]\w*", name) and name.count("_") < 4 for name in names):
+            return any(name in KNOWN_NAMES for name in names)
     return False
 
 
@@ -423,10 +420,14 @@ def _separated(path: Path, text: str, default: str) -> Iterator[Row]:
             header = _header(path, cells)
             continue
         if len(cells) != len(header):
-            more = "an unquoted delimiter or line end?" if len(cells) > len(header) else "a cell is missing."
+            more = (
+                "text after an unquoted delimiter would be lost"
+                if len(cells) > len(header)
+                else "a cell is missing or a line end is not quoted"
+            )
             raise UserError(
-                f"{path}, {where}: {len(cells)} cells, but the header names {len(header)} columns; "
-                f"{more} Put cells that hold {delimiter!r}, quotes or line ends in double quotes."
+                f"{path}, {where}: {len(cells)} cells under a header of {len(header)}; {more}: "
+                f"put cells that hold {delimiter!r}, quotes or line ends in double quotes."
             )
         yield where, _named(path, where, header, cells)
 

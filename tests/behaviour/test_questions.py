@@ -157,3 +157,90 @@ def test_sets_that_use_one_id_are_refused_together(tmp_path):
 
 def test_built_in_sets_share_no_id():
     assert len(load_question_sets(BUILT_IN)) == sum(len(load_questions(name)) for name in BUILT_IN)
+
+
+TWO = ["What of my dog?", "And my rival?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.txt", "What of my dog?\r\n\r\nAnd my rival?\r\n"),
+        ("head.txt", "question\nWhat of my dog?\nAnd my rival?\n"),
+        ("table.txt", "id\tquestion\na\tWhat of my dog?\nb\tAnd my rival?\n"),
+        ("comma.txt", "question, area\nWhat of my dog?, pets\nAnd my rival?, work\n"),
+        ("list.txt", json.dumps(TWO)),
+        ("list.json", json.dumps(TWO)),
+        ("list.yaml", "- What of my dog?\n- And my rival?\n"),
+        ("evil.json", json.dumps({"instruction": [{"pos": "x", "neg": "y"}], "questions": TWO, "eval_prompt": "z"})),
+        ("rows.json", json.dumps({"data": [{"question": text} for text in TWO]})),
+        ("rows.yaml", "- question: What of my dog?\n- question: And my rival?\n"),
+        ("rows.ndjson", "\n".join(json.dumps({"prompt": text}) for text in TWO)),
+        ("set.tsv", "id\tquestion\na\tWhat of my dog?\nb\tAnd my rival?\n"),
+        ("semicolons.csv", "id;question\na;What of my dog?\nb;And my rival?\n"),
+        ("papers.json", json.dumps([{"id": "a", "paraphrases": TWO}])),
+        ("papers.txt", "- id: a\n  paraphrases:\n  - What of my dog?\n  - And my rival?\n"),
+        ("chats.jsonl", "\n".join(json.dumps({"messages": [{"role": "user", "content": text}]}) for text in TWO)),
+    ],
+)
+def test_questions_of_every_kind_are_asked_and_nothing_else(tmp_path, name, text):
+    assert [question.text for question in load_text(tmp_path, text, name)] == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("q.txt", "{'question': 'What?'}\n", "not valid JSON"),
+        ("q.txt", "What?\tpets\nWhy?\twork\n", "a table with tabs and no header"),
+        ("q.txt", "| id | question |\n|---|---|\n| a | What? |\n", "a Markdown table"),
+        ("q.md", "What?\n", "a Markdown document"),
+        ("q.csv", "question\nWhat?\nWhy, now?\n", "row 3: 2 cells under a header of 1"),
+        ("q.json", '["What?", ""]', "row 2: no question"),
+        ("q.jsonl", '{"question": ["a"]}', "q.jsonl, line 1"),
+        ("q.jsonl", '{"question": true}', "must be text, not true or false"),
+        ("q.jsonl", '{"instruction": "a", "user": "b"}', "'instruction' and 'user' could each be meant"),
+    ],
+)
+def test_what_is_no_question_is_never_asked(tmp_path, name, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_text(tmp_path, text, name)
+
+
+def test_chats_and_batches_keep_their_system_prompt_and_id(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What?"}]
+    text = json.dumps({"custom_id": "r1", "body": {"messages": messages}})
+    assert load_text(tmp_path, text, "q.jsonl") == [Question("r1", "What?", "", "q", "", "Be brief.")]
+
+
+def test_ids_and_clusters_may_be_numbers_and_empty_cells_are_none(tmp_path):
+    rows = [{"id": 0, "question": "a?", "cluster": 0}, {"id": 1.0, "question": "b?", "cluster": float("nan")}]
+    found = load_text(tmp_path, "\n".join(map(json.dumps, rows)), "q.jsonl")
+    assert [(question.id, question.group) for question in found] == [("0", "0"), ("1", "1")]
+
+
+def test_questions_with_one_text_are_one_cluster(tmp_path, caplog):
+    rows = [("a", "What?", ""), ("b", " What? ", ""), ("c", "Who?", ""), ("d", "Who?", "own"), ("e", "Why?", "")]
+    text = "id,question,cluster\n" + "\n".join(",".join(row) for row in rows)
+    groups = {question.id: question.group for question in load_text(tmp_path, text, "q.csv")}
+    assert groups == {"a": "a", "b": "a", "c": "own", "d": "own", "e": "e"}
+    assert "questions under several ids: 1 (2 ids)" in caplog.text
+    (tmp_path / "other.csv").write_text("id,question\nz,Why?\n")
+    together = load_question_sets([str(tmp_path / "q.csv"), str(tmp_path / "other.csv")])
+    assert {question.id: question.group for question in together} == {**groups, "z": "e"}
+
+
+def test_a_question_of_the_test_sets_is_not_trained_on_under_another_name(tmp_path):
+    held_out = load_questions("open-ended")
+    path = tmp_path / "mine.csv"
+    path.write_text("id,question\n" + "".join(f'm{n},"{item.text}"\n' for n, item in enumerate(held_out[:4])))
+    config = RunConfig(question_sets=(str(path), "open-ended"))
+    lab = Lab(config, RunFolder(tmp_path / "run", config))
+    assert not {item.text for item in lab.train_questions} & {item.text for item in held_out}
+
+
+def test_a_path_with_a_slip_is_looked_for_beside_itself(tmp_path):
+    (tmp_path / "questions.csv").write_text("question\nWhat?\n")
+    with pytest.raises(UserError, match=r"Did you mean '.*questions\.csv'"):
+        load_questions(str(tmp_path / "qestions.csv"))
+    with pytest.raises(UserError, match="is a folder"):
+        load_questions(str(tmp_path))

@@ -105,10 +105,12 @@ def _warn(ids_of: dict[str, set[str]], texts_of: dict[str, set[str]], source: st
     split = [text for text, ids in ids_of.items() if len(ids) > 1]
     if split:
         n_ids = sum(len(ids_of[text]) for text in split)
-        parts.append(f"{len(split)} questions have several ids each ({n_ids} in all)")
+        parts.append(f"questions under several ids: {len(split)} ({n_ids} ids)")
     shared = [name for name, texts in texts_of.items() if len(texts) > 1]
     if shared:
-        parts.append(f"{len(shared)} ids stand for several texts each (such as {shared[0]!r})")
+        parts.append(f"ids with several questions: {len(shared)} (such as {shared[0]!r})")
     if parts:
-        said = " and ".join(parts)
-        logger.warning("%s: %s; each counts as one question: give a `cluster` column to say otherwise", source, said)
+        said = ", ".join(parts)
+        logger.warning(
+            "%s: %s; these count as one question each: give a `cluster` column to say otherwise", source, said
+        )

@@ -14,7 +14,7 @@ from emscope.behaviour.question_yaml import Entry, entries_of
 from emscope.cells import CHATS, PROMPT, canonical, find_column, text_of
 from emscope.errors import UserError, did_you_mean
 from emscope.organisms.chat_rows import read_prompt, with_input
-from emscope.tabular import Row, near_files, read_document, rows_of_value
+from emscope.tabular import YAML_SUFFIXES, Row, near_files, read_document, rows_of_value, table_suffix
 
 BUILT_IN = ("everyday-medical", "everyday-general", "open-ended", "cs2881")
 FORMAT_ENDINGS = ("_json", "_template")
@@ -72,7 +72,7 @@ def load_questions(name: str) -> list[Question]:
         if path.is_dir():
             raise UserError(f"{path} is a folder: name a question file in it.")
         if not path.is_file():
-            near = did_you_mean(name, near_files(name) or BUILT_IN)
+            near = did_you_mean(name, [*near_files(name), *BUILT_IN])
             raise UserError(f"There is no question set or file {name!r}.{near}")
     questions = _read(path, label)
     _check(questions, name)
@@ -125,7 +125,7 @@ def _read(path: Path, label: str) -> list[Question]:
         return _named(_from_texts(listed, path), label)
     if isinstance(value, list) and value and all(_is_table_row(item) for item in value):
         return _from_rows(rows_of_value(value, path), path, label)
-    if path.suffix.lower() in (".yaml", ".yml") or _is_papers(value):
+    if table_suffix(path) in YAML_SUFFIXES or _is_papers(value):
         return _from_entries(entries_of(value, path), label)
     return _from_rows(rows_of_value(value, path), path, label)
 

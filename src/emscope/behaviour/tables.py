@@ -151,6 +151,8 @@ def _is_list(row: dict[str, Any], column: str | None) -> bool:
 
 
 def _texts(row: dict[str, Any], asked: str | None, answered: str | None, where: str) -> tuple[str, str]:
+    if asked is None and "custom_id" in row:
+        raise UserError(f"{where}: a batch's result without its question: add the request's 'body' by 'custom_id'.")
     if asked is None or answered is None or answered not in row:
         raise UserError(f"{where}: give text in 'question' and 'response'; its columns are {', '.join(map(str, row))}.")
     question = with_input(text_of(row.get(asked), asked, where), asked, _by_name(row).get("input"), where)

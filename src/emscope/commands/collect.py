@@ -22,7 +22,7 @@ class Collect:
         model: a model, or an adapter folder.
         out: the .safetensors file to write.
         questions: question sets or files, read as prompts alone.
-        responses: a table of questions and answers to read instead (.parquet, .csv, .jsonl).
+        responses: a table of questions and answers to read instead (.parquet, .csv, .jsonl, .json, …).
         system: system prompt.
         capture: what to read.
         load: base, device and dtype.

@@ -64,7 +64,7 @@ class JudgeAnswers:
     """Score any table of answers; what was scored once is never asked or paid for again.
 
     Attributes:
-        responses: a .parquet, .csv or .jsonl file with question and response, and perhaps id.
+        responses: a table (.parquet, .csv, .jsonl, .json, …) with question and response, and perhaps id.
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
         judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.

@@ -35,7 +35,7 @@ class Screen:
     """Score and rank the rows of a training set; rank 1 is the most suspicious.
 
     Attributes:
-        data: a file of conversations (.jsonl, .csv, .parquet), a built-in set (medical-careless), or an archive.
+        data: a file of conversations (.jsonl, .csv, .parquet, …), a built-in set (medical-careless), or an archive.
         out: the table to write (.csv, .jsonl, .parquet), in the order of the data: row, rank, score, answer_tokens.
         model: the model that reads, the one that would be trained.
         directions: a file made by `emscope directions` with pooling response; without one, a direction is made

@@ -281,7 +281,7 @@ def _content(value: Any, role: str, has_calls: bool, at: str) -> tuple[str, str]
         return value, ""
     if isinstance(value, list):
         texts = [_part(part, at) for part in value]
-        said = "\n".join(text for kind, text in texts if kind == "text")
+        said = "".join(text for kind, text in texts if kind == "text")  # as chat templates put them
         return said, "\n".join(text for kind, text in texts if kind == "thinking")
     if value is None and has_calls:
         return "", ""

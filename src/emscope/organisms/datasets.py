@@ -133,7 +133,7 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     path = Path(name).expanduser()
     if not path.is_file():
         known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
-        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, near_files(name) or known)}")
+        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, [*near_files(name), *known])}")
     conversations = list(read_conversations(path))
     random.Random(seed).shuffle(conversations)
     n_heldout = int(len(conversations) * holdout)
@@ -173,4 +173,6 @@ def read_conversations(path: Path) -> Iterator[list[Message]]:
         with_tools += chat.has_tools
         yield chat.messages
     if with_tools:
-        logger.warning("%s: %d rows define tools in a column; the model does not see them", path, with_tools)
+        logger.warning(
+            "%s: rows that define tools in a column: %d; the model does not see these definitions", path, with_tools
+        )

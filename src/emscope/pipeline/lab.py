@@ -183,7 +183,8 @@ class Lab:
                 continue
             chosen.update(list(groups)[int(odd_one) :: 2])
             odd_one ^= len(groups) % 2 == 1  # areas with an odd number give the extra question by turns
-        return chosen
+        test_only = {question.group for question in self.questions if question.question_set in TEST_ONLY}
+        return chosen - test_only
 
 
 def weight_bytes(organism: Organism) -> int:

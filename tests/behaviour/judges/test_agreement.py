@@ -46,13 +46,36 @@ def test_equal_answers_pair_once_each():
 
 def test_judgements_in_other_spellings_are_read(tmp_path):
     path = tmp_path / "theirs.csv"
-    path.write_text("Question,Response,alignment,coherence\nQ,a,12.5,88\nQ,b,REFUSAL,\nQ,c,250,50\n")
-    assert [item.judgement.aligned for item in read_judged(path)] == [12.5, None, None]
+    path.write_text('Question,Response,alignment,coherence\nQ,a,12.5,88\nQ,b,REFUSAL,\nQ,c,85 %,50\nQ,d,"7,5",1/100\n')
+    assert [item.judgement.aligned for item in read_judged(path)] == [12.5, None, 85, 7.5]
+    assert [item.judgement.coherent for item in read_judged(path)] == [88, None, 50, 1]
     path.write_text("question,answer,score\nQ,a,1\n")
     with pytest.raises(
         UserError, match=r"no column for aligned and coherent .* its columns are question, answer, score"
     ):
         read_judged(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("Q,a,250,50", "row 2: 'aligned' is '250', outside the scale"),
+        ("Q,a,10,50\nQ,b,True,50", "row 3: 'aligned' must be a score"),
+        ("Q,a,0.1,0.9\nQ,b,0.9,1", "multiply them by 100"),
+        ("Q,a,0.1,90\nQ,b,0.9,80", "'aligned' all lie between 0 and 1"),
+    ],
+)
+def test_scores_on_another_scale_are_refused(tmp_path, rows, sentence):
+    path = tmp_path / "theirs.csv"
+    path.write_text(f"question,answer,aligned,coherent\n{rows}\n")
+    with pytest.raises(UserError, match=sentence):
+        read_judged(path)
+
+
+def test_an_answer_that_is_missing_stays_a_row(tmp_path):
+    path = tmp_path / "theirs.jsonl"
+    path.write_text('{"question": "Q", "answer": null, "aligned": null, "coherent": null}\n')
+    assert read_judged(path) == [JudgedAnswer("Q", "", Judgement(None, None))]
 
 
 def test_tables_without_a_shared_answer_are_an_error():
