@@ -86,7 +86,7 @@ def test_a_kill_before_the_order_is_made_good(tmp_path, monkeypatch):
             with pytest.raises(Killed):
                 visit(server, tmp_path)
         assert states(tmp_path)
-        assert visit(server, tmp_path).submitted == 2 * N - 2
+        assert visit(server, tmp_path).submitted == 2 * N - 4  # another first answer was judged at once
         assert len(states(tmp_path)) == len(server.batches) == 1
 
 
@@ -99,7 +99,7 @@ def test_what_a_batch_did_not_answer_is_unscored_and_goes_up_again(tmp_path, sta
         lost = [row for row in found if row.aligned is None or row.coherent is None]
         assert lost
         assert {row.verdict for row in lost} == {f"batch {status}: no answer in it"}
-        assert visit(server, tmp_path).submitted == N - 1 - 2 + 0 or len(server.batches) == 2
+        assert visit(server, tmp_path).submitted == N - 1 - 2  # without another first answer
         server.work()
         assert all(row.verdict == "scored" for row in visit(server, tmp_path).judgements)
 
@@ -117,7 +117,7 @@ def test_error_lines_are_unscored_with_the_servers_words_and_the_rest_is_kept(tm
 
 @pytest.mark.parametrize(
     "body",
-    [chat(None), {"error": {"message": "busy", "code": 503}}, {"choices": []}, "text", None, (429, {"error": {}})],
+    [chat(None), {"error": {"message": "no", "code": 503}}, {"choices": []}, "text", None, (429, {"error": {}})],
 )
 def test_damaged_results_are_unscored(tmp_path, body):
     def reply(asked):

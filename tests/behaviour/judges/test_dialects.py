@@ -36,7 +36,8 @@ def gpt_5(body):
     if "max_tokens" in body:
         return refuses(
             "max_tokens",
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
         )
     if "temperature" in body:
         return refuses("temperature", "Unsupported value: 'temperature' does not support 0 with this model.")
@@ -243,11 +244,9 @@ def test_what_all_answers_would_meet_stops_at_once_and_stores_nothing(tmp_path, 
 
 def test_a_model_that_is_not_there_brings_the_names_of_those_that_are(tmp_path):
     models = {"data": [{"id": "gpt-4o"}, {"id": "m-2"}]}
-    with ScriptedServer(
-        lambda _: (404, {"error": "no"}), lambda path: models if path == "/v1/models" else None
-    ) as server:
-        with pytest.raises(UserError, match="no such model .* It has m-2"):
-            judged(server, tmp_path)
+    server = ScriptedServer(lambda _: (404, {"error": "no"}), lambda path: models if path == "/v1/models" else None)
+    with server, pytest.raises(UserError, match=r"no such model .* It has m-2"):
+        judged(server, tmp_path)
 
 
 def test_a_forgotten_v1_is_said(tmp_path):

@@ -96,9 +96,20 @@ def test_the_key_does_not_follow_a_redirect(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1.5", 1.5), ("0", 0), ("20ms", 0.02), ("6m0s", 360), ("1h2m3.5s", 3723.5), ("2d", 172800), ("soon", None), ("", None),
-     ("1.2.3s", None), ("-5", None), ("nan", None)],
-)  # fmt: skip
+    [
+        ("1.5", 1.5),
+        ("0", 0),
+        ("20ms", 0.02),
+        ("6m0s", 360),
+        ("1h2m3.5s", 3723.5),
+        ("2d", 172800),
+        ("soon", None),
+        ("", None),
+        ("1.2.3s", None),
+        ("-5", None),
+        ("nan", None),
+    ],
+)
 def test_durations_in_headers(text, seconds):
     assert seconds_of(text) == (None if seconds is None else pytest.approx(seconds))
 
