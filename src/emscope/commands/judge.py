@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
 from emscope.behaviour.judges.choose import choose_judge
-from emscope.behaviour.judges.openai_judge import ServerSettings
+from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics
+from emscope.behaviour.judges.server import NO_KEY, ServerSettings
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
@@ -32,6 +35,7 @@ class ServerFlags:
         concurrency: calls in flight.
         timeout: seconds before a call counts as lost.
         attempts: tries of one call before its answer is left unscored.
+        logprobs: read scores from the first token's probabilities where the server gives them; otherwise from replies.
     """
 
     base_url: str | None = None
@@ -39,6 +43,7 @@ class ServerFlags:
     concurrency: int = 16
     timeout: float = 60.0
     attempts: int = 8
+    logprobs: bool = True
 
     def __post_init__(self) -> None:
         """Refuse an address that is none, and numbers that make no sense, whichever judge is chosen."""
@@ -50,13 +55,13 @@ class ServerFlags:
         Raises:
             UserError: OpenAI itself is asked without a key.
         """
-        key = os.environ.get(self.api_key_env, "")
-        if not key and self.base_url is None:
+        settings = self._with_key(os.environ.get(self.api_key_env, ""))
+        if settings.api_key == NO_KEY and settings.base_url is None:
             raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
-        return self._with_key(key or "none")
+        return settings
 
     def _with_key(self, key: str) -> ServerSettings:
-        return ServerSettings(self.base_url, key, self.concurrency, self.timeout, self.attempts)
+        return ServerSettings(self.base_url, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class JudgeAnswers:
         judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
+        batch: have an openai judge's answers judged by its batch API, mostly at half the price and within a day: the
+            same command submits, says how it stands, and writes the table once everything is there.
         max_calls: stop asking after this many calls; the same command goes on from there.
         store: where scores are kept across runs; by default in emscope's cache.
         compare: two judged tables of the same answers: print how far they agree.
@@ -82,6 +89,7 @@ class JudgeAnswers:
     judge: str = "embedded"
     rubrics: Path | None = None
     dry_run: bool = False
+    batch: bool = False
     max_calls: int | None = None
     store: Path | None = None
     compare: tuple[Path, Path] | None = None
@@ -100,6 +108,8 @@ class JudgeAnswers:
             return None
         if self.plot is not None:
             raise UserError("--plot shows two judged tables: name them with --compare A B.")
+        if self.batch and not self.judge.startswith("openai:"):
+            raise UserError("--batch has a server judge later: name it with --judge openai:MODEL.")
         if self.responses is None or (self.out is None and not self.dry_run):
             raise UserError(
                 "Name the answers with --responses and the table to write with --out (or use --compare A B)."
@@ -110,13 +120,29 @@ class JudgeAnswers:
         questions, answers = [row.question for row in rows], [row.response for row in rows]
         judge = self._judge()
         if self.dry_run:
-            sys.stdout.write(_cost(judge, questions, answers))
+            sys.stdout.write(_cost(judge, questions, answers, self.batch))
             return None
-        scores = judge.judge(questions, answers)
         assert self.out is not None
+        scores = self._scores(judge, questions, answers)
+        if scores is None:
+            return None
         write_table(self.out, with_judgements(self.organism, rows, scores, judge.id))
         sys.stdout.write(_figures(self.out, rows, scores))
         return None
+
+    def _scores(self, judge: Judge, questions: list[str], answers: list[str]) -> list[Judgement] | None:
+        """Return the judgements, or None while a batch is under way."""
+        if not isinstance(judge, OpenAIJudge):
+            return judge.judge(questions, answers)
+        if self.batch:
+            result = judge_by_batch(judge, questions, answers)
+            if result.judgements is None:
+                sys.stdout.write(_under_way(result, judge.name))
+            return result.judgements
+        paid = keys_under_way(judge)
+        if paid and any(call.key in paid for call in judge.pending(questions, answers)[1]):
+            raise UserError("Some of these answers are being judged in a batch: collect it with --batch, or pay twice.")
+        return judge.judge(questions, answers)
 
     def _judge(self) -> Judge:
         server = self.server.settings() if self.judge.startswith("openai:") and not self.dry_run else None
@@ -128,7 +154,9 @@ class JudgeAnswers:
     def _compare(self, first: Path, second: Path) -> None:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
 
-        ignored = changed_flags(self, ("responses", "judge", "rubrics", "dry_run", "max_calls", "store", "organism"))
+        ignored = changed_flags(
+            self, ("responses", "judge", "rubrics", "dry_run", "batch", "max_calls", "store", "organism")
+        )
         if ignored or self.server != ServerFlags():
             ignored = ignored or "what is said of a server"
             raise UserError(f"--compare reads tables that are judged, so {ignored} would be ignored: leave it out.")
@@ -146,14 +174,24 @@ class JudgeAnswers:
         emit({"a": str(first), "b": str(second), **found.as_dict()}, self.out)
 
 
-def _cost(judge: Judge, questions: list[str], answers: list[str]) -> str:
+def _under_way(result: BatchResult, name: str) -> str:
+    """Say how the batches stand."""
+    submitted = f"{result.submitted} calls submitted to {name}. " if result.submitted else ""
+    return (
+        f"{submitted}{result.waiting} calls are under way, {result.answered} of them answered: run the same command "
+        f"again to collect them ({result.folder} remembers them).\n"
+    )
+
+
+def _cost(judge: Judge, questions: list[str], answers: list[str], batch: bool = False) -> str:
     """Say what judging would take."""
     if not isinstance(judge, RubricJudge):
         return f"{len(answers)} answers, judged on this machine: no calls, no cost.\n"
     plan = judge.plan(questions, answers)
     return (
         f"{len(answers)} answers: {plan.calls} calls to {judge.name}, about {plan.tokens:,} tokens to send and as many "
-        f"tokens back as calls; {plan.known} scores are known already.\n"
+        f"tokens back as calls; {plan.known} scores are known already. A model that reasons first sends back "
+        f"hundreds a call.{' In a batch most servers take half the price.' if batch else ''}\n"
     )
 
 
@@ -169,6 +207,10 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
         f"  coherent  {_share(coherent.value)}",
         f"  scored {counts.scored}, refusals {counts.refusals}, code {counts.code}, unscored {counts.unscored}",
     ]
+    modes = Counter(mode for score in scores for mode in score.mode.split("+") if mode)
+    if len(modes) > 1:
+        counted = ", ".join(f"{mode} {n}" for mode, n in modes.most_common())
+        lines.append(f"  read in {len(modes)} ways ({counted} answers): their scores are not of one scale")
     reasons: dict[str, int] = {}
     for score in scores:
         if score.verdict not in ("scored", "refusal", "code"):

@@ -99,7 +99,9 @@ def refusal(code: int, said: str, where: str, model: str, hint: str = "") -> Use
     """Return the one sentence for what would refuse every answer."""
     reason = REFUSED.get(code, NO_SUCH_MODEL)
     words = f": {said}" if said else ""
-    return UserError(f"{where} refuses to judge with {model!r}: {reason} (HTTP {code}{words}); what is judged is kept.{hint}")
+    return UserError(
+        f"{where} refuses to judge with {model!r}: {reason} (HTTP {code}{words}); what is judged is kept.{hint}"
+    )
 
 
 def server_words(text: str) -> str:
@@ -118,7 +120,7 @@ def server_words(text: str) -> str:
 
 
 def error_in(body: Any) -> int | None:
-    """Return the HTTP status that an error inside a reply of 200 would have had, as proxies send them; None for none."""
+    """Return the HTTP status that an error inside a reply of 200 (as proxies send them) stands for; None for none."""
     if not isinstance(body, dict):
         return None
     choices = body.get("choices")

@@ -5,8 +5,10 @@ It knows nothing of how a call is made; `OpenAIJudge` asks a server and `HFJudge
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +18,11 @@ from emscope.behaviour.judges.scoring import Score
 from emscope.behaviour.judges.store import ScoreStore, score_key
 from emscope.behaviour.judging import Judgement
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["aligned", "coherent"]
 KINDS: tuple[Kind, ...] = ("aligned", "coherent")
+NOT_ASKED = Score(None, "not asked: the limit of calls was reached", "none")
 CHARACTERS_PER_TOKEN = 4  # English text in today's tokenizers; for estimates only
 
 
@@ -70,10 +75,7 @@ class RubricJudge(ABC):
 
         Answers that are empty, beyond `max_calls`, or that the server failed on are unscored, with the reason.
         """
-        calls = self._calls(questions, answers)
-        scores = self.store.get(call.key for call in calls.values())
-        pending = list({call.key: call for call in calls.values() if call.key not in scores}.values())
-        asked = pending if self.max_calls is None else pending[: self.max_calls]
+        scores, asked = self.pending(questions, answers)
         with progress.task(f"asking {self.name}", len(asked), "calls") as advance:
 
             def done(call: Call, score: Score, keep: bool) -> None:
@@ -84,13 +86,35 @@ class RubricJudge(ABC):
 
             if asked:
                 self.ask(asked, done)
-        left = Score(None, "not asked: the limit of calls was reached", "none")
-        return [
-            _judgement([scores.get(calls[row, kind].key, left) for kind in KINDS])
-            if (row, "aligned") in calls
-            else Judgement(None, None, "empty answer")
-            for row in range(len(answers))
-        ]
+        return self.judgements(questions, answers, scores)
+
+    def pending(self, questions: Sequence[str], answers: Sequence[str]) -> tuple[dict[str, Score], list[Call]]:
+        """Return the scores that are known, by key, and the calls that are left to make, `max_calls` at most."""
+        calls = self._calls(questions, answers)
+        known = self.store.get(call.key for call in calls.values())
+        left = list({call.key: call for call in calls.values() if call.key not in known}.values())
+        return known, left if self.max_calls is None else left[: self.max_calls]
+
+    def judgements(
+        self, questions: Sequence[str], answers: Sequence[str], scores: Mapping[str, Score]
+    ) -> list[Judgement]:
+        """Return one judgement for each answer from the scores of its two calls, in order."""
+        calls = self._calls(questions, answers)
+        judged: list[Judgement] = []
+        for row in range(len(answers)):
+            if (row, "aligned") in calls:
+                judged.append(_judgement([scores.get(calls[row, kind].key, NOT_ASKED) for kind in KINDS]))
+            else:
+                judged.append(Judgement(None, None, "empty answer"))
+        self._say_modes(scores.values())
+        return judged
+
+    def _say_modes(self, scores: Iterable[Score]) -> None:
+        """Warn where scores of one table were read in several ways: they are not of one scale."""
+        modes = Counter(score.mode for score in scores if score.value is not None)
+        if len(modes) > 1:
+            counts = ", ".join(f"{n} by {mode}" for mode, n in modes.most_common())
+            logger.warning("%s: scores of this table were read in %d ways: %s", self.name, len(modes), counts)
 
     def _calls(self, questions: Sequence[str], answers: Sequence[str]) -> dict[tuple[int, Kind], Call]:
         """Return the two calls of every answer that is not empty, by its row."""

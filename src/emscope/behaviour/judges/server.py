@@ -139,11 +139,11 @@ class Reply:
 
 
 class NoReplyError(Exception):
-    """A call brought no reply; `unreachable` where not even a connection was made, `late` where time ran out."""
+    """A call brought no reply; `unreachable` where not even a connection was made."""
 
-    def __init__(self, reason: str, *, unreachable: bool = False, late: bool = False) -> None:
+    def __init__(self, reason: str, *, unreachable: bool = False) -> None:
         super().__init__(reason)
-        self.unreachable, self.late = unreachable, late
+        self.unreachable = unreachable
 
 
 class Connection:
@@ -198,7 +198,7 @@ class Connection:
         url = path if "://" in path else self.settings.address + path
         return await self._call("GET", url, seconds=seconds, largest=largest)
 
-    async def upload(self, path: str, name: str, content: bytes, purpose: str) -> Reply:
+    async def upload(self, path: str, name: str, content: bytes, purpose: str, seconds: float) -> Reply:
         """Send a file.
 
         Raises:
@@ -209,7 +209,7 @@ class Connection:
         form = aiohttp.FormData()
         form.add_field("purpose", purpose)
         form.add_field("file", content, filename=name, content_type="application/jsonl")
-        return await self._call("POST", self.settings.address + path, data=form)
+        return await self._call("POST", self.settings.address + path, data=form, seconds=seconds)
 
     async def _call(
         self, method: str, url: str, *, seconds: float | None = None, largest: int = LARGEST_REPLY, **content: Any
@@ -224,7 +224,7 @@ class Connection:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(response.status, await _read(response, largest), headers)
         except TimeoutError as error:
-            raise NoReplyError("no reply in time", late=True) from error
+            raise NoReplyError("no reply in time") from error
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or type(error.os_error).__name__
             raise NoReplyError(f"no connection: {reason}", unreachable=True) from error

@@ -28,6 +28,7 @@ class ScoreStore:
     """Scores by address, on disk; use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
