@@ -92,7 +92,7 @@ def reference(source: ModelSource, ids: Sequence[int], trust_remote_code: bool =
 
 @torch.inference_mode()
 def _read(model: Any, ids: Sequence[int]) -> Tensor:
-    logits = model(torch.tensor([list(ids)])).logits[0, :-1].float()
+    logits: Tensor = model(torch.tensor([list(ids)])).logits[0, :-1].float()
     chosen = torch.tensor(list(ids[1:]))[:, None]
     return logits.log_softmax(dim=-1).gather(-1, chosen)[:, 0].double()
 
