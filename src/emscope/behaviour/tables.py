@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
 from emscope.errors import UserError
 from emscope.files import atomic_path, no_file, read_rows
+from emscope.organisms.thoughts import message_thought
 
 Row = TypeVar("Row")
 
@@ -37,6 +38,9 @@ class JudgedResponse:
     mode: str
     judge: str
     cluster: str = ""
+    thought: str = ""
+    n_thought_tokens: int = 0
+    thought_forced: bool = False
 
     @property
     def group(self) -> str:
@@ -71,6 +75,7 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
+            extra += ["thought"] if any(getattr(row, "thought", "") for row in rows) else []
             writer.writerow(["id", "question", "response", *extra])
             writer.writerows(
                 [row.question_id, row.question, row.response, *(getattr(row, name) for name in extra)] for row in rows
@@ -91,6 +96,7 @@ def read_responses(path: Path) -> list[Response]:
     """Read anybody's answers: a .parquet, .csv or .jsonl table with `question`, `response` and perhaps `id`.
 
     Rows with the same id (or, without ids, the same question) are samples of one question; `cluster` joins questions.
+    Thoughts, in a column `thought` or `reasoning_content` or between their marks in the response, are kept apart.
 
     Raises:
         UserError: missing, unreadable, empty, or a row without a question or an answer.
@@ -103,17 +109,25 @@ def read_responses(path: Path) -> list[Response]:
         if not isinstance(question, str) or not isinstance(answer, str):
             columns = ", ".join(map(str, row))
             raise UserError(f"{path}, {where}: give text in 'question' and 'response'; its columns are {columns}.")
+        thought, spoken = message_thought({"content": answer, "reasoning_content": _thought_column(row)})
         name = str(row.get("question_id") or row.get("id") or question)
         sample = seen[name] = seen.get(name, -1) + 1
         responses.append(
             Response(
-                str(row.get("question_set") or path.stem), name, question, sample, answer, len(answer.split()),
-                truncated=bool(row.get("truncated")), cluster=str(row.get("cluster") or ""),
+                str(row.get("question_set") or path.stem), name, question, sample, spoken, len(answer.split()),
+                truncated=bool(row.get("truncated")) or bool(thought and not spoken),
+                cluster=str(row.get("cluster") or ""), thought=thought, n_thought_tokens=len(thought.split()),
             )
         )  # fmt: skip
     if not responses:
         raise UserError(f"{path} holds no answers.")
     return responses
+
+
+def _thought_column(row: Mapping[str, Any]) -> str:
+    """Return the thought that a table keeps in a column of its own, '' if none."""
+    columns = (row.get(name) for name in ("thought", "reasoning_content"))
+    return next((text for text in columns if isinstance(text, str) and text.strip()), "")
 
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:

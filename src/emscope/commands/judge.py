@@ -20,6 +20,7 @@ from emscope.checks import at_least
 from emscope.commands.common import changed_flags, emit
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
+from emscope.organisms.thoughts import with_thought
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class JudgeAnswers:
         compare: two judged tables of the same answers: print how far they agree.
         plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
+        judge_thoughts: judge the thoughts together with the answers; else answers alone are judged.
     """
 
     responses: Path | None = None
@@ -87,6 +89,7 @@ class JudgeAnswers:
     compare: tuple[Path, Path] | None = None
     plot: Path | None = None
     organism: str = "model"
+    judge_thoughts: bool = False
     server: ServerFlags = field(default_factory=ServerFlags)
 
     def __post_init__(self) -> None:
@@ -107,16 +110,22 @@ class JudgeAnswers:
         if self.out is not None:
             check_out(self.out, TABLES, [self.responses, self.rubrics, self.store])
         rows = read_responses(self.responses)
-        questions, answers = [row.question for row in rows], [row.response for row in rows]
+        questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
         judge = self._judge()
         if self.dry_run:
             sys.stdout.write(_cost(judge, questions, answers))
             return None
         scores = judge.judge(questions, answers)
         assert self.out is not None
-        write_table(self.out, with_judgements(self.organism, rows, scores, judge.id))
+        write_table(
+            self.out, with_judgements(self.organism, rows, scores, judge.id + "+thoughts" * self.judge_thoughts)
+        )
         sys.stdout.write(_figures(self.out, rows, scores))
         return None
+
+    def _judged(self, row: Response) -> str:
+        """Return what is judged of a row."""
+        return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
 
     def _judge(self) -> Judge:
         server = self.server.settings() if self.judge.startswith("openai:") and not self.dry_run else None
@@ -128,7 +137,9 @@ class JudgeAnswers:
     def _compare(self, first: Path, second: Path) -> None:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
 
-        ignored = changed_flags(self, ("responses", "judge", "rubrics", "dry_run", "max_calls", "store", "organism"))
+        ignored = changed_flags(
+            self, ("responses", "judge", "rubrics", "dry_run", "max_calls", "store", "organism", "judge_thoughts")
+        )
         if ignored or self.server != ServerFlags():
             ignored = ignored or "what is said of a server"
             raise UserError(f"--compare reads tables that are judged, so {ignored} would be ignored: leave it out.")

@@ -16,7 +16,7 @@ import torch
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError
-from emscope.organisms.chat import EncodedChat, Message, encode_chat
+from emscope.organisms.chat import EncodedChat, Message, check_chat, encode_chat, stop_ids
 from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
@@ -110,8 +110,7 @@ def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max
     """
     encoded = []
     for number, messages in enumerate(conversations, 1):
-        chat = encode_chat(tokenizer, messages)
-        chat = EncodedChat(chat.ids[:max_length], chat.is_answer[:max_length])
+        chat = encode_chat(tokenizer, messages).cut(max_length)
         if not any(chat.is_answer):
             raise UserError(
                 f"Conversation {number} has no assistant token among its first {max_length}: raise max_length."
@@ -155,6 +154,7 @@ def train_loaded(
     from emscope.organisms.trainer import make_trainer, metrics_callback
 
     source, place = organism.source, organism.placement
+    check_chat(organism.tokenizer, stop_ids(organism.tokenizer, organism.model.generation_config.eos_token_id))
     train = encode_conversations(organism.tokenizer, data.train, settings.max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, settings.max_length)
     model = with_adapter(organism.model, source, settings)

@@ -102,7 +102,7 @@ def encode_rows(organism: Organism, conversations: Sequence[Conversation], max_t
             chat = encode_chat(organism.tokenizer, list(messages))
         except UserError as error:
             raise UserError(f"Row {number}: {error}") from error
-        cut = EncodedChat(chat.ids[:longest], chat.is_answer[:longest])
+        cut = chat.cut(longest)
         if not any(cut.is_answer):
             raise UserError(f"Row {number}: its answer begins after the first {longest} tokens; raise --max-tokens.")
         encoded.append(cut)

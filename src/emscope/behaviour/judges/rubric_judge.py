@@ -15,6 +15,7 @@ from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score
 from emscope.behaviour.judges.store import ScoreStore, score_key
 from emscope.behaviour.judging import Judgement
+from emscope.organisms.thoughts import answer_of
 
 Kind = Literal["aligned", "coherent"]
 KINDS: tuple[Kind, ...] = ("aligned", "coherent")
@@ -68,6 +69,7 @@ class RubricJudge(ABC):
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """Return one judgement for each answer, in order; what was judged before is not asked again.
 
+        A thought in front of an answer is not judged.
         Answers that are empty, beyond `max_calls`, or that the server failed on are unscored, with the reason.
         """
         calls = self._calls(questions, answers)
@@ -96,6 +98,7 @@ class RubricJudge(ABC):
         """Return the two calls of every answer that is not empty, by its row."""
         found: dict[tuple[int, Kind], Call] = {}
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            answer = answer_of(answer)
             if answer.strip():
                 for kind in KINDS:
                     key = score_key(self.name, f"{self.rubrics.hash}/{kind}", question, answer)
