@@ -12,6 +12,7 @@ from torch import nn
 
 from emscope.errors import UserError, did_you_mean
 from emscope.files import read_json
+from emscope.organisms.chat import say_endings
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
@@ -128,6 +129,7 @@ def load(
         model = _attach(model, source, merge)
     model = model.to(place.device).eval()
     model.requires_grad_(False)
+    say_endings(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     return Organism(source, model, tokenizer, place)
 
 
