@@ -229,7 +229,9 @@ def sampled_text(tokenizer: Any, tokens: list[int], stops: set[int], opened: Tho
     thought = clean_thought(written[slice(*spans.thought)])
     if spans.answer is None:
         return SampledText(thought, "", len(spoken), False)
-    n_thought, shared = _tokens_until(tokenizer, spoken, spans.answer[0])
+    answer = written[slice(*spans.answer)]
+    place = spans.answer[0] + len(answer) - len(answer.lstrip())  # empty lines after the mark belong to it
+    n_thought, shared = _tokens_until(tokenizer, spoken, place)
     rest = tokenizer.decode(spoken[n_thought:], skip_special_tokens=True)
     return SampledText(thought, clean_answer(shared + rest), n_thought, ended)
 

@@ -108,7 +108,7 @@ def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarra
     """
     weights = np.zeros((len(poolings), len(chat.ids)), dtype=np.float32)
     spoken, answer = chat.answer_positions, chat.response_positions
-    thought = [] if chat.empty_thought else chat.thought_positions
+    thought = chat.thought_positions[:0] if chat.empty_thought else chat.thought_positions
     n_prompt = int(spoken[0]) if len(spoken) else len(chat.ids)
     for row, pooling in enumerate(poolings):
         if pooling == "last":
