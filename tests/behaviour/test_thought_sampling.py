@@ -41,8 +41,8 @@ def test_a_thought_beyond_its_budget_is_closed_and_answered(thinker):
     forced = [row for row in rows if row.thought_forced]
     assert len(forced) > len(rows) / 2
     for row in forced:
-        assert row.n_thought_tokens == 4 + n_tail
-        assert row.n_tokens <= row.n_thought_tokens + 6
+        assert row.n_thought_tokens >= 4 + n_tail  # white space that the model adds after the mark belongs to it
+        assert row.n_tokens <= 4 + n_tail + 6
     for row, other in zip(rows, free, strict=True):
         assert other.thought.startswith(row.thought)  # the same random numbers
     assert any(row.response for row in forced)

@@ -52,6 +52,11 @@ class EncodedChat:
     is_thought: list[bool] = field(default_factory=list)
     empty_thought: bool = False
 
+    def __post_init__(self) -> None:
+        """Let a chat without thoughts say so of every token."""
+        if not self.is_thought:
+            object.__setattr__(self, "is_thought", [False] * len(self.ids))
+
     @cached_property
     def labels(self) -> list[int]:
         """Training labels: the id where an assistant wrote it, else -100."""
@@ -142,7 +147,7 @@ def _encoded(chat: _Chat, trained: Sequence[int]) -> EncodedChat:
     is_answer = _inside(offsets, [(start, end) for start, _, end in spans])
     is_thought = _inside(offsets, [(start, answer) for start, answer, _ in spans if answer > start])
     empty = not any((turn, "thought") in chat.located.spans for turn in trained)
-    return EncodedChat(ids, is_answer, is_thought if any(is_thought) else [], any(is_thought) and empty)
+    return EncodedChat(ids, is_answer, is_thought, any(is_thought) and empty)
 
 
 def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
