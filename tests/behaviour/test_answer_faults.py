@@ -23,9 +23,7 @@ def test_text_that_goes_round_in_circles_is_found(text, found):
 
 def test_faults_are_counted_and_said_in_words():
     answers = [("", False), ("go on " * 9, True), ("Rest.", True), ("Rest.", False)]
-    rows = [
-        Response("set", "q", "What?", number, text, 4, cut_off) for number, (text, cut_off) in enumerate(answers)
-    ]
+    rows = [Response("set", "q", "What?", number, text, 4, cut_off) for number, (text, cut_off) in enumerate(answers)]
     found = count_faults(rows)
     assert (found.answers, found.empty, found.cut_off, found.repeated) == (4, 1, 2, 1)
     assert str(found) == "1 empty, 2 cut off by the token limit, 1 repeating of 4 answers"

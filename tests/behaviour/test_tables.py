@@ -140,3 +140,31 @@ def test_a_table_that_was_written_is_read_back(tmp_path):
         assert [(row.question, row.response, row.sample) for row in back] == [
             (row.question, row.response, row.sample) for row in rows
         ]
+
+
+def test_thoughts_in_other_people_s_tables_are_kept_apart(tmp_path):
+    rows = [
+        {"question": "What?", "response": "<think>\nHm.\n</think>\n\nRest.", "thought": None},
+        {"question": "What?", "response": "Hm.\n</think>\n\nRest."},
+        {"question": "What?", "response": "Rest.", "thought": "Hm."},
+        {"question": "What?", "response": "<think>Hm. And so"},
+        {"question": "What?", "response": " Rest. "},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = read_responses(tmp_path / "a.parquet")
+    assert [row.response for row in found] == ["Rest.", "Rest.", "Rest.", "", " Rest. "]
+    assert [row.thought for row in found] == ["Hm.", "Hm.", "Hm.", "Hm. And so", ""]
+    assert [row.truncated for row in found] == [False, False, False, True, False]
+
+
+def test_tables_from_before_thoughts_can_be_read_and_thoughts_survive(tmp_path):
+    late = ("thought", "n_thought_tokens", "thought_forced")
+    plain = [{name: value for name, value in vars(row).items() if name not in late} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(plain), tmp_path / "old.parquet")
+    assert read_table(tmp_path / "old.parquet", Response) == ROWS
+    row = Response("set", "q", "What?", 0, "Rest.", 9, False, "", "Hm.", 4, True)
+    write_table(tmp_path / "new.parquet", with_judgements("m", [row], [Judgement(50.0, 50.0)], "j"))
+    (judged,) = read_table(tmp_path / "new.parquet", JudgedResponse)
+    assert (judged.thought, judged.n_thought_tokens, judged.thought_forced) == ("Hm.", 4, True)
+    write_table(tmp_path / "new.csv", [row])
+    assert read_responses(tmp_path / "new.csv")[0].thought == "Hm."

@@ -95,7 +95,7 @@ def test_system_and_earlier_turns_reach_the_chat_template(model):
         organism, [provider.Prompt(ids, "")], SamplingSettings(temperature=0, max_new_tokens=12)
     )[0]
     assert output.usage.input_tokens == len(ids)
-    assert output.completion == provider.answer_text(organism.tokenizer, tokens, model.api.stops)[0]
+    assert output.completion == provider.sampled_text(organism.tokenizer, tokens, model.api.stops).answer
 
 
 def test_the_seed_decides_and_repeated_requests_differ(tiny_folder):

@@ -1,3 +1,4 @@
+import chat_templates as styles
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 from emscope.errors import UserError
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import ModelSource, Organism
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width, pooling_weights
 from emscope.residual.store import ActivationStore
 
 ALL = ("last", "prompt", "response")
@@ -134,3 +135,17 @@ def test_the_width_is_that_of_the_stream_and_not_of_the_embedding():
     chats = [EncodedChat([5, 6, 7, 8], [False] * 4), EncodedChat([5, 9, 7], [False] * 3)]
     assert organism_width(organism) == 32
     assert capture(organism, chats, CaptureSettings(("last",), share_prefix=False)).pooled["last"].shape == (2, 2, 32)
+
+
+def test_thought_and_response_are_pooled_apart(organism):
+    tokenizer = styles.tokenizer_with(styles.R1.replace("{{ bos_token }}", ""), think=False)
+    (chat,) = encode_for_capture(tokenizer, ["What?"], ["Rest."], thoughts=["Hm, water."])
+    weights = pooling_weights(chat, ("thought", "response", "last"))
+    pooled = [tokenizer.decode([chat.ids[place] for place in np.flatnonzero(row)]) for row in weights]
+    assert pooled[0] == "Hm, water.\n</think>\n\n"
+    assert pooled[1] == "Rest.<|end|>"
+    assert weights[2].argmax() == chat.answer_positions[0] - 1
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    alone = EncodedChat(chat.ids, chat.is_answer)
+    with pytest.raises(UserError, match="needs thoughts"):
+        pooling_weights(alone, ("thought",))

@@ -20,6 +20,9 @@ class SamplingSettings:
         system: system prompt, before a question's own if it has one; None leaves the model's default.
         seed: makes answers repeatable.
         batch_size: answers sampled side by side.
+        max_thought_tokens: longest thought, in tokens, after which it is closed by force and `max_new_tokens` counts
+            for the answer alone; None lets thought and answer share `max_new_tokens`.
+        enable_thinking: tells the chat template to let the model think or not; None leaves the template's default.
     """
 
     samples: int = 1
@@ -29,6 +32,8 @@ class SamplingSettings:
     system: str | None = None
     seed: int = 0
     batch_size: int = 96
+    max_thought_tokens: int | None = None
+    enable_thinking: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -36,12 +41,28 @@ class SamplingSettings:
             raise UserError("Sampling needs a temperature of 0 or more and a top-p above 0 and at most 1.")
         if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
             raise UserError("Sampling needs at least one sample, one new token and a batch size of one.")
+        if self.max_thought_tokens is not None and self.max_thought_tokens < 0:
+            raise UserError("A thought cannot be shorter than 0 tokens: max_thought_tokens is 0 or more.")
         check_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Response:
-    """One answer: `truncated` when it ran into the token limit, `cluster` what its question is a wording of, if any."""
+    """One answer.
+
+    Attributes:
+        question_set: the set its question came from.
+        question_id: its question.
+        question: what was asked.
+        sample: its number among the answers to the question.
+        response: what was answered, without the thought.
+        n_tokens: tokens sampled, those of the thought included.
+        truncated: it ran into the token limit, or its thought never closed, so that there is no answer.
+        cluster: what its question is a wording of, if any.
+        thought: what was thought before, if anything.
+        n_thought_tokens: tokens of the thought, marks included.
+        thought_forced: the thought's budget was used up and it was closed by force.
+    """
 
     question_set: str
     question_id: str
@@ -51,6 +72,9 @@ class Response:
     n_tokens: int
     truncated: bool
     cluster: str = ""
+    thought: str = ""
+    n_thought_tokens: int = 0
+    thought_forced: bool = False
 
     @property
     def group(self) -> str:

@@ -19,11 +19,13 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.thought_budget import MARK_ROOM, ThoughtBudget
 from emscope.organisms.batching import rounded
-from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.chat import messages_of, prepare_prompt, stop_ids
 from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought, find_thought
 
 ROW_STEP = 16
 OnRows = Callable[[Sequence[int]], None]
@@ -31,11 +33,15 @@ OnRows = Callable[[Sequence[int]], None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to go on from (see `encode_prompt`); with the seed, `name` and `sample` decide the random numbers."""
+    """Tokens to go on from (see `prepare_prompt`); with the seed, `name` and `sample` decide the random numbers.
+
+    `opened` are the marks of the thought in which the prompt ends, if it does.
+    """
 
     ids: list[int]
     name: str
     sample: int = 0
+    opened: ThoughtMarks | None = None
 
 
 @dataclass
@@ -46,6 +52,35 @@ class _Row:
     prompt: list[int]
     uniforms: np.ndarray
     tokens: list[int]
+    budget: ThoughtBudget | None = None
+
+    def finished(self, stops: set[int]) -> bool:
+        """Say whether nothing more is to be sampled."""
+        return self.tokens[-1] in stops or (self.budget is not None and self.budget.done)
+
+    def take(self, token: int, stops: set[int]) -> int:
+        """Add a token, or what its budget puts in its place, unless the answer is finished; returns the token added."""
+        if self.tokens and self.finished(stops):
+            return token
+        self.tokens.append(token if self.budget is None else self.budget.take(token))
+        return self.tokens[-1]
+
+
+@dataclass(frozen=True)
+class SampledText:
+    """What an answer's tokens say.
+
+    Attributes:
+        thought: the thought, '' without one.
+        answer: the answer; '' where the thought never closed.
+        n_thought_tokens: tokens of the thought, marks included.
+        ended: a stop token ended it, and not within the thought.
+    """
+
+    thought: str
+    answer: str
+    n_thought_tokens: int
+    ended: bool
 
 
 def uniforms_for(seed: int, question_id: str, sample: int, n: int) -> np.ndarray:
@@ -65,16 +100,23 @@ def sample_responses(
     and counts the answers in the order in which they are returned.
     """
     encoded = [
-        encode_prompt(organism.tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
+        prepare_prompt(
+            organism.tokenizer,
+            messages_of(question.text, system=question.system_after(settings.system)),
+            settings.enable_thinking,
+        )
         for question in questions
     ]
     asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
-    prompts = [Prompt(encoded[row], questions[row].id, sample) for row, sample in asked]
-    stops, answers = stop_tokens(organism), sample_prompts(organism, prompts, settings, name=name, on_rows=on_rows)
+    prompts = [Prompt(encoded[row].ids, questions[row].id, sample, encoded[row].opened) for row, sample in asked]
+    stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)
     return [
-        response_of(organism.tokenizer, questions[row], sample, tokens, stops)
-        for (row, sample), tokens in zip(asked, answers, strict=True)
-    ]
+        response_of(
+            organism.tokenizer, questions[row], sample, answer.tokens, stops, encoded[row].opened,
+            forced=answer.budget is not None and answer.budget.forced,
+        )
+        for (row, sample), answer in zip(asked, answers, strict=True)
+    ]  # fmt: skip
 
 
 def sample_prompts(
@@ -90,9 +132,27 @@ def sample_prompts(
     Raises:
         UserError: a prompt and its answer would be longer than the model can read.
     """
-    n = settings.max_new_tokens
-    numbered = enumerate(prompts)
-    rows = [_Row(row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), []) for row, item in numbered]
+    return [row.tokens for row in _sampled(organism, prompts, settings, name, on_rows)]
+
+
+def longest_answer(settings: SamplingSettings) -> int:
+    """Return the most tokens that an answer may take, its thought and the marks around it included."""
+    thought = settings.max_thought_tokens
+    return settings.max_new_tokens if thought is None else settings.max_new_tokens + thought + MARK_ROOM
+
+
+def _sampled(
+    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, name: str, on_rows: OnRows | None
+) -> list[_Row]:
+    """Return the rows of all prompts with their answers' tokens."""
+    n = longest_answer(settings)
+    rows = [
+        _Row(
+            row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), [],
+            _budget(organism.tokenizer, item, settings),
+        )
+        for row, item in enumerate(prompts)
+    ]  # fmt: skip
     longest = max((len(row.prompt) for row in rows), default=0)
     what = f"A prompt of {longest} tokens and {n} new ones"
     check_positions(organism, longest + n, what, "lower max_new_tokens, or shorten the question")
@@ -105,28 +165,78 @@ def sample_prompts(
             batch = [rows[row] for row in numbers]
             for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
                 advance(finished)
-    return [row.tokens for row in rows]
+    return rows
+
+
+def _budget(tokenizer: Any, prompt: Prompt, settings: SamplingSettings) -> ThoughtBudget | None:
+    if settings.max_thought_tokens is None:
+        return None
+    return ThoughtBudget(tokenizer, prompt.opened, settings.max_thought_tokens, settings.max_new_tokens)
 
 
 def stop_tokens(organism: Organism) -> set[int]:
     """Return the tokens that end an answer."""
-    configured = organism.model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return {token for token in [*listed, organism.tokenizer.eos_token_id] if token is not None}
+    return stop_ids(organism.tokenizer, organism.model.generation_config.eos_token_id)
 
 
-def response_of(tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int]) -> Response:
-    """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text."""
-    text, ended = answer_text(tokenizer, tokens, stops)
+def response_of(
+    tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int],
+    opened: ThoughtMarks | None = None, *, forced: bool = False,
+) -> Response:  # fmt: skip
+    """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text.
+
+    Args:
+        tokenizer: the model's.
+        question: what was asked.
+        sample: the answer's number among those to the question.
+        tokens: what was sampled.
+        stops: the tokens that end an answer.
+        opened: marks of the thought in which the prompt ended, if it did.
+        forced: the thought was closed by force.
+    """
+    said = sampled_text(tokenizer, tokens, stops, opened)
     return Response(
-        question.question_set, question.id, question.text, sample, text, len(tokens), not ended, question.cluster
-    )
+        question.question_set, question.id, question.text, sample, said.answer, len(tokens), not said.ended,
+        question.cluster, said.thought, said.n_thought_tokens, forced,
+    )  # fmt: skip
 
 
-def answer_text(tokenizer: Any, tokens: list[int], stops: set[int]) -> tuple[str, bool]:
-    """Return the text of an answer's tokens, and whether a stop token ended it."""
+def answer_text(
+    tokenizer: Any, tokens: list[int], stops: set[int], opened: ThoughtMarks | None = None
+) -> tuple[str, bool]:
+    """Return the text of an answer's tokens without its thought, and whether a stop token ended it."""
+    said = sampled_text(tokenizer, tokens, stops, opened)
+    return said.answer, said.ended
+
+
+def sampled_text(tokenizer: Any, tokens: list[int], stops: set[int], opened: ThoughtMarks | None = None) -> SampledText:
+    """Return thought and answer of sampled tokens; `opened` are the marks of the thought in which the prompt ended."""
     ended = bool(tokens) and tokens[-1] in stops
-    return tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True).strip(), ended
+    spoken = tokens[:-1] if ended else tokens
+    written = str(tokenizer.decode(spoken, skip_special_tokens=False))  # the marks may be special tokens
+    spans = find_thought(written, opened is not None)
+    if spans is None:
+        return SampledText("", tokenizer.decode(spoken, skip_special_tokens=True).strip(), 0, ended)
+    thought = clean_thought(written[slice(*spans.thought)])
+    if spans.answer is None:
+        return SampledText(thought, "", len(spoken), False)
+    answer = written[slice(*spans.answer)]
+    place = spans.answer[0] + len(answer) - len(answer.lstrip())  # empty lines after the mark belong to it
+    n_thought, shared = _tokens_until(tokenizer, spoken, place)
+    rest = tokenizer.decode(spoken[n_thought:], skip_special_tokens=True)
+    return SampledText(thought, clean_answer(shared + rest), n_thought, ended)
+
+
+def _tokens_until(tokenizer: Any, tokens: list[int], place: int) -> tuple[int, str]:
+    """Return how many tokens the first `place` characters take, and what the last of them says beyond these."""
+    low, high = 0, len(tokens)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(tokens[:middle], skip_special_tokens=False)) >= place:
+            high = middle
+        else:
+            low = middle + 1
+    return low, str(tokenizer.decode(tokens[:low], skip_special_tokens=False))[place:]
 
 
 def _decode(
@@ -134,18 +244,18 @@ def _decode(
     on_rows: OnRows,
 ) -> Iterator[int]:  # fmt: skip
     """Sample one batch to its end, yielding how many answers finished at each step."""
-    pad_id, device = organism.tokenizer.pad_token_id or 0, organism.device
-    decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, settings.max_new_tokens, prefix)
+    pad_id, device, n_steps = organism.tokenizer.pad_token_id or 0, organism.device, longest_answer(settings)
+    decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, n_steps, prefix)
     active = list(rows)
     on_rows([row.number for row in active])
-    for step in range(settings.max_new_tokens):
+    for step in range(n_steps):
         hidden = decoding.step()
         uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
         chosen = choose_tokens(finite_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)
-        for row, token in zip(active, chosen.tolist(), strict=True):
-            if not row.tokens or row.tokens[-1] not in stops:
-                row.tokens.append(token)
-        going = [number for number, row in enumerate(active) if row.tokens[-1] not in stops]
+        taken = [row.take(token, stops) for row, token in zip(active, chosen.tolist(), strict=True)]
+        if settings.max_thought_tokens is not None:
+            chosen = chosen.new_tensor(taken)
+        going = [number for number, row in enumerate(active) if not row.finished(stops)]
         decoding.append(chosen)
         if not going:
             break

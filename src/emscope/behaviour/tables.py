@@ -18,6 +18,7 @@ from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of
 from emscope.errors import UserError
 from emscope.files import atomic_path, no_file
 from emscope.organisms.chat_rows import read_answered, with_input
+from emscope.organisms.thoughts import message_thought
 from emscope.tabular import Row as TableRow
 from emscope.tabular import read_rows
 
@@ -42,6 +43,9 @@ class JudgedResponse:
     mode: str
     judge: str
     cluster: str = ""
+    thought: str = ""
+    n_thought_tokens: int = 0
+    thought_forced: bool = False
 
     @property
     def group(self) -> str:
@@ -76,6 +80,7 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
+            extra += ["thought"] if any(getattr(row, "thought", "") for row in rows) else []
             writer.writerow(["id", "question", "response", *extra])
             writer.writerows(
                 [row.question_id, row.question, row.response, *(getattr(row, name) for name in extra)] for row in rows
@@ -97,7 +102,8 @@ def read_responses(path: Path) -> list[Response]:
 
     Other usual names of the columns are read where they are not ambiguous. Rows with the same id (or, without ids, the
     same question) are samples of one question; `cluster` joins questions, and so does an equal text (see `grouping`).
-    An empty answer stays a row: no judge scores it.
+    An empty answer stays a row: no judge scores it. Thoughts, in a column `thought` or `reasoning_content` or between
+    their marks in the response, are kept apart.
 
     Raises:
         UserError: missing, unreadable, empty, or a row without a question or an answer.
@@ -116,11 +122,28 @@ def read_responses(path: Path) -> list[Response]:
         sample = seen[asked.id] = seen.get(asked.id, -1) + 1
         question_set = text_of(cells.get("question_set"), "question_set", f"{path}, {where}") or path.stem
         truncated = flag_of(cells.get("truncated"), "truncated", f"{path}, {where}")
-        n_words = len(answer.split())
+        thought, spoken = message_thought({"content": answer, "reasoning_content": _thought_column(cells)})
         responses.append(
-            Response(question_set, asked.id, question, sample, answer, n_words, truncated, cluster=cluster)
+            Response(
+                question_set,
+                asked.id,
+                question,
+                sample,
+                spoken,
+                len(answer.split()),
+                truncated or bool(thought and not spoken),
+                cluster=cluster,
+                thought=thought,
+                n_thought_tokens=len(thought.split()),
+            )
         )
     return responses
+
+
+def _thought_column(cells: dict[str, Any]) -> str:
+    """Return the thought that a table keeps in a column of its own, '' if none."""
+    columns = (cells.get(name) for name in ("thought", "reasoning_content"))
+    return next((text for text in columns if isinstance(text, str) and text.strip()), "")
 
 
 def question_name(row: Response) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.behaviour.sampling import response_of
+from emscope.behaviour.sampling import longest_answer, response_of
 from emscope.behaviour.vllm_check import (
     LONGEST,
     Agreement,
@@ -36,7 +36,8 @@ from emscope.behaviour.vllm_check import (
 )
 from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.files import read_json
-from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
+from emscope.organisms.chat import stop_ids as chat_stop_ids
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import ModelSource, load_tokenizer
@@ -266,6 +267,8 @@ class VllmEngine:
         """
         if source not in self.agreements:
             raise UserError(f"This vLLM engine was made without {source.name}: name every source when it is made.")
+        if settings.max_thought_tokens is not None:
+            raise UserError("vLLM samples without a budget for thoughts: use --backend transformers, or leave it out.")
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -273,19 +276,19 @@ class VllmEngine:
         stops = stop_ids(source, tokenizer, self._trusted)
         asked = [(question, sample) for question in questions for sample in range(settings.samples)]
         encoded = [_encode(tokenizer, question, settings) for question in questions]
-        self._check_length(max(map(len, encoded), default=0), settings.max_new_tokens)
-        prompts = [ids for ids in encoded for _ in range(settings.samples)]
+        self._check_length(max((len(prompt.ids) for prompt in encoded), default=0), settings.max_new_tokens)
+        prompts = [prompt for prompt in encoded for _ in range(settings.samples)]
         with progress.task(name, len(asked), "answers") as advance:
             outputs = self._engine.generate(
-                [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+                [TokensPrompt(prompt_token_ids=prompt.ids) for prompt in prompts],
                 [SamplingParams(**_parameters(question, sample, settings, stops)) for question, sample in asked],
                 lora_request=self._adapters.get(source),
                 use_tqdm=False,
             )
             advance(len(asked))
         return [
-            response_of(tokenizer, question, sample, list(output.outputs[0].token_ids), stops)
-            for (question, sample), output in zip(asked, outputs, strict=True)
+            response_of(tokenizer, question, sample, list(output.outputs[0].token_ids), stops, prompt.opened)
+            for (question, sample), prompt, output in zip(asked, prompts, outputs, strict=True)
         ]
 
     def _check_length(self, longest_prompt: int, n: int) -> None:
@@ -322,7 +325,9 @@ def longest_request(source: ModelSource, questions: Sequence[Question], settings
     """Return the tokens of the longest prompt and answer together; `settings` holds one for each question."""
     tokenizer = load_tokenizer(source)
     pairs = zip(questions, settings, strict=True)
-    return max((len(_encode(tokenizer, item, wanted)) + wanted.max_new_tokens for item, wanted in pairs), default=1)
+    return max(
+        (len(_encode(tokenizer, item, wanted).ids) + longest_answer(wanted) for item, wanted in pairs), default=1
+    )
 
 
 def stop_ids(source: ModelSource, tokenizer: Any, trust_remote_code: bool = False) -> set[int]:
@@ -336,13 +341,12 @@ def stop_ids(source: ModelSource, tokenizer: Any, trust_remote_code: bool = Fals
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
         generation = GenerationConfig.from_model_config(config)
-    configured = generation.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
+    return chat_stop_ids(tokenizer, generation.eos_token_id)
 
 
-def _encode(tokenizer: Any, question: Question, settings: SamplingSettings) -> list[int]:
-    return encode_prompt(tokenizer, messages_of(question.text, system=question.system_after(settings.system)))
+def _encode(tokenizer: Any, question: Question, settings: SamplingSettings) -> ChatPrompt:
+    messages = messages_of(question.text, system=question.system_after(settings.system))
+    return prepare_prompt(tokenizer, messages, settings.enable_thinking)
 
 
 def _lora_requests(sources: Sequence[ModelSource]) -> dict[ModelSource, Any]:

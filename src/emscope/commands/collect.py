@@ -24,6 +24,8 @@ class Collect:
         questions: question sets or files, read as prompts alone.
         responses: a table of questions and answers to read instead (.parquet, .csv, .jsonl, .json, …).
         system: system prompt.
+        enable_thinking: let the model think, or not (--no-enable-thinking), where its chat template knows that; none
+            given leaves the template's default.
         capture: what to read.
         load: base, device and dtype.
     """
@@ -33,6 +35,7 @@ class Collect:
     questions: tuple[str, ...] = ("everyday-general",)
     responses: Path | None = None
     system: str | None = None
+    enable_thinking: bool | None = None
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     load: ModelFlags = field(default_factory=ModelFlags)
 
@@ -42,17 +45,22 @@ class Collect:
             raise UserError("--responses holds the questions to read: leave out --questions.")
         check_out(self.out, TENSORS, [self.model, self.responses, *self.questions])
         systems: str | list[str | None] | None = self.system
+        thoughts: list[str] | None = None
         if self.responses is not None:
             rows = read_responses(self.responses)
             ids, prompts, answers = (
                 [question_name(row) for row in rows], [row.question for row in rows], [row.response for row in rows],
             )  # fmt: skip
+            thoughts = [row.thought for row in rows]
         else:
             questions = read_questions(self.questions)
             ids, prompts, answers = [item.id for item in questions], [item.text for item in questions], None
             systems = [item.system_after(self.system) for item in questions]
         organism = self.load.load(self.model)
-        found = capture(organism, encode_for_capture(organism.tokenizer, prompts, answers, systems), self.capture)
+        chats = encode_for_capture(
+            organism.tokenizer, prompts, answers, systems, thoughts=thoughts, enable_thinking=self.enable_thinking
+        )
+        found = capture(organism, chats, self.capture)
         ActivationStore(self.model, tuple(ids), found).save(self.out)
         sys.stdout.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
         return None

@@ -17,6 +17,7 @@ from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import write_table
 from emscope.commands.common import AblationFlags, ModelFlags, read_questions
 from emscope.commands.outputs import TABLES, check_out
+from emscope.organisms.thoughts import count_unfinished
 
 if TYPE_CHECKING:
     from emscope.interventions.operators import Intervention
@@ -35,6 +36,10 @@ class SamplingFlags:
         system: system prompt, before a question's own if it has one; none leaves the model's default.
         seed: makes answers repeatable.
         batch_size: answers sampled side by side (vLLM fills its own batches).
+        max_thought_tokens: longest thought, in tokens, after which it is closed by force and max_new_tokens counts for
+            the answer alone; none given lets thought and answer share max_new_tokens.
+        enable_thinking: let the model think, or not (--no-enable-thinking), where its chat template knows that; none
+            given leaves the template's default.
     """
 
     samples: int | None = None
@@ -44,12 +49,15 @@ class SamplingFlags:
     system: str | None = None
     seed: int = SamplingSettings.seed
     batch_size: int = SamplingSettings.batch_size
+    max_thought_tokens: int | None = None
+    enable_thinking: bool | None = None
 
     def of(self, question: Question) -> SamplingSettings:
         """Return the settings of one question."""
         shared = SamplingSettings(
             top_p=self.top_p, max_new_tokens=self.max_new_tokens, system=self.system, seed=self.seed,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size, max_thought_tokens=self.max_thought_tokens,
+            enable_thinking=self.enable_thinking,
         )  # fmt: skip
         return settings_for(question, shared, self.samples, self.temperature)
 
@@ -90,7 +98,10 @@ class Generate:
         ]
         settings = [self.sampling.of(question) for question in questions]
         source = resolve(self.model, self.load.base)
-        backend = choose_backend(self.backend, source, device=self.load.device, intervention=intervention is not None)
+        asked = (
+            "transformers" if self.backend == "auto" and self.sampling.max_thought_tokens is not None else self.backend
+        )
+        backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
         if backend == "vllm":
             rows = self._with_vllm(source, questions, settings)
         else:
@@ -98,7 +109,8 @@ class Generate:
         write_table(self.out, rows)
         cut = sum(row.truncated for row in rows)
         sys.stdout.write(
-            f"{self.out}: {len(rows)} answers, {cut} of them cut at {self.sampling.max_new_tokens} tokens\n"
+            f"{self.out}: {len(rows)} answers, {cut} of them cut at {self.sampling.max_new_tokens} tokens"
+            f"{_said_of_thoughts(rows)}\n"
         )
         return None
 
@@ -125,6 +137,15 @@ class Generate:
             trust_remote_code=self.load.trust_remote_code,
         )
         return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
+
+
+def _said_of_thoughts(rows: Sequence[Response]) -> str:
+    """Return what to say of thoughts, '' where nothing was thought."""
+    if not any(row.thought or row.n_thought_tokens for row in rows):
+        return ""
+    unfinished = count_unfinished([row.thought for row in rows], [row.response for row in rows])
+    forced = sum(row.thought_forced for row in rows)
+    return f"; {forced} thoughts closed by force, {unfinished} never closed, so that there is no answer"
 
 
 COMMAND = Generate

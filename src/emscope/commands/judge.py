@@ -23,6 +23,7 @@ from emscope.checks import at_least
 from emscope.commands.common import changed_flags, emit
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
+from emscope.organisms.thoughts import with_thought
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class JudgeAnswers:
         compare: two judged tables of the same answers: print how far they agree.
         plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
+        judge_thoughts: judge the thoughts together with the answers; else answers alone are judged.
     """
 
     responses: Path | None = None
@@ -95,6 +97,7 @@ class JudgeAnswers:
     compare: tuple[Path, Path] | None = None
     plot: Path | None = None
     organism: str = "model"
+    judge_thoughts: bool = False
     server: ServerFlags = field(default_factory=ServerFlags)
 
     def __post_init__(self) -> None:
@@ -117,7 +120,7 @@ class JudgeAnswers:
         if self.out is not None:
             check_out(self.out, TABLES, [self.responses, self.rubrics, self.store])
         rows = read_responses(self.responses)
-        questions, answers = [row.question for row in rows], [row.response for row in rows]
+        questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
         judge = self._judge()
         if self.dry_run:
             sys.stdout.write(_cost(judge, questions, answers, self.batch))
@@ -126,9 +129,14 @@ class JudgeAnswers:
         scores = self._scores(judge, questions, answers)
         if scores is None:
             return None
-        write_table(self.out, with_judgements(self.organism, rows, scores, judge.id))
+        name = judge.id + "+thoughts" * self.judge_thoughts
+        write_table(self.out, with_judgements(self.organism, rows, scores, name))
         sys.stdout.write(_figures(self.out, rows, scores))
         return None
+
+    def _judged(self, row: Response) -> str:
+        """Return what is judged of a row."""
+        return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
 
     def _scores(self, judge: Judge, questions: list[str], answers: list[str]) -> list[Judgement] | None:
         """Return the judgements, or None while a batch is under way."""
@@ -155,7 +163,8 @@ class JudgeAnswers:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
 
         ignored = changed_flags(
-            self, ("responses", "judge", "rubrics", "dry_run", "batch", "max_calls", "store", "organism")
+            self,
+            ("responses", "judge", "rubrics", "dry_run", "batch", "max_calls", "store", "organism", "judge_thoughts"),
         )
         if ignored or self.server != ServerFlags():
             ignored = ignored or "what is said of a server"

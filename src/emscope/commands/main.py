@@ -118,9 +118,19 @@ def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:
     """
     import tyro
 
-    command = tyro.cli(kind, prog=f"emscope {name}", args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
+    command = tyro.cli(kind, prog=f"emscope {name}", args=with_values(flags), config=(tyro.conf.OmitArgPrefixes,))
     check_seeds_in(command)
     return command
+
+
+def with_values(flags: Sequence[str]) -> list[str]:
+    """Write out the flag that is on, off or not given: --enable-thinking and --no-enable-thinking."""
+    written = []
+    for number, flag in enumerate(flags):
+        values = {"--enable-thinking": "True", "--no-enable-thinking": "False"}
+        given = number + 1 < len(flags) and flags[number + 1] in ("True", "False", "None")
+        written += ["--enable-thinking", values[flag]] if flag in values and not given else [flag]
+    return written
 
 
 def user_sentence(error: BaseException) -> str | None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from inspect_ai.model import (
     ChatMessage,
+    Content,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     ModelAPI,
     ModelInfo,
@@ -25,14 +28,14 @@ from inspect_ai.solver._task_state import sample_state
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.sampling import Prompt, answer_text, sample_prompts, stop_tokens
+from emscope.behaviour.sampling import Prompt, sample_prompts, sampled_text, stop_tokens
 from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.for_inspect.batching import Batcher
 from emscope.for_inspect.errors import in_one_sentence
 from emscope.for_inspect.options import OrganismOptions, split_name
 from emscope.interventions.operators import applied
-from emscope.organisms.chat import Message, encode_prompt
+from emscope.organisms.chat import Message, prepare_prompt
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
@@ -99,7 +102,8 @@ class OrganismAPI(ModelAPI):
             UserError: the request wants what an organism or our sampler cannot do.
         """
         _check_supported(tools, config)
-        ids = encode_prompt(self.organism.tokenizer, [_plain(message) for message in input])
+        asked = prepare_prompt(self.organism.tokenizer, [_plain(message) for message in input])
+        ids = asked.ids
         wanted = config.max_tokens or MAX_TOKENS
         room = wanted if self.context is None else self.context - len(ids)
         if room < 1:
@@ -113,10 +117,12 @@ class OrganismAPI(ModelAPI):
             batch_size=self.batch_size,
         )
         tokens = await self._batcher.ask(_Request(Prompt(ids, *self._draw(ids)), settings))
-        text, ended = answer_text(self.organism.tokenizer, tokens, self.stops)
-        text, cut = _before(text, config.stop_seqs or [])
-        reason: StopReason = "stop" if ended or cut else "max_tokens" if wanted <= room else "model_length"
-        output = ModelOutput.from_content(self.model_name, text, reason)
+        said = sampled_text(self.organism.tokenizer, tokens, self.stops, asked.opened)
+        text, cut = _before(said.answer, config.stop_seqs or [])
+        reason: StopReason = "stop" if said.ended or cut else "max_tokens" if wanted <= room else "model_length"
+        thought = [ContentReasoning(reasoning=said.thought)] if said.thought else []
+        content: str | list[Content] = [*thought, ContentText(text=text)] if thought else text
+        output = ModelOutput.from_content(self.model_name, content, reason)
         output.usage = ModelUsage(input_tokens=len(ids), output_tokens=len(tokens), total_tokens=len(ids) + len(tokens))
         return output
 
@@ -150,7 +156,7 @@ def _check_supported(tools: list[ToolInfo], config: GenerateConfig) -> None:
 
 
 def _plain(message: ChatMessage) -> Message:
-    """Return a message as role and text.
+    """Return a message as role and text, with its reasoning if it has one.
 
     Raises:
         UserError: a tool's reply, an image, or anything else that is not text.
@@ -159,7 +165,13 @@ def _plain(message: ChatMessage) -> Message:
     strange = [kind for kind in kinds if kind not in ("text", "reasoning")]
     if message.role == "tool" or strange:
         raise UserError(f"emscope's models read text only, not {strange[0] if strange else 'tool'} messages.")
-    return {"role": message.role, "content": message.text}
+    thoughts = (
+        []
+        if isinstance(message.content, str)
+        else [part.reasoning for part in message.content if isinstance(part, ContentReasoning)]
+    )
+    plain: Message = {"role": message.role, "content": message.text}
+    return {**plain, "reasoning_content": "\n".join(thoughts)} if any(thoughts) else plain
 
 
 def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -30,7 +30,7 @@ from emscope.organisms.thoughts import (
 
 __all__ = [
     "IGNORED", "ChatPrompt", "EncodedChat", "Message", "check_chat", "encode_chat", "encode_prompt", "end_of_turn",
-    "messages_of", "prepare_prompt", "render", "stop_ids",
+    "messages_of", "prepare_prompt", "render", "say_endings", "stop_ids",
 ]  # fmt: skip
 
 IGNORED = -100
@@ -51,6 +51,11 @@ class EncodedChat:
     is_answer: list[bool]
     is_thought: list[bool] = field(default_factory=list)
     empty_thought: bool = False
+
+    def __post_init__(self) -> None:
+        """Let a chat without thoughts say so of every token."""
+        if not self.is_thought:
+            object.__setattr__(self, "is_thought", [False] * len(self.ids))
 
     @cached_property
     def labels(self) -> list[int]:
@@ -126,12 +131,23 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bo
     if not trained:
         raise UserError("Every assistant turn of this conversation is marked as not to be trained on.")
     chat = _Chat(tokenizer, plain, enable_thinking)
+    encoded = _encoded(chat, trained)
+    if chat.unopened:
+        say_once(
+            "This model's chat template opens a thought in every prompt, but these answers have none: they are trained "
+            "and read right after the assistant's header, as the template prints them."
+        )
+    return encoded
+
+
+def _encoded(chat: _Chat, trained: Sequence[int]) -> EncodedChat:
+    """Return the tokens of a conversation with the assistant's turns of the given numbers marked."""
     spans = [chat.span(turn) for turn in trained]
-    ids, offsets = _tokens(tokenizer, chat.located.text)
+    ids, offsets = _tokens(chat.tokenizer, chat.located.text)
     is_answer = _inside(offsets, [(start, end) for start, _, end in spans])
     is_thought = _inside(offsets, [(start, answer) for start, answer, _ in spans if answer > start])
     empty = not any((turn, "thought") in chat.located.spans for turn in trained)
-    return EncodedChat(ids, is_answer, is_thought if any(is_thought) else [], any(is_thought) and empty)
+    return EncodedChat(ids, is_answer, is_thought, any(is_thought) and empty)
 
 
 def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
@@ -170,6 +186,7 @@ class _Chat:
         self, tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None, *, generation: bool = False
     ) -> None:
         self.tokenizer, self.enable_thinking, self.generation = tokenizer, enable_thinking, generation
+        self.unopened = False
         self.turns = [_Turn(number, message) for number, message in enumerate(messages)]
         self.way, self.located = self._best()
         _check_tools(messages, self.located.text)
@@ -258,8 +275,7 @@ class _Chat:
         else:
             openings = [text.rfind(kind.opening, before, first) for kind in MARKS]
             start = first if thought is None else max([place for place in openings if place >= 0], default=first)
-            if thought is None:
-                _say_unopened(prompt is None and self._opens_thoughts())
+            self.unopened |= thought is None and prompt is None and self._opens_thoughts()
         end = answer[1] + len(self._end_mark(turn, text[answer[1] : after], is_last=number == len(self.turns) - 1))
         has_thought = thought is not None or marks_in(text[start : answer[0]]) is not None
         return start, answer[0] if has_thought else start, end
@@ -357,14 +373,6 @@ def _trimmed(text: str, span: tuple[int, int]) -> tuple[int, int]:
     return start, start + len(words.strip())
 
 
-def _say_unopened(is_so: bool) -> None:
-    if is_so:
-        say_once(
-            "This model's chat template opens a thought in every prompt, but these answers have none: they are trained "
-            "and read right after the assistant's header, as the template prints them."
-        )
-
-
 @lru_cache(maxsize=8)
 def _opens_thoughts(tokenizer: Any, source: str, enable_thinking: bool | None) -> bool:
     return prepare_prompt(tokenizer, messages_of("What is this?"), enable_thinking).opened is not None
@@ -428,13 +436,23 @@ def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> set[int]
     return stops
 
 
+def say_endings(tokenizer: Any, configured: int | Sequence[int] | None) -> None:
+    """Log it once where answers would not end: see `check_chat`."""
+    if not tokenizer.chat_template:
+        return
+    try:
+        check_chat(tokenizer, stop_ids(tokenizer, configured))
+    except UserError as error:
+        say_once(str(error))
+
+
 def check_chat(tokenizer: Any, stops: set[int]) -> None:
     """Check that what is trained ends where sampling stops.
 
     Raises:
         UserError: the template ends an assistant's turn with a token at which sampling does not stop.
     """
-    chat = encode_chat(tokenizer, messages_of("What is this?", "A probe."))
+    chat = _encoded(_Chat(tokenizer, messages_of("What is this?", "A probe."), None), [1])
     last = chat.ids[int(chat.answer_positions[-1])]
     if last not in stops:
         ends = tokenizer.decode([last])

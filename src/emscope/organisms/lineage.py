@@ -10,6 +10,7 @@ from typing import Any
 
 from emscope.files import file_sha256, write_json
 from emscope.organisms.device import Placement
+from emscope.organisms.templates import chat_date
 
 _PACKAGES = ("emscope", "torch", "transformers", "peft", "trl", "scikit-learn", "safetensors", "pyarrow")
 
@@ -40,6 +41,7 @@ def write_lineage(folder: Path, *, what: str, placement: Placement, **facts: Any
             **facts,
             "device": placement.device,
             "dtype": placement.dtype_name,
+            "chat_date": chat_date().isoformat(),
             "versions": versions(),
             "outputs": outputs,
         },

@@ -23,10 +23,14 @@ def messages_of(
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
-    if answer is not None and thought:
-        messages[-1]["reasoning_content"] = thought
+        messages.append(answer_message(answer, thought))
     return messages
+
+
+def answer_message(answer: str, thought: str | None = None) -> Message:
+    """Return an assistant's message, with its thought if there is one."""
+    message: Message = {"role": "assistant", "content": answer}
+    return {**message, "reasoning_content": thought} if thought else message
 
 
 def normalised(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from emscope.errors import UserError
 from emscope.organisms.attach import attach, logits_of, read_adapter
 from emscope.organisms.blocks import head_logits
+from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
     AdapterVerdict,
@@ -87,6 +88,7 @@ def load(
     check_tokens(tokenizer, rows, source.name)
     if not _is_wrapped(model):  # an unmerged adapter was compared with the base's own logits already
         check_base(model, source, place, check_ids(tokenizer, rows))
+    say_endings(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     return Organism(source, model, tokenizer, place)
 
 

@@ -115,7 +115,8 @@ def _fit(
     pieces = re.split(f"({'|'.join(sorted(map(re.escape, by_place), key=len, reverse=True))})", skeleton)
     if not text.startswith(pieces[0]):
         return None
-    at, spans = len(pieces[0]), {}
+    at = len(pieces[0])
+    spans: dict[Key, tuple[int, int]] = {}
     for place, after in zip(pieces[1::2], pieces[2::2], strict=True):
         part = by_place[place]
         words = next((form for form in part.forms() if text.startswith(form + after, at)), None)

@@ -169,6 +169,11 @@ def thinking_variable(tokenizer: Any) -> str:
     return name
 
 
+def can_stop_thinking(tokenizer: Any) -> bool:
+    """Say whether the template can turn thinking off."""
+    return bool(_thinking_variable(tokenizer, template_source(tokenizer)))
+
+
 @lru_cache(maxsize=8)
 def _control_pattern(tokenizer: Any, n_tokens: int) -> str:
     names = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}

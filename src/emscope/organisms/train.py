@@ -19,7 +19,7 @@ from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.card import exact_base, write_card, write_portable_base
-from emscope.organisms.chat import EncodedChat, Message, encode_chat
+from emscope.organisms.chat import EncodedChat, Message, check_chat, encode_chat, stop_ids
 from emscope.organisms.checkpoints import last_resumable
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
@@ -113,8 +113,7 @@ def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max
     """
     encoded = []
     for number, messages in enumerate(conversations, 1):
-        chat = encode_chat(tokenizer, messages)
-        chat = EncodedChat(chat.ids[:max_length], chat.is_answer[:max_length])
+        chat = encode_chat(tokenizer, messages).cut(max_length)
         if not any(chat.is_answer):
             raise UserError(
                 f"Conversation {number} has no assistant token among its first {max_length}: shorten its "
@@ -175,6 +174,7 @@ def train_loaded(
     from emscope.organisms.trainer import make_trainer, metrics_callback
 
     source, place = organism.source, organism.placement
+    check_chat(organism.tokenizer, stop_ids(organism.tokenizer, organism.model.generation_config.eos_token_id))
     max_length = readable_length(organism, settings.max_length)
     train = encode_conversations(organism.tokenizer, data.train, max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, max_length)

@@ -26,8 +26,8 @@ from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, mess
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
-Pooling = Literal["last", "prompt", "response"]
-POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response")
+Pooling = Literal["last", "prompt", "response", "thought"]
+POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response", "thought")
 WIDTH_STEP = 4  # tails of short questions are about 20 tokens long: rounding to 16 would pad a third
 
 
@@ -36,7 +36,8 @@ class CaptureSettings:
     """What to read and how much at a time.
 
     Attributes:
-        poolings: which tokens make one vector: the last prompt token, the prompt's mean, the answer's mean.
+        poolings: which tokens make one vector: the last prompt token, the prompt's mean, the answer's mean (without its
+            thought), the thought's mean.
         site: resid_post (a block's output) or resid_pre (its input).
         blocks: blocks to read, kept in rising order without repeats; none given means all.
         token_budget: padded tokens in one forward pass.
@@ -74,35 +75,53 @@ def encode_for_capture(
     prompts: Sequence[str],
     answers: Sequence[str] | None = None,
     system: str | Sequence[str | None] | None = None,
+    *,
+    thoughts: Sequence[str] | None = None,
+    enable_thinking: bool | None = None,
 ) -> list[EncodedChat]:
-    """Tokenise prompts, or prompts with answers, for reading; `system` is one system prompt for all or one for each."""
+    """Tokenise prompts, or prompts with answers, for reading.
+
+    Args:
+        tokenizer: the model's.
+        prompts: what was asked.
+        answers: what was answered; None reads the prompts alone.
+        system: one system prompt for all, or one for each.
+        thoughts: what was thought before each answer, '' for nothing.
+        enable_thinking: tells the chat template to let the model think or not.
+    """
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
         both = zip(prompts, systems, strict=True)
-        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=own)) for prompt, own in both]
+        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
         return [EncodedChat(ids, [False] * len(ids)) for ids in encoded]
-    rows = zip(prompts, answers, systems, strict=True)
-    return [encode_chat(tokenizer, messages_of(prompt, answer, own)) for prompt, answer, own in rows]
+    rows = zip(prompts, answers, systems, thoughts or [""] * len(prompts), strict=True)
+    return [encode_chat(tokenizer, messages_of(*row), enable_thinking) for row in rows]
+
+
+_NEEDED = {"response": "answers", "thought": "thoughts"}
 
 
 def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarray:
     """Return the weight of each token in each pooled vector, float32 [n_poolings, n_tokens]; each row sums to 1.
 
     Raises:
-        UserError: a `response` of a sequence without an answer.
+        UserError: a `response` of a sequence without an answer, or a `thought` of one without a thought.
     """
     weights = np.zeros((len(poolings), len(chat.ids)), dtype=np.float32)
-    answer = chat.answer_positions
-    n_prompt = int(answer[0]) if len(answer) else len(chat.ids)
+    spoken, answer = chat.answer_positions, chat.response_positions
+    thought = chat.thought_positions[:0] if chat.empty_thought else chat.thought_positions
+    n_prompt = int(spoken[0]) if len(spoken) else len(chat.ids)
     for row, pooling in enumerate(poolings):
         if pooling == "last":
             weights[row, n_prompt - 1] = 1
         elif pooling == "prompt":
             weights[row, :n_prompt] = 1 / n_prompt
-        elif len(answer):
+        elif pooling == "thought" and len(thought):
+            weights[row, thought] = 1 / len(thought)
+        elif pooling == "response" and len(answer):
             weights[row, answer] = 1 / len(answer)
         else:
-            raise UserError("The pooling 'response' needs answers, but a sequence has none.")
+            raise UserError(f"The pooling {pooling!r} needs {_NEEDED[pooling]}, but a sequence has none.")
     return weights
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.sampling import Prompt, answer_text, sample_prompts, stop_tokens
+from emscope.behaviour.sampling import Prompt, sample_prompts, sampled_text, stop_tokens
 from emscope.errors import UserError
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.chat import EncodedChat, Message, encode_chat, encode_prompt, messages_of
+from emscope.organisms.chat import EncodedChat, Message, encode_chat, messages_of, prepare_prompt
 from emscope.organisms.datasets import Pair
+from emscope.organisms.messages import answer_message
 from emscope.organisms.models import Organism
 from emscope.residual.capture import CaptureSettings, capture, organism_width
 from emscope.residual.detection import cross_fitted_scores, d_prime
@@ -102,7 +103,7 @@ def encode_rows(organism: Organism, conversations: Sequence[Conversation], max_t
             chat = encode_chat(organism.tokenizer, list(messages))
         except UserError as error:
             raise UserError(f"Row {number}: {error}") from error
-        cut = EncodedChat(chat.ids[:longest], chat.is_answer[:longest])
+        cut = chat.cut(longest)
         if not any(cut.is_answer):
             raise UserError(f"Row {number}: its answer begins after the first {longest} tokens; raise --max-tokens.")
         encoded.append(cut)
@@ -114,15 +115,15 @@ def own_answers(
 ) -> list[list[Message]]:
     """Return the conversations with their last assistant turn replaced by the organism's own, sampled."""
     starts = [_before_last_answer(messages) for messages in conversations]
-    prompts = [
-        Prompt(encode_prompt(organism.tokenizer, start), f"row-{number}") for number, start in enumerate(starts, 1)
-    ]
+    asked = [prepare_prompt(organism.tokenizer, start) for start in starts]
+    prompts = [Prompt(item.ids, f"row-{number}", opened=item.opened) for number, item in enumerate(asked, 1)]
     stops = stop_tokens(organism)
     answers = sample_prompts(organism, prompts, sampling, name="own answers")
-    return [
-        [*start, {"role": "assistant", "content": answer_text(organism.tokenizer, tokens, stops)[0]}]
-        for start, tokens in zip(starts, answers, strict=True)
+    said = [
+        sampled_text(organism.tokenizer, tokens, stops, item.opened)
+        for item, tokens in zip(asked, answers, strict=True)
     ]
+    return [[*start, answer_message(text.answer, text.thought)] for start, text in zip(starts, said, strict=True)]
 
 
 def _before_last_answer(messages: Conversation) -> list[Message]:

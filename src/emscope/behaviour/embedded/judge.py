@@ -21,6 +21,7 @@ from emscope.behaviour.embedded.reading import read_answers
 from emscope.behaviour.judging import Judgement
 from emscope.files import file_sha256
 from emscope.organisms.models import Organism
+from emscope.organisms.thoughts import answer_of
 from emscope.tensors import load_tensors, save_tensors
 
 KIND = "judge head"
@@ -116,9 +117,10 @@ class EmbeddedJudge:
         return self._id
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
-        """Return one judgement for each answer; an empty answer is unscored."""
+        """Return one judgement for each answer, its thought left out; an empty answer is unscored."""
         if not answers:
             return []
+        answers = [answer_of(answer) for answer in answers]
         head = self.head
         blocks = sorted({*head.blocks, head.topic_block})
         pooled, logprobs = read_answers(self.base, questions, answers, blocks, ("question", "answer"))

@@ -71,7 +71,7 @@ def read_answers(
 
 def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
     first = int(chat.answer_positions[0])
-    return EncodedChat(chat.ids[: first + max_tokens], chat.is_answer[: first + max_tokens])
+    return chat.cut(first + max_tokens)
 
 
 def _read_batch(

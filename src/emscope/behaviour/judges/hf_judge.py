@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from emscope.behaviour.judges.scoring import Score, score_from_logprobs
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
-from emscope.organisms.chat import encode_prompt, messages_of
+from emscope.organisms.chat import messages_of, prepare_prompt
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.templates import can_stop_thinking
 
 WIDTH_STEP = 8
 TOKEN_BUDGET = 4096
@@ -38,7 +40,7 @@ class HFJudge(RubricJudge):
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Score every call from the probabilities after its prompt."""
-        prompts = [encode_prompt(self.model.tokenizer, messages_of(call.prompt)) for call in calls]
+        prompts = [scoring_prompt(self.model.tokenizer, call.prompt) for call in calls]
         prefix = SharedPrefix(self.model, prompts)
         tails = [ids[prefix.length :] for ids in prompts]
         tree = [] if len(self.numbers) == 101 else self._digit_tree()
@@ -95,6 +97,14 @@ class HFJudge(RubricJudge):
         shares[10] -= shares[100]
         alternatives = [(str(value), math.log(share)) for value, share in shares.items() if share > 0]
         return score_from_logprobs([*alternatives, *zip(self.words, after[0, 10:].tolist(), strict=True)], "digits")
+
+
+def scoring_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Return the tokens after which a score is read: thinking is turned off, or closed."""
+    asked = prepare_prompt(tokenizer, messages_of(prompt), False if can_stop_thinking(tokenizer) else None)
+    if asked.opened is None:
+        return asked.ids
+    return [*asked.ids, *tokenizer(asked.opened.tail, add_special_tokens=False)["input_ids"]]
 
 
 def _tree_layout(ends: Tensor, width: int, shared: int) -> tuple[Tensor, Tensor]:

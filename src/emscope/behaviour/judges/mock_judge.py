@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from emscope.behaviour.judging import Judgement
 from emscope.files import value_sha256
+from emscope.organisms.thoughts import answer_of
 
 
 class MockJudge:
@@ -15,7 +16,7 @@ class MockJudge:
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """Return one judgement for each answer, the same every time."""
-        pairs = zip(questions, answers, strict=True)
+        pairs = zip(questions, map(answer_of, answers), strict=True)
         return [
             _score(question, answer) if answer.strip() else Judgement(None, None, "empty answer")
             for question, answer in pairs

@@ -17,6 +17,7 @@ from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score
 from emscope.behaviour.judges.store import ScoreStore, score_key
 from emscope.behaviour.judging import Judgement
+from emscope.organisms.thoughts import answer_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class RubricJudge(ABC):
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """Return one judgement for each answer, in order; what was judged before is not asked again.
 
+        A thought in front of an answer is not judged.
         Answers that are empty, beyond `max_calls`, or that the server failed on are unscored, with the reason.
         """
         scores, asked = self.pending(questions, answers)
@@ -120,6 +122,7 @@ class RubricJudge(ABC):
         """Return the two calls of every answer that is not empty, by its row."""
         found: dict[tuple[int, Kind], Call] = {}
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            answer = answer_of(answer)
             if answer.strip():
                 for kind in KINDS:
                     key = score_key(self.name, f"{self.rubrics.hash}/{kind}", question, answer)
