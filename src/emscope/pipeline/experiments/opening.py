@@ -18,7 +18,7 @@ from emscope.report.sections import experiment_file
 FIGURES = {"adapters": 2, "dynamics": 2}
 """By experiment, raised when figures are made otherwise of the same files, so that old ones are made again."""
 
-LATER = ("organisms",)
+LATER = ("organisms", "ask", "organism")
 """Settings that experiments did not always have: empty, they leave what was made before as it is."""
 
 
