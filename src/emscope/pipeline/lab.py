@@ -17,7 +17,7 @@ from emscope.organisms.device import Placement, choose_placement, free_bytes, gi
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import ModelSource, Organism, load, resolve
 from emscope.pipeline.config import RunConfig, resolved
-from emscope.pipeline.data import says_of_control, training_data
+from emscope.pipeline.data import kind_of, says_of_control, training_data
 from emscope.pipeline.stages import RunFolder
 from emscope.report.page import RunProducts
 
@@ -44,6 +44,7 @@ class Lab:
         self._organisms: dict[str, Organism] = {}
         self._in_use: WeakValueDictionary[str, Organism] = WeakValueDictionary()
         self._data: dict[str, Conversations] = {}
+        self._guests: set[str] = set()
 
     @cached_property
     def placement(self) -> Placement:
@@ -79,7 +80,8 @@ class Lab:
             found = self._in_use.get(name)
             if found is None:
                 self.make_room()
-                found = load(self._source(name), placement=self.placement)
+                guest_base = self.config.base if name in self._guests and kind_of(name) == "adapter" else None
+                found = load(self._source(name), base=guest_base or None, placement=self.placement)
             self._organisms[name] = self._in_use[name] = found
         return self._organisms[name]
 
@@ -87,9 +89,15 @@ class Lab:
         """Return what an organism is loaded from: the run's base, an adapter of the run, or a whole model."""
         if name == BASE:
             return self.config.model
+        if name in self._guests:
+            return name
         folder = self.folder.path("organisms", name)
         whole = folder / WHOLE_MODEL
         return str(read_json(whole)["model"]) if whole.is_file() else str(folder)
+
+    def invite(self, name: str) -> None:
+        """Let an adapter or a model that is no part of the run be an organism of it, by the name it is loaded by."""
+        self._guests.add(name)
 
     def release(self, name: str) -> None:
         """Let go of a loaded organism, so that its memory is free for others."""

@@ -8,7 +8,6 @@ from typing import Any
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
 from emscope.organisms.chat import encode_prompt, messages_of
-from emscope.organisms.datasets import is_built_in
 from emscope.organisms.models import ModelSource, load_tokenizer, resolve
 from emscope.organisms.train import encode_conversations
 from emscope.pipeline.data import kind_of, says_of_control
@@ -48,20 +47,27 @@ def check_organisms(lab: Lab) -> None:
         UserError: one of them cannot be had or does not fit.
     """
     _ = lab.placement
-    tokenizer = load_tokenizer(lab.base_source)
     for name, data in ((MISALIGNED, lab.config.misaligned_data), (CONTROL, lab.config.control_data)):
-        if not data:
-            continue
-        kind = kind_of(data)
-        if kind == "adapter":
-            given_adapter(lab, data)
-        elif kind == "model":
-            _check_shape(lab, data)
-        else:
-            rows = lab.training_data(data)
-            if not is_built_in(data) and f"train-{name}" not in lab.folder.record["stages"]:
-                for part in (rows.train, rows.heldout):
-                    encode_conversations(tokenizer, part, lab.config.train.max_length)
+        if data:
+            check_data(lab, data, known=f"train-{name}" in lab.folder.record["stages"])
+
+
+def check_data(lab: Lab, data: str, *, known: bool = False) -> None:
+    """Check what one organism is made of; `known` rows were trained on before, and are not tokenised for it.
+
+    Raises:
+        UserError: it cannot be had or does not fit.
+    """
+    kind = kind_of(data)
+    if kind == "adapter":
+        given_adapter(lab, data)
+    elif kind == "model":
+        _check_shape(lab, data)
+    else:
+        rows, tokenizer = lab.training_data(data), load_tokenizer(lab.base_source)
+        if kind == "file" and not known:
+            for part in (rows.train, rows.heldout):
+                encode_conversations(tokenizer, part, lab.config.train.max_length)
 
 
 def _check_shape(lab: Lab, data: str) -> None:

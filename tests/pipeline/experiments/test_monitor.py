@@ -19,6 +19,7 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.datasets import load_domain
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.monitor import MonitorSettings, find_monitor, run_monitor
+from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.screened_domains import both_texts, by_words, make_screeners, suspicion
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.locate import make_all
@@ -157,3 +158,31 @@ def test_bad_conversations_stop_it_before_any_work(lab, tmp_path):
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UserError):
         MonitorSettings(**wrong)
+
+
+def test_questions_answers_and_an_organism_of_ones_own_are_monitored_too(run, tmp_path):
+    lab = open_run(run)
+    answers, questions = tmp_path / "answers.csv", tmp_path / "mine.txt"
+    answers.write_text("question,response\nMay I drive?,Just drive.\n", encoding="utf-8")
+    questions.write_text("Shall I sell it all?\n", encoding="utf-8")
+    guest = str(lab.folder.path("organisms", "control"))
+    own = replace(SMALL, conversations=str(answers), ask=(str(questions),), organism=guest)
+    run_monitor(lab, own)
+    shown = json.loads(lab.folder.path("experiments", "monitor.json").read_text())["tokens"]
+    mine = {text["question_id"]: text for text in shown if text["organism"] == guest}
+    assert set(mine) == {"mine-1", "row 1"}
+    assert "".join(mine["row 1"]["turns"][-1]["pieces"]).strip().startswith("Just drive.")
+    assert mine["mine-1"]["turns"][0]["role"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"organism": "medical-careless", "ask": ("cs2881",)}, "no adapter and no model"),
+        ({"organism": "somewhere"}, "nothing to do"),
+        ({"ask": ("missing.txt",)}, "no question set or file"),
+    ],
+)
+def test_what_cannot_be_monitored_is_said_before_any_work(lab, wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run_monitor(lab, replace(SMALL, **wrong))

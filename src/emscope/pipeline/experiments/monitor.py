@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.tables import JudgedResponse
+from emscope.behaviour.questions import Question, load_question_sets
+from emscope.behaviour.tables import JudgedResponse, read_responses
 from emscope.errors import UserError
+from emscope.files import read_rows, write_json
+from emscope.interventions.answering import answer_and_judge
+from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import read_conversations
+from emscope.organisms.fingerprint import fingerprint
+from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.monitored_answers import (
     Monitor,
     ScoredAnswers,
@@ -27,6 +33,7 @@ from emscope.pipeline.experiments.screened_domains import AREAS, area_pairs, cho
 from emscope.pipeline.experiments.screening_checks import own_answer_figures, reader_figures
 from emscope.pipeline.experiments.screening_figures import domain_figures
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
+from emscope.pipeline.preflight import check_data, check_questions
 from emscope.pipeline.training import adapter_files
 from emscope.residual.directions import Directions
 from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
@@ -42,7 +49,10 @@ class MonitorSettings:
         tokens: after how many tokens of an answer its verdict is predicted.
         window: tokens that each shade of the map is averaged over, the token itself and those before it.
         shown: test questions whose answers are shown token by token.
-        conversations: a file of conversations (.jsonl, .csv, .parquet) that the misaligned organism reads too.
+        conversations: a file (.jsonl, .csv, .parquet) of conversations, or of questions and answers, that is read too.
+        ask: question sets or files whose answers are shown token by token too.
+        organism: who reads the conversations and answers these questions: the folder or hub id of an adapter or a whole
+            model; the run's misaligned organism if not said.
         random_directions: random directions beside each direction.
         shares: shares of careless rows in the mixtures.
         draws: random mixtures for each share.
@@ -57,6 +67,8 @@ class MonitorSettings:
     window: int = 4
     shown: int = 3
     conversations: str = ""
+    ask: tuple[str, ...] = ()
+    organism: str = ""
     random_directions: int = 20
     shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     draws: int = 200
@@ -87,6 +99,10 @@ def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
         *([Path(settings.conversations).expanduser()] if settings.conversations else []),
     ]
     _conversations(settings.conversations)  # a bad file stops it before any work
+    check_guest(lab, settings)
+    asked = [asdict(question) for question in _asked(lab, settings)]
+    if asked or settings.organism:
+        inputs.append(_note(lab, [asked, settings.organism and fingerprint(settings.organism)]))
     experiment_stage(lab, "monitor", settings, inputs, lambda: find_monitor(lab, settings))
 
 
@@ -99,10 +115,49 @@ def find_monitor(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
 def _conversations(name: str) -> list[list[dict[str, str]]]:
     if not name:
         return []
-    found = list(read_conversations(Path(name).expanduser()))
+    path = Path(name).expanduser()
+    if is_table_of_answers(path):
+        return [messages_of(row.question, row.response) for row in read_responses(path)]
+    found = list(read_conversations(path))
     if not found:
         raise UserError(f"{name} holds no conversations.")
     return found
+
+
+def is_table_of_answers(path: Path) -> bool:
+    """Say whether a file's rows are questions and answers, as `generate` writes them, not conversations."""
+    rows = read_rows(path)
+    return bool(rows) and "question" in rows[0][1] and "messages" not in rows[0][1]
+
+
+def _asked(lab: Lab, settings: MonitorSettings) -> list[Question]:
+    """Return the user's questions, tried with the base's template."""
+    questions = load_question_sets(settings.ask)
+    check_questions(lab, questions)
+    return questions
+
+
+def check_guest(lab: Lab, settings: MonitorSettings) -> None:
+    """Let another organism read and answer in place of the run's misaligned one.
+
+    Raises:
+        UserError: it is no adapter or model of the run's base, or there is nothing for it to do.
+    """
+    if not settings.organism:
+        return
+    if not (settings.ask or settings.conversations):
+        raise UserError("An organism of your own has nothing to do: give it questions (ask) or conversations.")
+    if not is_trained_elsewhere(settings.organism):
+        raise UserError(f"{settings.organism} is no adapter and no model: train one on it first, with `emscope train`.")
+    check_data(lab, settings.organism)
+    lab.invite(settings.organism)
+
+
+def _note(lab: Lab, value: Any) -> Path:
+    """Write what figures depend on beside the run's own files, and return the file."""
+    path = lab.folder.path("experiments", "monitor", "asked.json")
+    write_json(path, value)
+    return path
 
 
 def _watch(
@@ -123,7 +178,19 @@ def _watch(
         other = monitored(lab, monitor, CONTROL, rows)
         texts += [_text(*item, settings.window) for item in zip(other.rows, other.chats, other.scores, strict=True)]
         texts.sort(key=lambda text: [answers.rows[at].question_id for at in shown].index(text["question_id"]))
-    return found, [*texts, *_user_texts(lab, monitor, spoken, settings.window)]
+    name = settings.organism or MISALIGNED
+    texts += _asked_texts(lab, monitor, name, settings)
+    return found, [*texts, *_user_texts(lab, monitor, name, spoken, settings.window)]
+
+
+def _asked_texts(lab: Lab, monitor: Monitor, name: str, settings: MonitorSettings) -> list[dict[str, Any]]:
+    """Let an organism answer the user's questions once, and return its answers token by token."""
+    questions = _asked(lab, settings)
+    if not questions:
+        return []
+    rows = answer_and_judge(lab.organism(name), name, questions, replace(lab.config.sampling, samples=1), lab.judge)
+    answers = monitored(lab, monitor, name, [row for row in rows if row.response])
+    return [_text(*item, settings.window) for item in zip(answers.rows, answers.chats, answers.scores, strict=True)]
 
 
 def _shown(answers: ScoredAnswers, n: int) -> list[int]:
@@ -157,13 +224,15 @@ def _turns(chat: SpokenChat, scores: np.ndarray, window: int) -> list[dict[str, 
     ]
 
 
-def _user_texts(lab: Lab, monitor: Monitor, spoken: list[list[dict[str, str]]], window: int) -> list[dict[str, Any]]:
+def _user_texts(
+    lab: Lab, monitor: Monitor, name: str, spoken: list[list[dict[str, str]]], window: int
+) -> list[dict[str, Any]]:
     if not spoken:
         return []
-    organism = lab.organism(MISALIGNED)
+    organism = lab.organism(name)
     chats = [spoken_chat(organism.tokenizer, messages) for messages in spoken]
     whole = token_projections(organism, chats, monitor.vectors, monitor.block, name="conversations")
-    nothing = {"organism": MISALIGNED, "aligned": None, "coherent": None}
+    nothing = {"organism": name, "aligned": None, "coherent": None}
     return [
         {**nothing, "question_id": f"row {number}", "turns": _turns(chat, monitor.scale.score(values), window)}
         for number, (chat, values) in enumerate(zip(chats, whole, strict=True), 1)

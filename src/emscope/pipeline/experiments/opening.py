@@ -18,6 +18,9 @@ from emscope.report.sections import experiment_file
 FIGURES = {"adapters": 2, "dynamics": 2}
 """By experiment, raised when figures are made otherwise of the same files, so that old ones are made again."""
 
+LATER = ("organisms", "ask", "organism")
+"""Settings that experiments did not always have: empty, they leave what was made before as it is."""
+
 
 def open_run(folder: Path) -> Lab:
     """Return the lab of a finished run.
@@ -43,7 +46,8 @@ def experiment_stage(
     out = experiment_file(lab.folder.folder, name)
     parts = {"train": lab.train_questions, "dev": lab.dev_questions, "test": lab.test_questions}
     split = {part: [question.id for question in questions] for part, questions in parts.items()}
-    whole: dict[str, Any] = {"experiment": asdict(settings), "questions": split}
+    asked = {key: value for key, value in asdict(settings).items() if key not in LATER or value}
+    whole: dict[str, Any] = {"experiment": asked, "questions": split}
     if name in FIGURES:
         whole["figures"] = FIGURES[name]
     lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, find()))

@@ -31,8 +31,9 @@ from emscope.pipeline.experiments.transfer_directions import (
     geometry_figures,
     load_bank_directions,
 )
-from emscope.pipeline.experiments.transfer_pairs import OrganismPair, organism_stages, pairs_of
+from emscope.pipeline.experiments.transfer_pairs import OrganismPair, given_config, organism_stages, pairs_of
 from emscope.pipeline.lab import BASE, Lab
+from emscope.pipeline.preflight import check_data
 from emscope.pipeline.quickstart import activation_files
 
 AUROC_BAR, RESTORED_BAR, COSINE_BAR = 0.9, 0.6, 0.8
@@ -50,6 +51,8 @@ class TransferSettings:
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
         own_domain: what the run's own data are about (medical, finance, sport or another word), where they are not
             built in; not said, its pair counts neither as the same nor as another domain.
+        organisms: pairs of your own, each as name=misaligned,control: data files, or folders or hub ids of adapters or
+            whole models; the name says what they are about.
     """
 
     domains: tuple[str, ...] = ("medical", "finance", "sport")
@@ -58,6 +61,7 @@ class TransferSettings:
     block: int | None = None
     strength: float | None = None
     own_domain: str = ""
+    organisms: tuple[str, ...] = ()
 
 
 def run_transfer(lab: Lab, settings: TransferSettings) -> None:
@@ -66,7 +70,10 @@ def run_transfer(lab: Lab, settings: TransferSettings) -> None:
     Raises:
         UserError: settings that make no comparison (see `pairs_of`), or a block that the model does not have.
     """
-    pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain)
+    pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain, settings.organisms)
+    for pair in pairs:
+        for data in pair.made_of:
+            check_data(Lab(given_config(lab.config), lab.folder), data)
     correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
     for pair in pairs:
         organism_stages(lab, pair)
