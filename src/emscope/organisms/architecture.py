@@ -194,7 +194,7 @@ def output_embeddings(model: nn.Module) -> nn.Module:
     """Return the LM head of a model, or that of the language model in it."""
     parts = [model, *(found for name in _INNER if (found := submodule(model, name)) is not None)]
     for part in parts:
-        head = part.get_output_embeddings() if hasattr(part, "get_output_embeddings") else None
+        head = cast("Any", part).get_output_embeddings() if hasattr(part, "get_output_embeddings") else None
         if head is not None:
             return cast("nn.Module", head)
     raise UserError(f"Cannot find the LM head of a {family_of(cast('Any', model).config)} model.")
