@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 
 from emscope.organisms.architecture import longest_sequence, takes_a_prefix
 from emscope.organisms.batching import MIN_SHARED
-from emscope.organisms.blocks import decoder_body, head_logits
+from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, repeat_rows
 from emscope.organisms.chat import IGNORED
+from emscope.organisms.head_loss import head_losses
 
 
 def answer_loss(
@@ -52,8 +52,7 @@ def _token_losses(
     hidden = _hidden(model, ids, mask, shared, cache)[:, :-1]
     targets = labels[:, shared + 1 :]
     trained = targets != IGNORED
-    logits = head_logits(model, hidden[trained])
-    return functional.cross_entropy(logits, targets[trained], reduction="none"), trained
+    return head_losses(model, hidden[trained], targets[trained]), trained
 
 
 def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int, cache: DynamicCache) -> Tensor:
