@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import FORMATS, Format, with_format
 from emscope.behaviour.questions import Question
@@ -107,10 +108,11 @@ class Generate:
         else:
             rows = self._with_transformers(questions, settings, intervention)
         write_table(self.out, rows)
-        cut = sum(row.truncated for row in rows)
+        found = count_faults(rows)
+        more = "".join(f", {n} {what}" for n, what in ((found.empty, "empty"), (found.repeated, "repeating")) if n)
         sys.stdout.write(
-            f"{self.out}: {len(rows)} answers, {cut} of them cut at {self.sampling.max_new_tokens} tokens"
-            f"{_said_of_thoughts(rows)}\n"
+            f"{self.out}: {len(rows)} answers, {found.cut_off} of them cut at {self.sampling.max_new_tokens} tokens"
+            f"{more}{_said_of_thoughts(rows)}\n"
         )
         return None
 

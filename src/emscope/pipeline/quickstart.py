@@ -6,11 +6,13 @@ questions that none of them saw.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
@@ -30,6 +32,8 @@ from emscope.pipeline.training import adapter_files, train_stage
 from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("prompts", "answers")
 
@@ -69,7 +73,11 @@ def generate_stage(lab: Lab, name: str) -> None:
 
     def make() -> None:
         organism = lab.organism(name)
-        write_table(out, sample_responses(organism, lab.questions, lab.config.sampling, name=f"{name} answers"))
+        rows = sample_responses(organism, lab.questions, lab.config.sampling, name=f"{name} answers")
+        write_table(out, rows)
+        faults = count_faults(rows)
+        if faults.notable:
+            logger.info("%s: %s.", name, faults)
 
     lab.folder.stage(f"generate-{name}", settings, adapter_files(lab, name), [out], make)
 

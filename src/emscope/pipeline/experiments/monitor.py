@@ -12,7 +12,7 @@ import numpy as np
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.tables import JudgedResponse, read_responses
 from emscope.errors import UserError
-from emscope.files import read_rows, write_json
+from emscope.files import write_json
 from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import read_conversations
@@ -38,6 +38,7 @@ from emscope.pipeline.training import adapter_files
 from emscope.residual.directions import Directions
 from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
 from emscope.residual.screening import read_pairs
+from emscope.tabular import read_rows
 
 
 @dataclass(frozen=True)
