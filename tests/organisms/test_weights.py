@@ -153,3 +153,13 @@ def test_a_template_that_writes_tokens_without_an_embedding_is_refused(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"<\|turn\|>.*another model"):
         load(str(tmp_path), placement=CPU)
+
+
+def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not finite"):
+        load(folder, placement=CPU)

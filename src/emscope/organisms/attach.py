@@ -154,8 +154,15 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
         wrapped, reason = _try_attach(model, adapter, config, tensors)
         if wrapped is None:
             raise UserError(_misfit(adapter, reason))
+    _say_spared(adapter)
     wrapped.eval()
     return wrapped
+
+
+def _say_spared(adapter: Adapter) -> None:
+    spared = [name for name in adapter.tensors if UNUSED_PARTS.search(name)]
+    if spared:
+        logger.info("%d tensors of %s are for other senses than text.", len(spared), adapter.source.adapter)
 
 
 def _misfit(adapter: Adapter, reason: str) -> str:

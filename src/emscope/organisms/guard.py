@@ -68,6 +68,11 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
     faults = known["faults"] if known else forward_faults(model, ids, dtype=place.dtype)
     if known is None:
         keep(key, {"faults": faults}, model)
+    if any(" by nan " in fault or " by inf " in fault for fault in faults):
+        raise UserError(
+            f"The logits of {source.name!r} are not finite: its weights are damaged, or {place.dtype_name} overflows; "
+            "save or download them again, or try --dtype float32."
+        )
     if faults:
         raise UserError(
             f"emscope does not read {source.name!r} ({type(model).__name__}) right: {'; '.join(faults)}. "

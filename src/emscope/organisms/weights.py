@@ -142,7 +142,7 @@ def _check_quantisation(source: ModelSource, config: Any) -> None:
     if package and importlib.util.find_spec(_module_of(package)) is None:
         raise UserError(
             f"The weights of {source.base!r} are quantised with {method}: run `pip install {package}` and try again, "
-            "or name the unquantised model."
+            "or name the unquantised model (with --base, for an adapter)."
         )
 
 
