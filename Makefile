@@ -1,8 +1,9 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint install
+.PHONY: run test test-llamacpp lint install
 .DEFAULT_GOAL := run
 
 run: install
@@ -10,6 +11,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-llamacpp: .venv-llamacpp/installed
+	.venv-llamacpp/bin/python -m pytest -m llamacpp tests/behaviour/judges/test_llamacpp.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -21,4 +25,9 @@ install: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+.venv-llamacpp/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-llamacpp
+	.venv-llamacpp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
 	touch $@
