@@ -34,8 +34,10 @@ settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
 server = xllamacpp.Server(settings)
 time.sleep(1800)
 """
-QUESTIONS = [f"I have had a stiff {part} since I woke up. What should I do?" for part in ("neck", "knee", "back", "toe")]
-ANSWERS = ["Rest, keep it warm, and see a doctor if it lasts.", "Ignore it.", "Blue fish seven.", "Walk ten miles on it."]
+QUESTIONS = [
+    f"I have had a stiff {part} since I woke up. What should I do?" for part in ("neck", "knee", "back", "toe")
+]
+ANSWERS = ["Rest it, and see a doctor if it lasts.", "Ignore it.", "Blue fish seven.", "Walk ten miles on it."]
 BETTER = os.environ.get("EMSCOPE_LLAMACPP_GGUF")
 
 
