@@ -114,11 +114,16 @@ def sample_responses(
     stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)
     return [
         response_of(
-            organism.tokenizer, questions[row], sample, answer.tokens, stops, encoded[row].opened,
+            organism.tokenizer,
+            questions[row],
+            sample,
+            answer.tokens,
+            stops,
+            encoded[row].opened,
             forced=answer.budget is not None and answer.budget.forced,
         )
         for (row, sample), answer in zip(asked, answers, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def sample_prompts(
@@ -150,11 +155,14 @@ def _sampled(
     n = longest_answer(settings)
     rows = [
         _Row(
-            row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), [],
+            row,
+            item.ids,
+            uniforms_for(settings.seed, item.name, item.sample, n),
+            [],
             _budget(organism.tokenizer, item, settings),
         )
         for row, item in enumerate(prompts)
-    ]  # fmt: skip
+    ]
     _check_length(organism, max((len(row.prompt) for row in rows), default=0), n)
     order = sorted(range(len(rows)), key=lambda row: (-len(rows[row].prompt), row))
     stops = stop_tokens(organism)
@@ -189,9 +197,15 @@ def stop_tokens(organism: Organism) -> set[int]:
 
 
 def response_of(
-    tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int],
-    opened: ThoughtMarks | None = None, *, forced: bool = False,
-) -> Response:  # fmt: skip
+    tokenizer: Any,
+    question: Question,
+    sample: int,
+    tokens: list[int],
+    stops: set[int],
+    opened: ThoughtMarks | None = None,
+    *,
+    forced: bool = False,
+) -> Response:
     """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text.
 
     Args:
@@ -205,9 +219,18 @@ def response_of(
     """
     said = sampled_text(tokenizer, tokens, stops, opened)
     return Response(
-        question.question_set, question.id, question.text, sample, said.answer, len(tokens), not said.ended,
-        question.cluster, said.thought, said.n_thought_tokens, forced,
-    )  # fmt: skip
+        question.question_set,
+        question.id,
+        question.text,
+        sample,
+        said.answer,
+        len(tokens),
+        not said.ended,
+        question.cluster,
+        said.thought,
+        said.n_thought_tokens,
+        forced,
+    )
 
 
 def answer_text(
