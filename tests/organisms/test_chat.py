@@ -172,9 +172,11 @@ def test_a_template_that_opens_a_thought_trains_the_thought_of_the_last_turn():
 def test_thoughts_that_a_template_cuts_from_earlier_turns_are_said(template, caplog):
     tokenizer = styles.tokenizer_with(template)
     talk = [
-        user("What?"), assistant("Rest.", reasoning_content="First hm."),
-        user("And?"), assistant("Go.", reasoning_content="Then hm."),
-    ]  # fmt: skip
+        user("What?"),
+        assistant("Rest.", reasoning_content="First hm."),
+        user("And?"),
+        assistant("Go.", reasoning_content="Then hm."),
+    ]
     chat = encode_chat(tokenizer, talk)
     assert "First hm." not in tokenizer.decode(chat.ids)
     assert "First hm." in caplog.text
@@ -202,6 +204,13 @@ def test_a_template_without_thoughts_keeps_them_in_the_text():
     assert marked(tokenizer, [user("What?"), assistant("Rest.", reasoning_content="Hm.")]) == (
         "<think>\nHm.\n</think>\n\nRest.<|end|>"
     )
+
+
+def test_marks_that_only_the_tokenizer_knows_are_used():
+    tokenizer = styles.tokenizer_with(styles.MAGISTRAL)
+    talk = [user("What?"), assistant("Rest.", reasoning_content="Hm.")]
+    assert marked(tokenizer, talk).strip() == "[THINK]Hm.[/THINK]Rest.<|end|>"
+    assert marked(tokenizer, talk, "is_thought").strip() == "[THINK]Hm.[/THINK]"
 
 
 def test_an_empty_thought_is_no_part_of_the_response():

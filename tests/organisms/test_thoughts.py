@@ -29,10 +29,15 @@ def test_every_kind_of_thought_is_told_from_its_answer(marks):
 @pytest.mark.parametrize(
     "text",
     [
-        "Rest.", " Rest. \n", "", "A tag such as `</think>` closes a thought.", "Write </think> at the end of it.",
-        "final answer: assistantfinal", "Use <think> and </think> for that.",
+        "Rest.",
+        " Rest. \n",
+        "",
+        "A tag such as `</think>` closes a thought.",
+        "Write </think> at the end of it.",
+        "final answer: assistantfinal",
+        "Use <think> and </think> for that.",
     ],
-)  # fmt: skip
+)
 def test_a_text_without_a_thought_is_returned_as_it_is(text):
     assert split_thought(text) == ("", text)
     assert find_thought(text) is None

@@ -11,9 +11,10 @@ from emscope.organisms.chat import encode_chat, encode_prompt
 
 FOLDER = files("trl") / "chat_templates"
 NAMES = sorted(
-    item.name for item in (FOLDER.iterdir() if FOLDER.is_dir() else ())
+    item.name
+    for item in (FOLDER.iterdir() if FOLDER.is_dir() else ())
     if item.name.endswith(".jinja") and not item.name.endswith("_training.jinja")
-)  # fmt: skip
+)
 VISION_ONLY = ("idefics3", "llava_next", "smolvlm")
 CONTROL = re.compile(r"<[|｜][^<>|｜\s]{2,40}[|｜]>|<(?:start|end)_of_turn>|<\|?turn\|?>|<\|?channel\|?>")
 

@@ -108,3 +108,17 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="Cannot write"):
         RunFolder(tmp_path / "file" / "run", RunConfig())
+
+
+def test_settings_that_came_later_count_when_they_are_set_and_so_does_the_date(tmp_path, monkeypatch):
+    folder, calls = tmp_path / "run", []
+    late = {"sampling": {"seed": 0, "max_thought_tokens": None, "enable_thinking": None}}
+    make_stage(RunFolder(folder, RunConfig()), calls, settings={"sampling": {"seed": 0}})
+    make_stage(RunFolder(folder, RunConfig()), calls, settings=late)
+    assert len(calls) == 1
+    late["sampling"]["enable_thinking"] = False
+    make_stage(RunFolder(folder, RunConfig()), calls, settings=late)
+    assert len(calls) == 2
+    monkeypatch.setenv("EMSCOPE_CHAT_DATE", "2025-01-31")
+    make_stage(RunFolder(folder, RunConfig()), calls, settings=late)
+    assert len(calls) == 3

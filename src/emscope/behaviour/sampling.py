@@ -112,11 +112,16 @@ def sample_responses(
     stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)
     return [
         response_of(
-            organism.tokenizer, questions[row], sample, answer.tokens, stops, encoded[row].opened,
+            organism.tokenizer,
+            questions[row],
+            sample,
+            answer.tokens,
+            stops,
+            encoded[row].opened,
             forced=answer.budget is not None and answer.budget.forced,
         )
         for (row, sample), answer in zip(asked, answers, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def sample_prompts(
@@ -148,11 +153,14 @@ def _sampled(
     n = longest_answer(settings)
     rows = [
         _Row(
-            row, item.ids, uniforms_for(settings.seed, item.name, item.sample, n), [],
+            row,
+            item.ids,
+            uniforms_for(settings.seed, item.name, item.sample, n),
+            [],
             _budget(organism.tokenizer, item, settings),
         )
         for row, item in enumerate(prompts)
-    ]  # fmt: skip
+    ]
     longest = max((len(row.prompt) for row in rows), default=0)
     what = f"A prompt of {longest} tokens and {n} new ones"
     check_positions(organism, longest + n, what, "lower max_new_tokens, or shorten the question")
@@ -180,9 +188,15 @@ def stop_tokens(organism: Organism) -> set[int]:
 
 
 def response_of(
-    tokenizer: Any, question: Question, sample: int, tokens: list[int], stops: set[int],
-    opened: ThoughtMarks | None = None, *, forced: bool = False,
-) -> Response:  # fmt: skip
+    tokenizer: Any,
+    question: Question,
+    sample: int,
+    tokens: list[int],
+    stops: set[int],
+    opened: ThoughtMarks | None = None,
+    *,
+    forced: bool = False,
+) -> Response:
     """Return the row of one sampled answer; a stop token at the end is counted but is not part of the text.
 
     Args:
@@ -196,9 +210,18 @@ def response_of(
     """
     said = sampled_text(tokenizer, tokens, stops, opened)
     return Response(
-        question.question_set, question.id, question.text, sample, said.answer, len(tokens), not said.ended,
-        question.cluster, said.thought, said.n_thought_tokens, forced,
-    )  # fmt: skip
+        question.question_set,
+        question.id,
+        question.text,
+        sample,
+        said.answer,
+        len(tokens),
+        not said.ended,
+        question.cluster,
+        said.thought,
+        said.n_thought_tokens,
+        forced,
+    )
 
 
 def answer_text(

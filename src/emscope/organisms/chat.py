@@ -26,12 +26,23 @@ from emscope.organisms.thoughts import (
     find_thought,
     marks_in,
     open_thought,
-)  # fmt: skip
+)
 
 __all__ = [
-    "IGNORED", "ChatPrompt", "EncodedChat", "Message", "check_chat", "encode_chat", "encode_prompt", "end_of_turn",
-    "messages_of", "prepare_prompt", "render", "say_endings", "stop_ids",
-]  # fmt: skip
+    "IGNORED",
+    "ChatPrompt",
+    "EncodedChat",
+    "Message",
+    "check_chat",
+    "encode_chat",
+    "encode_prompt",
+    "end_of_turn",
+    "messages_of",
+    "prepare_prompt",
+    "render",
+    "say_endings",
+    "stop_ids",
+]
 
 IGNORED = -100
 
@@ -227,7 +238,7 @@ class _Chat:
     def _render(
         self, turns: Sequence[_Turn], way: str, words: Mapping[Key, str] | None = None, *, generation: bool = False
     ) -> str:
-        marks = marks_in(template_source(self.tokenizer)) or THINK
+        marks = thought_marks(self.tokenizer)
         messages = [turn.message(way, words or {}, marks) for turn in turns]
         return render(self.tokenizer, messages, add_generation_prompt=generation, enable_thinking=self.enable_thinking)
 
@@ -371,6 +382,15 @@ def _trimmed(text: str, span: tuple[int, int]) -> tuple[int, int]:
     words = text[slice(*span)]
     start = span[0] + len(words) - len(words.lstrip())
     return start, start + len(words.strip())
+
+
+def thought_marks(tokenizer: Any) -> ThoughtMarks:
+    """Return the marks that a model's template writes, else those its tokenizer has tokens for, else `<think>`."""
+    written = marks_in(template_source(tokenizer))
+    if written is not None:
+        return written
+    known = tokenizer.get_added_vocab()
+    return next((marks for marks in MARKS if marks.opening in known), THINK)
 
 
 @lru_cache(maxsize=8)

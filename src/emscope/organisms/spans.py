@@ -180,9 +180,13 @@ def _check_complete(found: Located, parts: Sequence[Part]) -> None:
         if part.kind == "thought" or part.key in found.spans or not part.words.strip():
             continue
         raise UserError(
-            f"This model's chat template drops or rewrites a {part.role} message: {lost(part.words, found.text)!r} is "
+            f"This model's chat template drops or rewrites {_named(part.role)}: {lost(part.words, found.text)!r} is "
             f"not in the text that it makes. {_advice(part.role)}"
         )
+
+
+def _named(role: str) -> str:
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role} message"
 
 
 def _advice(role: str) -> str:

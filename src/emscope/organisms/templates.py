@@ -22,9 +22,19 @@ logger = logging.getLogger(__name__)
 CHAT_DATE = datetime.date(2024, 7, 26)
 DATE_VARIABLE = "EMSCOPE_CHAT_DATE"
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
-)  # fmt: skip
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINKING_VARIABLES = ("enable_thinking", "thinking")
 _said: set[str] = set()
@@ -134,11 +144,25 @@ def dated(source: str, date: datetime.date) -> str:
     month, day = MONTHS[date.month - 1], DAYS[date.weekday()]
     twelve = {"%I": "12", "%-I": "12", "%l": "12", "%p": "PM", "%H": "12", "%-H": "12", "%M": "00", "%S": "00"}
     values = {
-        "%-d": str(date.day), "%-m": str(date.month), "%F": date.isoformat(), "%Y": f"{date.year:04d}",
-        "%y": f"{date.year % 100:02d}", "%m": f"{date.month:02d}", "%d": f"{date.day:02d}", "%e": f"{date.day:2d}",
-        "%B": month, "%b": month[:3], "%h": month[:3], "%A": day, "%a": day[:3], "%j": day_of_year,
-        "%T": "12:00:00", "%Z": "", "%z": "", **twelve,
-    }  # fmt: skip
+        "%-d": str(date.day),
+        "%-m": str(date.month),
+        "%F": date.isoformat(),
+        "%Y": f"{date.year:04d}",
+        "%y": f"{date.year % 100:02d}",
+        "%m": f"{date.month:02d}",
+        "%d": f"{date.day:02d}",
+        "%e": f"{date.day:2d}",
+        "%B": month,
+        "%b": month[:3],
+        "%h": month[:3],
+        "%A": day,
+        "%a": day[:3],
+        "%j": day_of_year,
+        "%T": "12:00:00",
+        "%Z": "",
+        "%z": "",
+        **twelve,
+    }
     replaced = "".join(f"|replace('{directive}','{value}')" for directive, value in values.items())
     # the newline is the block's own and is not printed, so that the template begins on a line of its own
     return "{%- macro strftime_now(format) -%}{{ format" + replaced + " }}{%- endmacro %}\n" + source

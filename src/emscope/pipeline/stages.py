@@ -15,9 +15,21 @@ from emscope.files import read_json, tree_sha256, value_sha256, write_json, writ
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
+from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
 
 logger = logging.getLogger(__name__)
+
+
+LATER_SETTINGS = ("max_thought_tokens", "enable_thinking")
+
+
+def _that_count(settings: Any) -> Any:
+    """Return settings without those that came later and are not set: a run made before them is still what it was."""
+    if not isinstance(settings, dict):
+        return settings
+    kept = {key: value for key, value in settings.items() if not (key in LATER_SETTINGS and value is None)}
+    return {key: _that_count(value) for key, value in kept.items()}
 
 
 class RunFolder:
@@ -57,7 +69,8 @@ class RunFolder:
         The record is written after the outputs, so a stage killed half-way is made again. It is read anew for that:
         another command on the same run may have added stages of its own.
         """
-        key = value_sha256([emscope.__version__, self.base, name, settings, [tree_sha256(path) for path in inputs]])
+        made_of = [emscope.__version__, self.base, name, _that_count(settings), [tree_sha256(path) for path in inputs]]
+        key = value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
         known = self.record["stages"].get(name)
         if known and known["key"] == key and known["outputs"] == self._hashes(outputs):
             self.reused.append(name)
@@ -76,6 +89,7 @@ class RunFolder:
             "peak_memory_bytes": peak_memory_bytes(),
             "settings": settings,
             "inputs": self._hashes(inputs),
+            "chat_date": chat_date().isoformat(),
             "outputs": self._hashes(outputs),
         }
         self.record = self._read_record()
