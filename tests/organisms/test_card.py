@@ -11,6 +11,7 @@ from peft import PeftModel
 from tiny import CPU, PROMPTS
 from transformers import AutoModelForCausalLM
 
+from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.organisms.card import EMBEDDED_ON_HUB, exact_base, portable_base, write_portable_base
 from emscope.organisms.chat import messages_of
@@ -103,3 +104,9 @@ def test_hub_models_keep_their_revision_and_folders_are_found_from_anywhere(tmp_
     monkeypatch.chdir(tmp_path)
     local = ModelSource("base", "base", "base")
     assert portable_base(local).name == exact_base(local) == str(tmp_path / "base")
+
+
+def test_an_adapter_is_no_base_to_train_on(adapter, tmp_path):
+    with pytest.raises(UserError, match="is an adapter on"):
+        train_adapter(str(adapter), DATA, tmp_path / "second", SETTINGS, placement=CPU)
+    assert not (tmp_path / "second").exists()

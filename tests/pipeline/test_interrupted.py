@@ -44,10 +44,14 @@ def same(found, unbroken):
 
 @pytest.mark.parametrize("survived", [0, 1, 9, 20])
 def test_a_stop_while_checkpoints_are_stripped_loses_none(tiny_folder, tmp_path, monkeypatch, unbroken, survived):
-    done, real = [], Path.unlink
+    done, real, stripping, strip = [], Path.unlink, [], dynamics_training.keep_adapters
+
+    def keep_adapters(folder):
+        stripping.append(folder)
+        strip(folder)
 
     def unlink(path, *rest, **more):
-        if "checkpoint-" in path.parent.name:
+        if stripping and "checkpoint-" in path.parent.name:
             if len(done) == survived:
                 raise KeyboardInterrupt
             done.append(path)
@@ -55,6 +59,7 @@ def test_a_stop_while_checkpoints_are_stripped_loses_none(tiny_folder, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
+        patch.setattr(dynamics_training, "keep_adapters", keep_adapters)
         with pytest.raises(KeyboardInterrupt):
             train(lab_of(tiny_folder, tmp_path))
     monkeypatch.setattr(dynamics_training, "train_resumably", None)  # nothing is trained again

@@ -235,6 +235,20 @@ def test_the_homework_is_tried_first_too(tmp_path, tiny_folder, capsys):
     assert not (out / "organisms").exists()
 
 
+def test_an_adapter_is_no_base_of_a_run(run, tmp_path, capsys):
+    words = ["run", "--out", str(tmp_path / "run"), "--model", str(run / "organisms" / "misaligned")]
+    assert run_command(words) == 2
+    assert "is an adapter on" in capsys.readouterr().err
+
+
+def test_what_trains_on_the_base_in_memory_leaves_float16(tmp_path, tiny_folder):
+    lab = lab_of(tmp_path / "run", tiny_folder, dtype="float16", device="cpu")
+    assert lab.trainable_base().placement.dtype_name == "float32"
+    assert lab.organism(BASE).placement.dtype_name == "float16"
+    plain = lab_of(tmp_path / "run", tiny_folder, dtype="float32", device="cpu")
+    assert plain.trainable_base() is plain.organism(BASE)
+
+
 def test_dtype_and_device_are_settings_of_the_run(tmp_path, tiny_folder, capsys):
     lab = lab_of(tmp_path / "run", tiny_folder, dtype="float32", device="cpu")
     assert (lab.placement.dtype_name, lab.placement.device) == ("float32", "cpu")

@@ -151,6 +151,7 @@ def train_adapter(
         UserError: an unknown block or module, or nothing to resume from.
     """
     source = resolve(base) if isinstance(base, str) else base
+    refuse_adapter(source)
     asked = placement or choose_placement()
     place = asked.for_training()
     if place != asked:
@@ -169,11 +170,12 @@ def train_loaded(
     The adapter's first values come from torch's global generator, which the caller seeds.
 
     Raises:
-        UserError: an unknown block or module, or nothing to resume from.
+        UserError: an unknown block or module, nothing to resume from, or a base that is an adapter itself.
     """
     from emscope.organisms.trainer import make_trainer, metrics_callback
 
     source, place = organism.source, organism.placement
+    refuse_adapter(source)
     check_chat(organism.tokenizer, stop_ids(organism.tokenizer, organism.model.generation_config.eos_token_id))
     max_length = readable_length(organism, settings.max_length)
     train = encode_conversations(organism.tokenizer, data.train, max_length)
@@ -198,6 +200,19 @@ def train_loaded(
         _record(result, source, data, settings, place)
     model.unload().eval().requires_grad_(False)
     return result
+
+
+def refuse_adapter(base: ModelSource) -> None:
+    """Refuse to train on a base that has an adapter merged in: what is trained would name the base without it.
+
+    Raises:
+        UserError: the base is an adapter.
+    """
+    if base.adapter is not None:
+        raise UserError(
+            f"{base.name} is an adapter on {base.base}: train on {base.base} itself, or merge the adapter into a model "
+            "of its own first (PEFT's merge_and_unload and save_pretrained)."
+        )
 
 
 def _record(

@@ -69,7 +69,7 @@ def run_full(config: RunConfig, run: RunFolder, settings: FullSettings | None = 
 def left_out(lab: Lab, settings: FullSettings | None = None) -> dict[str, str]:
     """Return the experiments that a run's organisms and questions do not allow, and why."""
     chosen, config = settings or FullSettings(), lab.config
-    found = {}
+    found: dict[str, str] = {}
     data = [name for name in (config.misaligned_data, config.control_data) if name]
     if not config.control_data:
         found |= dict.fromkeys(("transfer", "adapters"), "it compares with a control organism, and there is none.")

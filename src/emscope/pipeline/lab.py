@@ -85,6 +85,11 @@ class Lab:
             self._organisms[name] = self._in_use[name] = found
         return self._organisms[name]
 
+    def trainable_base(self) -> Organism:
+        """Return the run's base in a dtype that training bears: its own, or float32 where it is read in float16."""
+        place = self.placement.for_training()
+        return self.organism(BASE) if place == self.placement else load(self.config.model, placement=place)
+
     def _source(self, name: str) -> str:
         """Return what an organism is loaded from: the run's base, an adapter of the run, or a whole model."""
         if name == BASE:

@@ -9,7 +9,7 @@ from emscope.behaviour.questions import Question
 from emscope.errors import UserError
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import ModelSource, load_tokenizer, resolve
-from emscope.organisms.train import encode_conversations
+from emscope.organisms.train import encode_conversations, refuse_adapter
 from emscope.pipeline.data import kind_of, says_of_control
 from emscope.pipeline.lab import CONTROL, MISALIGNED, TEST_ONLY, Lab
 from emscope.pipeline.training import given_adapter
@@ -47,6 +47,7 @@ def check_organisms(lab: Lab) -> None:
         UserError: one of them cannot be had or does not fit.
     """
     _ = lab.placement
+    refuse_adapter(lab.base_source)
     for name, data in ((MISALIGNED, lab.config.misaligned_data), (CONTROL, lab.config.control_data)):
         if data:
             check_data(lab, data, known=f"train-{name}" in lab.folder.record["stages"])

@@ -87,7 +87,7 @@ def bank_folder(lab: Lab) -> Path:
 
 def make_run_bank(lab: Lab, settings: AdaptersSettings, minutes: float = 0) -> int:
     """Make the organisms of the bank that are missing; returns how many still are after `minutes` (0: no limit)."""
-    return make_bank(lab.organism(BASE), bank_folder(lab), settings.bank, minutes=minutes)
+    return make_bank(lab.trainable_base(), bank_folder(lab), settings.bank, minutes=minutes)
 
 
 def run_adapters(lab: Lab, settings: AdaptersSettings) -> None:

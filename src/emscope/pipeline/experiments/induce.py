@@ -119,7 +119,7 @@ def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, dat
     files = [out, out.with_suffix(".json")]
 
     def make() -> None:
-        base = lab.organism(BASE)
+        base = lab.trainable_base()
         chats = encode_conversations(base.tokenizer, rows.train, readable_length(base, own.max_length))
         made = train_vector(base, chats, block, own, data)
         made.directions.save(out)

@@ -135,7 +135,8 @@ def _pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
     own = (config.misaligned_data, config.control_data, config.seed)
     if own == (f"{domain}-careless", f"{domain}-careful", seed):
         return OrganismPair(domain, seed, MISALIGNED, CONTROL)
-    return OrganismPair(domain, seed, *(f"transfer/{domain}-{seed}-{kind}" for kind in ("careless", "careful")))
+    careless, careful = (f"transfer/{domain}-{seed}-{kind}" for kind in KINDS)
+    return OrganismPair(domain, seed, careless, careful)
 
 
 def organism_stages(lab: Lab, pair: OrganismPair) -> None:
