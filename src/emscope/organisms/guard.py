@@ -157,4 +157,4 @@ def _path(key: str) -> Path:
 
 
 def _is_small(model: Any) -> bool:
-    return sum(parameter.numel() for parameter in model.parameters()) < LEAST_KEPT_PARAMETERS
+    return bool(sum(parameter.numel() for parameter in model.parameters()) < LEAST_KEPT_PARAMETERS)

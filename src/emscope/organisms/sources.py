@@ -235,7 +235,7 @@ def _hub_adapter_config(repo: str, revision: str | None) -> dict[str, Any] | Non
 def _hub_host() -> str:
     from huggingface_hub import constants
 
-    return urlsplit(constants.ENDPOINT).netloc
+    return str(urlsplit(constants.ENDPOINT).netloc)
 
 
 @cache

@@ -79,7 +79,8 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
         model, report = _from_pretrained(loader, source, {**arguments, "key_mapping": {pattern: r"\1"}})
     _check_report(source, report)
-    return model if quantised else model.to(place.device)
+    placed: nn.Module = model if quantised else model.to(place.device)
+    return placed
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
