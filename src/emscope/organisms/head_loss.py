@@ -1,7 +1,7 @@
 """Cross-entropy of final hidden states without a table of all their logits.
 
-A vocabulary of 150,000 makes 0.6 MB of float32 logits for one token, as much again for their probabilities and for their
-gradient. Above a limit tokens are therefore taken a chunk at a time, and the gradient of a chunk's hidden states
+A vocabulary of 150,000 makes 0.6 MB of float32 logits for one token, as much again for their probabilities and for
+their gradient. Above a limit tokens are therefore taken a chunk at a time, and the gradient of a chunk's hidden states
 is computed with its loss, so that nothing as wide as the vocabulary outlives its chunk and no logit is computed twice.
 """
 
