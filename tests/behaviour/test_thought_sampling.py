@@ -49,8 +49,9 @@ def test_a_thought_beyond_its_budget_is_closed_and_answered(thinker):
     assert rows_of(thinker, max_thought_tokens=4, batch_size=3) == rows
 
 
-def test_after_the_forced_mark_the_model_goes_on_from_it(thinker):
-    prompt = prepare_prompt(thinker.tokenizer, messages_of(PROMPTS[0]))
+@pytest.mark.parametrize("text", PROMPTS)
+def test_after_the_forced_mark_the_model_goes_on_from_it(thinker, text):
+    prompt = prepare_prompt(thinker.tokenizer, messages_of(text))
     settings = SamplingSettings(temperature=0, max_new_tokens=5, max_thought_tokens=3)
     (tokens,) = sample_prompts(thinker, [Prompt(prompt.ids, "q", opened=prompt.opened)], settings)
     tail = thinker.tokenizer(TAIL, add_special_tokens=False)["input_ids"]

@@ -112,6 +112,8 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 
 def test_settings_that_came_later_count_when_they_are_set_and_so_does_the_date(tmp_path, monkeypatch):
     folder, calls = tmp_path / "run", []
+    folder.mkdir()
+    write(folder / "in.txt", "a")
     late = {"sampling": {"seed": 0, "max_thought_tokens": None, "enable_thinking": None}}
     make_stage(RunFolder(folder, RunConfig()), calls, settings={"sampling": {"seed": 0}})
     make_stage(RunFolder(folder, RunConfig()), calls, settings=late)
