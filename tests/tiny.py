@@ -66,7 +66,7 @@ def make_model(architecture: str = "llama", seed: int = 0):
     tokenizer = make_tokenizer()
     for name, value in {
         "vocab_size": len(tokenizer), "hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": N_BLOCKS,
-        "num_attention_heads": 4, "max_position_embeddings": 512, "eos_token_id": tokenizer.eos_token_id,
+        "num_attention_heads": 4, "max_position_embeddings": 2048, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
     }.items():  # fmt: skip
         setattr(config, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,11 @@ from weakref import WeakValueDictionary
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
 from emscope.behaviour.questions import Question, load_question_sets
+from emscope.behaviour.responses import Response
+from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
 from emscope.files import file_sha256, read_json, value_sha256
+from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes, give_memory_back
 from emscope.organisms.embedded import EMBEDDED_ALIAS
@@ -20,7 +24,9 @@ from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import kind_of, says_of_control, training_data
 from emscope.pipeline.stages import RunFolder
 from emscope.report.page import RunProducts
+from emscope.residual.capture import encode_for_capture
 
+Answered = Response | JudgedResponse
 BASE, MISALIGNED, CONTROL = "base", "misaligned", "control"
 TEST_ONLY = ("open-ended",)
 WHOLE_MODEL = "organism.json"
@@ -150,6 +156,18 @@ class Lab:
         stages = self.folder.record["stages"]
         note = says_of_control(self.config)
         return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
+
+    def encode(self, organism: Organism, rows: Sequence[Answered]) -> list[EncodedChat]:
+        """Tokenise answers for reading, with the thoughts before them, as the run asked for them."""
+        sampling = self.config.sampling
+        return encode_for_capture(
+            organism.tokenizer,
+            [row.question for row in rows],
+            [row.response for row in rows],
+            system=sampling.system,
+            thoughts=[row.thought for row in rows],
+            enable_thinking=sampling.enable_thinking,
+        )
 
     @cached_property
     def questions(self) -> list[Question]:

@@ -29,7 +29,7 @@ from emscope.pipeline.reporting import judged_files, report_stage
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
 from emscope.pipeline.training import adapter_files, train_stage
-from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture
+from emscope.residual.capture import Activations, CaptureSettings, capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
 
@@ -102,11 +102,7 @@ def collect_stage(lab: Lab, name: str) -> None:
 
     def make() -> None:
         organism, rows = lab.organism(name), read_table(responses, Response)
-        chats = encode_for_capture(
-            organism.tokenizer, [row.question for row in rows], [row.response for row in rows],
-            system=lab.config.sampling.system,
-        )  # fmt: skip
-        found = capture(organism, chats, CaptureSettings(("last", "response")))
+        found = capture(organism, lab.encode(organism, rows), CaptureSettings(("last", "response")))
         first = list({row.question_id: number for number, row in reversed(list(enumerate(rows)))}.values())
         answered = [number for number, row in enumerate(rows) if row.response]
         for path, pooling, chosen in ((prompts, "last", sorted(first)), (answers, "response", answered)):

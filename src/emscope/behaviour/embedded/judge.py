@@ -17,7 +17,7 @@ import numpy as np
 
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
-from emscope.behaviour.embedded.reading import read_answers
+from emscope.behaviour.embedded.reading import leaves_room, read_answers
 from emscope.behaviour.judging import Judgement
 from emscope.files import file_sha256
 from emscope.organisms.models import Organism
@@ -117,10 +117,15 @@ class EmbeddedJudge:
         return self._id
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
-        """Return one judgement for each answer, its thought left out; an empty answer is unscored."""
+        """Return one judgement for each answer, its thought left out.
+
+        Unscored are empty answers, and answers to questions so long that the judge cannot read on.
+        """
         if not answers:
             return []
         answers = [answer_of(answer) for answer in answers]
+        readable = [leaves_room(self.base, question) for question in questions]
+        questions = [question if fits else "?" for question, fits in zip(questions, readable, strict=True)]
         head = self.head
         blocks = sorted({*head.blocks, head.topic_block})
         pooled, logprobs = read_answers(self.base, questions, answers, blocks, ("question", "answer"))
@@ -129,10 +134,11 @@ class EmbeddedJudge:
         fits = topic_fit(question, answer)
         features = np.stack([coherence_features(*item) for item in zip(answers, logprobs, fits, strict=True)])
         means = pooled[:, 1, [blocks.index(block) for block in head.blocks]]
-        scores = zip(answers, head.aligned(means, topic[:, 1]), head.coherent(features), strict=True)
-        return [
-            Judgement(float(aligned), float(coherent), mode="head")
-            if answer.strip()
-            else Judgement(None, None, "empty answer")
-            for answer, aligned, coherent in scores
-        ]
+        scores = zip(head.aligned(means, topic[:, 1]), head.coherent(features), strict=True)
+        found = [Judgement(float(aligned), float(coherent), mode="head") for aligned, coherent in scores]
+        for row, answer in enumerate(answers):
+            if not readable[row]:
+                found[row] = Judgement(None, None, "the question is too long for this judge")
+            elif not answer.strip():
+                found[row] = Judgement(None, None, "empty answer")
+        return found

@@ -15,11 +15,12 @@ from torch import Tensor
 from emscope import progress
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import head_logits, visiting
-from emscope.organisms.chat import EncodedChat, encode_chat, messages_of
-from emscope.organisms.models import Organism
+from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.models import Organism, n_positions
 from emscope.organisms.prefix import SharedPrefix
 
 WIDTH_STEP = 8
+LEAST_ANSWER = 64  # tokens of an answer that must fit beside its question
 Span = Literal["answer", "end", "question"]
 
 
@@ -50,8 +51,11 @@ def read_answers(
 
     Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the shared start.
     """
-    pairs = zip(questions, answers, strict=True)
-    chats = [_cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens) for question, answer in pairs]
+    pairs, positions = zip(questions, answers, strict=True), n_positions(base.model)
+    chats = [
+        _cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens, positions)
+        for question, answer in pairs
+    ]
     width = int(base.model.get_input_embeddings().weight.shape[1])
     pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
@@ -69,9 +73,18 @@ def read_answers(
     return AnswerReading(pooled, logprobs)
 
 
-def _cut(chat: EncodedChat, max_tokens: int) -> EncodedChat:
-    first = int(chat.answer_positions[0])
-    return chat.cut(first + max_tokens)
+def _cut(chat: EncodedChat, max_tokens: int, positions: int | None) -> EncodedChat:
+    """Return a chat with `max_tokens` of its answer, or as many as the model has positions for."""
+    end = int(chat.answer_positions[0]) + max_tokens
+    return chat.cut(end if positions is None else min(end, positions))
+
+
+def leaves_room(base: Organism, question: str) -> bool:
+    """Say whether a question leaves the base enough positions to read an answer to it."""
+    positions = n_positions(base.model)
+    if positions is None or len(question) < positions // 2:  # a token is at least a character
+        return True
+    return len(encode_prompt(base.tokenizer, messages_of(question))) + LEAST_ANSWER <= positions
 
 
 def _read_batch(

@@ -36,7 +36,6 @@ from emscope.residual.adapters.features import AdapterFeatures, extract, read_ge
 from emscope.residual.adapters.inputs import token_scalars
 from emscope.residual.adapters.reading import kind_of, open_adapter
 from emscope.residual.adapters.scalars import probe_scalars, readers
-from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Directions
 
 MIN_ANSWERS = 10  # of each kind, for a probe of scalars to mean anything
@@ -185,10 +184,7 @@ def scalars_of(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
     if min(kept.sum(), (1 - kept).sum()) < MIN_ANSWERS:
         return scalar_figures(None, kept)
     organism = lab.organism(MISALIGNED)
-    chats = encode_for_capture(
-        organism.tokenizer, [rows[index].question for index in chosen], [rows[index].response for index in chosen],
-        system=lab.config.sampling.system,
-    )  # fmt: skip
+    chats = lab.encode(organism, [rows[index] for index in chosen])
     adapter = open_adapter(lab.folder.path("organisms", MISALIGNED))
     updates = {module: update for module in adapter.modules if (update := adapter.update(module)) is not None}
     groups = [rows[index].group for index in chosen]
@@ -225,10 +221,7 @@ def _base_answers(lab: Lab, n: int) -> list[EncodedChat]:
     questions = {question.id for question in lab.train_questions}
     rows = read_table(lab.folder.path("responses", f"{BASE}.parquet"), Response)
     chosen = [row for row in rows if row.question_id in questions and row.response.strip()][:n]
-    return encode_for_capture(
-        lab.organism(BASE).tokenizer, [row.question for row in chosen], [row.response for row in chosen],
-        system=lab.config.sampling.system,
-    )  # fmt: skip
+    return lab.encode(lab.organism(BASE), chosen)
 
 
 def _directions_file(lab: Lab, control: str = "") -> Path:

@@ -100,10 +100,7 @@ def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
 def _own(lab: Lab, name: str) -> Iterator[Text]:
     rows = read_table(lab.folder.path("responses", f"{name}.parquet"), Response)
     kept = [row for row in rows if row.response]
-    chats = encode_for_capture(
-        lab.organism(name).tokenizer, [row.question for row in kept], [row.response for row in kept],
-        system=lab.config.sampling.system,
-    )  # fmt: skip
+    chats = lab.encode(lab.organism(name), kept)
     return (Text(name, chat, row.question_id) for row, chat in zip(kept, chats, strict=True))
 
 

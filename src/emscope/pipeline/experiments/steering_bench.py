@@ -19,7 +19,6 @@ from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import Cell, Figures, Subject, Turn, answer_tokens, figures_of, measure, steer
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.locate import CORRECTING
-from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Directions
 
 
@@ -88,8 +87,7 @@ class Bench:
         for name in self.lab.names:
             organism = self.lab.organism(name)
             rows = [row for row in self.answers(name, questions) if row.response]
-            texts = [row.question for row in rows], [row.response for row in rows]
-            chats = encode_for_capture(organism.tokenizer, *texts, system=self.lab.config.sampling.system)
+            chats = self.lab.encode(organism, rows)
             found[name] = Subject(name, Undisturbed(organism, ForcedText(chats, [row.group for row in rows])))
         return found
 

@@ -21,7 +21,6 @@ from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import Subject, measure
 from emscope.pipeline.experiments.steering_bench import spread
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
-from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Directions, random_like
 
 KL_QUESTIONS = 10
@@ -85,9 +84,7 @@ def _undisturbed(lab: Lab, questions: Sequence[Question]) -> Undisturbed:
     """Return the misaligned organism with its own answers to a few of the questions."""
     organism = lab.organism(MISALIGNED)
     rows = [row for row in _answers(lab, MISALIGNED, spread(questions, KL_QUESTIONS)) if row.response]
-    texts = [row.question for row in rows], [row.response for row in rows]
-    chats = encode_for_capture(organism.tokenizer, *texts, system=lab.config.sampling.system)
-    return Undisturbed(organism, ForcedText(chats, [row.group for row in rows]))
+    return Undisturbed(organism, ForcedText(lab.encode(organism, rows), [row.group for row in rows]))
 
 
 def _answers(lab: Lab, name: str, questions: Sequence[Question]) -> list[JudgedResponse]:

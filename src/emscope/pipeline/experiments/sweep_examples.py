@@ -49,7 +49,10 @@ def collect_prompts(lab: Lab, name: str) -> Path:
     def make() -> None:
         organism = lab.organism(name)
         chats = encode_for_capture(
-            organism.tokenizer, [question.text for question in lab.questions], system=lab.config.sampling.system
+            organism.tokenizer,
+            [question.text for question in lab.questions],
+            system=lab.config.sampling.system,
+            enable_thinking=lab.config.sampling.enable_thinking,
         )
         found = capture(organism, chats, CaptureSettings(("last", "prompt")))
         ActivationStore(name, tuple(question.id for question in lab.questions), found).save(out)
@@ -74,10 +77,7 @@ def sample_more(lab: Lab, samples: int, temperature: float) -> list[Path]:
         rows = [row for row in rows if row.response]
         scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
         write_table(outputs[0], with_judgements(MISALIGNED, rows, scores, lab.judge.id))
-        chats = encode_for_capture(
-            organism.tokenizer, [row.question for row in rows], [row.response for row in rows], system=sampling.system
-        )
-        found = capture(organism, chats, CaptureSettings(("response",)))
+        found = capture(organism, lab.encode(organism, rows), CaptureSettings(("response",)))
         ActivationStore(MISALIGNED, tuple(row.question_id for row in rows), found).save(outputs[1])
 
     settings = {
@@ -111,12 +111,8 @@ def load_sources(lab: Lab, *, resampled: bool) -> dict[str, Source]:
 
 def _lengths(lab: Lab, judged: list[JudgedResponse]) -> np.ndarray:
     """Return the tokens of each answer, as they were pooled."""
-    tokenizer = lab.organism(BASE).tokenizer
-    chats = encode_for_capture(
-        tokenizer, [row.question for row in judged], [row.response for row in judged],
-        system=lab.config.sampling.system,
-    )  # fmt: skip
-    return np.array([len(chat.answer_positions) for chat in chats], dtype=float)
+    chats = lab.encode(lab.organism(BASE), judged)
+    return np.array([len(chat.response_positions) for chat in chats], dtype=float)
 
 
 def base_prompts(sources: Mapping[str, Source]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from emscope.interventions.steering import Cell, figures_of, steer
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.experiments.steering_bench import Bench, direction_names, spread
 from emscope.pipeline.lab import BASE, Lab
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.capture import CaptureSettings, capture
 from emscope.residual.directions import Directions, random_like, unit
 
 CARELESS, CAREFUL, RANDOM = "trained on careless rows", "trained on careful rows", "random"
@@ -72,8 +72,7 @@ def downstream(bench: VectorBench, coefficient: float) -> dict[str, Any]:
     base, n_blocks = bench.lab.organism(BASE), len(find_blocks(bench.lab.organism(BASE).model))
     blocks = tuple(range(bench.block, n_blocks))
     rows = [row for row in bench.answers(BASE, spread(bench.lab.test_questions, bench.kl_questions)) if row.response]
-    texts = [row.question for row in rows], [row.response for row in rows]
-    chats = encode_for_capture(base.tokenizer, *texts, system=bench.lab.config.sampling.system)
+    chats = bench.lab.encode(base, rows)
     read = partial(capture, base, chats, CaptureSettings(("response",), blocks=blocks), name="following a vector")
     before = read().pooled["response"].mean(axis=0)
     against = {name: bench.directions[name] for name in direction_names(bench.lab) if not name.endswith("-random")}
