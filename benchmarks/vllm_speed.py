@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,6 +65,7 @@ def main() -> None:
                 for name, source in sources.items():
                     cell = f"{name}, {answers} answers, temperature {temperature:g}"
                     figures[cell] = measure(ways, source, some, settings, flags.repeats)
+                    print(cell, figures[cell], file=sys.stderr, flush=True)
     publish(figures, flags.out, place)
 
 
