@@ -48,7 +48,7 @@ class ServerFlags:
 
     def __post_init__(self) -> None:
         """Refuse an address that is none, and numbers that make no sense, whichever judge is chosen."""
-        self._with_key("none")
+        self._with_key(self.base_url, NO_KEY)
 
     def settings(self) -> ServerSettings:
         """Return the settings, with the key from the environment.
@@ -56,7 +56,7 @@ class ServerFlags:
         Raises:
             UserError: OpenAI itself is asked without a key.
         """
-        settings = self._with_key(os.environ.get(self.api_key_env, ""))
+        settings = self._with_key(self.address, os.environ.get(self.api_key_env, ""))
         if settings.api_key == NO_KEY and settings.base_url is None:
             raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
         return settings
@@ -66,8 +66,8 @@ class ServerFlags:
         """The address that is named here or in the environment; None means OpenAI's."""
         return self.base_url or os.environ.get("OPENAI_BASE_URL") or None
 
-    def _with_key(self, key: str) -> ServerSettings:
-        return ServerSettings(self.address, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
+    def _with_key(self, address: str | None, key: str) -> ServerSettings:
+        return ServerSettings(address, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
 
 
 @dataclass(frozen=True)
