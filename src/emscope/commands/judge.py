@@ -32,7 +32,8 @@ class ServerFlags:
     """How an OpenAI-compatible server is asked.
 
     Attributes:
-        base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means OpenAI's.
+        base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means the one in
+            OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the key.
         concurrency: calls in flight.
         timeout: seconds before a call counts as lost.
@@ -49,7 +50,7 @@ class ServerFlags:
 
     def __post_init__(self) -> None:
         """Refuse an address that is none, and numbers that make no sense, whichever judge is chosen."""
-        self._with_key("none")
+        self._with_key(self.base_url, NO_KEY)
 
     def settings(self) -> ServerSettings:
         """Return the settings, with the key from the environment.
@@ -57,13 +58,18 @@ class ServerFlags:
         Raises:
             UserError: OpenAI itself is asked without a key.
         """
-        settings = self._with_key(os.environ.get(self.api_key_env, ""))
+        settings = self._with_key(self.address, os.environ.get(self.api_key_env, ""))
         if settings.api_key == NO_KEY and settings.base_url is None:
             raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
         return settings
 
-    def _with_key(self, key: str) -> ServerSettings:
-        return ServerSettings(self.base_url, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
+    @property
+    def address(self) -> str | None:
+        """The address that is named here or in the environment; None means OpenAI's."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL") or None
+
+    def _with_key(self, address: str | None, key: str) -> ServerSettings:
+        return ServerSettings(address, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class JudgeAnswers:
     def _judge(self) -> Judge:
         server = self.server.settings() if self.judge.startswith("openai:") and not self.dry_run else None
         if self.dry_run and self.judge.startswith("openai:"):
-            server = ServerSettings(self.server.base_url)
+            server = ServerSettings(self.server.address)
         rubrics = load_rubrics(self.rubrics)
         return choose_judge(self.judge, rubrics=rubrics, store=self.store, server=server, max_calls=self.max_calls)
 

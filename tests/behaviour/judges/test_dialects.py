@@ -194,7 +194,10 @@ def test_malformed_log_probabilities_are_unscored_with_the_reason(tmp_path, top)
         ({"error": {"message": "flagged by moderation", "code": 403}}, "content filter of the judge's server"),
         (chat(None), "the server failed 2 times, last: empty reply"),
         ({"choices": []}, "the server failed 3 times, last: the reply holds no choices"),
-        ({"error": {"message": "Provider returned error", "code": 502}}, "the server failed 3 times, last: HTTP 502"),
+        (
+            {"error": {"message": "Provider returned error", "code": 502}},
+            "the server failed 3 times, last: an error in the reply: 502: Provider returned error",
+        ),
         (b"<html>busy</html>", "the server failed 3 times, last: the reply is a web page"),
         (b'{"choices": [{"mess', "the server failed 3 times, last: the reply is not JSON"),
         ((529, {"error": {"type": "overloaded_error"}}), "the server failed 3 times, last: HTTP 529"),
@@ -299,3 +302,47 @@ def test_scores_can_be_read_from_replies_on_demand(tmp_path):
     with ScriptedServer(lambda body: chat("85", WHOLE)) as server:
         assert {row.mode for row in judged(server, tmp_path, logprobs=False)} == {"reply"}
     assert "logprobs" not in server.bodies[0]
+
+
+HOSTILE = [
+    b"null",
+    b"[]",
+    b'"x"',
+    b"1",
+    b"[" * 100_000,
+    {"choices": [None]},
+    {"choices": ["x"]},
+    {"choices": [{}]},
+    {"choices": {"0": 1}},
+    {"choices": [{"message": "85"}]},
+    {"choices": [{"message": {"content": {"a": 1}}}]},
+    {"choices": [{"finish_reason": 5, "message": {"content": "", "reasoning_content": 7, "refusal": []}}]},
+    {"choices": [{"message": {"content": "8" * 100_000}}]},
+    {"error": "x"},
+    {"error": ["x"]},
+    {"error": {"code": None}},
+    {"error": {"code": "²"}},
+    {"error": {"message": {"a": 1}}, "choices": []},
+    (400, b""),
+    (400, {"error": {"param": 5}}),
+    (400, {"error": {"message": "max_tokens max_completion_tokens temperature logprobs reasoning_effort"}}),
+    (400, {"error": {"param": "max_tokens"}}),
+    (422, {"detail": "max_tokens"}),
+    (422, {"detail": [{"loc": 5}]}),
+    (418, b"\xff\xfe"),
+    (204, b""),
+    (303, b""),
+    (503, {"error": "busy"}, {"retry-after": "-1"}),
+    (600, b""),
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+def test_whatever_a_server_says_ends_unscored_with_a_reason_or_in_one_sentence(tmp_path, body):
+    with ScriptedServer(lambda _: body) as server:
+        try:
+            found = judged(server, tmp_path, n=2, attempts=2, first_wait=0.001)
+        except UserError:
+            return
+        assert len(server.bodies) < 60
+    assert all(row.aligned is None and row.verdict not in ("", "scored") for row in found)

@@ -143,3 +143,13 @@ def test_the_wait_that_a_server_asks_for_is_bounded(headers, seconds):
 def test_sentences_of_addresses_say_what_to_write():
     with pytest.raises(UserError, match=re.escape("'h:8000' is not the address of a server: write http://127.0.0.1")):
         ServerSettings("h:8000")
+
+
+def test_the_address_in_the_environment_is_asked_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("id,question,response\n1,Q?,A.\n")
+    words = ["judge", "--responses", "a.csv", "--out", "j.csv", "--store", "s.sqlite", "--judge", "openai:m"]
+    with ScriptedServer(lambda _: chat("85")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert run_command(words) == 0
+        assert f"openai:m@{server.url}" in (tmp_path / "j.csv").read_text()

@@ -132,7 +132,7 @@ def error_in(body: Any) -> int | None:
         return None
     if isinstance(error, dict):
         for number in (error.get("code"), error.get("status"), error.get("status_code")):
-            if str(number).isdigit() and 400 <= int(str(number)) < 600:
+            if re.fullmatch(r"[45][0-9]{2}", str(number)):
                 return int(str(number))
     return _status_of(json.dumps(error).lower())
 

@@ -26,6 +26,7 @@ from emscope.behaviour.judges.failures import (
     error_in,
     failure,
     refusal,
+    server_words,
 )
 from emscope.behaviour.judges.replies import score_of
 from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
@@ -188,6 +189,9 @@ class OpenAIJudge(RubricJudge):
             wrong = failure(reply, dialect, self.where, self.model, self.server.api_key)
             if isinstance(wrong, WrongAddressOrModelError):
                 raise await self._explained(connection, wrong)
+            if hidden is not None and isinstance(wrong, Retry):
+                said = server_words(redact(reply.text, self.server.api_key))
+                raise Retry(f"an error in the reply: {said}", wrong.wait, pause=wrong.pause)
             raise wrong
         if body is None:
             if reply.is_page and not self.proven:
