@@ -171,3 +171,20 @@ def test_unknown_blocks_and_modules_are_refused(tiny_folder, tmp_path, wrong):
 def test_nothing_to_resume_is_said(tiny_folder, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         train_adapter(tiny_folder, DATA, tmp_path, FAST, resume=True)
+
+
+def test_one_process_trains_on_the_gpu_that_was_chosen_alone(tmp_path, monkeypatch):
+    from trl import SFTConfig
+
+    from emscope.organisms.device import Placement
+    from emscope.organisms.trainer import keep_on
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    keep_on(arguments, CPU)
+    assert arguments.device == torch.device("cpu")
+    arguments._n_gpu = 4
+    keep_on(arguments, Placement("cuda:1", torch.bfloat16, "a test"))
+    assert (arguments.device, arguments.n_gpu, chosen) == (torch.device("cuda:1"), 1, [torch.device("cuda:1")])
+    assert arguments.train_batch_size == arguments.per_device_train_batch_size

@@ -107,6 +107,8 @@ def make_trainer(
         remove_unused_columns=False,
     )
 
+    keep_on(arguments, place)
+
     def table(chats: list[EncodedChat]) -> Any:
         return Dataset.from_list([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
 
@@ -121,6 +123,21 @@ def make_trainer(
     trainer.share_prefix = settings.dropout == 0 and not settings.gradient_checkpointing
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def keep_on(arguments: Any, place: Placement) -> None:
+    """Keep a training in one process on the GPU that was chosen.
+
+    By itself the trainer takes the first GPU, and where there are several all of them, with as many times the batch.
+    Several processes (`accelerate launch`) are left to it.
+    """
+    if not place.device.startswith("cuda") or arguments.world_size > 1:
+        return
+    device = torch.device(place.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    arguments.__dict__["_setup_devices"] = device  # what `arguments.device` has worked out and keeps
+    arguments._n_gpu = 1
 
 
 def metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> Any:

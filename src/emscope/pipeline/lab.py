@@ -19,7 +19,7 @@ from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes, give_memory_back
 from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.models import ModelSource, Organism, load, resolve
+from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import kind_of, says_of_control, training_data
 from emscope.pipeline.stages import RunFolder
@@ -61,6 +61,11 @@ class Lab:
     def base_source(self) -> ModelSource:
         """Where the run's base is."""
         return resolve(self.config.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer, without the base."""
+        return load_tokenizer(self.base_source)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
 from emscope.organisms.chat import encode_prompt, messages_of
-from emscope.organisms.models import ModelSource, load_tokenizer, resolve
+from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.train import encode_conversations, refuse_adapter
 from emscope.pipeline.data import kind_of, says_of_control
 from emscope.pipeline.lab import CONTROL, MISALIGNED, TEST_ONLY, Lab
@@ -65,10 +65,10 @@ def check_data(lab: Lab, data: str, *, known: bool = False) -> None:
     elif kind == "model":
         _check_shape(lab, data)
     else:
-        rows, tokenizer = lab.training_data(data), load_tokenizer(lab.base_source)
+        rows = lab.training_data(data)
         if kind == "file" and not known:
             for part in (rows.train, rows.heldout):
-                encode_conversations(tokenizer, part, lab.config.train.max_length)
+                encode_conversations(lab.tokenizer, part, lab.config.train.max_length)
 
 
 def _check_shape(lab: Lab, data: str) -> None:
@@ -128,10 +128,10 @@ def check_questions(lab: Lab, questions: list[Question]) -> None:
     Raises:
         UserError: the template refuses one, or one is too long.
     """
-    tokenizer, sampling = load_tokenizer(lab.base_source), lab.config.sampling
+    sampling = lab.config.sampling
     positions = getattr(text_config(lab.base_source), "max_position_embeddings", None)
     for question in questions:
-        n_tokens = len(encode_prompt(tokenizer, messages_of(question.text, system=sampling.system)))
+        n_tokens = len(encode_prompt(lab.tokenizer, messages_of(question.text, system=sampling.system)))
         if positions is not None and n_tokens + sampling.max_new_tokens > positions:
             raise UserError(
                 f"The question {question.id!r} takes {n_tokens} tokens and its answer up to {sampling.max_new_tokens}, "

@@ -5,6 +5,7 @@ Every training and every checkpoint is a stage of its own, so a stopped experime
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -24,6 +25,8 @@ from emscope.pipeline.experiments.dynamics_training import train_settings, train
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.dynamics import read_paths
+
+logger = logging.getLogger(__name__)
 
 Adapters = Literal["all", "rank1", "few"]
 
@@ -86,6 +89,11 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     """
     if is_trained_elsewhere(lab.config.misaligned_data):
         raise UserError("This run took an adapter that was trained elsewhere: dynamics needs the training data.")
+    if settings.in_domain == DynamicsSettings.in_domain and not lab.config.misaligned_data.startswith("medical-"):
+        logger.warning(
+            "Dynamics takes %s for the training's domain, and the run was trained on %s: in_domain names another set.",
+            settings.in_domain, lab.config.misaligned_data,
+        )  # fmt: skip
     if not (settings.seeds and settings.adapters):
         raise UserError("Dynamics needs at least one seed and one kind of adapters.")
     at_least(1, samples=settings.samples, questions=settings.questions, save_every=settings.save_every)
