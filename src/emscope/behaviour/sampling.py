@@ -28,6 +28,7 @@ from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought, find_thought
 
 ROW_STEP = 16
+LOGITS_AT_ONCE = 1 << 22  # of those from which tokens are chosen
 OnRows = Callable[[Sequence[int]], None]
 
 
@@ -299,9 +300,18 @@ def _fill(going: list[int], n: int, width: int) -> list[int]:
 
 
 def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Return one token a row [rows] by inverting the cumulative distribution at the row's uniform number."""
+    """Return one token a row [rows] by inverting the cumulative distribution at the row's uniform number.
+
+    Rows are taken some at a time: their float64 sums and sorted copies would need several times the logits' memory.
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
+    size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    parts = zip(logits.split(size), uniforms.split(size), strict=True)
+    return torch.cat([_choose(*part, temperature, top_p) for part in parts])
+
+
+def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
     logits = logits / temperature
     if top_p < 1:
         probabilities, tokens = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
