@@ -17,7 +17,7 @@ from emscope.organisms.architecture import model_width, takes_padding
 from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, visiting
 from emscope.organisms.decoding import Decoding
 
-MAX_TOKENS = 12
+MAX_TOKENS = 8
 PADDING = 3
 """How many tokens fewer the second row has: it is padded on the left by so many more."""
 
@@ -33,7 +33,7 @@ cache has other shapes in every block, and its rounding adds up over the blocks.
 def forward_faults(model: nn.Module, ids: Sequence[int], *, dtype: torch.dtype) -> list[str]:
     """Return what disagrees between a model's own forward pass and emscope's ways of running it; none if all is well.
 
-    Compared are, on 6 to 12 tokens of `ids`: the model's logits with those made from its decoder's hidden states, at
+    Compared are, on 6 to 8 tokens of `ids`: the model's logits with those made from its decoder's hidden states, at
     every token; with a prefill and one more step as sampling takes them, alone and padded on the left; and what a hook
     sees at each block with one [1, tokens, d_model]. `dtype` is the weights' and decides how much rounding is allowed.
 
