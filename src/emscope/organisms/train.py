@@ -22,6 +22,7 @@ from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
+from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, resolve
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,10 @@ def train_adapter(
     source = resolve(base) if isinstance(base, str) else base
     torch.manual_seed(settings.seed)
     organism = load(source, placement=placement or choose_placement())
-    return train_loaded(organism, data, folder, settings, resume=resume, name=name)
+    result = train_loaded(organism, data, folder, settings, resume=resume, name=name)
+    del organism
+    give_memory_back()
+    return result
 
 
 def train_loaded(
