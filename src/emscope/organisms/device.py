@@ -5,7 +5,6 @@ Works on Linux, macOS and Windows: what only one of them has is asked for where 
 
 from __future__ import annotations
 
-import gc
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,12 +167,3 @@ def free_bytes(device: str) -> int | None:
         free, _ = torch.cuda.mem_get_info(torch.device(device))
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return memory_bytes()[1] or None  # an Apple GPU shares main memory
-
-
-def give_memory_back() -> None:
-    """Collect what nothing refers to any more, and return a GPU's unused memory to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()

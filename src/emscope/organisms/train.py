@@ -25,6 +25,7 @@ from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
+from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, n_positions, resolve
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,10 @@ def train_adapter(
         logger.info("%s", place.reason)
     torch.manual_seed(settings.seed)
     organism = load(source, placement=place)
-    return train_loaded(organism, data, folder, settings, resume=resume, name=name)
+    result = train_loaded(organism, data, folder, settings, resume=resume, name=name)
+    del organism
+    give_memory_back()
+    return result
 
 
 def train_loaded(

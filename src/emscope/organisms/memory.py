@@ -1,0 +1,25 @@
+"""Memory that a finished job still holds, given back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+import torch
+
+
+def give_memory_back() -> None:
+    """Free what only reference cycles hold, and hand the allocator's free pages to the system.
+
+    A trainer is a cycle that keeps its model, and glibc keeps what a backward pass freed: after training a model of half
+    a billion parameters that was 2.9 of 3.5 GB. Where the C library has no `malloc_trim`, its pages stay with it.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library of that name
+        return
