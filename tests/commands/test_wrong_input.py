@@ -111,7 +111,7 @@ def test_it_is_refused_before_anything_is_done(words, sentence, folder, capfd):
 
 
 def test_a_server_that_is_not_there_is_said_to_be_and_nothing_is_written(folder, capfd):
-    pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
     assert run_command([*SERVER, "http://127.0.0.1:9/v1", "--timeout", "2"]) == 2
     assert "http://127.0.0.1:9/v1 cannot be reached" in capfd.readouterr().err
     assert not (folder / "x.csv").exists()
