@@ -18,6 +18,7 @@ from typing import Any
 
 from emscope.errors import UserError
 from emscope.files import file_sha256
+from emscope.organisms.gguf_file import check_all_was_read, keep_rope, read_gguf, refuse_part
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def embedded_model_folder() -> Path:
 
 def gguf_model_folder(path: Path) -> Path:
     """Return the folder with the safetensors of a local GGUF file, converting it on first use."""
+    refuse_part(path)
     folder = cache_folder() / "models" / f"{path.stem}-{file_sha256(path)[:12]}"
     if not _is_complete(folder):
         convert_gguf(path, folder)
@@ -132,24 +134,28 @@ def convert_gguf(path: Path, folder: Path) -> None:
     bf16 keeps 8 bits of mantissa, more than a 4-bit quantised weight carries, and loads twice as fast as float32.
 
     Raises:
-        UserError: transformers cannot read the file.
+        UserError: transformers cannot read the file, or not all of it.
     """
     try:
         import gguf  # noqa: F401
     except ImportError as error:
         raise UserError("Reading a GGUF file needs the package 'gguf': run `pip install gguf`.") from error
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    file = read_gguf(path)
     logger.info("de-quantising %s (once)", path.name)
-    arguments: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+    arguments: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.bfloat16, "output_loading_info": True}
+    arguments["quantization_config"] = GgufConfig(dequantize=True)  # else some devices keep weights in 4-bit blocks
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"transformers cannot read the GGUF file {path}: {str(error).splitlines()[0]}.") from error
+        model, loading = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
+    except (ValueError, OSError, KeyError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+        detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"transformers cannot read the GGUF file {path}: {detail}.") from error
+    check_all_was_read(file, model, loading)
+    keep_rope(file, model.config)
     _forget_quantisation(model)
-    model = model.to(torch.bfloat16)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "model"
