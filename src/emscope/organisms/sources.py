@@ -44,7 +44,7 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     Raises:
         UserError: nothing by that name, or an adapter on an adapter.
     """
-    folder = Path(name).expanduser()
+    folder = _as_folder(name)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_both(folder)
         return _with_base(name, _adapter_config(folder), base, None, folder)
@@ -64,6 +64,16 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     if (folder / CONFIG).is_file():
         return ModelSource(name, name, str(folder))
     return _resolve_hub(name, folder)
+
+
+def _as_folder(name: str) -> Path:
+    """Return a name as a path; whether anything is there is seen later."""
+    try:
+        folder = Path(name).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError) as error:  # too long, or of a user that is not here
+        raise UserError(f"{name[:80]!r} cannot be the name of a model here: {_first_line(error)[:100]}") from error
+    return folder
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
