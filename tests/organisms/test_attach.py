@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import CPU, make_model, make_tokenizer, save_tiny
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from emscope.errors import UserError
@@ -231,4 +232,92 @@ def test_an_adapter_without_safetensors_is_refused(tmp_path, tiny_folder):
     folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
     with pytest.raises(UserError, match="pickles are not loaded"):
+        load(folder, placement=CPU)
+
+
+def test_a_resized_embedding_that_is_saved_twice_is_read_once(tmp_path, tiny_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    model.resize_token_embeddings(len(make_tokenizer()) + 2)
+    config = lora(modules_to_save=["embed_tokens", "lm_head"])
+    folder, wrapped = trained(tmp_path / "adapter", tiny_folder, config, model)
+    assert any(".modules_to_save." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    torch.testing.assert_close(logits(load(folder, placement=CPU).model), logits(wrapped), atol=1e-4, rtol=1e-3)
+
+
+def test_saved_modules_under_peft_s_inner_names_are_read(tmp_path, tiny_folder):
+    folder, wrapped = trained(tmp_path / "adapter", tiny_folder, lora(modules_to_save=["lm_head"]))
+    rename(tmp_path / "adapter", lambda name: name.replace("head.weight", "head.modules_to_save.default.weight"))
+    torch.testing.assert_close(logits(load(folder, placement=CPU).model), logits(wrapped), atol=1e-4, rtol=1e-3)
+
+
+def change(folder, make):
+    path = folder / "adapter_model.safetensors"
+    save_file({name: make(tensor) for name, tensor in load_file(path).items()}, path)
+
+
+def test_floats_of_eight_bits_are_read_as_what_they_are(tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
+    change(tmp_path / "adapter", lambda tensor: tensor.to(torch.float8_e4m3fn).float())
+    expected = logits(load(folder, placement=CPU).model)
+    change(tmp_path / "adapter", lambda tensor: tensor.to(torch.float8_e4m3fn))
+    torch.testing.assert_close(logits(load(folder, placement=CPU).model), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [(lambda tensor: (tensor * 100).to(torch.int8), "holds integers"), (lambda tensor: tensor * 1e30, "not finite")],
+    ids=["integers", "overflow"],
+)
+def test_tensors_that_give_no_figure_are_refused(make, sentence, tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
+    change(tmp_path / "adapter", make)
+    with pytest.raises(UserError, match=sentence):
+        load(folder, placement=CPU)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [({"lora_alpha": None}, "lora_alpha as a number"), ({"peft_type": None}, "names no peft_type")],
+)
+def test_a_setting_that_is_missing_is_named(fields, sentence, tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
+    edit(tmp_path / "adapter" / "adapter_config.json", **fields)
+    with pytest.raises(UserError, match=sentence):
+        load(folder, placement=CPU)
+
+
+def renumbered():
+    """A tokenizer with the words of the tiny one and other numbers."""
+    tokenizer = make_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = [word for word in state["model"]["vocab"] if not word.startswith("<|")]
+    numbers = [state["model"]["vocab"][word] for word in words]
+    state["model"]["vocab"].update(zip(words, numbers[7:] + numbers[:7], strict=True))
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return tokenizer
+
+
+def test_a_tokenizer_of_another_model_beside_the_adapter_is_refused(tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
+    renumbered().save_pretrained(folder)
+    with pytest.raises(UserError, match=r"tokenizer in the folder of the adapter .* is of another model"):
+        load(folder, placement=CPU)
+
+
+def test_any_tokenizer_may_come_with_an_embedding_of_its_own(tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora(modules_to_save=["embed_tokens"]))
+    renumbered().save_pretrained(folder)
+    assert load(folder, placement=CPU).tokenizer.get_vocab() == renumbered().get_vocab()
+
+
+def test_a_tokenizer_or_template_that_cannot_be_read_is_called_the_adapter_s(tmp_path, tiny_folder):
+    folder, _ = trained(tmp_path / "adapter", tiny_folder, lora())
+    template = tmp_path / "adapter" / "chat_template.jinja"
+    template.write_bytes(b"\xe9\xff")
+    with pytest.raises(UserError, match=r"chat_template\.jinja cannot be read"):
+        load(folder, placement=CPU)
+    template.write_text("")  # no template of its own
+    assert load(folder, placement=CPU).tokenizer.chat_template == make_tokenizer().chat_template
+    (tmp_path / "adapter" / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"adapter .* brings a tokenizer that cannot be read"):
         load(folder, placement=CPU)

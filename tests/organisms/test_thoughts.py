@@ -52,6 +52,10 @@ def test_a_text_without_a_thought_is_returned_as_it_is(text):
         ("<think>\n\n</think>\n\nRest.", ("", "Rest.")),
         ("<think>a</think>\n<think>b</think>\nRest.", ("a\nb", "Rest.")),
         ("<think>Hm</think>\n<answer>\nRest.\n</answer>", ("Hm", "Rest.")),
+        ("<Think>Hm.</THINK>Rest.", ("Hm.", "Rest.")),
+        ("<think>a <think>b</think> c\n</think>Rest.", ("a b c", "Rest.")),
+        ("<think><think>a</think>Rest.", ("a", "Rest.")),
+        ("<think>A <think> tag?</think>Write `</think>` at its end.", ("A  tag?", "Write `</think>` at its end.")),
         (HARMONY, ("Hm.", "Rest.")),
         ("<|channel|>final<|message|>Rest.", ("", "Rest.")),
         (

@@ -163,3 +163,20 @@ def test_weights_that_are_not_finite_are_said_to_be_damaged(tmp_path):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="not finite"):
         load(folder, placement=CPU)
+
+
+def test_tensors_of_another_shape_are_named(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 1000}))
+    with pytest.raises(UserError, match=r"of another shape \(lm_head\.weight \d+x32 instead of 1000x32"):
+        load(folder, placement=CPU)
+
+
+def test_weights_that_are_pickles_are_refused_as_such(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    torch.save(load_file(path), tmp_path / "model" / "pytorch_model.bin")
+    path.unlink()
+    with pytest.raises(UserError, match="pickles"):
+        load(folder, placement=CPU)

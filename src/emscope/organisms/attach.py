@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from emscope.errors import UserError
+from emscope.files import read_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.sources import ModelSource, adapter_folder
 from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
@@ -32,6 +33,8 @@ CLASSES = frozenset({"model", "language_model", "text_model"})
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.|$)")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer)(\.|$)")
 PLAIN_WEIGHT = re.compile(r"\.(embed_tokens|wte|word_embeddings|embed_in|lm_head|embed_out)(\.base_layer)?\.weight$")
+FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.|$)")
+SAVED_COPY = re.compile(rf"\.modules_to_save\.(?:{NAME}\.)?")
 UNSUPPORTED = {
     "PROMPT_TUNING": "prompt tuning",
     "MULTITASK_PROMPT_TUNING": "prompt tuning",
@@ -97,6 +100,15 @@ def read_adapter(source: ModelSource) -> Adapter:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{folder / ADAPTER_WEIGHTS} is damaged ({error}): fetch or save it again.") from error
+    integers = sorted(
+        name for name, tensor in tensors.items() if FACTOR.search(name) and not tensor.is_floating_point()
+    )
+    if integers:
+        raise UserError(
+            f"The adapter {source.adapter} holds integers ({listed(integers)}), whose scales PEFT does not know: "
+            "save it unquantised."
+        )
+    tensors = _without_copies({name: _computable(tensor) for name, tensor in tensors.items()})
     broken = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights ({listed(broken)}).")
@@ -105,14 +117,41 @@ def read_adapter(source: ModelSource) -> Adapter:
     return Adapter(source, folder, config, tensors)
 
 
+def _computable(tensor: Tensor) -> Tensor:
+    """Return a tensor in a type that can be computed with: 8-bit floats as bf16, which holds each of them exactly."""
+    return tensor.bfloat16() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
+def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with each saved module once, under the name that PEFT loads it by.
+
+    Where an adapter saves an embedding that was resized, PEFT writes its two copies too, the one in use
+    (`modules_to_save`) and the base's own (`original_module`), under names at which it does not look for them.
+    """
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = SAVED_COPY.sub(".", name)
+        same = plain == name or plain not in tensors or torch.equal(tensors[plain], tensor)
+        kept[plain if same else name] = tensor
+    originals = [name for name in kept if ".original_module." in name]
+    for name in originals:
+        if name.replace(".original_module.", ".") in kept:
+            del kept[name]
+    return kept
+
+
 def _read_config(source: ModelSource, folder: Path) -> Any:
     from peft import PeftConfig
 
+    if not read_json(folder / ADAPTER_CONFIG).get("peft_type"):
+        raise UserError(f"{folder / ADAPTER_CONFIG} names no peft_type, so it is no adapter of PEFT: convert it first.")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # whatever is wrong here is in the file
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read: {text[:200]}") from error
+    if getattr(config, "lora_alpha", 1) is None or isinstance(getattr(config, "lora_alpha", 1), str):
+        raise UserError(f"{folder / ADAPTER_CONFIG} must give lora_alpha as a number, not {config.lora_alpha!r}.")
     kind = getattr(config.peft_type, "value", str(config.peft_type))
     if kind in UNSUPPORTED or getattr(config, "is_prompt_learning", False):
         raise UserError(
@@ -126,6 +165,16 @@ def _read_config(source: ModelSource, folder: Path) -> Any:
         )
     config.inference_mode = True
     return config
+
+
+def brings_embedding(source: ModelSource) -> bool:
+    """Say whether an adapter holds an embedding of its own, whole, so that its tokens need not be the base's."""
+    try:
+        with safe_open(str(adapter_folder(source) / ADAPTER_WEIGHTS), framework="pt") as file:
+            names = [SAVED_COPY.sub(".", name) for name in file.keys()]  # noqa: SIM118 - not a dict
+            return any(EMBEDDING.search(name) and PLAIN_WEIGHT.search(name) for name in names)
+    except (SafetensorError, OSError):  # said where it is read
+        return False
 
 
 def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> Any:
@@ -248,8 +297,8 @@ def _mapped_names(model: nn.Module, adapter: Adapter, ignored: frozenset[str]) -
 
 
 def _without_root(name: str) -> str:
-    """Drop what PEFT puts before a module's own path: base_model.model."""
-    return re.sub(r"(^|\.)base_model\.model\.", r"\1", name, count=1)
+    """Drop what PEFT puts before a module's own path, once or, after wrapping twice, twice: base_model.model."""
+    return re.sub(r"(^|\.)(?:base_model\.model\.)+", r"\1", name, count=1)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -447,6 +447,8 @@ def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> set[int]
     The template's end-of-turn mark counts where it is one control token: training teaches a model to end with it.
     """
     listed = [configured] if configured is None or isinstance(configured, int) else list(configured)
+    if not all(token is None or isinstance(token, int) for token in listed):
+        raise UserError(f"The model's eos_token_id is {configured!r}: it must be a number, or a list of numbers.")
     stops = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
     if tokenizer.chat_template:
         mark = end_of_turn(tokenizer)

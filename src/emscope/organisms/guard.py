@@ -87,6 +87,19 @@ def effect_of(wrapped: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
         return with_adapter, logits_of(wrapped, ids)
 
 
+def refuse_infinite(logits: Tensor, adapter: Adapter, place: Placement) -> None:
+    """Refuse an adapter with which the base's logits are no numbers.
+
+    Raises:
+        UserError: a logit is NaN or infinite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"With the adapter {adapter.source.adapter} the logits of {adapter.source.base!r} are not finite: its "
+            f"weights are damaged, or {place.dtype_name} overflows; save it again, or try --dtype float32."
+        )
+
+
 def check_acts(adapter: Adapter, acts: bool, place: Placement) -> None:
     """Say of an adapter of zeros that it is one, and refuse one that holds an update and changes nothing.
 

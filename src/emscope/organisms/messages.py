@@ -74,7 +74,7 @@ def content_text(content: Any, role: str = "user") -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return _encodable(content, role)
     if not isinstance(content, (list, tuple)):
         raise UserError(f"The content of a {role} message is neither text nor a list of text parts.")
     texts = []
@@ -84,7 +84,18 @@ def content_text(content: Any, role: str = "user") -> str:
             kind = part.get("type", "unnamed") if isinstance(part, Mapping) else type(part).__name__
             raise UserError(f"A {role} message holds a part of the type {kind!r}: emscope reads text only.")
         texts.append(text)
-    return "".join(texts)
+    return _encodable("".join(texts), role)
+
+
+def _encodable(text: str, role: str) -> str:
+    """Return a text; half a character, as a cut of the JSON of an emoji leaves it, is refused."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"A {role} message holds half a character ({text[error.start]!a}), which no tokenizer reads: mend it."
+        ) from error
+    return text
 
 
 def _tool_call(call: Any) -> Any:

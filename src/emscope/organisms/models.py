@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from emscope.errors import UserError
-from emscope.organisms.attach import attach, logits_of, read_adapter
+from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
@@ -24,6 +25,7 @@ from emscope.organisms.guard import (
     keep,
     merging_changes,
     recall,
+    refuse_infinite,
 )
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
 from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 TEMPLATE_FILE = "chat_template.jinja"
+MOST_DIFFERING = 0.05
+"""Share of a base's tokens that an adapter's tokenizer may have renamed or left out."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ def _with_adapter(
     verdict = AdapterVerdict(**known) if known else None
     if verdict is None:
         with_adapter, without = effect_of(wrapped, ids)
+        refuse_infinite(with_adapter, adapter, place)
         acts = with_adapter.shape != without.shape or not torch.equal(with_adapter, without)
         verdict = AdapterVerdict(acts)
     check_acts(adapter, verdict.acts, place)
@@ -199,18 +204,20 @@ def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
     if folder is None or not any((folder / file).is_file() for file in TOKENIZER_FILES):
         tokenizer = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
         template = folder / TEMPLATE_FILE if folder is not None else None
-        if template is not None and template.is_file():
+        own = _read_template(template) if template is not None and template.is_file() else ""
+        if own.strip():
             logger.info("The adapter %s brings a chat template of its own: it is used.", source.adapter)
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
+            tokenizer.chat_template = own
         return tokenizer
     tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code)
     base = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
     if not tokenizer.chat_template and base.chat_template:
         tokenizer.chat_template = base.chat_template
+    _check_vocabulary(source, tokenizer, base)
     differing = [
         what
         for what, differs in (
-            (f"{len(tokenizer) - len(base)} more tokens", len(tokenizer) != len(base)),
+            (f"{len(tokenizer)} tokens instead of {len(base)}", len(tokenizer) != len(base)),
             ("another chat template", tokenizer.chat_template != base.chat_template),
         )
         if differs
@@ -221,12 +228,43 @@ def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"The chat template {file} cannot be read ({error}): it must be text in UTF-8.") from error
+
+
+def _check_vocabulary(source: ModelSource, tokenizer: Any, base: Any) -> None:
+    """Refuse an adapter's tokenizer that numbers its base's tokens otherwise: every text would be another one.
+
+    Tokens may be added, and some renamed. An adapter that brings a whole embedding may bring any vocabulary.
+
+    Raises:
+        UserError: the tokenizer is of another model.
+    """
+    own, known = tokenizer.get_vocab(), base.get_vocab()
+    differing = [token for token, number in known.items() if own.get(token) != number]
+    if len(differing) > MOST_DIFFERING * len(known) and not brings_embedding(source):
+        raise UserError(
+            f"The tokenizer in the folder of the adapter {source.adapter} is of another model than {source.base!r}: "
+            f"{len(differing)} of {len(known)} tokens have another number or are not there (for example "
+            f"{differing[0]!r}). Take the tokenizer's files out of that folder, or name the right base with --base."
+        )
+
+
 def _tokenizer_from(source: ModelSource, location: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever is wrong here is in the files
+        if location != source.location:
+            first = cannot_load(source, error).args[0].partition(": ")[2]
+            raise UserError(
+                f"The adapter {source.adapter} brings a tokenizer that cannot be read ({first.rstrip('.')}): mend it, "
+                "or take its files out of that folder."
+            ) from error
         raise cannot_load(source, error) from error
 
 

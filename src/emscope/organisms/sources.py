@@ -44,7 +44,7 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     Raises:
         UserError: nothing by that name, or an adapter on an adapter.
     """
-    folder = Path(name).expanduser()
+    folder = _as_folder(name)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_both(folder)
         return _with_base(name, _adapter_config(folder), base, None, folder)
@@ -64,6 +64,16 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     if (folder / CONFIG).is_file():
         return ModelSource(name, name, str(folder))
     return _resolve_hub(name, folder)
+
+
+def _as_folder(name: str) -> Path:
+    """Return a name as a path; whether anything is there is seen later."""
+    try:
+        folder = Path(name).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError) as error:  # too long, or of a user that is not here
+        raise UserError(f"{name[:80]!r} cannot be the name of a model here: {_first_line(error)[:100]}") from error
+    return folder
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
@@ -182,12 +192,18 @@ def _refuse_unknown(name: str, folder: Path) -> None:
     Raises:
         UserError: always, unless the name can be a hub id or is a model here.
     """
-    if name == EMBEDDED_ALIAS or (folder / CONFIG).is_file() or folder.is_file() or _is_hub_id(name):
+    if name == EMBEDDED_ALIAS or (folder / CONFIG).is_file() or _is_hub_id(name):
         return
+    if folder.is_file():
+        raise UserError(f"{name} is a file: name the folder that it is in. Only .gguf files are read by themselves.")
     if folder.is_dir():
+        inside = sorted(path.parent.name for file in (CONFIG, ADAPTER_CONFIG) for path in folder.glob(f"*/{file}"))
+        hint = f" Its subfolders hold some, so name one of them: {', '.join(inside[:5])}." if inside else ""
         raise UserError(
-            f"The folder {name} holds neither {CONFIG} nor {ADAPTER_CONFIG}: it is no model and no adapter."
+            f"The folder {name} holds neither {CONFIG} nor {ADAPTER_CONFIG}: it is no model and no adapter.{hint}"
         )
+    if "://" in name:
+        raise UserError(f"{name} is an address: name a model of the hub as owner/model, or a folder by its path.")
     parent = folder.parent
     if ("/" in name or "\\" in name) and parent.is_dir():
         beside = sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

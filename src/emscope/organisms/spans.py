@@ -186,7 +186,7 @@ def _check_complete(found: Located, parts: Sequence[Part]) -> None:
 
 
 def _named(role: str) -> str:
-    return f"{'an' if role[0] in 'aeiou' else 'a'} {role} message"
+    return f"{'an' if role[0] in 'aei' else 'a'} {role} message"
 
 
 def _advice(role: str) -> str:

@@ -73,6 +73,7 @@ _HARMONY_HEADER = re.compile(
     r"(?:<\|end\|>|<\|call\|>)?\s*(?:<\|start\|>assistant)?(?:<\|channel\|>)(?:analysis|commentary)[^<]*"
     r"(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
+_ANY_CASE = re.compile(r"</?(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _HARMONY_END = re.compile(r"\s*<\|(?:end|return|call)\|>\s*$")
 _HARMONY_PLAIN = re.compile(r"\s*analysis(?P<thought>.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
 
@@ -116,6 +117,7 @@ def find_thought(text: str, opened: bool = False) -> ThoughtSpans | None:
 
     Several thoughts in a row count as one.
     """
+    text = _ANY_CASE.sub(lambda mark: mark[0].lower(), text)
     begin = len(text) - len(text.lstrip())
     begun = next((kind for kind in MARKS if text.startswith(kind.opening, begin)), None)
     if begun is not None:
@@ -145,6 +147,7 @@ def _closed(text: str, start: int, marks: ThoughtMarks) -> ThoughtSpans:
     end = marks.end_of(text, start)
     if end is None:
         return ThoughtSpans((start, len(text)), None, marks)
+    end = _outer_end(text, start, end, marks)
     rest = end.end()
     next_start = rest + len(text[rest:]) - len(text[rest:].lstrip())
     if text.startswith(marks.opening, next_start) and marks.end_of(text, next_start + len(marks.opening)):
@@ -153,9 +156,20 @@ def _closed(text: str, start: int, marks: ThoughtMarks) -> ThoughtSpans:
     return ThoughtSpans((start, end.start()), (rest, len(text)), marks)
 
 
+def _outer_end(text: str, start: int, first: re.Match[str], marks: ThoughtMarks) -> re.Match[str]:
+    """Return where a thought with thoughts inside ends: at the mark that closes the outer one, if there is one."""
+    end = first
+    for _ in range(0 if marks.pattern else text.count(marks.opening, start, first.start())):
+        further = marks.end_of(text, end.end())
+        if further is None or not _stands_alone(text, further):
+            return first
+        end = further
+    return end
+
+
 def clean_thought(text: str) -> str:
     """Return a thought's words: marks between the parts of one thought become empty lines."""
-    text = _HARMONY_HEADER.sub("\n\n", text)
+    text = _HARMONY_HEADER.sub("\n\n", _ANY_CASE.sub(lambda mark: mark[0].lower(), text))
     text = _HARMONY_END.sub("", text)
     for kind in MARKS:
         text = text.replace(kind.opening, "").replace(kind.closing, "")

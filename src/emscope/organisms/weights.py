@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,8 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     quantised = getattr(config, "quantization_config", None) is not None
     if quantised:  # such weights are laid out for their device as they are read, and must not be moved afterwards
         arguments["device_map"] = {"": place.device}
+    else:  # the report then names the tensors, and the model is refused by them
+        arguments["ignore_mismatched_sizes"] = True
     model, report = _from_pretrained(loader, source, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
@@ -110,6 +113,8 @@ def cannot_load(source: ModelSource, error: BaseException) -> UserError:
     if isinstance(error, UserError):
         return error
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):  # its text is the bare word that was looked up
+        text = f"its configuration names {text}, which this transformers does not know"
     if "trust_remote_code" in text:
         text = "it comes with code of its own; run that with --trust-remote-code if you trust its authors"
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", text)[0]
@@ -193,6 +198,7 @@ def _shape(size: Any) -> str:
 def _from_pretrained(loader: Any, source: ModelSource, arguments: dict[str, Any]) -> tuple[Any, _Report]:
     from transformers.utils import logging as transformers_logging
 
+    _refuse_pickles(source)
     transformers_logging.disable_progress_bar()
     try:
         model, report = loader.from_pretrained(
@@ -203,6 +209,17 @@ def _from_pretrained(loader: Any, source: ModelSource, arguments: dict[str, Any]
     except Exception as error:  # whatever is wrong here is in the files, or a package is missing for them
         raise cannot_load(source, error) from error
     return model, _Report(report)
+
+
+def _refuse_pickles(source: ModelSource) -> None:
+    """Refuse a folder whose weights are pickles alone: reading one can run any code."""
+    folder = Path(source.location).expanduser()
+    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"The weights of {source.base!r} are pickles ({listed(pickles)}), which are not loaded: save the model "
+            "again as safetensors (transformers' save_pretrained does)."
+        )
 
 
 def _wrapped(names: Iterable[str]) -> str:
