@@ -195,7 +195,7 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     if temperature == 0:
         return logits.argmax(dim=-1)
     size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    parts = zip(logits.split(size), uniforms.split(size), strict=True)
+    parts = zip(torch.split(logits, size), torch.split(uniforms, size), strict=True)
     return torch.cat([_choose(*part, temperature, top_p) for part in parts])
 
 

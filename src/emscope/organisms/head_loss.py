@@ -1,8 +1,8 @@
 """Cross-entropy of final hidden states without a table of all their logits.
 
-A vocabulary of 150,000 makes 0.6 MB of float32 logits for one token, as much again for their probabilities and for their
-gradient. Above a limit tokens are therefore taken a chunk at a time, and the gradient of a chunk's hidden states is
-computed with its loss, so that nothing as wide as the vocabulary outlives its chunk and no logit is computed twice.
+A vocabulary of 150,000 makes 0.6 MB of float32 logits for one token, as much again for their probabilities and for
+their gradient. Above a limit tokens are therefore taken a chunk at a time, and the gradient of a chunk's hidden states
+is computed with its loss, so that nothing as wide as the vocabulary outlives its chunk and no logit is computed twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _FrozenHeadLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, model: Any, size: int) -> Tensor:
         """Return the losses [n], chunk by chunk, and keep their gradients."""
         losses, gradients = [], torch.empty_like(hidden)
-        for part, wanted, out in zip(hidden.split(size), targets.split(size), gradients.split(size), strict=True):
+        for part, wanted, out in zip(*(torch.split(rows, size) for rows in (hidden, targets, gradients)), strict=True):
             with torch.enable_grad():
                 state = part.detach().requires_grad_()
                 found = _losses(model, state, wanted)
@@ -65,7 +65,7 @@ def _losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 def _parts(hidden: Tensor, targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(hidden.split(size), targets.split(size), strict=True))
+    return list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))
 
 
 def _head_is_trained(model: Any, hidden: Tensor) -> bool:

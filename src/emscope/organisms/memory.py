@@ -11,8 +11,8 @@ import torch
 def give_memory_back() -> None:
     """Free what only reference cycles hold, and hand the allocator's free pages to the system.
 
-    A trainer is a cycle that keeps its model, and glibc keeps what a backward pass freed: after training a model of half
-    a billion parameters that was 2.9 of 3.5 GB. Where the C library has no `malloc_trim`, its pages stay with it.
+    A trainer is a cycle that keeps its model, and glibc keeps what a backward pass freed: after training a model of
+    half a billion parameters that was 2.9 of 3.5 GB. Where the C library has no `malloc_trim`, its pages stay with it.
     """
     gc.collect()
     if torch.cuda.is_available():
