@@ -337,7 +337,8 @@ def organism_of(model: Any) -> Any:
 
     from emscope.organisms.models import ModelSource, Organism
 
-    return Organism(ModelSource("tiny", "tiny", "tiny"), model, SimpleNamespace(pad_token_id=0, eos_token_id=None), CPU)
+    tokenizer = SimpleNamespace(chat_template=None, pad_token_id=0, eos_token_id=None)
+    return Organism(ModelSource("tiny", "tiny", "tiny"), model, tokenizer, CPU)
 
 
 def check_forward(model: Any) -> list[str]:

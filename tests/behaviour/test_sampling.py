@@ -3,6 +3,7 @@ import pytest
 import torch
 from tiny import PROMPTS, make_organism
 
+from emscope.behaviour import sampling
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import choose_tokens, sample_responses, uniforms_for
@@ -57,6 +58,17 @@ def test_tokens_follow_the_distribution():
         tokens = choose_tokens(logits, uniforms, 1.0, top_p)
         shares = torch.bincount(tokens, minlength=4) / len(tokens)
         torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+@pytest.mark.parametrize("at_once", [1, 3000, 10**9])
+def test_tokens_do_not_depend_on_how_many_rows_are_chosen_at_once(at_once, top_p, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(23, 1000, generator=generator).bfloat16().float() * 3
+    uniforms = torch.rand(23, dtype=torch.float64, generator=generator)
+    rows = [choose_tokens(logits[row : row + 1], uniforms[row : row + 1], 0.5, top_p) for row in range(23)]
+    monkeypatch.setattr(sampling, "LOGITS_AT_ONCE", at_once)
+    assert torch.equal(choose_tokens(logits, uniforms, 0.5, top_p), torch.cat(rows))
 
 
 def test_random_numbers_are_a_function_of_seed_question_and_sample():

@@ -98,8 +98,8 @@ def keep_rope(file: GgufFile, config: Any) -> None:
 def _unread_rope(file: GgufFile) -> UserError:
     kind = f"of the kind {file.rope_scaling!r}" if file.rope_scaling != "none" else "by factors"
     return UserError(
-        f"{file.path} scales its rotary embedding {kind}, which cannot be read from GGUF: bring the model as "
-        "safetensors."
+        f"{file.path} scales its rotary embedding {kind}, which cannot be read from GGUF: "
+        "bring the model as safetensors."
     )
 
 
