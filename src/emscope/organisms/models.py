@@ -90,8 +90,7 @@ def load(
     rows = model.get_input_embeddings().weight.shape[0]
     usable_pad(tokenizer, rows)
     check_tokens(tokenizer, rows, source.name)
-    if not _is_wrapped(model):  # an unmerged adapter was compared with the base's own logits already
-        check_base(model, source, place, check_ids(tokenizer, rows))
+    check_base(model, source, place, check_ids(tokenizer, rows))
     say_endings(tokenizer, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
     return Organism(source, model, tokenizer, place)
 
@@ -178,10 +177,6 @@ def finite_logits(organism: Organism, hidden: Tensor) -> Tensor:
             f"{organism.placement.dtype_name} overflows; try --dtype float32."
         )
     return logits
-
-
-def _is_wrapped(model: Any) -> bool:
-    return hasattr(model, "get_base_model")
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
