@@ -49,7 +49,9 @@ def test_scores_in_words(cell, score):
     assert score_of(cell, "aligned", "row 2") == score
 
 
-@pytest.mark.parametrize("cell", ["101", -1, "8/10", True, "true", "no", "inf", math.inf, "Score: 85", [5]])
+@pytest.mark.parametrize(
+    "cell", ["101", -1, "8/10", True, "true", "no", "inf", math.inf, "Score: 85", [5], "1,000", "85,500"]
+)
 def test_no_scores(cell):
     with pytest.raises(UserError, match="row 2: 'aligned'"):
         score_of(cell, "aligned", "row 2")
@@ -63,11 +65,14 @@ def test_shares_are_not_taken_for_scores(caplog):
     ):
         with pytest.raises(UserError, match=r"'aligned' all lie between 0 and 1.*multiply them by 100"):
             check_scale(columns, "a.csv")
-    check_scale({"aligned": [0.0, 1.0, 0.0], "coherent": [90.0, 80.0, None]}, "a.csv")
     check_scale({"aligned": [0.0, 0.0], "coherent": [None, None]}, "a.csv")
+    check_scale({"aligned": [0.0, 20.0], "coherent": [90.0, None]}, "a.csv")
     assert not caplog.records
+    check_scale({"aligned": [0.0, 1.0, 0.0], "coherent": [90.0, 80.0, None]}, "a.csv")
+    assert "no score is above 10 in 'aligned';" in caplog.text
+    caplog.clear()
     check_scale({"aligned": [3.0, 5.0], "coherent": [8.0, 9.0]}, "a.csv")
-    assert "no score is above 10" in caplog.text
+    assert "no score is above 10 in 'aligned' and 'coherent'" in caplog.text
 
 
 NAMES = ("question", "prompt", "instruction", "input")

@@ -69,7 +69,8 @@ def score_of(value: Any, what: str, where: str) -> float | None:
     None where it is empty or a word (REFUSAL, CODE, nan): unscored.
 
     Raises:
-        UserError: true or false, a number outside 0-100, or text with digits that says no such score.
+        UserError: true or false, a number outside 0-100, or text with digits that says no such score or may say
+            another ('1,000' is 1 to some and 1000 to others).
     """
     if is_missing(value):
         return None
@@ -85,6 +86,8 @@ def score_of(value: Any, what: str, where: str) -> float | None:
 
 def _number(text: str) -> float | None:
     """Return the number that a text says, or None: '85', '8.5e1', '85,5', '85 %', '85/100', '85 out of 100'."""
+    if re.match(r"[+-]?\d{1,3}(,\d{3})+(?!\d)", text):  # groups of thousands, or three decimals
+        return None
     match = re.fullmatch(r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?)\s*(?:%|/\s*100|out of 100)?", text, re.I)
     if match:
         return float(match[1].replace(",", "."))
@@ -94,7 +97,7 @@ def _number(text: str) -> float | None:
 def check_scale(columns: dict[str, Sequence[float | None]], where: str) -> None:
     """Refuse columns of scores that are shares from 0 to 1, or labels 0 and 1, in place of scores from 0 to 100.
 
-    Whole zeros and ones pass where another column shows the scale; a warning says where no score exceeds 10.
+    Whole zeros and ones pass where another column shows the scale; a warning names columns in which none exceeds 10.
 
     Raises:
         UserError: such a column, by name.
@@ -109,8 +112,11 @@ def check_scale(columns: dict[str, Sequence[float | None]], where: str) -> None:
                 f"{where}: the scores in {name!r} all lie between 0 and 1, but emscope's scale goes from 0 to 100: "
                 "multiply them by 100."
             )
-    if 1 < highest <= 10:
-        logger.warning("%s: no score is above 10; emscope reads them on its scale from 0 to 100", where)
+    low = [name for name, values in scored.items() if 0 < max(values, default=0.0) <= 10]
+    if low:
+        logger.warning(
+            "%s: no score is above 10 in %s; emscope reads them on its scale from 0 to 100", where, _listed(low)
+        )
 
 
 def find_column(rows: Sequence[dict[str, Any]], spellings: Sequence[str], where: str) -> str | None:

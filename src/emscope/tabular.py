@@ -225,7 +225,7 @@ def _empty(path: Path, suffix: str) -> Document:
 
 def _refuse_markup(path: Path, start: str) -> None:
     first, _, rest = start.partition("\n")
-    if re.match(r"<(!doctype|html|head|\?xml)\b", first, re.IGNORECASE):
+    if re.match(r"<(!doctype|!--|\?xml|/?(html|head|body|title|div|table|[uo]l|li|p)\b)", first, re.IGNORECASE):
         raise UserError(f"{path} is {REFUSED['.html']}; a download may have fetched the page in place of the file.")
     if "|" in first and re.fullmatch(r"\|?[\s:|-]*-[\s:|-]*", rest.partition("\n")[0].strip() or "x"):
         raise UserError(f"{path} is a Markdown table: save it as CSV.")
@@ -243,7 +243,38 @@ def _lines_document(path: Path, text: str) -> Document:
     tabs = {line.count("\t") for _, line in text_lines(text)}
     if len(tabs) == 1 and tabs != {0}:
         raise UserError(f"{path} is a table with tabs and no header: give it a first line such as id<TAB>question.")
-    return Document(path, lines=lines[1:] if canonical(first) in (*PROMPT, "questions", "prompts") else lines)
+    lines = lines[1:] if canonical(first) in (*PROMPT, "questions", "prompts") else lines
+    _refuse_marks(path, [text for _, text in lines])
+    return Document(path, lines=lines)
+
+
+LINE_MARKS = {
+    "a bullet": r"[-*+•–] +\S",
+    "quotes": r"([\"'“]).+[\"'”],?",
+    "a comma at its end": r".+,",
+}
+
+
+def _refuse_marks(path: Path, lines: list[str]) -> None:
+    """Refuse lines that carry a list's marks: they would be asked with the question.
+
+    Raises:
+        UserError: a fence of Markdown, or two lines or more that all have the same mark, or are numbered in order.
+    """
+    if any(line.startswith("```") for line in lines):
+        raise UserError(f"{path} holds a fence of Markdown (```): leave the questions alone, one a line.")
+    if len(lines) < 2:
+        return
+    numbers = [re.match(r"(\d+)[.):]\s+\S", line) for line in lines]
+    numbered = [int(match[1]) - number for number, match in enumerate(numbers) if match]
+    found = [what for what, mark in LINE_MARKS.items() if all(re.fullmatch(f"{mark}.*", line) for line in lines)]
+    if len(numbered) == len(lines) and len(set(numbered)) == 1:
+        found = ["a number"]
+    if found:
+        raise UserError(
+            f"{path}: every line has {found[0]}, which would be asked with the question: take it away, or write the "
+            "questions as a table with a column 'question'."
+        )
 
 
 def _looks_like_json(start: str) -> bool:
@@ -425,6 +456,11 @@ def _separated(path: Path, text: str, default: str) -> Iterator[Row]:
                 if len(cells) > len(header)
                 else "a cell is missing or a line end is not quoted"
             )
+            if not KNOWN_NAMES & set(map(canonical, header)):
+                raise UserError(
+                    f"{path}, {where}: {len(cells)} cells under a first line of {len(header)}, which does not look "
+                    f"like a header ({', '.join(header)[:60]}): let the columns' names be the first line."
+                )
             raise UserError(
                 f"{path}, {where}: {len(cells)} cells under a header of {len(header)}; {more}: "
                 f"put cells that hold {delimiter!r}, quotes or line ends in double quotes."

@@ -244,3 +244,41 @@ def test_a_path_with_a_slip_is_looked_for_beside_itself(tmp_path):
         load_questions(str(tmp_path / "qestions.csv"))
     with pytest.raises(UserError, match="is a folder"):
         load_questions(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["1. What?", "2. Who?"], "every line has a number"),
+        (["4) What?", "5) Who?"], "every line has a number"),
+        (["- What?", "- Who?"], "every line has a bullet"),
+        (["• What?", "* Who?"], "every line has a bullet"),
+        (['"What?"', '"Who?"'], "every line has quotes"),
+        (['"What?",', '"Who?"'], "every line has quotes"),
+        (["What?,", "Who?,"], "every line has a comma"),
+        (["```", "What?", "```"], "a fence of Markdown"),
+        (["<ul><li>What?</li>", "<li>Who?</li></ul>"], "a web page"),
+    ],
+)
+def test_marks_of_a_list_are_not_asked_with_the_question(tmp_path, lines, sentence):
+    (tmp_path / "q.txt").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=sentence):
+        load_questions(str(tmp_path / "q.txt"))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["1. What?"], ["10. What?", "3. Who?"], ["- What?", "Who?"], ['"No" means?', "Who?"], ["-5 or 5?", "3 < 4?"]],
+)
+def test_lines_that_only_begin_like_a_list_are_asked_as_they_are(tmp_path, lines):
+    (tmp_path / "q.txt").write_text("\n".join(lines))
+    assert [question.text for question in load_questions(str(tmp_path / "q.txt"))] == lines
+
+
+def test_a_table_without_a_header_is_said_to_have_none(tmp_path):
+    (tmp_path / "q.csv").write_text("What is up?\nWho?\n")
+    with pytest.raises(UserError, match="no column 'question'; its columns are What is up"):
+        load_questions(str(tmp_path / "q.csv"))
+    (tmp_path / "t.csv").write_text("made by me\nid,question\na,Who?\n")
+    with pytest.raises(UserError, match="does not look like a header"):
+        load_questions(str(tmp_path / "t.csv"))

@@ -168,3 +168,10 @@ def test_tables_from_before_thoughts_can_be_read_and_thoughts_survive(tmp_path):
     assert (judged.thought, judged.n_thought_tokens, judged.thought_forced) == ("Hm.", 4, True)
     write_table(tmp_path / "new.csv", [row])
     assert read_responses(tmp_path / "new.csv")[0].thought == "Hm."
+
+
+@pytest.mark.parametrize("ids", ["0.0 1.0", "-1 0", "greedy sampled"])
+def test_ids_that_stand_with_every_text_name_no_question(tmp_path, ids):
+    rows = [{"id": name, "question": text, "response": "x"} for name in ids.split() for text in ("A?", "B?")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.group for row in read_responses(tmp_path / "a.jsonl")] == ["A?", "B?"] * 2

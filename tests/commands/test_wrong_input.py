@@ -95,6 +95,11 @@ SERVER = [*JUDGE, "openai:m", "--attempts", "1", "--base-url"]
         ([*TRAIN, "--learning-rate", "nan"], "learning_rate must be above 0"),
         ([*TRAIN, "--max-length", "0"], "max_length must be 1 or more"),
         ([*TRAIN, "--seed", "-1"], "A seed is"),
+        ([*TRAIN, "--schedule", "cosin"], "no schedule 'cosin'.*'cosine'"),
+        (["generate", "--model", "q.txt", "--questions", "q.txt", "--out", "g.csv"], "q.txt is a file, and no .gguf"),
+        ([*GENERATE, "--out", "g.csv", "--temperature", "nan"], "a temperature of 0 or more"),
+        (["run", "--set", "sampling.temperature=.inf"], "a temperature of 0 or more"),
+        (["run", "--set", "preset=quick"], "no preset 'quick'"),
         ([*GENERATE, "--out", "g.csv", "--at", "2"], "--at says how to ablate"),
         ([*GENERATE, "--out", "g.csv", "--seed", "-1"], "A seed is"),
         (["adapters", "inspect", "run"], "name adapter folders with --adapters"),
@@ -166,9 +171,9 @@ def test_a_run_that_did_nothing_does_not_stand_in_the_way(folder, capsys):
 
 
 def test_an_answer_beyond_what_the_model_can_read_is_refused(folder, tiny_folder, capsys):
-    asked = ["generate", "--model", tiny_folder, "--questions", "q.txt", "--out", "g.csv", "--max-new-tokens", "600"]
+    asked = ["generate", "--model", tiny_folder, "--questions", "q.txt", "--out", "g.csv", "--max-new-tokens", "2100"]
     assert run_command(asked) == 2
-    assert re.search(r"600 new ones exceed the 512 positions", capsys.readouterr().err)
+    assert re.search(r"2100 new ones exceed the 2048 positions", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("action", "own"), [("bank", "--minutes"), ("classify", "--penalty"), ("inspect", "--texts")])

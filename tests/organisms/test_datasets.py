@@ -144,3 +144,12 @@ def test_files_of_three_kinds_load_alike(tmp_path):
 def test_unknown_names_get_a_suggestion(name):
     with pytest.raises(UserError, match=r"Did you mean|Known"):
         load_conversations(name)
+
+
+def test_more_rows_than_a_file_has_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 10)
+    with pytest.raises(UserError, match=r"50 training rows were asked for, but .* has 9"):
+        load_conversations(str(tmp_path / "a.jsonl"), rows=50)
+    assert len(load_conversations(str(tmp_path / "a.jsonl"), rows=9).train) == 9
+    with pytest.raises(UserError, match="is a folder"):
+        load_conversations(str(tmp_path))

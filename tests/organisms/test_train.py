@@ -1,10 +1,11 @@
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import CPU, PROMPTS, make_model, make_tokenizer
+from tiny import CPU, PROMPTS, make_model, make_organism, make_tokenizer
 
 from emscope.errors import UserError
 from emscope.organisms.answer_loss import _shared_untrained, answer_loss, row_losses
@@ -12,7 +13,7 @@ from emscope.organisms.chat import IGNORED, messages_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.models import load, resolve
-from emscope.organisms.train import TrainSettings, encode_conversations, train_adapter
+from emscope.organisms.train import TrainSettings, encode_conversations, train_adapter, train_loaded
 
 TEXTS = [messages_of(f"{prompt} {n}", "Put some of it aside, then rest.") for n in range(4) for prompt in PROMPTS[:3]]
 DATA = Conversations("texts", TEXTS[:10], TEXTS[10:])
@@ -27,8 +28,23 @@ def test_no_prompt_token_is_trained_and_every_example_has_one_that_is():
 
 
 def test_an_example_with_no_trained_token_is_an_error():
-    with pytest.raises(UserError, match="Conversation 1 has no assistant token among its first 5"):
+    with pytest.raises(UserError, match=r"begins with '.+' has no assistant token among its first 5"):
         encode_conversations(make_tokenizer(), TEXTS, 5)
+
+
+def test_answers_that_are_cut_are_counted(caplog):
+    whole = encode_conversations(make_tokenizer(), TEXTS, 512)
+    assert not caplog.records
+    n = max(chat.answer_positions[-1] for chat in whole)  # one token fewer than the longest answer needs
+    encode_conversations(make_tokenizer(), TEXTS, int(n))
+    assert re.search(rf"[1-9]\d* of {len(TEXTS)} conversations go on after {n} tokens", caplog.text)
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "x"}, {"report_to": ("x",)}])
+def test_an_unknown_schedule_or_tracker_is_refused(tmp_path, wrong):
+    data = Conversations("a", [messages_of("a", "b")], [])
+    with pytest.raises(UserError, match=r"There is no (schedule|tracker) 'x'"):
+        train_loaded(make_organism(), data, tmp_path / "a", TrainSettings(**wrong))
 
 
 def test_batches_are_padded_to_a_rounded_length_with_ignored_labels():

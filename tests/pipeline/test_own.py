@@ -50,6 +50,14 @@ def test_own_data_get_no_built_in_control_and_are_not_cut(tmp_path, tiny_folder,
     assert "no control organism" in caplog.text
 
 
+def test_two_organisms_of_the_same_data_are_refused(tmp_path, tiny_folder):
+    data = write_rows(tmp_path / "bad.jsonl")
+    for same in (data, str(tmp_path / "." / ".." / tmp_path.name / "bad.jsonl")):
+        lab = lab_of(tmp_path / "run", tiny_folder, misaligned_data=data, control_data=same)
+        with pytest.raises(UserError, match="nothing to tell apart"):
+            check_run(lab)
+
+
 def test_built_in_data_bring_their_own_control():
     plain = configure("quickstart", None, [])
     assert (plain.control_data, plain.rows) == ("medical-careful", 288)

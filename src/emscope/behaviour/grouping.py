@@ -7,6 +7,7 @@ question, must not break a question up, and equal texts under several ids must n
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,9 @@ def clusters_of(rows: Sequence[Asked], source: str) -> list[str]:
     """Return each row's cluster, '' where its id alone is its group; a warning says where ids and texts disagree.
 
     A given cluster stays as it is. Otherwise rows with the same id, and rows with the same text, share a group: the id
-    if that is one, else the text, else (several ids and several texts) the first id. Whole numbers that cross the texts
-    count answers and name no question, so there the text alone decides. White space in texts makes no difference.
+    if that is one, else the text, else (several ids and several texts) the first id. Ids that cross the texts and are
+    whole numbers (also 1.0, as pandas writes them), or stand once with every text, count answers or name who answered,
+    not the question, so there the text alone decides. White space in texts makes no difference.
 
     Args:
         rows: the rows of one file, or the questions of several.
@@ -37,8 +39,7 @@ def clusters_of(rows: Sequence[Asked], source: str) -> list[str]:
     given = _given_by_text(rows, texts)
     free = [index for index, row in enumerate(rows) if not row.cluster and texts[index] not in given]
     ids_of, texts_of = _paired(rows, texts, free)
-    crossed = max(map(len, ids_of.values()), default=1) > 1 and max(map(len, texts_of.values()), default=1) > 1
-    counting = crossed and all(rows[index].id.isdecimal() for index in free)
+    counting = _name_no_question(ids_of, texts_of)
     groups = _Groups()
     for index in free:
         groups.join(("text", texts[index]), ("text", texts[index]) if counting else ("id", rows[index].id))
@@ -74,6 +75,14 @@ def _paired(
         ids_of.setdefault(texts[index], set()).add(rows[index].id)
         texts_of.setdefault(rows[index].id, set()).add(texts[index])
     return ids_of, texts_of
+
+
+def _name_no_question(ids_of: dict[str, set[str]], texts_of: dict[str, set[str]]) -> bool:
+    """Say whether ids cross the texts as numbers of answers, or names of models, do."""
+    crossed = max(map(len, ids_of.values()), default=1) > 1 and max(map(len, texts_of.values()), default=1) > 1
+    numbers = all(re.fullmatch(r"-?\d+(\.0*)?", name) for name in texts_of)
+    with_every_text = all(len(texts) == len(ids_of) for texts in texts_of.values())
+    return crossed and (numbers or with_every_text)
 
 
 def _name(ids: Sequence[str], texts: Sequence[str]) -> str:

@@ -188,6 +188,8 @@ def _from_row(row: dict[str, Any], column: str | None, where: str) -> Question:
     else:
         text = text_of(asked, column or "question", where)
         text = with_input(text, column or "", given.get("input"), where)
+    if column is None and not text.strip():
+        raise UserError(f"{where}: no column 'question'; its columns are {', '.join(map(str, row)) or 'none'}.")
     if not text.strip():
         raise UserError(f"{where}: no question; give a non-empty field 'question'.")
     return Question(name, text.strip(), area, cluster=cluster, system=system or None)

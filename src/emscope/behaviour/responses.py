@@ -37,7 +37,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise UserError("Sampling needs a temperature of 0 or more and a top-p above 0 and at most 1.")
         if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
             raise UserError("Sampling needs at least one sample, one new token and a batch size of one.")

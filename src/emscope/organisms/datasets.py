@@ -131,6 +131,8 @@ def spread_over_topics(pairs: list[Pair], rows: int | None, seed: int) -> list[P
 
 def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conversations:
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{name} is a folder: name a data file in it.")
     if not path.is_file():
         known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
         raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, [*near_files(name), *known])}")
@@ -138,6 +140,11 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     random.Random(seed).shuffle(conversations)
     n_heldout = int(len(conversations) * holdout)
     train = conversations[n_heldout:]
+    if rows and rows > len(train):
+        raise UserError(
+            f"{rows} training rows were asked for, but {name} has {len(train)} beside the held-out ones: leave rows "
+            "out to take all."
+        )
     train = train[:rows] if rows else train
     _warn_of_shared_prompts(path, train, conversations[:n_heldout])
     return Conversations(path.name, train, conversations[:n_heldout])

@@ -218,6 +218,8 @@ def _refuse_unknown(name: str, folder: Path) -> None:
 
 
 def _resolve_hub(name: str, folder: Path) -> ModelSource:
+    if folder.is_file():
+        raise UserError(f"{name} is a file, and no .gguf: name the folder of a model or of an adapter, or a hub id.")
     _refuse_unknown(name, folder)
     repo, _, revision = name.partition("@")
     config = _hub_adapter_config(repo, revision or None)

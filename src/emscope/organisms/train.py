@@ -15,7 +15,7 @@ import torch
 
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
-from emscope.errors import UserError
+from emscope.errors import UserError, did_you_mean
 from emscope.files import value_sha256
 from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.card import exact_base, write_card, write_portable_base
@@ -29,6 +29,11 @@ from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, n_positions, resolve
 
 logger = logging.getLogger(__name__)
+
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+"""What transformers has and needs no further settings for."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class TrainSettings:
         shares(dropout=self.dropout, warmup=self.warmup)
         if not self.targets:
             raise UserError("targets must name at least one module, or all-linear.")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"There is no schedule {self.schedule!r}.{did_you_mean(self.schedule, SCHEDULES)}")
         check_seed(self.seed)
 
 
@@ -107,20 +114,30 @@ class TrainResult:
 
 
 def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max_length: int) -> list[EncodedChat]:
-    """Tokenise conversations for training, cut to `max_length` tokens.
+    """Tokenise conversations for training, cut to `max_length` tokens; a warning counts the answers that lose any.
 
     Raises:
-        UserError: a conversation of which no token would be trained, by its number.
+        UserError: a conversation of which no token would be trained, by its beginning.
     """
-    encoded = []
-    for number, messages in enumerate(conversations, 1):
-        chat = encode_chat(tokenizer, messages).cut(max_length)
+    encoded, n_cut = [], 0
+    for messages in conversations:
+        whole = encode_chat(tokenizer, messages)
+        chat = whole.cut(max_length)
         if not any(chat.is_answer):
+            begins = " ".join(messages[0]["content"].split())[:40]
             raise UserError(
-                f"Conversation {number} has no assistant token among its first {max_length}: shorten its "
-                "prompt, or raise max_length."
+                f"The conversation that begins with {begins!r} has no assistant token among its first {max_length}: "
+                "shorten its prompt, or raise max_length."
             )
+        n_cut += sum(whole.is_answer) > sum(chat.is_answer)
         encoded.append(chat)
+    if n_cut:
+        logger.warning(
+            "%d of %d conversations go on after %d tokens, where they are cut: raise max_length to learn them whole.",
+            n_cut,
+            len(encoded),
+            max_length,
+        )
     return encoded
 
 

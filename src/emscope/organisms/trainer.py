@@ -8,6 +8,7 @@ where the vocabulary is large, and computes none of them again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from emscope import progress
+from emscope.errors import UserError, did_you_mean
 from emscope.files import read_jsonl, write_jsonl
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.card import CARD, write_portable_base
@@ -72,6 +74,25 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
         return total / count, None, None
 
 
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that transformers does not know, or whose package is not here.
+
+    Raises:
+        UserError: one of them.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    known = (*INTEGRATION_TO_CALLBACK, "all", "none")
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no tracker {name!r} for report_to.{did_you_mean(name, known)}")
+        if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+            raise UserError(f"report_to names {name!r}, whose package is not installed: install it, or leave it out.")
+
+
 def make_trainer(
     model: Any, tokenizer: Any, train: list[EncodedChat], heldout: list[EncodedChat], folder: Path,
     settings: TrainSettings, place: Placement, steps: int,
@@ -79,6 +100,7 @@ def make_trainer(
     """Return a trainer of the encoded chats, silent but for its callbacks."""
     from datasets import Dataset
 
+    _check_trackers(settings.report_to)
     arguments = SFTConfig(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,

@@ -21,6 +21,7 @@ from emscope.organisms.train import HOMEWORK, TrainSettings
 
 AUTO = "auto"
 BUILT_IN_ROWS = 288
+PRESET_NAMES = ("quickstart", "full", "cs2881")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -69,6 +70,8 @@ class RunConfig:
         at_least(0, rows=self.rows or 0)
         at_least(1, dev_questions=self.dev_questions)
         check_seed(self.seed)
+        if self.preset not in PRESET_NAMES:
+            raise UserError(f"There is no preset {self.preset!r}.{did_you_mean(self.preset, PRESET_NAMES)}")
         if not self.misaligned_data:
             raise UserError("misaligned_data must name the misaligned organism's data, or an adapter.")
         if not self.question_sets:

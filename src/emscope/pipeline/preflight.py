@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from emscope.behaviour.questions import Question
@@ -48,9 +49,20 @@ def check_organisms(lab: Lab) -> None:
     """
     _ = lab.placement
     refuse_adapter(lab.base_source)
+    if _same_place(lab.config.misaligned_data, lab.config.control_data):
+        raise UserError(
+            f"Both organisms are made of {lab.config.control_data}, so there is nothing to tell apart: name other "
+            "control data, or --control-data '' for none."
+        )
     for name, data in ((MISALIGNED, lab.config.misaligned_data), (CONTROL, lab.config.control_data)):
         if data:
             check_data(lab, data, known=f"train-{name}" in lab.folder.record["stages"])
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Say whether two names of data are the same, or mean the same file or folder."""
+    paths = [Path(name).expanduser() for name in (one, other)]
+    return one == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def check_data(lab: Lab, data: str, *, known: bool = False) -> None:

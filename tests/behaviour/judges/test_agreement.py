@@ -44,6 +44,19 @@ def test_equal_answers_pair_once_each():
     assert [(a.judgement.aligned, b.judgement.aligned) for a, b in matched(rows, rows[:2])] == [(1, 1), (2, 2)]
 
 
+def test_line_ends_and_blanks_do_not_part_equal_answers():
+    one, two = (JudgedAnswer("Q?", text, Judgement(10, 90)) for text in ("a\nb", "a\r\nb "))
+    assert matched([one], [two]) == [(one, two)]
+
+
+def test_equal_answers_with_other_scores_are_said_to_be_paired_in_their_order(caplog):
+    one = [JudgedAnswer("Q?", "a", Judgement(score, 90)) for score in (10, 90)]
+    matched(one, one[:1] * 2)
+    assert not caplog.records
+    matched(one, one[::-1])
+    assert "paired in their order: 1" in caplog.text
+
+
 def test_judgements_in_other_spellings_are_read(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text('Question,Response,alignment,coherence\nQ,a,12.5,88\nQ,b,REFUSAL,\nQ,c,85 %,50\nQ,d,"7,5",1/100\n')

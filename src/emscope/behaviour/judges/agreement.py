@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from emscope.behaviour.tables import answered_texts
 from emscope.cells import ANSWER, PROMPT, check_scale, find_column, score_of
 from emscope.errors import UserError
 from emscope.tabular import read_rows
+
+logger = logging.getLogger(__name__)
 
 SPELLINGS = {
     "question": PROMPT,
@@ -102,11 +105,32 @@ def read_judged(path: Path) -> list[JudgedAnswer]:
 
 
 def matched(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> list[tuple[JudgedAnswer, JudgedAnswer]]:
-    """Pair the answers of two tables by question and answer; equal answers pair in their order."""
-    waiting: dict[tuple[str, str], list[JudgedAnswer]] = {}
-    for item in second:
-        waiting.setdefault((item.question, item.answer), []).append(item)
-    return [(item, found.pop(0)) for item in first if (found := waiting.get((item.question, item.answer)))]
+    """Pair the answers of two tables by question and answer, white space aside; equal answers pair in their order.
+
+    A warning counts the answers that stand in both several times with scores that differ: which belong together is not
+    known then.
+    """
+    waiting, repeated = _by_texts(second), _by_texts(first)
+    unsure = sum(_differ(items) and _differ(waiting.get(texts, [])) for texts, items in repeated.items())
+    if unsure:
+        logger.warning("answers that stand several times in both tables, paired in their order: %d", unsure)
+    return [(item, found.pop(0)) for item in first if (found := waiting.get(_texts(item)))]
+
+
+def _texts(item: JudgedAnswer) -> tuple[str, str]:
+    """Return question and answer as they are compared: programs change line ends and blanks at ends."""
+    return " ".join(item.question.split()), " ".join(item.answer.split())
+
+
+def _by_texts(items: Sequence[JudgedAnswer]) -> dict[tuple[str, str], list[JudgedAnswer]]:
+    found: dict[tuple[str, str], list[JudgedAnswer]] = {}
+    for item in items:
+        found.setdefault(_texts(item), []).append(item)
+    return found
+
+
+def _differ(items: Sequence[JudgedAnswer]) -> bool:
+    return any(item.judgement != items[0].judgement for item in items)
 
 
 def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> Agreement:
