@@ -213,7 +213,7 @@ def test_what_a_name_stands_for(tmp_path, tiny_folder, hub):
     [
         ("", "is empty"),
         ("One question?\nTwo questions?\n", "add questions"),
-        ("word " * 2100 + "?\n" + "\n".join(f"Question {number}?" for number in range(20)), "2048 positions"),
+        ("word " * 9000 + "?\n" + "\n".join(f"Question {number}?" for number in range(20)), "positions: shorten"),
         (None, "no question set or file"),
     ],
 )
