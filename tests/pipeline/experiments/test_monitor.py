@@ -175,6 +175,12 @@ def test_questions_answers_and_an_organism_of_ones_own_are_monitored_too(run, tm
     assert mine["mine-1"]["turns"][0]["role"] == "user"
 
 
+def test_questions_with_system_prompts_are_refused(lab, tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "Rest?", "system": "Be a doctor."}\n')
+    with pytest.raises(UserError, match="without system prompts"):
+        run_monitor(lab, replace(SMALL, ask=(str(tmp_path / "q.jsonl"),)))
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -132,8 +132,16 @@ def is_table_of_answers(path: Path) -> bool:
 
 
 def _asked(lab: Lab, settings: MonitorSettings) -> list[Question]:
-    """Return the user's questions, tried with the base's template."""
+    """Return the user's questions, tried with the base's template.
+
+    Raises:
+        UserError: a question does not fit, or has a system prompt of its own: its answer would be read without it.
+    """
     questions = load_question_sets(settings.ask)
+    if any(question.system for question in questions):
+        raise UserError(
+            "monitor --ask asks questions without system prompts of their own: leave these out of the file."
+        )
     check_questions(lab, questions)
     return questions
 
