@@ -179,14 +179,9 @@ def _set_up(console: Console, debug: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-<<<<<<< HEAD
-    handler = _log_handler(console)
-=======
     if "OMP_WAIT_POLICY" not in os.environ:  # a thread that waits for one that other jobs keep from running sleeps soon
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded, so it is set before that
-    handler = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
-    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
->>>>>>> w-second
+    handler = _log_handler(console)
     logger = logging.getLogger("emscope")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
