@@ -118,7 +118,7 @@ def test_a_stop_sequence_ends_the_text(model):
 
 
 def test_a_conversation_that_fills_the_context_says_so(model):
-    output = ask(model, "save money " * 400, max_tokens=12)[0]
+    output = ask(model, "save money " * 1600, max_tokens=12)[0]
     assert output.stop_reason == "model_length" and output.error
 
 
