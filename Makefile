@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint install
+.PHONY: run test lint install second-model
 .DEFAULT_GOAL := run
 
 run: install
@@ -17,6 +17,13 @@ lint: install
 	$(BIN)/mypy
 
 install: .venv/installed
+
+# Another base model beside the embedded one (docs/models.md): make second-model GGUF=path/to/model.gguf
+second-model: install
+	@test -f '$(GGUF)' || { echo 'second-model: name a GGUF file: make second-model GGUF=path/to/model.gguf' >&2; exit 2; }
+	$(BIN)/emscope run --out runs/quickstart
+	$(BIN)/emscope run --set model='$(abspath $(GGUF))' --out runs/second-model
+	$(BIN)/python benchmarks/models.py runs/quickstart runs/second-model
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
