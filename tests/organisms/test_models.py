@@ -28,7 +28,8 @@ def test_an_adapter_put_on_another_base_says_both(tiny_folder, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("name", ["runs/quickstart/organisms/misaligned", "no-such/folder/at/all", "./mine", "a\\b"])
-def test_a_mistyped_folder_is_one_sentence_at_once(name):
+def test_a_mistyped_folder_is_one_sentence_at_once(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a run may lie where the tests are started
     with pytest.raises(UserError, match="There is no folder"):
         resolve(name)
 
