@@ -97,7 +97,7 @@ def test_what_is_no_folder_of_a_model_is_told_what_to_name(tmp_path, tiny_folder
     adapter(tmp_path / "runs" / "first", tiny_folder)
     with pytest.raises(UserError, match="name one of them: first"):
         resolve(str(tmp_path / "runs"))
-    with pytest.raises(UserError, match="is a file: name the folder"):
+    with pytest.raises(UserError, match=r"is a file, and no \.gguf: name the folder"):
         resolve(str(tmp_path / "runs" / "first" / "adapter_config.json"))
     with pytest.raises(UserError, match="is an address"):
         resolve("https://huggingface.co/somebody/some-model")
