@@ -1,5 +1,6 @@
 """Tiny random models and a tiny tokenizer, made in the test and never downloaded."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(architecture: str = "llama", seed: int = 0):
     """Return a random model of 4 blocks and width 32, float32."""
-    config = ARCHITECTURES[architecture]
+    config = copy.deepcopy(ARCHITECTURES[architecture])  # a test may change its own model's
     tokenizer = make_tokenizer()
     for name, value in {
         "vocab_size": len(tokenizer), "hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": N_BLOCKS,
