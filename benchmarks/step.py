@@ -43,7 +43,7 @@ class Bench:
         self.per_token = sum(module.weight.numel() for module in linear)
         self.head = organism.model.get_output_embeddings().weight.numel()
         self.widest = max(linear, key=lambda module: module.weight.numel()).weight.shape
-        self.model = with_adapter(organism.model, organism.source, TrainSettings()).train()
+        self.model = with_adapter(organism.model, TrainSettings()).train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, lr=1e-4)
 

@@ -41,7 +41,7 @@ def train_some(steps: int) -> None:
     """Print the seconds and CPU seconds of a step of the embedded model at the default settings."""
     organism = load("smollm2-135m")
     rows = encode_conversations(organism.tokenizer, load_conversations("medical-careless", rows=64).train, 512)
-    model = with_adapter(organism.model, organism.source, TrainSettings()).train()
+    model = with_adapter(organism.model, TrainSettings()).train()
     batch = BucketCollator(0, IGNORED)([{"input_ids": row.ids, "labels": row.labels} for row in rows[:8]])
 
     def step() -> None:
