@@ -41,6 +41,7 @@ from emscope.organisms.chat import stop_ids as chat_stop_ids
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import ModelSource, load_tokenizer
+from emscope.organisms.sources import adapter_folder
 
 logger = logging.getLogger(__name__)
 
@@ -112,16 +113,6 @@ def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
     if config.get("r", 0) > RANKS[-1]:
         odd.append(f"rank {config['r']}")
     return f"vLLM cannot serve the adapter {source.adapter} ({', '.join(odd)})" if odd else ""
-
-
-def adapter_folder(source: ModelSource) -> Path:
-    """Return the local folder of a source's adapter; one on the hub is fetched, because vLLM takes no revision."""
-    folder = Path(str(source.adapter)).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(source.adapter), revision=source.adapter_revision))
 
 
 def request_seed(seed: int, question_id: str, sample: int) -> int:
