@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.files import read_json
+from emscope.outside import read_json
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
 

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_DONE = 0
 EXIT_FINDING = 1
 EXIT_USER = 2
 EXIT_FAULT = 3
 
+REMEDY = "write or fetch it again"
+
 
 class UserError(Exception):
     """The input or the environment is wrong; the message is one sentence that says what to do."""
+
+
+class OutsideError(UserError):
+    """Something that came from outside cannot be used.
+
+    Its sentence reads 'WHERE PROBLEM: REMEDY.'
+
+    Args:
+        where: the file, with a place in it where that helps ('rows.jsonl, line 3').
+        problem: what is wrong with it, as the rest of a sentence ('is not valid JSON (…)').
+        remedy: what to do about it.
+    """
+
+    def __init__(self, where: str | Path, problem: str, remedy: str = REMEDY) -> None:
+        self.where = str(where)
+        super().__init__(f"{where} {problem}: {remedy}.")
 
 
 def missing_extra(package: str, extra: str) -> UserError:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from emscope.terminal import printable
+
 logger = logging.getLogger(__name__)
 
 Advance = Callable[[float], None]
@@ -129,13 +131,13 @@ def _bar_on(console: Console) -> Starter:
     @contextmanager
     def start(name: str, total: float, unit: str) -> Iterator[Advance]:
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %  {task.fields[speed]}"),
         )
         pace = Pace(total, unit)
         with Progress(*columns, console=console, transient=True) as bars:
-            bar = bars.add_task(name, total=total, speed="")
+            bar = bars.add_task(printable(name), total=total, speed="")
 
             def advance(amount: float) -> None:
                 pace.advance(amount)

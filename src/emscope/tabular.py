@@ -21,7 +21,7 @@ from typing import Any
 
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical
 from emscope.errors import UserError
-from emscope.files import no_file, parse_yaml
+from emscope.outside import no_file, parse_yaml
 
 Row = tuple[str, dict[str, Any]]
 

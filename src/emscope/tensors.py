@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from emscope.errors import UserError
-from emscope.files import atomic_path, no_file
+from emscope.files import atomic_path
+from emscope.outside import no_file
 
 METADATA_KEY = "emscope"
 

@@ -12,10 +12,11 @@ from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands.adapters import COMMAND
 from emscope.commands.main import parse
 from emscope.errors import UserError
-from emscope.files import read_json, write_json
+from emscope.files import write_json
 from emscope.organisms.bank import RECIPES, Recipe
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.experiments.adapters import (
     AdaptersSettings,

@@ -16,9 +16,10 @@ from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of, text_of
 from emscope.errors import UserError
-from emscope.files import atomic_path, no_file
+from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
 from emscope.organisms.thoughts import message_thought
+from emscope.outside import no_file
 from emscope.tabular import Row as TableRow
 from emscope.tabular import read_rows
 

@@ -35,13 +35,13 @@ from emscope.behaviour.vllm_check import (
     reference,
 )
 from emscope.errors import UserError, did_you_mean, missing_extra
-from emscope.files import read_json
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
 from emscope.organisms.chat import stop_ids as chat_stop_ids
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import ModelSource, load_tokenizer
 from emscope.organisms.sources import adapter_folder
+from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 

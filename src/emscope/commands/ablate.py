@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from emscope import terminal
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
@@ -63,12 +63,12 @@ class Ablate:
         changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
         if self.out is not None:
             write_table(self.out, [replace(row, organism=f"{self.model} {row.organism}") for row in [*plain, *changed]])
-        sys.stdout.write(f"{intervention.describe()}, on {len(plain)} answers\n\n")
+        terminal.write(f"{intervention.describe()}, on {len(plain)} answers\n\n")
         for before, after in list(zip(plain, changed, strict=True))[: self.show]:
-            sys.stdout.write(f"{before.question}\n{_line(before)}\n{_line(after)}\n\n")
+            terminal.write(f"{before.question}\n{_line(before)}\n{_line(after)}\n\n")
         for score in ("aligned", "coherent"):
             without, with_it = mean_of(plain, score), mean_of(changed, score)
-            sys.stdout.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
+            terminal.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
         return None
 
     def _search(

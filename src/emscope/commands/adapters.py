@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from emscope import terminal
 from emscope.checks import at_least
 from emscope.commands.common import emit
 from emscope.errors import UserError
-from emscope.files import read_json
 from emscope.organisms.bank import BankSettings
+from emscope.outside import read_json
 from emscope.pipeline.experiments.adapters import AdaptersSettings, inspect_adapters, make_run_bank, run_adapters
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
@@ -38,7 +38,7 @@ class Bank:
         """Make them and say what is missing."""
         at_least(0, minutes=self.minutes)
         missing = make_run_bank(open_run(self.run), AdaptersSettings(**vars(self.settings)), self.minutes)
-        sys.stdout.write(f"{self.run / 'bank'}: {f'{missing} organisms are still missing' if missing else 'done'}\n")
+        terminal.write(f"{self.run / 'bank'}: {f'{missing} organisms are still missing' if missing else 'done'}\n")
         return None
 
 
@@ -57,7 +57,7 @@ class Classify:
     def execute(self) -> int | None:
         """Test them and print."""
         run_adapters(open_run(self.run), self.settings)
-        sys.stdout.write(_table(read_json(experiment_file(self.run, "adapters"))))
+        terminal.write(_table(read_json(experiment_file(self.run, "adapters"))))
         return None
 
 

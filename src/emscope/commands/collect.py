@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emscope import terminal
 from emscope.behaviour.tables import question_name, read_responses
 from emscope.commands.common import ModelFlags, changed_flags, read_questions
 from emscope.commands.outputs import TENSORS, check_out
@@ -62,7 +62,7 @@ class Collect:
         )
         found = capture(organism, chats, self.capture)
         ActivationStore(self.model, tuple(ids), found).save(self.out)
-        sys.stdout.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
+        terminal.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
         return None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emscope import terminal
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.files import without_nan, write_json
@@ -111,7 +111,7 @@ def changed_flags(given: Any, names: Sequence[str]) -> str:
 def emit(value: Any, path: Path | None) -> None:
     """Print a result as JSON, or write it to a file and say where."""
     if path is None:
-        sys.stdout.write(json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
+        terminal.write(json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
     else:
         write_json(path, value)
-        sys.stdout.write(f"{path}\n")
+        terminal.write(f"{path}\n")

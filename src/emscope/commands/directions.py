@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from emscope import terminal
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
@@ -68,13 +68,13 @@ class MakeDirections:
         directions.save(self.out)
         random_like(directions, self.seed).save(control)
         if not shared:
-            sys.stdout.write(
+            terminal.write(
                 f"{self.out}: {len(directions.blocks)} blocks from {len(positive)} misaligned and {len(negative)} "
                 "aligned rows; what else the two sets differ in, such as topic or length, is in the direction too\n"
             )
             return None
         cosine = split_half_cosine(positive, negative, np.array(shared), self.seed)
-        sys.stdout.write(
+        terminal.write(
             f"{self.out}: {len(directions.blocks)} blocks from {len(shared)} questions, "
             f"split-half cosine of the mean difference {cosine.min():.3f}-{cosine.max():.3f}\n"
         )

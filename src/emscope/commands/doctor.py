@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import platform
-import sys
 import urllib.request
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from emscope import terminal
 from emscope.organisms.device import Placement, choose_placement, memory_bytes
 from emscope.organisms.embedded import embedded_state
 from emscope.organisms.lineage import versions
@@ -56,7 +57,9 @@ class Doctor:
             table.add_row(f"extra [{extra}]".replace("[", r"\["), _installed(module) or missing)
         for module, purpose in OTHERS.items():
             table.add_row(module, _installed(module) or f"missing; only needed for {purpose}")
-        Console(file=sys.stdout, highlight=False).print(table)
+        page = io.StringIO()
+        Console(file=page, width=Console().width, highlight=False).print(table)
+        terminal.write(page.getvalue())
         return None
 
 

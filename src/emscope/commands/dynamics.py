@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
@@ -35,8 +35,8 @@ class Dynamics:
         found = read_json(experiment_file(self.run, "dynamics"))
         for kind, own in found["adapters"].items():
             first, *more = findings(own)
-            sys.stdout.write("\n".join([f"\n{kind}: {first}", *more, "", table(own)]))
-        sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
+            terminal.write("\n".join([f"\n{kind}: {first}", *more, "", table(own)]))
+        terminal.write(f"\nOpen {self.run / 'report.html'}\n")
         return None
 
 

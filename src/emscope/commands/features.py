@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.features import FeaturesSettings, run_features
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
@@ -31,8 +31,8 @@ class Features:
     def execute(self) -> int | None:
         """Find the features and print the main figures."""
         run_features(open_run(self.run), self.settings)
-        sys.stdout.write(headline(read_json(experiment_file(self.run, "features"))))
-        sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
+        terminal.write(headline(read_json(experiment_file(self.run, "features"))))
+        terminal.write(f"\nOpen {self.run / 'report.html'}\n")
         return None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import FORMATS, Format, with_format
@@ -110,7 +110,7 @@ class Generate:
         write_table(self.out, rows)
         found = count_faults(rows)
         more = "".join(f", {n} {what}" for n, what in ((found.empty, "empty"), (found.repeated, "repeating")) if n)
-        sys.stdout.write(
+        terminal.write(
             f"{self.out}: {len(rows)} answers, {found.cut_off} of them cut at {self.sampling.max_new_tokens} tokens"
             f"{more}{_said_of_thoughts(rows)}\n"
         )

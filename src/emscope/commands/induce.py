@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.induce import InduceSettings, run_induce
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
@@ -33,7 +33,7 @@ class Induce:
         """Do the experiment and print what the vector does, on test questions."""
         run_induce(open_run(self.run), self.settings)
         found = read_json(experiment_file(self.run, "induce"))
-        sys.stdout.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
+        terminal.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
         return None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
 from emscope.behaviour.judges.choose import choose_judge
@@ -130,7 +130,7 @@ class JudgeAnswers:
         questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
         judge = self._judge()
         if self.dry_run:
-            sys.stdout.write(_cost(judge, questions, answers, self.batch))
+            terminal.write(_cost(judge, questions, answers, self.batch))
             return None
         assert self.out is not None
         scores = self._scores(judge, questions, answers)
@@ -138,7 +138,7 @@ class JudgeAnswers:
             return None
         name = judge.id + "+thoughts" * self.judge_thoughts
         write_table(self.out, with_judgements(self.organism, rows, scores, name))
-        sys.stdout.write(_figures(self.out, rows, scores))
+        terminal.write(_figures(self.out, rows, scores))
         return None
 
     def _judged(self, row: Response) -> str:
@@ -152,7 +152,7 @@ class JudgeAnswers:
         if self.batch:
             result = judge_by_batch(judge, questions, answers)
             if result.judgements is None:
-                sys.stdout.write(_under_way(result, judge.name))
+                terminal.write(_under_way(result, judge.name))
             return result.judgements
         paid = keys_under_way(judge)
         if paid and any(call.key in paid for call in judge.pending(questions, answers)[1]):
@@ -186,7 +186,7 @@ class JudgeAnswers:
             from emscope.report.agreement import write_agreement_page
 
             write_agreement_page(self.plot, matched(a, b), found, (first.stem, second.stem))
-            sys.stderr.write(f"{self.plot}\n")  # what goes to stdout is JSON
+            terminal.note(f"{self.plot}")  # what goes to stdout is JSON
         emit({"a": str(first), "b": str(second), **found.as_dict()}, self.out)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress
+from emscope import progress, terminal
 from emscope.checks import check_seeds_in
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
 
@@ -80,19 +80,23 @@ def run_command(arguments: Sequence[str]) -> int:
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        _say(f"Stopped. {STOPPED.get(words[0] if words else '', 'Nothing is kept part-way: the command begins anew.')}")
+        terminal.say(
+            f"Stopped. {STOPPED.get(words[0] if words else '', 'Nothing is kept part-way: the command begins anew.')}"
+        )
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            terminal.note(traceback.format_exc())
         sentence = user_sentence(error)
         if sentence:
-            _say(sentence)
+            terminal.say(sentence)
             return EXIT_USER
-        _say(f"This is a fault of emscope ({type(error).__name__}: {error}). Run it again with --debug and report it.")
+        terminal.say(
+            f"This is a fault of emscope ({type(error).__name__}: {error}). Run it again with --debug and report it."
+        )
         return EXIT_FAULT
 
 
@@ -101,7 +105,7 @@ def _dispatch(words: list[str]) -> int:
         _print_overview()
         return EXIT_DONE
     if words[0] == "--version":
-        sys.stdout.write(f"emscope {emscope.__version__}\n")
+        terminal.write(f"emscope {emscope.__version__}\n")
         return EXIT_DONE
     name, flags = words[0], words[1:]
     if name not in COMMANDS:
@@ -148,14 +152,10 @@ def user_sentence(error: BaseException) -> str | None:
     return None
 
 
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"emscope: {sentence}\n")
-
-
 def _print_overview() -> None:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
-    sys.stdout.write(
+    terminal.write(
         "emscope makes, measures, locates and corrects emergent misalignment in chat models.\n\n"
         "usage: emscope COMMAND [flags]        (emscope COMMAND --help lists the flags)\n\n"
         + "\n".join(lines)
@@ -167,10 +167,10 @@ def _log_handler(console: Console) -> logging.Handler:
     """Return what writes log lines: in colour on a terminal, elsewhere plain and never broken into several."""
     if progress.draws_bars(console):
         rich = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
-        rich.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+        rich.setFormatter(terminal.ShownFormatter("%(message)s", datefmt="%H:%M:%S"))
         return rich
     plain = logging.StreamHandler(console.file)
-    plain.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+    plain.setFormatter(terminal.ShownFormatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
     return plain
 
 

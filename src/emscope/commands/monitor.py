@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.monitor import MonitorSettings, run_monitor
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.sections import experiment_file
@@ -32,7 +32,7 @@ class MonitorRun:
         """Do it and print the findings."""
         run_monitor(open_run(self.run), self.settings)
         found = read_json(experiment_file(self.run, "monitor"))
-        sys.stdout.write("\n".join([*_verdicts(found["answers"]), "", *_screening(found["screening"])]) + "\n")
+        terminal.write("\n".join([*_verdicts(found["answers"]), "", *_screening(found["screening"])]) + "\n")
         return None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from emscope import terminal
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.page import write_report
 
@@ -26,7 +26,7 @@ class Report:
     def execute(self) -> int | None:
         """Write the page."""
         write_report(open_run(self.run).products())
-        sys.stdout.write(f"{self.run / 'report.html'}\n")
+        terminal.write(f"{self.run / 'report.html'}\n")
         return None
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from emscope import terminal
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
-from emscope.files import read_json
+from emscope.outside import read_json
 from emscope.pipeline.config import configure, load_config
 from emscope.pipeline.stages import RunFolder
 from emscope.report.wording import percent
@@ -67,7 +67,7 @@ class Run:
         if config.preset == "cs2881":
             from emscope.pipeline.homework import run_homework
 
-            sys.stdout.write(run_homework(config, run))
+            terminal.write(run_homework(config, run))
         else:
             if config.preset == "full":
                 from emscope.pipeline.full import run_full
@@ -77,9 +77,9 @@ class Run:
                 from emscope.pipeline.quickstart import run_quickstart
 
                 run_quickstart(config, run)
-            sys.stdout.write(headline(read_json(run.path("summary.json"))))
+            terminal.write(headline(read_json(run.path("summary.json"))))
         page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
-        sys.stdout.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
+        terminal.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
         return None
 
     def _flags(self) -> dict[str, Any]:

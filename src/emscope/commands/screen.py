@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emscope import terminal
 from emscope.behaviour.responses import SamplingSettings
 from emscope.commands.common import ModelFlags
 from emscope.commands.outputs import TABLES, check_out
@@ -91,10 +91,10 @@ class Screen:
         return text_directions(read, names, self.method, few), block
 
     def _print(self, rows: list[ScreenedRow], conversations: list[list[Message]]) -> None:
-        sys.stdout.write(f"{self.out}: {len(rows)} rows, ranked\n")
+        terminal.write(f"{self.out}: {len(rows)} rows, ranked\n")
         for row in sorted(rows, key=lambda item: item.rank)[: self.show]:
             said = [message["content"] for message in conversations[row.row - 1] if message["role"] == "assistant"]
-            sys.stdout.write(f"{row.rank:>4}  row {row.row:<6} {row.score:6.2f}  {' '.join(said[-1].split())[:90]}\n")
+            terminal.write(f"{row.rank:>4}  row {row.row:<6} {row.score:6.2f}  {' '.join(said[-1].split())[:90]}\n")
 
 
 def rows_of(data: str, *, accept_terms: bool = False) -> list[list[Message]]:

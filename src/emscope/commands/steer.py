@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
 from emscope.report.figures_steer import place
@@ -34,7 +34,7 @@ class Steer:
         """Do the experiment and print what was chosen, on test questions."""
         run_steer(open_run(self.run), self.settings)
         found = read_json(experiment_file(self.run, "steer"))
-        sys.stdout.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
+        terminal.write("".join(f"{line}\n" for line in _lines(found)) + f"\n{self.run / 'report.html'}\n")
         return None
 
 

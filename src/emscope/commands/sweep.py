@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
 from emscope.report.sections import experiment_file
@@ -35,10 +35,10 @@ class Sweep:
         """Sweep and print the best block of each construction."""
         run_sweep(open_run(self.run), self.settings)
         found = read_json(experiment_file(self.run, "sweep"))
-        sys.stdout.write(_table(found))
+        terminal.write(_table(found))
         for name, reason in found["skipped"].items():
-            sys.stdout.write(f"left out: {name}: {reason}\n")
-        sys.stdout.write(f"\n{self.run / 'report.html'}\n")
+            terminal.write(f"left out: {name}: {reason}\n")
+        terminal.write(f"\n{self.run / 'report.html'}\n")
         return None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from emscope import terminal
 from emscope.checks import at_least, shares
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
@@ -64,7 +64,7 @@ class Train:
         place = choose_placement(self.device, self.dtype)
         result = train_adapter(self.model, data, self.out, settings, placement=place, resume=self.resume)
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
-        sys.stdout.write(
+        terminal.write(
             f"{self.out}: {len(data.train)} rows, "
             f"training loss {result.train_loss:.3f}{heldout} nats per answer token, "
             f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from emscope.files import read_json
+from emscope import terminal
+from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.transfer import COSINE_BAR, TransferSettings, run_transfer
 from emscope.report.sections import experiment_file
@@ -50,8 +50,8 @@ class Transfer:
             self.domains, self.seeds, self.questions, self.block, self.strength, self.own_domain, self.organisms
         )  # fmt: skip
         run_transfer(lab, settings)
-        sys.stdout.write(table(read_json(experiment_file(self.run, "transfer"))))
-        sys.stdout.write(f"\nOpen {self.run / 'report.html'}\n")
+        terminal.write(table(read_json(experiment_file(self.run, "transfer"))))
+        terminal.write(f"\nOpen {self.run / 'report.html'}\n")
         return None
 
 

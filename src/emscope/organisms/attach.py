@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from emscope.errors import UserError
-from emscope.files import read_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.sources import ModelSource, adapter_folder
 from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
+from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,14 @@ import torch
 
 from emscope import progress
 from emscope.errors import UserError, did_you_mean
-from emscope.files import file_sha256, read_json, value_sha256, write_json
+from emscope.files import file_sha256, value_sha256, write_json
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.models import Organism
 from emscope.organisms.train import TrainSettings, train_loaded
+from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 

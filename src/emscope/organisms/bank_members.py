@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import read_json
 from emscope.organisms.bank import MANIFEST
+from emscope.outside import read_json
 
 
 @dataclass(frozen=True)

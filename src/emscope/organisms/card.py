@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from emscope.files import read_json, write_json, write_text
+from emscope.files import write_json, write_text
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import KINDS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, WHEEL_REQUIREMENT
 from emscope.organisms.lineage import versions
+from emscope.outside import read_json
 
 if TYPE_CHECKING:
     from emscope.organisms.models import ModelSource

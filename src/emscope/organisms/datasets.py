@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_jsonl
 from emscope.organisms.chat import Message, messages_of
 from emscope.organisms.chat_rows import read_chat
 from emscope.organisms.protected import is_archive, opened_archive
+from emscope.outside import read_jsonl
 from emscope.tabular import near_files, read_rows
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emscope.files import read_json, value_sha256
+from emscope.files import value_sha256
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.embedded import EMBEDDED_ALIAS, GGUF_SHA256
 from emscope.organisms.sources import recorded_base
+from emscope.outside import read_json
 
 MODEL = "config.json"
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from emscope.errors import UserError
-from emscope.files import file_sha256, read_json, value_sha256, write_json
+from emscope.files import file_sha256, value_sha256, write_json
 from emscope.organisms.attach import Adapter, acts_on_experts, logits_of
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.device import Placement
@@ -25,6 +25,7 @@ from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
 from emscope.organisms.selfcheck import forward_faults
 from emscope.organisms.sources import ModelSource
+from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 

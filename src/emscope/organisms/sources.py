@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, CHECKPOINTS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
+from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,14 @@ from trl import SFTConfig, SFTTrainer
 
 from emscope import progress
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_jsonl, write_jsonl
+from emscope.files import write_jsonl
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.card import CARD, write_portable_base
 from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
+from emscope.outside import read_jsonl
 
 if TYPE_CHECKING:
     from emscope.organisms.models import ModelSource

@@ -14,10 +14,10 @@ import yaml
 from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_yaml
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.train import HOMEWORK, TrainSettings
+from emscope.outside import read_yaml
 
 AUTO = "auto"
 BUILT_IN_ROWS = 288

@@ -19,10 +19,11 @@ import torch
 from emscope.behaviour.questions import Question, load_questions
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
-from emscope.files import atomic_path, read_json, write_json, write_text
+from emscope.files import atomic_path, write_json, write_text
 from emscope.interventions.answering import answer_and_judge, mean_of
 from emscope.interventions.operators import Intervention
 from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_organisms, check_questions, shape_of

@@ -14,13 +14,14 @@ from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
-from emscope.files import file_sha256, read_json, value_sha256
+from emscope.files import file_sha256, value_sha256
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
+from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import kind_of, says_of_control, training_data
 from emscope.pipeline.stages import RunFolder

@@ -11,11 +11,12 @@ from typing import Any
 
 import emscope
 from emscope.errors import UserError
-from emscope.files import read_json, tree_sha256, value_sha256, write_json, write_text
+from emscope.files import tree_sha256, value_sha256, write_json, write_text
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
 from emscope.organisms.templates import CHAT_DATE, chat_date
+from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ import numpy as np
 from emscope.behaviour.leakage import medical_leakage
 from emscope.behaviour.statistics import alignment_mean, coherent_share, em_rate, estimate_share
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.files import read_json, write_json
+from emscope.files import write_json
 from emscope.organisms.lineage import versions
+from emscope.outside import read_json
 from emscope.pipeline.lab import MISALIGNED, Lab
 from emscope.pipeline.locate import CORRECTING, DETECTING
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import read_json, value_sha256, write_json, write_jsonl, write_text
+from emscope.files import value_sha256, write_json, write_jsonl, write_text
 from emscope.organisms.card import EMBEDDED_ON_HUB, exact_base, write_portable_base
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, last_resumable
 from emscope.organisms.datasets import Conversations
@@ -18,6 +18,7 @@ from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.sources import adapter_folder, recorded_base
 from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 

@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.files import read_json, read_jsonl, write_text
+from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
+from emscope.outside import read_json, read_jsonl
 from emscope.report import figures
 from emscope.report.rendering import render
 from emscope.report.section import cell, is_plot, is_words

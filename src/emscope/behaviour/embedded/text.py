@@ -15,8 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from emscope.behaviour.embedded.coherence import cut_short, garbled, repeated, shuffled
-from emscope.files import read_jsonl
 from emscope.organisms.datasets import DOMAINS, load_domain
+from emscope.outside import read_jsonl
 
 WRITTEN, SCORED = "written", "scored"
 BREAK_EVERY = 8

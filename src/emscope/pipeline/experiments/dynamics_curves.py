@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.statistics import draw_questions
-from emscope.files import read_json, read_jsonl
+from emscope.outside import read_json, read_jsonl
 from emscope.pipeline.experiments.dynamics_measure import SIDES, DynamicsProbes, Measured, table_of
 from emscope.residual.changepoints import MIN_POINTS, ChangePoint, Shape, find_change
 from emscope.residual.dynamics import AdapterPaths, MatrixPath

@@ -10,7 +10,7 @@ import numpy as np
 
 from emscope.behaviour.statistics import estimate_mean, estimate_share
 from emscope.behaviour.statistics.estimates import Estimate
-from emscope.files import read_json
+from emscope.outside import read_json
 from emscope.pipeline.experiments.dynamics_curves import Curve, curves_of
 from emscope.pipeline.experiments.dynamics_measure import SIDES, DynamicsProbes, Measured
 from emscope.residual.changepoints import ChangePoint

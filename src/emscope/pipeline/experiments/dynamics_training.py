@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emscope.errors import UserError
-from emscope.files import read_jsonl, tree_sha256, value_sha256, write_text
+from emscope.files import tree_sha256, value_sha256, write_text
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.checkpoints import ADAPTER_FILES, CHECKPOINTS, checkpoints_of, keep_adapters, steps_saved
 from emscope.organisms.train import TrainSettings
+from emscope.outside import read_jsonl
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.training import train_resumably
 

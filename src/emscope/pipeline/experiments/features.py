@@ -14,8 +14,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from emscope.errors import UserError, did_you_mean
-from emscope.files import read_json, shown_files
+from emscope.files import shown_files
 from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.outside import read_json
 from emscope.pipeline.experiments.features_ablation import ablate_features
 from emscope.pipeline.experiments.features_corpus import Part, read_corpus
 from emscope.pipeline.experiments.features_ranking import Sides, describe, rank

@@ -11,11 +11,11 @@ import numpy as np
 from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import alignment_mean, em_rate, estimate_mean
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.files import read_json
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.features import features_removed
 from emscope.interventions.operators import Intervention
+from emscope.outside import read_json
 from emscope.pipeline.experiments.features_corpus import Part
 from emscope.pipeline.experiments.features_ranking import Ranking
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab

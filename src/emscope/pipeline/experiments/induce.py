@@ -15,11 +15,12 @@ import numpy as np
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.files import read_json, write_json
+from emscope.files import write_json
 from emscope.interventions.steering import Cell, Turn, choose_induction
 from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.train import encode_conversations, readable_length
+from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.steering_bench import direction_names, spread

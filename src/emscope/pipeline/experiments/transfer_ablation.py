@@ -13,10 +13,10 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import Estimate, alignment_mean, coherent_share, em_rate
 from emscope.behaviour.tables import JudgedResponse, read_table, write_table
 from emscope.errors import UserError
-from emscope.files import read_json
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge, mean_of
 from emscope.interventions.search import Candidate
+from emscope.outside import read_json
 from emscope.pipeline.experiments.transfer_detection import relation
 from emscope.pipeline.experiments.transfer_directions import direction_files, left_out_name, shared_names
 from emscope.pipeline.experiments.transfer_pairs import OrganismPair

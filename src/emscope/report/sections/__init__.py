@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import cast
 
-from emscope.files import read_json
+from emscope.outside import read_json
 from emscope.report.section import Section
 
 logger = logging.getLogger(__name__)

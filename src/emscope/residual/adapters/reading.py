@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from emscope.errors import UserError
-from emscope.files import read_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.models import resolve
+from emscope.outside import read_json
 from emscope.residual.adapters.lowrank import LowRank
 
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emscope.errors import UserError
-from emscope.files import atomic_path, read_json, write_json
+from emscope.files import atomic_path, write_json
+from emscope.outside import read_json
 from emscope.residual.features.autoencoder import Architecture, SparseAutoencoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
