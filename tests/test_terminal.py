@@ -1,11 +1,14 @@
 """What is shown on a terminal cannot steer it."""
 
+import ast
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import emscope
 from emscope import redaction, terminal
 from emscope.redaction import keep_secret
 
@@ -55,3 +58,15 @@ def test_secrets_are_not_shown(capsys, monkeypatch):
     keep_secret("correct-horse-battery")
     terminal.say("bad key correct-horse-battery")
     assert "horse" not in capsys.readouterr().err
+
+
+def test_no_other_module_writes_to_the_terminal():
+    """A text that goes around this module could steer the terminal."""
+    source = Path(emscope.__file__).parent
+    writers = ("print", "sys.stdout.write", "sys.stderr.write", "traceback.print_exc")
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in writers and path.name != "terminal.py":
+                found.append(f"{path.relative_to(source)}:{node.lineno}")
+    assert not found
