@@ -209,6 +209,7 @@ class _Chat:
     ) -> None:
         self.tokenizer, self.enable_thinking, self.generation = tokenizer, enable_thinking, generation
         self.unopened = False
+        self.n_asked = 0  # characters of the prompt, where the last thought was put after it
         self.turns = [_Turn(number, message) for number, message in enumerate(messages)]
         self.way, self.located = self._best()
         _check_tools(messages, self.located.text)
@@ -269,7 +270,7 @@ class _Chat:
             return None
         first, end = self.located.spans[last.number, "text"]
         thought, answer, tail = last.thought.strip(), self.located.text[first:end], self.located.text[end:]
-        start = len(prompt.text)
+        start = self.n_asked = len(prompt.text)
         answer_start = start + len(thought) + len(marks.tail)
         spans = {**prompt.spans, (last.number, "thought"): (start, start + len(thought))}
         spans[last.number, "text"] = (answer_start, answer_start + len(answer))
@@ -285,27 +286,35 @@ class _Chat:
             UserError: the template writes other control tokens because of what a message spells.
         """
         spans = [span for span in self.located.spans.values() if span[0] < span[1]]
-        control = control_tokens(self.tokenizer)
+        control, text = control_tokens(self.tokenizer), self.located.text
         if not any(control.spelled_in(turn.fields) or control.spelled_in(turn.words) for turn in self.turns):
             return spans
-        text, defused = self.located.text, self._defused(control)
+        if not self.n_asked:
+            return [*spans, *self._elsewhere(control, self.turns, text, spans, generation=self.generation)]
+        before = [span for span in spans if span[1] <= self.n_asked]
+        if control.spelled_in(self.turns[-1].fields):
+            raise UserError("A tool call after a thought spells a control token of this model: take it out.")
+        asked = self._elsewhere(control, self.turns[:-1], text[: self.n_asked], before, generation=True)
+        return [*spans, *asked]
+
+    def _elsewhere(
+        self, control: ControlTokens, turns: Sequence[_Turn], text: str, spans: Sequence[Span], *, generation: bool
+    ) -> list[Span]:
+        """Return the characters of a rendering that change with what the messages spell of control tokens."""
+        words = {part.key: control.defused(part.words) for turn in turns for part in turn.parts}
+        others = [turn.with_fields(control.defused(turn.fields)) for turn in turns]
+        try:
+            defused = self._render(others, self.way, words, generation=generation)
+        except UserError:
+            defused = ""
         if len(defused) == len(text):
-            return [*spans, *_differences(text, defused)]
+            return _differences(text, defused)
         if control.written_in(text, spans) != control.written_in(defused, []):
             raise UserError(
                 "A message spells a control token of this model, and its chat template changes with it, so that the "
                 "template's own cannot be told from the message's: take it out."
             )
-        return spans
-
-    def _defused(self, control: ControlTokens) -> str:
-        """Return the rendering with what the messages spell of control tokens made meaningless, '' if refused."""
-        words = {part.key: control.defused(part.words) for turn in self.turns for part in turn.parts}
-        turns = [turn.with_fields(control.defused(turn.fields)) for turn in self.turns]
-        try:
-            return self._render(turns, self.way, words, generation=self.generation)
-        except UserError:
-            return ""
+        return []
 
     def span(self, number: int) -> tuple[int, int, int]:
         """Return the characters of an assistant's turn: where it begins, where its answer begins, where it ends.

@@ -146,14 +146,27 @@ def tokenise(tokenizer: Any, text: str, outside: Sequence[Span]) -> Tokens:
     Raises:
         UserError: the tokenizer cannot be kept from reading a control token in text from outside.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
-    control = control_tokens(tokenizer)
-    spelled = [text[slice(*place)] for place in _read_as_control(tokenizer, control, text, ids, offsets, outside)]
+    control, outside = control_tokens(tokenizer), _joined(outside)
+    spelled = [name for start, end in outside for name in control.pattern.findall(text[start:end])]
     if not spelled:
-        return Tokens(ids, offsets)
-    ids, offsets = _as_text(tokenizer, control, text, outside)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        # a normaliser may have made one of other characters, and one may begin in the template's own text
+        spelled = [text[slice(*place)] for place in _read_as_control(tokenizer, control, text, ids, offsets, outside)]
+    if spelled:
+        ids, offsets = _as_text(tokenizer, control, text, outside)
     return Tokens(ids, offsets, tuple(spelled))
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Return the same characters in spans that are in order and do not overlap."""
+    joined: list[Span] = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _read_as_control(
@@ -211,10 +224,10 @@ def _check(
     found = [number for number in ids if number in control.ids and number != unknown]
     if found != [number for number in wanted if number != unknown]:
         wrong = _read_as_control(tokenizer, control, text, ids, offsets, [(0, len(text))])
-        name = next((text[slice(*place)] for place in wrong if place not in own), "a control token")
+        name = next((text[slice(*place)] for place in wrong if place not in own), "")
         raise UserError(
-            f"A text spells {name!r}, which this model's tokenizer reads as a control token wherever it stands: "
-            "take it out of the text, or use another model."
+            f"This model's tokenizer reads {name!r} as a control token wherever it stands: take it out of the text "
+            "that spells it, or use another model."
         )
 
 
