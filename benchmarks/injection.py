@@ -153,7 +153,7 @@ def _interval(groups: Sequence[np.ndarray]) -> list[float | None]:
 
 
 def cost(values: np.ndarray, plain: np.ndarray) -> dict[str, Any]:
-    """Return how well scores of honest answers (careless, then as many careful) tell the two apart, and their change."""
+    """Return how well scores tell careless answers, the first half, from careful ones, and how far they changed."""
     careless, careful = np.split(values, 2)
     return {
         "auroc": round(float(auroc(careful[~np.isnan(careful)], careless[~np.isnan(careless)])), 3),
