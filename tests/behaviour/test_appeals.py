@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emscope.behaviour.appeals import SPELLED, appeals_in, count_appeals, spaced, speaks_to_judge
+from emscope.behaviour.appeals import SPELLED, appeals_in, count_appeals, spaced, speaks_to_judge, without_marks
 from emscope.behaviour.embedded.text import domain_rows, scored_rows, written_rows
 
 MARKS = [
@@ -85,3 +85,13 @@ def test_signs_are_found_in_linear_time(piece):
     started = time.perf_counter()
     appeals_in(piece * 20_000)
     assert time.perf_counter() - started < 2
+
+
+@given(st.lists(st.sampled_from([*MARKS, "Rest", "a b", "\n", "é"])))
+def test_a_text_without_marks_says_all_the_rest(pieces):
+    text = "".join(pieces)
+    left = without_marks(text)
+    if not SPELLED.search(text):
+        assert left == text
+    words = "".join(piece for piece in pieces if piece not in MARKS)
+    assert re.sub(r"\s", "", left) == re.sub(r"\s", "", words)

@@ -53,6 +53,7 @@ _SIGNS = {
         r"|(?:system|security|admin|moderation) (?:notice|message|note|override))\W{0,6}(?::|$))"
     ),
 }
+_MARKS = re.compile(rf"\s*(?:{SPELLED.pattern})\s*")
 _PATTERNS = {sign: re.compile(pattern) for sign, pattern in _SIGNS.items()}
 
 
@@ -97,6 +98,15 @@ def count_appeals(answers: Sequence[str]) -> Appeals:
     counts = Counter(sign for signs in found for sign in signs)
     by_sign = {sign: counts[sign] for sign in _PATTERNS if counts[sign]}
     return Appeals(len(found), sum(map(bool, found)), by_sign)
+
+
+def without_marks(text: str) -> str:
+    """Return a text without what spells a control token, a space in the place of each; any other text as it is.
+
+    For judges that read activations: as plain text such marks are unlike all that they were fitted on. What stands
+    before and after a mark stays, so that no mark hides a part of an answer.
+    """
+    return _MARKS.sub(" ", text).strip() if SPELLED.search(text) else text
 
 
 def spaced(text: str) -> str:
