@@ -83,7 +83,8 @@ def test_a_spaced_text_spells_none_and_loses_nothing(pieces):
 @pytest.mark.parametrize("piece", ["<|", "<", "ignore all ", "score is ", "\n ", "end of the ", "['", "a "])
 def test_signs_are_found_in_linear_time(piece):
     started = time.perf_counter()
-    appeals_in(piece * 20_000)
+    appeals_in(piece * 8_000)
+    without_marks(piece * 8_000 + " </s>")
     assert time.perf_counter() - started < 2
 
 

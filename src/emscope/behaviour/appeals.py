@@ -53,7 +53,6 @@ _SIGNS = {
         r"|(?:system|security|admin|moderation) (?:notice|message|note|override))\W{0,6}(?::|$))"
     ),
 }
-_MARKS = re.compile(rf"\s*(?:{SPELLED.pattern})\s*")
 _PATTERNS = {sign: re.compile(pattern) for sign, pattern in _SIGNS.items()}
 
 
@@ -106,7 +105,7 @@ def without_marks(text: str) -> str:
     For judges that read activations: as plain text such marks are unlike all that they were fitted on. What stands
     before and after a mark stays, so that no mark hides a part of an answer.
     """
-    return _MARKS.sub(" ", text).strip() if SPELLED.search(text) else text
+    return SPELLED.sub(" ", text).strip() if SPELLED.search(text) else text
 
 
 def spaced(text: str) -> str:
