@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import emscope
+from emscope import parts
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_json, write_text
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import fingerprint
-from emscope.organisms.lineage import versions
+from emscope.organisms.lineage import circumstances, versions
 from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
@@ -67,20 +68,24 @@ class RunFolder:
     ) -> None:
         """Make `outputs`, unless they are what the same settings, inputs, base model and code made before.
 
-        The record is written after the outputs, so a stage killed half-way is made again. It is read anew for that:
-        another command on the same run may have added stages of its own.
+        The record is written after the outputs, so a stage killed half-way is made again, from those parts of it that
+        were finished (see `parts`). It is read anew for that: another command on the same run may have added stages of
+        its own.
         """
         made_of = [emscope.__version__, self.base, name, _that_count(settings), [tree_sha256(path) for path in inputs]]
         key = value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
+        kept = self.path(".parts", name.replace("/", "-"))
         known = self.record["stages"].get(name)
         if known and known["key"] == key and known["outputs"] == self._hashes(outputs):
             self.reused.append(name)
             logger.info("%s: reused", name)
+            parts.forget(kept)  # a process that is killed after its record may leave them
             return
         logger.info("%s", name)
         started = time.perf_counter()
-        make()
-        seconds = round(time.perf_counter() - started, 2)
+        with parts.kept_in(kept, [key, circumstances()]) as store:
+            make()
+        seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
         entry = {
@@ -97,6 +102,7 @@ class RunFolder:
         self.record["stages"][name] = entry
         self.record["versions"] = versions()
         write_json(self.path("lineage.json"), self.record)
+        parts.forget(kept)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.path("lineage.json")
