@@ -156,16 +156,13 @@ def kept(
 
 def kept_value(name: str, inputs: Described, make: Callable[[], T]) -> T:
     """Return what `make` returns, or returned before a stop: a value that is the same after being written as JSON."""
-    return kept(name, inputs, make, Part, _value_of)
+    found: T = kept(name, inputs, make, Part, lambda part: part.value)
+    return found
 
 
 def kept_arrays(name: str, inputs: Described, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays that `make` returns, or returned before a stop."""
     return kept(name, inputs, make, lambda arrays: Part(None, arrays), lambda part: dict(part.arrays))
-
-
-def _value_of(part: Part) -> Any:
-    return part.value
 
 
 class Slot:
@@ -204,7 +201,8 @@ class Slot:
 def kept_in(folder: Path, key: Any) -> Iterator[Store]:
     """Keep the parts of all work inside this context in `folder`; `key` tells what the work depends on as a whole.
 
-    What can change the last bit of a number belongs to the key (`organisms.lineage.circumstances`). Nothing is removed at the end: whoever has written the whole result calls `forget`.
+    What can change the last bit of a number belongs to the key (`organisms.lineage.circumstances`). Nothing is removed
+    at the end: whoever has written the whole result calls `forget`.
     """
     hashed = sha256_of(key)
     store = Store(folder / hashed[:DIGEST], hashed)
