@@ -160,6 +160,11 @@ def kept_value(name: str, inputs: Described, make: Callable[[], T]) -> T:
     return found
 
 
+def kept_array(name: str, inputs: Described, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array that `make` returns, or returned before a stop."""
+    return kept_arrays(name, inputs, lambda: {"array": make()})["array"]
+
+
 def kept_arrays(name: str, inputs: Described, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays that `make` returns, or returned before a stop."""
     return kept(name, inputs, make, lambda arrays: Part(None, arrays), lambda part: dict(part.arrays))
@@ -180,6 +185,11 @@ class Slot:
         if self._store is not None and self.begun is not None:
             self._store.note_reuse(self.begun)
 
+    @property
+    def seconds_before(self) -> float:
+        """What the work took up to where it begins now."""
+        return 0.0 if self.begun is None else self.begun.seconds
+
     def save(self, state: Callable[[], Part]) -> None:
         """Save the state, if a minute has passed since that was done."""
         if self._store is not None and time.monotonic() - self._saved >= SAVED_EVERY:
@@ -193,8 +203,7 @@ class Slot:
             self._store.follow(state())
 
     def _timed(self, part: Part) -> Part:
-        before = 0.0 if self.begun is None else self.begun.seconds
-        return replace(part, seconds=before + time.monotonic() - self._began)
+        return replace(part, seconds=self.seconds_before + time.monotonic() - self._began)
 
 
 @contextmanager
