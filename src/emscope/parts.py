@@ -105,7 +105,7 @@ class Store:
 
     def follow(self, part: Part) -> None:
         """Let all later parts depend on what this one holds."""
-        self._before = sha256_of([self._before, part.value, sorted(part.arrays.items())])
+        self._before = sha256_of([self._before, part.value, list(part.arrays.items())])
 
     def note_reuse(self, part: Part) -> None:
         """Count a part that was read, and say once that the work goes on from there."""
@@ -269,7 +269,8 @@ def _told(item: Any, digest: Any) -> Any:
 
 
 def _packed(part: Part) -> bytes:
-    text = json.dumps([part.value, part.seconds], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    told = [part.value, part.seconds, list(part.arrays)]  # safetensors has an order of its own
+    text = json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass")
     arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
     return bytes(save({VALUE: np.frombuffer(text, dtype=np.uint8), **arrays}))
 
@@ -277,10 +278,10 @@ def _packed(part: Part) -> bytes:
 def _unpacked(payload: bytes) -> Part | None:
     try:
         arrays = load(payload)
-        value, seconds = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
+        value, seconds, names = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
+        return Part(value, {name: arrays[name] for name in names}, float(seconds))
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
-    return Part(value, arrays, float(seconds))
 
 
 def _remove(file: Path) -> None:
