@@ -11,8 +11,10 @@ import tyro
 from emscope import terminal
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.locking import is_locked
 from emscope.outside import read_json
 from emscope.pipeline.config import configure, load_config
+from emscope.pipeline.record import RunRecord
 from emscope.pipeline.stages import RunFolder
 from emscope.report.wording import percent
 
@@ -101,10 +103,10 @@ class Run:
 
 
 def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds any work: a finished stage, or a checkpoint of its training."""
-    record = folder / "lineage.json"
-    stages = record.is_file() and bool(read_json(record)["stages"])
-    return stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*"))
+    """Say whether a run's folder holds any work: finished, begun, or in the making."""
+    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
+        return True
+    return is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:
