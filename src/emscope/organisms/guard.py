@@ -66,7 +66,7 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
     """
     key = _key("base", source, place)
     known = recall(key, model)
-    faults = known["faults"] if known else forward_faults(model, ids, dtype=place.dtype)
+    faults = known["faults"] if known is not None else forward_faults(model, ids, dtype=place.dtype)
     if known is None:
         keep(key, {"faults": faults}, model)
     if any(" by nan " in fault or " by inf " in fault for fault in faults):
