@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from emscope.errors import OutsideError, UserError
 from emscope.organisms.bounded import check_patterns
-from emscope.organisms.building import bounded_building
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_config
 from emscope.organisms.sources import ModelSource, adapter_folder
@@ -73,6 +73,11 @@ class Adapter:
         """Whether its update is nothing: all of one factor is zero, as before the first step of training."""
         last = [tensor for name, tensor in self.tensors.items() if _is_update(name)]
         return bool(last) and not any(bool(tensor.any()) for tensor in last)
+
+    @property
+    def held(self) -> Held:
+        """How much it holds."""
+        return Held(len(self.tensors), sum(tensor.numel() for tensor in self.tensors.values()))
 
     @property
     def touches_embeddings(self) -> bool:
@@ -232,7 +237,7 @@ def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[s
     config = copy.deepcopy(config)
     config.base_model_name_or_path = None  # it may differ from this model's, which was asked for
     try:
-        with bounded_building([adapter.folder / ADAPTER_WEIGHTS], adapter.folder / ADAPTER_CONFIG, ADAPTER_REMEDY):
+        with bounded_building(adapter.held, adapter.folder / ADAPTER_CONFIG, ADAPTER_REMEDY):
             wrapped: Any = get_peft_model(model, config, adapter_name=NAME)
     except OutsideError:
         raise

@@ -7,8 +7,9 @@ full.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,44 @@ class _TooLargeError(UserError):
     """More is built than the weights can fill."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What weights hold: how many tensors, and how many numbers in them."""
+
+    tensors: int
+    numbers: int
+
+    @classmethod
+    def by(cls, files: Sequence[Path]) -> Held | None:
+        """Return what safetensors files hold, None if there are none.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
+        if not files:
+            return None
+        return cls(sum(len(open_tensors(file).names) for file in files), sum(map(numbers_in, files)))
+
+
 @contextmanager
-def bounded_building(files: list[Path], where: str | Path, remedy: str) -> Iterator[None]:
-    """Bound what torch modules made inside may ask for by what safetensors `files` hold; none of them, no bound.
+def bounded_building(held: Held | None, where: str | Path, remedy: str) -> Iterator[None]:
+    """Bound what torch modules made inside may ask for by what the weights hold; without them there is no bound.
 
     Raises:
         OutsideError: more is asked for; `where` is the configuration that does.
     """
-    if not files:
+    if held is None:
         yield
         return
-    n_tensors = sum(len(open_tensors(file).names) for file in files)
-    most_modules = LEAST_MODULES + MODULES_PER_TENSOR * n_tensors
-    most_numbers = LEAST_NUMBERS + NUMBERS_PER_NUMBER * sum(map(numbers_in, files))
+    most_modules = LEAST_MODULES + MODULES_PER_TENSOR * held.tensors
+    most_numbers = LEAST_NUMBERS + NUMBERS_PER_NUMBER * held.numbers
     counts = {"modules": 0, "numbers": 0}
 
     def count_module(_owner: nn.Module, _name: str, _module: Any) -> None:
         counts["modules"] += 1
         if counts["modules"] > most_modules:
             raise _TooLargeError(
-                f"asks for more than {most_modules:,} modules, where its weights are {n_tensors:,} tensors"
+                f"asks for more than {most_modules:,} modules, where its weights are {held.tensors:,} tensors"
             )
 
     def count_parameter(_owner: nn.Module, _name: str, parameter: Any) -> None:

@@ -30,7 +30,7 @@ MOST_REPLICATED = 2_000
 MOST_TOKENIZER_BYTES = 512 << 20
 MOST_SHARDS = 10_000
 
-COUNT = re.compile(r"(layers?|blocks?|experts?|heads?|groups?|stages?|labels?|codebooks?|depths?)$")
+COUNT = re.compile(r"(layers?|blocks?|experts?|heads?|groups?|stages?|labels?|codebooks?|depths?|_count)$")
 FREE = re.compile(r"theta|seed|param|flops|size_in_bytes|total_size")
 WHOLE_FIELDS = (
     "vocab_size",
@@ -61,14 +61,14 @@ def check_config(path: Path) -> None:
     for owner, name, value in _fields(record.fields):
         if name in WHOLE_FIELDS and isinstance(value, (str, float)) and not _is_whole(value):
             raise Record(owner, path, remedy=REMEDY).wrong(name, "a whole number", value)
-        _check_size(Record(owner, path, remedy=REMEDY), name, value)
+        check_size(Record(owner, path, remedy=REMEDY), name, value)
 
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value) and value == int(value)
 
 
-def _check_size(record: Record, name: str, value: Any) -> None:
+def check_size(record: Record, name: str, value: Any) -> None:
     """Refuse a number beyond the table's, and NaN."""
     if isinstance(value, float) and math.isnan(value):
         raise record.wrong(name, "a number", value)
@@ -149,7 +149,7 @@ def check_adapter_config(record: Record) -> None:
         if record.fields.get(name) is not None:
             check(record, name)
     for owner, name, value in _fields(record.fields):
-        _check_size(Record(owner, record.where, remedy=record.remedy), name, value)
+        check_size(Record(owner, record.where, remedy=record.remedy), name, value)
 
 
 def read_adapter_config(path: Path) -> Record:

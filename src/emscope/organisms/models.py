@@ -109,7 +109,7 @@ def _with_adapter(
     ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
     key = adapter_key(adapter, place)
     known = recall(key, model)
-    verdict = AdapterVerdict(**known) if known else None
+    verdict = AdapterVerdict(known.flag("acts"), known.flag("merges", None)) if known is not None else None
     if verdict is None:
         with_adapter, without = effect_of(wrapped, ids)
         refuse_infinite(with_adapter, adapter, place)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from emscope.errors import UserError
-from emscope.organisms.building import bounded_building
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
@@ -78,8 +78,7 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         arguments["device_map"] = {"": place.device}
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
-    files = _weight_files(source)
-    with bounded_building(files, f"The configuration of {source.base!r}", REMEDY):
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
         model, report = _from_pretrained(loader, source, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
@@ -109,6 +108,22 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:  # whatever is wrong here is in the files
         raise cannot_load(source, error) from error
     return config
+
+
+def empty_model(source: ModelSource) -> Any:
+    """Return a base without weights, on the device that is torch's default.
+
+    Raises:
+        UserError: its configuration cannot be read, or asks for more than its weights can fill.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
+        try:
+            return AutoModelForCausalLM.from_config(config)
+        except Exception as error:  # whatever is wrong here is in the configuration
+            raise cannot_load(source, error) from error
 
 
 def files_of(source: ModelSource) -> Path | None:
