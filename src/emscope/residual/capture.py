@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
@@ -140,7 +140,7 @@ def capture(
     n_blocks = len(find_blocks(organism.model))
     blocks = check_blocks(settings.blocks or range(n_blocks), n_blocks)
     out = np.empty((len(chats), len(settings.poolings), len(blocks), organism_width(organism)), dtype=np.float32)
-    for batch, pooled_batch in read_batches(organism, chats, settings, name=name):
+    for batch, pooled_batch in read_batches(organism, chats, settings, name=name, keep=True):
         out[batch] = pooled_batch
     pooled: dict[str, np.ndarray] = {
         pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)
@@ -149,9 +149,12 @@ def capture(
 
 
 def read_batches(
-    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations"
-) -> Iterator[tuple[list[int], np.ndarray]]:
+    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations",
+    keep: bool = False,
+) -> Iterator[tuple[list[int], np.ndarray]]:  # fmt: skip
     """Yield row numbers and their pooled activations, float32 [rows, n_poolings, n_blocks, d_model], batch by batch.
+
+    With `keep` a batch that was read before a stop is not read again (see `parts`), at the cost of its room on disk.
 
     Raises:
         UserError: no chats, an unknown block, or activations that are not finite.
@@ -167,10 +170,21 @@ def read_batches(
         lengths = [len(chat.ids) - reader.shared for chat in chats]
         for batch in token_budget_batches(lengths, settings.token_budget):
             with torch.inference_mode():  # not around the yield: it would be in force where the batch is used
-                found = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
+                found = _kept(reader, [chats[row].ids for row in batch], [weights[row] for row in batch], keep)
             _check_finite(found, blocks, organism)
             yield batch, found
             advance(len(batch))
+
+
+def _kept(reader: _Reader, sequences: list[list[int]], weights: list[np.ndarray], keep: bool) -> np.ndarray:
+    if not keep:
+        return reader.read(sequences, weights)
+    placement = reader.organism.placement
+
+    def inputs() -> Any:
+        return [placement.told, reader.site, reader.blocks, reader.shared, sequences, weights]
+
+    return parts.kept_array("activations", inputs, lambda: reader.read(sequences, weights))
 
 
 def organism_width(organism: Organism) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
@@ -181,6 +181,16 @@ def token_projections(
         visit(number, hidden)
         raise StopForward
 
+    def read_anew(padded: PaddedBatch) -> np.ndarray:
+        with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
+            prefix.forward(padded)
+        return seen.pop().numpy()
+
+    def read(padded: PaddedBatch) -> np.ndarray:
+        told = [organism.placement.told, prefix.length, block, site, vectors]
+        tokens = [padded.ids.numpy(), padded.mask.numpy()]
+        return parts.kept_array("projections", lambda: [told, tokens], lambda: read_anew(padded))
+
     with progress.task(name, len(chats), "examples") as advance, torch.inference_mode():
         with visiting(organism.model, [block], visit, site):
             prefix.run()
@@ -189,9 +199,7 @@ def token_projections(
             tails = [chats[row].ids[prefix.length :] for row in batch]
             width = rounded(max(map(len, tails)), WIDTH_STEP)
             padded = PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width)
-            with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
-                prefix.forward(padded)
-            for row, tail, values in zip(batch, tails, seen.pop().numpy(), strict=True):
+            for row, tail, values in zip(batch, tails, read(padded), strict=True):
                 out[row] = np.concatenate([shared, values[: len(tail)]])
             advance(len(batch))
     return out

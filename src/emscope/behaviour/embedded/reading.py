@@ -6,13 +6,13 @@ One forward pass over (question, answer) gives both; the embedded judge stands o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
@@ -67,7 +67,7 @@ def read_answers(
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
         prefix.run()
         for batch in token_budget_batches(lengths, token_budget):
-            found, surprise = _read_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
+            found, surprise = _kept_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
             pooled[batch] = found
             for row, values in zip(batch, surprise, strict=True):
                 logprobs[row] = values
@@ -87,6 +87,24 @@ def leaves_room(base: Organism, question: str) -> bool:
     if positions is None or len(question) < positions // 2:  # a token is at least a character
         return True
     return len(encode_prompt(base.tokenizer, messages_of(question))) + LEAST_ANSWER <= positions
+
+
+def _kept_batch(
+    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int], spans: Sequence[Span]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read a batch, or take what was kept of it."""
+
+    def inputs() -> Any:
+        texts = [[chat.ids, chat.answer_positions] for chat in chats]
+        return [base.placement.told, blocks, list(spans), prefix.length, texts]
+
+    def make() -> dict[str, np.ndarray]:
+        means, logprobs = _read_batch(base, prefix, chats, blocks, spans)
+        return {"means": means, "logprobs": np.concatenate(logprobs)}
+
+    found = parts.kept_arrays("readings", inputs, make)
+    counts = [len(chat.answer_positions) for chat in chats]
+    return found["means"], np.split(found["logprobs"], np.cumsum(counts)[:-1])
 
 
 def _read_batch(
