@@ -81,7 +81,7 @@ class JudgeHead:
         blocks = stored.blocks()
         weights = stored.array("weights", 2, "blocks", "d_model")
         *biases, gate_bias, coherence_bias = (float(value) for value in stored.array("biases", 4))
-        coherence = [stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale")]
+        coherent, mean, scale = (stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale"))
         return cls(
             blocks,
             weights,
@@ -90,7 +90,7 @@ class JudgeHead:
             gate_bias,
             stored.metadata.whole("topic_block", most=1_000_000),
             stored.array("topic_centres", 2, "d_model"),
-            CoherenceFit(*coherence, coherence_bias, {}),
+            CoherenceFit(coherent, mean, scale, coherence_bias, {}),
             stored.metadata.record("facts").fields,
         )
 
