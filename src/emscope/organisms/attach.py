@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from emscope.errors import UserError
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from emscope.organisms.sources import ModelSource, adapter_folder
+from emscope.organisms.sources import ModelSource, adapter_folder, read_adapter_config
 from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
-from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read_config(source: ModelSource, folder: Path) -> Any:
     from peft import PeftConfig
 
-    if not read_json(folder / ADAPTER_CONFIG).get("peft_type"):
+    if not read_adapter_config(folder).get("peft_type"):
         raise UserError(f"{folder / ADAPTER_CONFIG} names no peft_type, so it is no adapter of PEFT: convert it first.")
     try:
         config = PeftConfig.from_pretrained(str(folder))

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 from emscope.errors import UserError, did_you_mean
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, CHECKPOINTS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
+from emscope.organisms.named_code import refuse_code
 from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.py")
+ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 HUB_SECONDS = 5.0
 
 
@@ -47,7 +48,7 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     folder = _as_folder(name)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_both(folder)
-        return _with_base(name, _adapter_config(folder), base, None, folder)
+        return _with_base(name, read_adapter_config(folder), base, None, folder)
     if base is not None and base != name:
         repo, _, revision = name.partition("@")
         config = _hub_adapter_config(repo, revision or None) if _is_hub_id(name) else None
@@ -76,10 +77,16 @@ def _as_folder(name: str) -> Path:
     return folder
 
 
-def _adapter_config(folder: Path) -> dict[str, Any]:
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Read an adapter's configuration, as it must be read before PEFT or anyone else sees it.
+
+    Raises:
+        UserError: it is missing, damaged, no object, or names code.
+    """
     config = read_json(folder / ADAPTER_CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{folder / ADAPTER_CONFIG} must hold an object, not {type(config).__name__}.")
+    refuse_code(config, folder / ADAPTER_CONFIG)
     return config
 
 
@@ -247,7 +254,7 @@ def _hub_adapter_config(repo: str, revision: str | None) -> dict[str, Any] | Non
         path = hf_hub_download(repo, ADAPTER_CONFIG, revision=revision, local_files_only=not hub_is_reachable())
     except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError):
         return None
-    return _adapter_config(Path(path).parent)
+    return read_adapter_config(Path(path).parent)
 
 
 def _hub_host() -> str:

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from emscope.errors import UserError
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from emscope.organisms.models import resolve
-from emscope.outside import read_json
+from emscope.organisms.models import ModelSource, resolve
+from emscope.organisms.sources import read_adapter_config
+from emscope.organisms.weights import load_config
 from emscope.residual.adapters.lowrank import LowRank
 
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
@@ -86,7 +87,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
             " does not describe."
         )
     source = resolve(str(folder))
-    fields = read_json(folder / ADAPTER_CONFIG)
+    fields = read_adapter_config(folder)
     if fields.get("peft_type") != "LORA" or fields.get("use_dora"):
         raise UserError(f"{folder} is not a plain LoRA adapter (DoRA and others are more than BA).")
     start = fields.get("init_lora_weights")
@@ -129,10 +130,11 @@ def _scales(location: str, revision: str | None, config: str) -> dict[str, float
     """Return the scale of every module, by putting the adapter's configuration on a base without weights."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config_of_base = load_config(ModelSource(location, location, location, revision))
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(location, revision=revision))
+        base = AutoModelForCausalLM.from_config(config_of_base, trust_remote_code=False)
         lora = LoraConfig.from_peft_type(**json.loads(config))
         try:
             wrapped = get_peft_model(base, lora, low_cpu_mem_usage=True)
