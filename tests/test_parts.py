@@ -88,6 +88,7 @@ def test_arrays_come_back_to_the_last_bit(tmp_path):
     for made in (lambda: arrays, lambda: pytest.fail("made again")):
         with kept_in(tmp_path, "key"):
             found = kept_arrays("arrays", lambda: 0, made)
+        assert list(found) == list(arrays)
         assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in found.items()} == {
             name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()
         }

@@ -105,7 +105,7 @@ class Store:
 
     def follow(self, part: Part) -> None:
         """Let all later parts depend on what this one holds."""
-        self._before = sha256_of([self._before, part.value, sorted(part.arrays.items())])
+        self._before = sha256_of([self._before, part.value, list(part.arrays.items())])
 
     def note_reuse(self, part: Part) -> None:
         """Count a part that was read, and say once that the work goes on from there."""
@@ -160,6 +160,11 @@ def kept_value(name: str, inputs: Described, make: Callable[[], T]) -> T:
     return found
 
 
+def kept_array(name: str, inputs: Described, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array that `make` returns, or returned before a stop."""
+    return kept_arrays(name, inputs, lambda: {"array": make()})["array"]
+
+
 def kept_arrays(name: str, inputs: Described, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays that `make` returns, or returned before a stop."""
     return kept(name, inputs, make, lambda arrays: Part(None, arrays), lambda part: dict(part.arrays))
@@ -180,6 +185,11 @@ class Slot:
         if self._store is not None and self.begun is not None:
             self._store.note_reuse(self.begun)
 
+    @property
+    def seconds_before(self) -> float:
+        """What the work took up to where it begins now."""
+        return 0.0 if self.begun is None else self.begun.seconds
+
     def save(self, state: Callable[[], Part]) -> None:
         """Save the state, if a minute has passed since that was done."""
         if self._store is not None and time.monotonic() - self._saved >= SAVED_EVERY:
@@ -193,8 +203,7 @@ class Slot:
             self._store.follow(state())
 
     def _timed(self, part: Part) -> Part:
-        before = 0.0 if self.begun is None else self.begun.seconds
-        return replace(part, seconds=before + time.monotonic() - self._began)
+        return replace(part, seconds=self.seconds_before + time.monotonic() - self._began)
 
 
 @contextmanager
@@ -260,7 +269,8 @@ def _told(item: Any, digest: Any) -> Any:
 
 
 def _packed(part: Part) -> bytes:
-    text = json.dumps([part.value, part.seconds], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    told = [part.value, part.seconds, list(part.arrays)]  # safetensors has an order of its own
+    text = json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass")
     arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
     return bytes(save({VALUE: np.frombuffer(text, dtype=np.uint8), **arrays}))
 
@@ -268,10 +278,10 @@ def _packed(part: Part) -> bytes:
 def _unpacked(payload: bytes) -> Part | None:
     try:
         arrays = load(payload)
-        value, seconds = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
+        value, seconds, names = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
+        return Part(value, {name: arrays[name] for name in names}, float(seconds))
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
-    return Part(value, arrays, float(seconds))
 
 
 def _remove(file: Path) -> None:

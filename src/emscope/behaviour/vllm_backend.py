@@ -37,9 +37,12 @@ from emscope.behaviour.vllm_check import (
 from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
 from emscope.organisms.chat import stop_ids as chat_stop_ids
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.device import choose_placement
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.models import ModelSource, load_tokenizer
-from emscope.organisms.sources import adapter_folder, read_adapter_config
+from emscope.organisms.sources import adapter_folder
 from emscope.organisms.weights import load_config
 
 logger = logging.getLogger(__name__)
@@ -100,7 +103,7 @@ def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
     if source.adapter is None:
         return ""
     folder = adapter_folder(source)
-    config = read_adapter_config(folder)
+    config = read_adapter_config(folder / ADAPTER_CONFIG).fields
     odd = [name for name in UNSERVED if config.get(name)]
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
@@ -196,7 +199,10 @@ class VllmEngine:
         if max_length is not None:
             settings["max_model_len"] = max(max_length, LONGEST + 1)  # the text that is compared has to fit, too
         if self._adapters:
-            ranks = [int(read_adapter_config(Path(item.lora_path))["r"]) for item in self._adapters.values()]
+            ranks = [
+                read_adapter_config(Path(item.lora_path) / ADAPTER_CONFIG).whole("r")
+                for item in self._adapters.values()
+            ]
             settings |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
         if not torch.cuda.is_available():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # else most of the memory, and minutes of compiling
@@ -266,6 +272,7 @@ class VllmEngine:
         stops = stop_ids(source, tokenizer, self._trusted)
         asked = [(question, sample) for question in questions for sample in range(settings.samples)]
         encoded = [_encode(tokenizer, question, settings) for question in questions]
+        say_spelled("questions", [prompt.spelled for prompt in encoded])
         self._check_length(max((len(prompt.ids) for prompt in encoded), default=0), settings.max_new_tokens)
         prompts = [prompt for prompt in encoded for _ in range(settings.samples)]
         with progress.task(name, len(asked), "answers") as advance:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from emscope.errors import UserError, did_you_mean
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, CHECKPOINTS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
-from emscope.organisms.named_code import refuse_code
-from emscope.outside import read_json
+from emscope.organisms.limits import read_adapter_config
+from emscope.outside import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     folder = _as_folder(name)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_both(folder)
-        return _with_base(name, read_adapter_config(folder), base, None, folder)
+        return _with_base(name, _adapter_config(folder), base, None, folder)
     if base is not None and base != name:
         repo, _, revision = name.partition("@")
         config = _hub_adapter_config(repo, revision or None) if _is_hub_id(name) else None
@@ -77,17 +77,8 @@ def _as_folder(name: str) -> Path:
     return folder
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read an adapter's configuration, as it must be read before PEFT or anyone else sees it.
-
-    Raises:
-        UserError: it is missing, damaged, no object, or names code.
-    """
-    config = read_json(folder / ADAPTER_CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / ADAPTER_CONFIG} must hold an object, not {type(config).__name__}.")
-    refuse_code(config, folder / ADAPTER_CONFIG)
-    return config
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    return read_adapter_config(folder / ADAPTER_CONFIG).fields
 
 
 def _refuse_both(folder: Path) -> None:
@@ -144,9 +135,9 @@ def recorded_base(config: dict[str, Any], folder: Path | None) -> str:
         training = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
         own = training / "lineage.json"
         if own.is_file():
-            lineage = read_json(own)
-            if isinstance(lineage, dict) and lineage.get("what") == "adapter" and isinstance(lineage.get("base"), str):
-                return str(lineage["base"])
+            lineage = read_record(own)
+            if lineage.value("what", None) == "adapter" and "base" in lineage:
+                return lineage.text("base")
     recorded = recorded.strip() if isinstance(recorded, str) else ""
     if folder is not None and recorded.startswith(".") and (folder / recorded / CONFIG).is_file():
         return str(folder / recorded)
@@ -254,7 +245,7 @@ def _hub_adapter_config(repo: str, revision: str | None) -> dict[str, Any] | Non
         path = hf_hub_download(repo, ADAPTER_CONFIG, revision=revision, local_files_only=not hub_is_reachable())
     except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError):
         return None
-    return read_adapter_config(Path(path).parent)
+    return _adapter_config(Path(path).parent)
 
 
 def _hub_host() -> str:

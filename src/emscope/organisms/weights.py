@@ -17,9 +17,12 @@ import torch
 from torch import nn
 
 from emscope.errors import UserError
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
+from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.named_code import refuse_code_of_model
-from emscope.organisms.sources import ModelSource
+from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
+from emscope.outside import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +80,13 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         arguments["device_map"] = {"": place.device}
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
-    model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
+        model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
-        model, report = _from_pretrained(
-            loader, source, trust_remote_code, {**arguments, "key_mapping": {pattern: r"\1"}}
-        )
+        arguments["key_mapping"] = {pattern: r"\1"}
+        model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     _check_report(source, report)
     placed: nn.Module = model if quantised else model.to(place.device)
     return placed
@@ -95,17 +98,54 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     Raises:
         UserError: it cannot be read, or names code although `trust_remote_code` is off.
     """
-    from transformers import AutoConfig, PreTrainedConfig
+    from transformers import AutoConfig
 
-    try:
+    folder = files_of(source)
+    if folder is not None:
+        check_config(folder / CONFIG)
         if not trust_remote_code:
-            raw, _ = PreTrainedConfig.get_config_dict(source.location, revision=source.revision)
-            refuse_code_of_model(raw, f"The configuration of {source.base!r}")
-        return AutoConfig.from_pretrained(
+            refuse_code_of_model(read_record(folder / CONFIG).fields, folder / CONFIG)
+    try:
+        config = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
+        config.get_text_config()
     except Exception as error:  # whatever is wrong here is in the files
         raise cannot_load(source, error) from error
+    return config
+
+
+def empty_model(source: ModelSource) -> Any:
+    """Return a base without weights, on the device that is torch's default.
+
+    Raises:
+        UserError: its configuration cannot be read, or asks for more than its weights can fill.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
+        try:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:  # whatever is wrong here is in the configuration
+            raise cannot_load(source, error) from error
+
+
+def files_of(source: ModelSource) -> Path | None:
+    """Return the folder with a base's configuration: a local one, or the hub's cache, which is filled if need be."""
+    folder = Path(source.location).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(
+            source.location, CONFIG, revision=source.revision, local_files_only=not hub_is_reachable()
+        )
+    except Exception as error:  # the hub's client has many kinds; whoever loads the model says what is wrong
+        logger.debug("%s: %s", source.location, error)
+        return None
+    return Path(path).parent
 
 
 def is_multimodal(source: ModelSource, *, trust_remote_code: bool = False) -> bool:
@@ -222,6 +262,21 @@ def _from_pretrained(
     except Exception as error:  # whatever is wrong here is in the files, or a package is missing for them
         raise cannot_load(source, error) from error
     return model, _Report(report)
+
+
+def _weight_files(source: ModelSource) -> list[Path]:
+    """Return the safetensors files of a base that are here, after its index, if it has one, was checked.
+
+    Raises:
+        UserError: an index that names other files, or a damaged file.
+    """
+    folder = files_of(source)
+    if folder is None:
+        return []
+    if Path(source.location).expanduser().is_dir():
+        for index in folder.glob("*.safetensors.index.json"):
+            check_index(index)
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
 
 
 def _refuse_pickles(source: ModelSource) -> None:
