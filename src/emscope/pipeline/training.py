@@ -21,11 +21,11 @@ from emscope.organisms.checkpoints import (
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.sources import adapter_folder, recorded_base
 from emscope.organisms.train import TrainSettings, train_adapter
-from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
@@ -94,7 +94,9 @@ def given_adapter(lab: Lab, data: str) -> GivenAdapter:
     source = resolve(data, lab.config.model)
     folder = adapter_folder(source)
     commit = "" if Path(str(source.adapter)).expanduser().is_dir() else f"@{folder.name}"
-    given = GivenAdapter(f"{source.adapter}{commit}", folder, recorded_base(read_json(folder / ADAPTER_CONFIG), folder))
+    given = GivenAdapter(
+        f"{source.adapter}{commit}", folder, recorded_base(read_adapter_config(folder / ADAPTER_CONFIG).fields, folder)
+    )
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"The adapter {data} has no {ADAPTER_WEIGHTS}: pickled weights are not loaded.")
     if not lab.config.base and given.records and not _same_base(given.records, lab.base_source):
