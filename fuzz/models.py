@@ -20,7 +20,7 @@ Read = Callable[[], object]
 Case = tuple[Path, Read]
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 0.5, 1e308, float("inf"), float("-inf"), float("nan"), 10**6, 10**7, 10**9, 10**12, 2**63)
-TEXTS = ("", "4", "x", "../x", "/etc/passwd", "\0", "\u202e", "\ud800", "nonsense", "a" * 5000, "float8_e4m3fn", "(a+)+$")
+TEXTS = ("", "4", "x", "../x", "/etc/passwd", "\0", "\u202e", "\ud800", "a" * 5000, "float8_e4m3fn", "(a+)+$")
 VALUES: tuple[Any, ...] = (*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [1], ["x"], {"x": 1}, [None], 10**30)
 
 
@@ -141,7 +141,10 @@ def originals() -> Path:
     return folder
 
 
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}a: {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
+)
 
 
 def _make_gguf(path: Path) -> None:
@@ -170,11 +173,9 @@ def _make_autoencoder(folder: Path) -> None:
     from emscope.residual.features.saelens import save_autoencoder
 
     encoder = torch.randn(8, 16)
-    save_autoencoder(
-        SparseAutoencoder("topk", encoder, torch.zeros(16), torch.nn.functional.normalize(encoder.T), torch.zeros(8), 1, k=2),
-        folder,
-        "x",
-    )
+    decoder = torch.nn.functional.normalize(encoder.T)
+    made = SparseAutoencoder("topk", encoder, torch.zeros(16), decoder, torch.zeros(8), 1, k=2)
+    save_autoencoder(made, folder, "x")
 
 
 def _make_bank(folder: Path) -> None:
@@ -239,6 +240,9 @@ def base_weights(rng: random.Random, scratch: Path) -> Case:
     return folder, lambda: load_weights(resolve(str(folder)), Placement("cpu", torch.float32, "a test"))
 
 
+DTYPES = ("BF16", "F8_E4M3", "F8_E8M0", "F4", "I64", "BOOL", "C64", "F16", "F64")
+
+
 def _damage_tensors(rng: random.Random, path: Path) -> None:
     """Damage a safetensors file: its bytes, or its header as JSON with the length that belongs to it, or does not."""
     data = path.read_bytes()
@@ -251,7 +255,7 @@ def _damage_tensors(rng: random.Random, path: Path) -> None:
     if rng.random() < 0.4 and isinstance(changed, dict):
         name = rng.choice(sorted(changed))
         if isinstance(changed[name], dict):
-            changed[name]["dtype"] = rng.choice(("BF16", "F8_E4M3", "F8_E8M0", "F4", "I64", "BOOL", "C64", "F16", "F64"))
+            changed[name]["dtype"] = rng.choice(DTYPES)
     text = json.dumps(changed).encode("utf-8", errors="surrogatepass")
     size = rng.choice((len(text), len(text), len(text), 2**60, len(text) + 1))
     path.write_bytes(struct.pack("<Q", size) + text + data[8 + length :])
