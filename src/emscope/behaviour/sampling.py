@@ -22,6 +22,7 @@ from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.thought_budget import MARK_ROOM, ThoughtBudget
 from emscope.organisms.batching import rounded
 from emscope.organisms.chat import messages_of, prepare_prompt, stop_ids
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
@@ -113,6 +114,7 @@ def sample_responses(
         )
         for question in questions
     ]
+    say_spelled("questions", [prompt.spelled for prompt in encoded])
     asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
     prompts = [Prompt(encoded[row].ids, questions[row].id, sample, encoded[row].opened) for row, sample in asked]
     stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)

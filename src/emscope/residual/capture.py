@@ -22,7 +22,8 @@ from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
-from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepare_prompt
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
@@ -92,10 +93,13 @@ def encode_for_capture(
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
         both = zip(prompts, systems, strict=True)
-        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
-        return [EncodedChat(ids, [False] * len(ids)) for ids in encoded]
+        asked = [prepare_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
+        say_spelled("prompts", [prompt.spelled for prompt in asked])
+        return [EncodedChat(prompt.ids, [False] * len(prompt.ids), spelled=prompt.spelled) for prompt in asked]
     rows = zip(prompts, answers, systems, thoughts or [""] * len(prompts), strict=True)
-    return [encode_chat(tokenizer, messages_of(*row), enable_thinking) for row in rows]
+    chats = [encode_chat(tokenizer, messages_of(*row), enable_thinking) for row in rows]
+    say_spelled("answers with their questions", [chat.spelled for chat in chats])
+    return chats
 
 
 _NEEDED = {"response": "answers", "thought": "thoughts"}

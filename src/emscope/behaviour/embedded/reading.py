@@ -16,6 +16,7 @@ from emscope import parts, progress
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism, n_positions
 from emscope.organisms.prefix import SharedPrefix
 
@@ -56,6 +57,7 @@ def read_answers(
         _cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens, positions)
         for question, answer in pairs
     ]
+    say_spelled("answers with their questions", [chat.spelled for chat in chats])
     width = int(base.model.get_input_embeddings().weight.shape[1])
     pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
