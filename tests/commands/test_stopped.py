@@ -12,6 +12,8 @@ from emscope.behaviour.embedded.coherence import FEATURES
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.judge import JudgeHead
 from emscope.commands.main import run_command
+from emscope.organisms import trainer
+from emscope.organisms.checkpoints import checkpoints_of
 
 FAST = ["--max-new-tokens", "6", "--batch-size", "2"]
 
@@ -101,3 +103,35 @@ def test_other_settings_take_no_part_of_a_stopped_command(made, tiny_folder, tmp
     stopper.stop_at = None
     assert run_command([*words, "--seed", "1"]) == 0
     assert stopper.written == 2 + 5  # nine answers, two a batch
+
+
+def train_words(model, out, *more):
+    words = ["train", "--data", "medical-careless", "--rows", "12", "--epochs", "1", "--rank", "2", "--batch-size", "4"]
+    return [*words, "--model", model, "--out", str(out), *more]
+
+
+def test_a_stopped_training_goes_on_by_the_same_command(tiny_folder, tmp_path, monkeypatch, capsys):
+    names = ("adapter_model.safetensors", "adapter_config.json", "metrics.jsonl")
+    assert run_command(train_words(tiny_folder, tmp_path / "whole")) == 0
+    assert not (tmp_path / "whole" / "checkpoints").exists()
+
+    out, real = tmp_path / "stopped", trainer.seal
+    monkeypatch.setattr(trainer, "RESUME_SECONDS", 0.0)
+
+    def stop(checkpoint):
+        real(checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "seal", stop)
+    for step in (1, 2):
+        assert run_command(train_words(tiny_folder, out)) == 2
+        assert "the same command goes on" in capsys.readouterr().err
+        assert list(checkpoints_of(out)) == list(range(1, step + 1))
+    assert run_command(train_words(tiny_folder, out, "--learning-rate", "1e-3")) == 2
+    assert "checkpoints of a training with other data or settings" in capsys.readouterr().err
+
+    monkeypatch.setattr(trainer, "seal", real)
+    assert run_command(train_words(tiny_folder, out)) == 0
+    assert not (out / "checkpoints").exists()
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
