@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.locking import is_locked
@@ -42,6 +43,8 @@ class Run:
             config.yaml of any run.
         overwrite: replace a run of another configuration in the same folder.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     config: Annotated[Path | None, tyro.conf.Positional] = None
     preset: str | None = None
@@ -107,7 +110,7 @@ def has_begun(folder: Path) -> bool:
     """Say whether a run's folder holds any work: finished, begun, or in the making."""
     if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
         return True
-    return is_locked(folder)
+    return any(folder.glob(".parts/*")) or is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:

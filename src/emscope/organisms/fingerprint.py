@@ -19,8 +19,8 @@ from emscope.errors import OutsideError, UserError
 from emscope.files import file_sha256, value_sha256, write_json
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.embedded import EMBEDDED_ALIAS, GGUF_SHA256, cache_folder
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.sources import recorded_base
-from emscope.outside import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _base_of(folder: Path) -> str:
         if at.resolve() in seen:
             raise OutsideError(folder / ADAPTER_CONFIG, "names a base that is put on itself", "name the model")
         seen.append(at.resolve())
-        recorded = recorded_base(read_json(at / ADAPTER_CONFIG), at)
+        recorded = recorded_base(read_adapter_config(at / ADAPTER_CONFIG).fields, at)
         base = base or recorded
         at = Path(recorded).expanduser()
         if not recorded:

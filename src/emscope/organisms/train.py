@@ -21,6 +21,7 @@ from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.card import exact_base, write_card, write_portable_base
 from emscope.organisms.chat import EncodedChat, Message, check_chat, encode_chat, stop_ids
 from emscope.organisms.checkpoints import ADAPTER_FILES, check_resumable, last_resumable
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
@@ -133,6 +134,7 @@ def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max
             )
         n_cut += sum(whole.is_answer) > sum(chat.is_answer)
         encoded.append(chat)
+    say_spelled("conversations", [chat.spelled for chat in encoded])
     if n_cut:
         logger.warning(
             "%d of %d conversations go on after %d tokens, where they are cut: raise max_length to learn them whole.",

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import emscope
+from emscope import parts
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
 from emscope.locking import locked
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_local
+from emscope.organisms.lineage import circumstances
 from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved, same_run
 from emscope.pipeline.record import RECORD, RunRecord
@@ -127,7 +129,8 @@ class RunFolder:
         """Make `outputs`, unless they are what the same settings, inputs, base model and code made before.
 
         Whoever makes a stage holds its lock. The record is written after the outputs, so a stage that is killed
-        half-way is made again. `again` makes it even where it is up to date.
+        half-way is made again, from those parts of it that were finished (see `parts`). `again` makes it even where it
+        is up to date.
 
         Raises:
             UserError: the folder cannot be written to, or has become another configuration's meanwhile.
@@ -144,6 +147,10 @@ class RunFolder:
                 self._reuse(name)
                 return
             self._make(asked, keys[0], make)
+
+    def _parts(self, name: str) -> Path:
+        """Return where the finished parts of a stage are kept until it is recorded."""
+        return self.path(".parts", name.replace("/", "-"))
 
     def _keys(self, asked: _Asked) -> tuple[str, str]:
         """Return the hash of everything that a stage is made from, and what it was in earlier versions, '' for none.
@@ -183,6 +190,7 @@ class RunFolder:
     def _reuse(self, name: str) -> None:
         self.reused.append(name)
         logger.info("%s: reused", name)
+        parts.forget(self._parts(name))  # a process that is killed after its record may leave them
 
     def _make(self, asked: _Asked, key: str, make: Callable[[], None]) -> None:
         """Make a stage and note it; the caller holds its lock."""
@@ -190,9 +198,11 @@ class RunFolder:
             raise UserError(f"{self.path(CONFIG)} was replaced or removed meanwhile: start this command again.")
         name, read = asked.name, self._hashes(asked.inputs)
         self._say_why(asked, key)
+        kept = self._parts(name)
         started = time.perf_counter()
-        make()
-        seconds = round(time.perf_counter() - started, 2)
+        with parts.kept_in(kept, [key, circumstances()]) as store:
+            make()
+        seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
         changed = differing(read, self._hashes(asked.inputs))
@@ -214,6 +224,7 @@ class RunFolder:
             self.record = RunRecord.read(self.folder)
             self.record.put(name, entry)
             self.record.write(self.folder)
+        parts.forget(kept)
 
     def _say_why(self, asked: _Asked, key: str) -> None:
         """Log that a stage is made; of one that was made before, what is not as it left it."""
