@@ -84,7 +84,7 @@ def main() -> None:
     """Kill and compare."""
     out, base, which = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     out.mkdir(parents=True, exist_ok=True)
-    from emscope.organisms import trainer, train  # noqa: F401  (once, not in every child)
+    from emscope.organisms import train, trainer  # noqa: F401  (once, not in every child)
     from emscope.pipeline import training  # noqa: F401
 
     assert in_child(out / "whole", base) == 0
