@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -10,9 +11,10 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fuzz.harness import FAILED, Tally, Target, as_json, end_of, failures, run_reader, table
+from fuzz.harness import FAILED, Tally, Target, as_json, end_of, failures, run_reader, share_of, table
 from fuzz.readers import all_readers
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: a forked process has no threads of it
 RESULT = Path("benchmarks/results/fuzz.json")
 
 
@@ -58,11 +60,11 @@ def _repeat(name: str, target: Target, seed: int) -> int:
 
 
 def _all(chosen: dict[str, Target], given: argparse.Namespace) -> int:
-    seeds = range(given.start, given.start + given.inputs)
     started = time.perf_counter()
 
     def run(name: str) -> Tally:
-        tally = run_reader(name, chosen[name], seeds)
+        n_inputs = max(1, round(given.inputs * share_of(chosen[name])))
+        tally = run_reader(name, chosen[name], range(given.start, given.start + n_inputs))
         sys.stderr.write(f"{table({name: tally}).splitlines()[1]}\n")
         return tally
 

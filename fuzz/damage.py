@@ -10,7 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-NUMBERS = (0, 1, -1, 2, 3, 7, 0.5, 1e308, float("inf"), float("-inf"), float("nan"), 10**6, 10**9, 10**12, 2**63, 10**30)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    0.5,
+    1e308,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    10**6,
+    10**9,
+    10**12,
+    2**63,
+    10**30,
+)
 TEXTS = (
     "", " ", "4", "x", "../x", "/etc/passwd", "\0", "\x1b[2J", "\u202e", "\ud800", "a" * 5000, "NaN", "null", "<script>",
     "=1+1", "😀", "\r\n", "(a+)+$", "2026-11-28", "{{ x }}",

@@ -70,9 +70,16 @@ class Tally:
             self.failures.append(ending)
 
 
+def share_of(target: Target) -> float:
+    """Return how many inputs a target wants beside others: `share` as an attribute; 1 where it has none."""
+    return float(getattr(target, "share", 1))
+
+
 def run_reader(name: str, target: Target, seeds: range, seconds: float = SECONDS) -> Tally:
     """Read a target's inputs of some seeds and count how they ended."""
     tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:  # what it imports and keeps is then there in every process
+        target(random.Random(f"{name}/warm"), Path(folder))
     for start in range(seeds.start, seeds.stop, CHUNK):
         for ending in _run_chunk(name, target, range(start, min(start + CHUNK, seeds.stop)), seconds):
             tally.add(ending)
