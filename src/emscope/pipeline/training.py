@@ -28,6 +28,7 @@ from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.sources import adapter_folder, recorded_base
 from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
