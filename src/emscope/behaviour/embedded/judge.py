@@ -78,14 +78,22 @@ class JudgeHead:
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        tensors, metadata = load_tensors(path, KIND)
-        *biases, gate_bias, coherence_bias = (float(value) for value in tensors["biases"])
-        weights, mean, scale = (tensors[f"coherence_{name}"] for name in ("weights", "mean", "scale"))
+        stored = load_tensors(path, KIND)
+        blocks = stored.blocks()
+        weights = stored.array("weights", 2, "blocks", "d_model")
+        *biases, gate_bias, coherence_bias = (float(value) for value in stored.array("biases", 4))
+        coherent, mean, scale = (stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale"))
         return cls(
-            tuple(metadata["blocks"]), tensors["weights"], np.array(biases), tensors["gate_weights"], gate_bias,
-            metadata["topic_block"], tensors["topic_centres"], CoherenceFit(weights, mean, scale, coherence_bias, {}),
-            metadata["facts"],
-        )  # fmt: skip
+            blocks,
+            weights,
+            np.array(biases),
+            stored.array("gate_weights", "d_model"),
+            gate_bias,
+            stored.metadata.whole("topic_block", most=1_000_000),
+            stored.array("topic_centres", 2, "d_model"),
+            CoherenceFit(coherent, mean, scale, coherence_bias, {}),
+            stored.metadata.record("facts").fields,
+        )
 
     def aligned(self, means: np.ndarray, topic: np.ndarray) -> np.ndarray:
         """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model] and `topic_block`'s [n, d]."""
