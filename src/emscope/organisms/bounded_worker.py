@@ -1,6 +1,6 @@
 """The process that runs what came with a model's files: chat templates and patterns. Its parent is `bounded`.
 
-Run by its path, with the parent's `sys.path` as JSON. Every line on standard input is one request, every line on
+Run by its path, with the parent's `sys.path` as JSON and the seconds that one request may take. Every line on standard input is one request, every line on
 standard output its reply, both JSON. Time is bounded by the processor's, so that a busy machine changes nothing.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
         request = json.loads(line)
         work = {"render": _renderer, "match": _matcher}[request["work"]]()
         _bound_memory()
-        _bound_time()
+        _bound_time(int(sys.argv[2]))
         _send(replies, _reply(work, request["given"], len(line)))
 
 
@@ -110,13 +110,13 @@ def _watch_memory() -> None:
     os._exit(OUT_OF_MEMORY)
 
 
-def _bound_time() -> None:
-    """Have the system end the process when one request takes more than CPU_SECONDS of a processor."""
+def _bound_time(seconds: int) -> None:
+    """Have the system end the process when one request takes more than some seconds of a processor."""
     try:
         import resource
     except ImportError:
         return
-    most = int(time.process_time()) + 1 + CPU_SECONDS
+    most = int(time.process_time()) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
