@@ -15,6 +15,7 @@ from typing import Any
 
 from emscope.errors import OutsideError
 from emscope.organisms.bounded import Pattern
+from emscope.organisms.named_code import refuse_code
 from emscope.outside import Record, read_record
 
 MOST_MODULES = 100_000
@@ -131,9 +132,10 @@ def read_adapter_config(path: Path) -> Record:
     """Read and check an adapter_config.json.
 
     Raises:
-        UserError: as `check_adapter_config`, or it is no JSON object.
+        UserError: as `check_adapter_config`, it is no JSON object, or it names code.
     """
     record = read_record(path, remedy=ADAPTER_REMEDY)
+    refuse_code(record.fields, path)
     check_adapter_config(record)
     return record
 

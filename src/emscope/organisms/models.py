@@ -210,7 +210,7 @@ def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
             logger.info("The adapter %s brings a chat template of its own: it is used.", source.adapter)
             tokenizer.chat_template = own
         return tokenizer
-    tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code)
+    tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code=False)  # the base's authors are trusted
     base = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
     if not tokenizer.chat_template and base.chat_template:
         tokenizer.chat_template = base.chat_template

@@ -20,7 +20,7 @@ from emscope.outside import read_record
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.py")
+ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 HUB_SECONDS = 5.0
 
 
