@@ -1,7 +1,8 @@
 """The process that runs what came with a model's files: chat templates and patterns. Its parent is `bounded`.
 
-Run by its path, with the parent's `sys.path` as JSON and the seconds that one request may take. Every line on standard input is one request, every line on
-standard output its reply, both JSON. Time is bounded by the processor's, so that a busy machine changes nothing.
+Run by its path, with the parent's `sys.path` as JSON and the seconds that one request may take. Every line on standard
+input is one request, every line on standard output its reply, both JSON. Time is bounded by the processor's, so that a
+busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CPU_SECONDS = 10
+CPU_SECONDS = 3
 MEMORY_BYTES = 512 << 20
 """What one request may take beyond what the process takes by itself."""
 
