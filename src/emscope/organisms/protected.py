@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from emscope.errors import UserError, missing_extra
+from emscope.redaction import keep_secret
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def _decrypt(path: Path, scratch: Path) -> Path:
         if not sys.stdin.isatty():
             raise UserError(f"{path.name} needs its password: set {PASSWORD_VARIABLE}.")
         password = getpass.getpass(f"Password of {path.name}: ")
+    keep_secret(password)
     copy = scratch / "archive"
     shutil.copyfile(path, copy)
     try:
