@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress, terminal
+from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
 
@@ -179,7 +179,8 @@ def _log_handler(console: Console) -> logging.Handler:
 
 
 def _set_up(console: Console, debug: bool) -> None:
-    """Log to the terminal, and keep other packages' chatter off it."""
+    """Log to the terminal, and keep other packages' chatter and the environment's secrets off it."""
+    redaction.keep_environment()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
