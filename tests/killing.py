@@ -1,7 +1,7 @@
 """Kills a training at the moments at which it touches its folder, and sees whether it ends in the same bytes.
 
-A script of its own: it forks, which needs a process without threads. `killing.py OUT BASE first|all|N [SEED]` prints one
-JSON line a kill: the moment, what happened there, and the names of the files that differ in the end.
+A script of its own: it forks, which needs a process without threads. `killing.py OUT BASE all|N` prints one JSON line
+a kill: the moment, what happened there, and the names of the files that differ in the end.
 
 A moment is a file that is opened for writing, moved or deleted, or a folder that is made or deleted, inside the run.
 Every second kill also leaves half of the file that was opened last.
@@ -34,8 +34,8 @@ class Killer:
         if event == "open" and not (given[2] or 0) & (os.O_WRONLY | os.O_RDWR):
             return
         if self.count == self.at:
-            if self.torn and self.opened and os.path.exists(self.opened):
-                os.truncate(self.opened, os.path.getsize(self.opened) // 2)
+            if self.torn and self.opened and Path(self.opened).exists():
+                os.truncate(self.opened, Path(self.opened).stat().st_size // 2)
             os.write(os.open(self.log, os.O_WRONLY | os.O_CREAT), f"{event} {given[0]}".encode())
             os._exit(KILLED)
         self.count += 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from emscope import progress
 from emscope.behaviour.answer_faults import count_faults
+from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
@@ -98,6 +99,8 @@ def judge_stage(lab: Lab, name: str) -> None:
         rows = read_table(responses, Response)
         scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
         write_table(out, with_judgements(name, rows, scores, lab.judge.id))
+        if appeals := str(count_appeals([row.response for row in rows])):
+            logger.warning("%s: %s.", name, appeals)
 
     lab.folder.stage(f"judge-{name}", lab.judge_fingerprint, [responses], [out], make)
 

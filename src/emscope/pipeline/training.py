@@ -22,7 +22,8 @@ from emscope.organisms.checkpoints import (
 )
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.sources import adapter_folder, recorded_base
@@ -93,7 +94,9 @@ def given_adapter(lab: Lab, data: str) -> GivenAdapter:
     source = resolve(data, lab.config.model)
     folder = adapter_folder(source)
     commit = "" if Path(str(source.adapter)).expanduser().is_dir() else f"@{folder.name}"
-    given = GivenAdapter(f"{source.adapter}{commit}", folder, recorded_base(read_json(folder / ADAPTER_CONFIG), folder))
+    given = GivenAdapter(
+        f"{source.adapter}{commit}", folder, recorded_base(read_adapter_config(folder / ADAPTER_CONFIG).fields, folder)
+    )
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"The adapter {data} has no {ADAPTER_WEIGHTS}: pickled weights are not loaded.")
     if not lab.config.base and given.records and not _same_base(given.records, lab.base_source):
@@ -138,7 +141,10 @@ def adopt(lab: Lab, given: GivenAdapter, folder: Path) -> None:
 def _model_stage(lab: Lab, name: str, data: str) -> None:
     """Note which whole model is an organism of the run; its weights stay where they are."""
     folder = lab.folder.path("organisms", name)
-    note = {"model": data, "fingerprint": fingerprint(data)}
+    note = {"model": data, "fingerprint": fingerprint(data, checked=True)}
+    earlier = {"model": data, "fingerprint": earlier_fingerprint(data)}
+    if (folder / WHOLE_MODEL).is_file() and read_json(folder / WHOLE_MODEL) == earlier:
+        note = earlier  # of a run made before contents were read: what was found with it stays
 
     def make() -> None:
         for file in (*ADAPTER_FILES, *TOKENIZER_FILES):
