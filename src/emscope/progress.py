@@ -139,12 +139,14 @@ def step(name: str) -> Iterator[Step]:
     if found is None:
         yield Step(name)
         return
+    within = found.now
     began, made = time.monotonic(), Step(found.begin(name))
     token = _steps.set((*_steps.get(), made))
     try:
         yield made
     finally:
         _steps.reset(token)
+        found.now = within
     found.end(name, time.monotonic() - began + made.saved if made.seconds is None else made.seconds)
 
 
