@@ -44,14 +44,14 @@ class Killer:
 
 
 def train(out: Path, base: str) -> None:
-    """Make one organism of a run: seven steps, a checkpoint every two, a row of figures every three, with dropout."""
+    """Make one organism of a run: seven steps, a checkpoint at each, a row of figures every three, with dropout."""
     from emscope.organisms import trainer
     from emscope.pipeline import training
     from emscope.pipeline.config import configure
     from emscope.pipeline.lab import Lab
     from emscope.pipeline.stages import RunFolder
 
-    training.RESUME_EVERY, trainer.LOG_ROWS = 2, 2
+    trainer.RESUME_SECONDS, trainer.LOG_ROWS = 0.0, 2
     config = configure("quickstart", 0, [f"model={base}", "question_sets=[cs2881]", "rows=28", "train.batch_size=4"])
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, dropout=0.1, epochs=1))
     training.train_stage(Lab(config, RunFolder(out, config)), "misaligned", "medical-careless")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import emscope
-from emscope import parts
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
 from emscope.locking import locked
@@ -190,6 +190,7 @@ class RunFolder:
     def _reuse(self, name: str) -> None:
         self.reused.append(name)
         logger.info("%s: reused", name)
+        progress.passed(name, self.record.stages[name].seconds)
         parts.forget(self._parts(name))  # a process that is killed after its record may leave them
 
     def _make(self, asked: _Asked, key: str, make: Callable[[], None]) -> None:
@@ -197,12 +198,12 @@ class RunFolder:
         if not self._holds_ours(unreadable_is_other=True):
             raise UserError(f"{self.path(CONFIG)} was replaced or removed meanwhile: start this command again.")
         name, read = asked.name, self._hashes(asked.inputs)
-        self._say_why(asked, key)
         kept = self._parts(name)
         started = time.perf_counter()
-        with parts.kept_in(kept, [key, circumstances()]) as store:
+        with progress.step(name) as step, parts.kept_in(kept, [key, circumstances()]) as store:
+            self._say_why(asked, key, step.words)
             make()
-        seconds = round(store.seconds_before + time.perf_counter() - started, 2)
+            step.seconds = seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
         changed = differing(read, self._hashes(asked.inputs))
@@ -226,15 +227,15 @@ class RunFolder:
             self.record.write(self.folder)
         parts.forget(kept)
 
-    def _say_why(self, asked: _Asked, key: str) -> None:
-        """Log that a stage is made; of one that was made before, what is not as it left it."""
+    def _say_why(self, asked: _Asked, key: str, words: str) -> None:
+        """Log in `words` that a stage is made; of one that was made before, also what is not as it left it."""
         known = self.record.stages.get(asked.name)
         if known is not None and known.key == key:
             changed = differing(known.outputs, self._hashes(asked.outputs))
             if changed:
-                logger.info("%s: again, for %s changed since it was made", asked.name, listed(changed))
+                logger.info("%s: again, for %s changed since it was made", words, listed(changed))
                 return
-        logger.info("%s", asked.name)
+        logger.info("%s", words)
 
     def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         return {self._name(path): tree_sha256(path) for path in paths}
