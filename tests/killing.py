@@ -44,7 +44,7 @@ class Killer:
 
 
 def train(out: Path, base: str) -> None:
-    """Make one organism of a run: seven steps, a checkpoint at each, a row of figures every three, with dropout."""
+    """Make one organism of a run: five steps, a checkpoint at each, a row of figures every two, with dropout."""
     from emscope.organisms import trainer
     from emscope.pipeline import training
     from emscope.pipeline.config import configure
