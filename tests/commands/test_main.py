@@ -1,11 +1,14 @@
 import errno
+import importlib
 import json
 import subprocess
 import sys
+import typing
 
 import pytest
 
 from emscope.commands import main
+from emscope.commands.common import GOES_ON, NOTHING_KEPT
 from emscope.commands.main import COMMANDS, run_command, user_sentence
 from emscope.errors import UserError
 
@@ -69,20 +72,58 @@ def test_errors_of_the_machine_are_sentences(error, sentence):
     assert sentence in (user_sentence(error) or "")
 
 
-def test_stops_and_faults_have_their_own_endings(monkeypatch, capsys):
-    def end_with(error, name="run"):
-        def dispatch(words):
+def classes_of(name):
+    """Return the classes of a command: one, or those of its sub-commands."""
+    found = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}").COMMAND
+    return [typing.get_args(item)[0] for item in typing.get_args(found)] or [found]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_a_stop_leaves(name):
+    for kind in classes_of(name):
+        said = kind.stopped
+        assert isinstance(said, property) or said in (GOES_ON, NOTHING_KEPT)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["judge", "--responses", "a.csv", "--out", "b.csv"], GOES_ON),
+        (["judge", "--responses", "a.csv", "--out", "b.csv", "--judge", "openai:x"], "asks only for the rest"),
+        (["judge", "--compare", "a.csv", "b.csv"], NOTHING_KEPT),
+        (["generate", "--model", "x", "--out", "a.csv", "--backend", "transformers"], GOES_ON),
+        (["generate", "--model", "x", "--out", "a.csv", "--backend", "vllm"], NOTHING_KEPT),
+        (["generate", "--model", "x", "--out", "a.csv"], "What vLLM had sampled is not"),
+        (["detect", "--organism", "x", "--directions", "d.safetensors"], "Nothing is kept part-way without --out"),
+        (["detect", "--organism", "x", "--directions", "d.safetensors", "--out", "x.json"], GOES_ON),
+        (["ablate", "--model", "x"], "Nothing is kept part-way without --out"),
+        (["train", "--data", "x", "--out", "y"], "Without --save-every nothing is kept"),
+        (["train", "--data", "x", "--out", "y", "--save-every", "5"], "--resume goes on"),
+        (["adapters", "classify", "x"], GOES_ON),
+        (["adapters", "inspect", "x"], NOTHING_KEPT),
+        (["steer", "x"], GOES_ON),
+    ],
+)
+def test_the_last_line_after_a_stop_says_what_that_command_leaves(words, said, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    for kind in classes_of(words[0]):
+        monkeypatch.setattr(kind, "execute", stop)
+    assert run_command(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_stops_before_anything_and_faults_have_their_own_endings(monkeypatch, capsys):
+    def end_with(error):
+        def dispatch(words, begun):
             raise error
 
         monkeypatch.setattr(main, "_dispatch", dispatch)
-        return run_command([name])
+        return run_command(["run"])
 
     assert end_with(KeyboardInterrupt()) == 2
-    assert "the same command goes on" in capsys.readouterr().err
-    assert end_with(KeyboardInterrupt(), "train") == 2
-    assert "--resume goes on" in capsys.readouterr().err
-    assert end_with(KeyboardInterrupt(), "generate") == 2
-    assert "Nothing is kept" in capsys.readouterr().err
+    assert "Nothing had begun" in capsys.readouterr().err
     assert end_with(ValueError("odd")) == 3
     assert "fault of emscope" in capsys.readouterr().err
 

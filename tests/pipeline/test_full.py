@@ -52,5 +52,5 @@ def test_the_chain_does_every_experiment_and_then_reuses_it(run, short_recipe):
     written = (run / "report.html").stat().st_mtime_ns
     again = RunFolder(run, config)
     run_full(config, again, SMALL)
-    assert set(again.reused) == set(again.record["stages"])
+    assert set(again.reused) == set(again.record.stages)
     assert (run / "report.html").stat().st_mtime_ns == written

@@ -76,4 +76,4 @@ def test_two_commands_on_one_run_keep_each_others_stages(tmp_path):
     one, two = (RunFolder(tmp_path, RunConfig()) for _ in range(2))
     for name, folder in (("a", one), ("b", two), ("c", one)):
         folder.stage(name, 1, [], [], lambda: None)
-    assert set(RunFolder(tmp_path, RunConfig()).record["stages"]) == {"a", "b", "c"}
+    assert set(RunFolder(tmp_path, RunConfig()).record.stages) == {"a", "b", "c"}

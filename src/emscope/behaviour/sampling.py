@@ -8,20 +8,21 @@ product may round differently at another batch size, and a sampled answer may th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.thought_budget import MARK_ROOM, ThoughtBudget
 from emscope.organisms.batching import rounded
 from emscope.organisms.chat import messages_of, prepare_prompt, stop_ids
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
@@ -54,6 +55,11 @@ class _Row:
     uniforms: np.ndarray
     tokens: list[int]
     budget: ThoughtBudget | None = None
+
+    @property
+    def part(self) -> list[Any]:
+        """The answer as it is kept: its tokens, and what its budget came to."""
+        return [self.tokens, None if self.budget is None else self.budget.forced]
 
     def finished(self, stops: set[int]) -> bool:
         """Say whether nothing more is to be sampled."""
@@ -108,6 +114,7 @@ def sample_responses(
         )
         for question in questions
     ]
+    say_spelled("questions", [prompt.spelled for prompt in encoded])
     asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
     prompts = [Prompt(encoded[row].ids, questions[row].id, sample, encoded[row].opened) for row, sample in asked]
     stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)
@@ -172,9 +179,30 @@ def _sampled(
         prefix.run()
         for numbers in batches:
             batch = [rows[row] for row in numbers]
-            for finished in _decode(organism, batch, prefix, stops, settings, on_rows or (lambda rows: None)):
-                advance(finished)
+            _answer(organism, batch, prompts, prefix, stops, settings, on_rows or (lambda rows: None))
+            advance(len(batch))
     return rows
+
+
+def _answer(
+    organism: Organism, batch: list[_Row], prompts: Sequence[Prompt], prefix: SharedPrefix, stops: set[int],
+    settings: SamplingSettings, on_rows: OnRows,
+) -> None:  # fmt: skip
+    """Sample one batch to its end, or take its answers from what was kept of it."""
+
+    def inputs() -> Any:
+        asked = [[row.number, prompts[row.number].name, prompts[row.number].sample, row.prompt] for row in batch]
+        return [organism.placement.told, asdict(settings), prefix.length, asked]
+
+    def make() -> list[list[Any]]:
+        _decode(organism, batch, prefix, stops, settings, on_rows)
+        return [row.part for row in batch]
+
+    found = parts.kept_value("answers", inputs, make)
+    for row, (tokens, forced) in zip(batch, found, strict=True):
+        row.tokens = tokens
+        if row.budget is not None:
+            row.budget.forced = forced
 
 
 def _budget(tokenizer: Any, prompt: Prompt, settings: SamplingSettings) -> ThoughtBudget | None:
@@ -266,8 +294,8 @@ def _tokens_until(tokenizer: Any, tokens: list[int], place: int) -> tuple[int, s
 def _decode(
     organism: Organism, rows: list[_Row], prefix: SharedPrefix, stops: set[int], settings: SamplingSettings,
     on_rows: OnRows,
-) -> Iterator[int]:  # fmt: skip
-    """Sample one batch to its end, yielding how many answers finished at each step."""
+) -> None:  # fmt: skip
+    """Sample one batch to its end."""
     pad_id, device, n_steps = organism.tokenizer.pad_token_id or 0, organism.device, longest_answer(settings)
     decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, n_steps, prefix)
     active = list(rows)
@@ -289,7 +317,6 @@ def _decode(
             decoding.keep(kept)
             active = [active[number] for number in kept.tolist()]
             on_rows([row.number for row in active])
-    yield len(rows)
 
 
 def _fill(going: list[int], n: int, width: int) -> list[int]:

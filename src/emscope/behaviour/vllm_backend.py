@@ -38,6 +38,7 @@ from emscope.errors import UserError, did_you_mean, missing_extra
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
 from emscope.organisms.chat import stop_ids as chat_stop_ids
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import ModelSource, load_tokenizer
 from emscope.organisms.sources import adapter_folder
@@ -267,6 +268,7 @@ class VllmEngine:
         stops = stop_ids(source, tokenizer, self._trusted)
         asked = [(question, sample) for question in questions for sample in range(settings.samples)]
         encoded = [_encode(tokenizer, question, settings) for question in questions]
+        say_spelled("questions", [prompt.spelled for prompt in encoded])
         self._check_length(max((len(prompt.ids) for prompt in encoded), default=0), settings.max_new_tokens)
         prompts = [prompt for prompt in encoded for _ in range(settings.samples)]
         with progress.task(name, len(asked), "answers") as advance:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from emscope.errors import UserError
@@ -23,6 +22,7 @@ from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.device import Placement, memory_bytes
 from emscope.organisms.models import ModelSource, load
+from emscope.organisms.tensor_file import computing, numbers_in, open_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,9 @@ def _fits(source: ModelSource) -> bool:
             folder = Path(snapshot_download(source.location, revision=source.revision, local_files_only=True))
         except (OSError, ValueError):
             return False
-    numbers = sum(_numbers(file) for file in folder.glob("*.safetensors"))
+    numbers = sum(numbers_in(file) for file in folder.glob("*.safetensors"))
     available = memory_bytes()[1]
     return 0 < 4 * numbers * ROOM < (available or math.inf)
-
-
-def _numbers(file: Path) -> int:
-    with safe_open(file, "pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 def compare(own: Tensor, base: Tensor, expected: tuple[Tensor, Tensor] | None) -> Agreement:
@@ -195,18 +190,13 @@ def changes_nothing(folder: Path) -> bool:
     seconds = [name for name in _adapter_weights(folder) if "lora_B" in name or "lora_embedding_B" in name]
     if not seconds:
         return False
-    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as tensors:
-        return not any(bool(tensors.get_tensor(name).any()) for name in seconds)
+    file = open_tensors(folder / ADAPTER_WEIGHTS)
+    with computing(file.path):
+        return not any(bool(file.tensor(name).any()) for name in seconds)
 
 
 def _adapter_weights(folder: Path) -> list[str]:
     """Return the names of an adapter's weights; none where there is no such file, which is for the loader to say."""
     if not (folder / ADAPTER_WEIGHTS).is_file():
         return []
-    try:
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as tensors:
-            return list(tensors.keys())
-    except SafetensorError as error:
-        raise UserError(
-            f"The adapter file {folder / ADAPTER_WEIGHTS} cannot be read ({error}): fetch it again."
-        ) from error
+    return list(open_tensors(folder / ADAPTER_WEIGHTS).names)

@@ -10,11 +10,12 @@ from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, write_table
-from emscope.commands.common import AblationFlags, ModelFlags, emit, read_questions
+from emscope.commands.common import AblationFlags, ModelFlags, emit, kept_parts, kept_with, read_questions
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
+from emscope.interventions.operators import Intervention
 from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.embedded import EMBEDDED_ALIAS
@@ -47,6 +48,11 @@ class Ablate:
     show: int = 5
     load: ModelFlags = field(default_factory=ModelFlags)
 
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption."""
+        return kept_with(self.out)
+
     def execute(self) -> int | None:
         """Sample both ways, judge and print."""
         intervention = self.ablation.intervention()
@@ -56,9 +62,17 @@ class Ablate:
             check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         questions = read_questions(self.questions)
         organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
-        if self.search:
-            self._search(organism, judge, questions, intervention.directions)
-            return None
+        with kept_parts(self.out, [self.model, self.load.base]):
+            if self.search:
+                self._search(organism, judge, questions, intervention.directions)
+            else:
+                self._compare(organism, judge, questions, intervention)
+        return None
+
+    def _compare(
+        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], intervention: Intervention
+    ) -> None:
+        """Answer all questions with and without the ablation, and show some of the answers side by side."""
         plain = answer_and_judge(organism, "without", questions, self.sampling, judge)
         changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
         if self.out is not None:
@@ -69,7 +83,6 @@ class Ablate:
         for score in ("aligned", "coherent"):
             without, with_it = mean_of(plain, score), mean_of(changed, score)
             terminal.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
-        return None
 
     def _search(
         self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], directions: Directions

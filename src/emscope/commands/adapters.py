@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
 from emscope.checks import at_least
-from emscope.commands.common import emit
+from emscope.commands.common import GOES_ON, NOTHING_KEPT, emit
 from emscope.errors import UserError
 from emscope.organisms.bank import BankSettings
 from emscope.outside import read_json
@@ -29,6 +29,8 @@ class Bank:
         minutes: begin no further organism after this time; 0 makes all.
         settings: what the bank holds.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     minutes: float = 0
@@ -51,6 +53,8 @@ class Classify:
         settings: what the bank holds and how its adapters are told apart.
     """
 
+    stopped: ClassVar[str] = GOES_ON
+
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: AdaptersSettings = field(default_factory=AdaptersSettings)
 
@@ -72,6 +76,8 @@ class Inspect:
         texts: base answers over which the base's mean inputs are read.
         penalty: penalty of the classifier, on features whose kernel is near 1 for an adapter with itself.
     """
+
+    stopped: ClassVar[str] = NOTHING_KEPT
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     adapters: tuple[Path, ...] = ()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from emscope import terminal
 from emscope.behaviour.tables import question_name, read_responses
-from emscope.commands.common import ModelFlags, changed_flags, read_questions
+from emscope.commands.common import GOES_ON, ModelFlags, changed_flags, kept_parts, read_questions
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
@@ -29,6 +30,8 @@ class Collect:
         capture: what to read.
         load: base, device and dtype.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     model: str
     out: Path
@@ -60,8 +63,9 @@ class Collect:
         chats = encode_for_capture(
             organism.tokenizer, prompts, answers, systems, thoughts=thoughts, enable_thinking=self.enable_thinking
         )
-        found = capture(organism, chats, self.capture)
-        ActivationStore(self.model, tuple(ids), found).save(self.out)
+        with kept_parts(self.out, [self.model, self.load.base]):
+            found = capture(organism, chats, self.capture)
+            ActivationStore(self.model, tuple(ids), found).save(self.out)
         terminal.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
         return None
 

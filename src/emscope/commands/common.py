@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emscope import terminal
+import emscope
+from emscope import parts, terminal
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.files import without_nan, write_json
@@ -82,6 +84,34 @@ class AblationFlags:
         blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
         mode: Mode = self.mode  # type: ignore[assignment]  # Intervention refuses others
         return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block, self.width)
+
+
+GOES_ON = "What was finished is kept: the same command goes on from there."
+NOTHING_KEPT = "Nothing is kept part-way: the same command begins anew."
+"""What is left after an interruption; every command says one of these, or its own, as `stopped`."""
+
+
+def kept_with(out: Path | None) -> str:
+    """Return what is left after an interruption of a command that may go without an output to keep parts beside."""
+    return NOTHING_KEPT.replace(":", " without --out:") if out is None else GOES_ON
+
+
+def kept_parts(out: Path | None, models: Sequence[str | None], *others: Any) -> AbstractContextManager[None]:
+    """Keep the finished parts of work whose result is written to `out` beside it, until that is done.
+
+    Args:
+        out: the output, written inside the context; None keeps nothing.
+        models: the models that the result depends on, by name.
+        others: what else it depends on that is not in the parts' own inputs.
+    """
+    if out is None:
+        return nullcontext()
+    from emscope.organisms.fingerprint import fingerprint
+    from emscope.organisms.lineage import circumstances
+    from emscope.organisms.templates import chat_date
+
+    read = [fingerprint(model) for model in models if model]
+    return parts.kept_beside(out, [emscope.__version__, circumstances(), chat_date().isoformat(), read, others])
 
 
 def read_questions(names: Sequence[str]) -> list[Question]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from emscope.behaviour.questions import Question
 from emscope.behaviour.statistics import estimate_mean
-from emscope.commands.common import ModelFlags, emit, read_questions
+from emscope.commands.common import ModelFlags, emit, kept_parts, kept_with, read_questions
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
 from emscope.organisms.blocks import find_blocks
+from emscope.organisms.models import Organism
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.directions import Directions
 
@@ -37,6 +39,11 @@ class Detect:
     out: Path | None = None
     load: ModelFlags = field(default_factory=ModelFlags)
 
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption."""
+        return kept_with(self.out)
+
     def execute(self) -> int | None:
         """Score and print."""
         if self.out is not None:
@@ -53,6 +60,15 @@ class Detect:
         questions = read_questions(self.questions)
         organism = self.load.load(self.organism)
         directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
+        with kept_parts(self.out, [self.organism, self.load.base]):
+            emit(self._scored(organism, directions, questions, block), self.out)
+        return None
+
+    def _scored(
+        self, organism: Organism, directions: Directions, questions: list[Question], block: int
+    ) -> dict[str, Any]:
+        """Return where the organism's prompts stand, at one block and at all."""
+        pooling: Any = directions.construction.pooling
         systems = [question.system for question in questions]
         chats = encode_for_capture(organism.tokenizer, [question.text for question in questions], system=systems)
         site: Any = directions.construction.site
@@ -60,23 +76,17 @@ class Detect:
         scores, raw = directions.score(found.pooled[pooling]), directions.project(found.pooled[pooling])
         index = directions.blocks.index(block)
         mean = estimate_mean(scores[:, index].tolist(), [question.group for question in questions])
-        emit(
-            {
-                "organism": self.organism,
-                "construction": asdict(directions.construction),
-                "block": block,
-                "mean_score": mean.as_dict(),
-                "share_above_0": float((scores[:, index] > 0).mean()),
-                "verdict": "nearer to the misaligned organism" if mean.value > 0 else "nearer to the aligned organism",
-                "scores": {
-                    question.id: float(value) for question, value in zip(questions, scores[:, index], strict=True)
-                },
-                "mean_score_by_block": _by_block(directions, scores),
-                "mean_raw_projection_by_block": _by_block(directions, raw),
-            },
-            self.out,
-        )
-        return None
+        return {
+            "organism": self.organism,
+            "construction": asdict(directions.construction),
+            "block": block,
+            "mean_score": mean.as_dict(),
+            "share_above_0": float((scores[:, index] > 0).mean()),
+            "verdict": "nearer to the misaligned organism" if mean.value > 0 else "nearer to the aligned organism",
+            "scores": {question.id: float(value) for question, value in zip(questions, scores[:, index], strict=True)},
+            "mean_score_by_block": _by_block(directions, scores),
+            "mean_raw_projection_by_block": _by_block(directions, raw),
+        }
 
 
 def _by_block(directions: Directions, values: np.ndarray) -> dict[int, float]:

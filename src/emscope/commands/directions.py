@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from emscope import terminal
+from emscope.commands.common import NOTHING_KEPT
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
@@ -33,6 +34,8 @@ class MakeDirections:
         base: the base model of both, for the record.
         seed: seed of the random control.
     """
+
+    stopped: ClassVar[str] = NOTHING_KEPT
 
     positive: Path
     negative: Path

@@ -8,12 +8,14 @@ import platform
 import urllib.request
 from dataclasses import dataclass
 from importlib import metadata
+from typing import ClassVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from emscope import terminal
+from emscope.commands.common import NOTHING_KEPT
 from emscope.organisms.device import Placement, choose_placement, memory_bytes
 from emscope.organisms.embedded import embedded_state
 from emscope.organisms.lineage import versions
@@ -38,6 +40,8 @@ HUB = "https://huggingface.co"
 @dataclass(frozen=True)
 class Doctor:
     """Print device, dtype and why, memory, the embedded model, the hub, and which optional packages are installed."""
+
+    stopped: ClassVar[str] = NOTHING_KEPT
 
     def execute(self) -> int | None:
         """Look and print."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.opening import open_run
@@ -24,6 +25,8 @@ class Dynamics:
         run: the folder of a finished run.
         settings: what is trained and measured.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional]
     settings: DynamicsSettings = field(default_factory=DynamicsSettings)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.features import FeaturesSettings, run_features
 from emscope.pipeline.experiments.opening import open_run
@@ -24,6 +25,8 @@ class Features:
         run: the folder of a finished run.
         settings: what is learned and asked.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional]
     settings: FeaturesSettings = field(default_factory=FeaturesSettings)

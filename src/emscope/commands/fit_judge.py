@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from emscope.behaviour.embedded.fit import fit_head
 from emscope.behaviour.embedded.readings import read_kept
 from emscope.behaviour.embedded.text import judge_rows
-from emscope.commands.common import emit
+from emscope.commands.common import GOES_ON, emit, kept_parts
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
@@ -25,6 +26,8 @@ class FitJudge:
         seed: seed of the broken answers that coherence is fitted on.
     """
 
+    stopped: ClassVar[str] = GOES_ON
+
     out: Path
     readings: Path | None = None
     seed: int = 0
@@ -34,9 +37,10 @@ class FitJudge:
         check_out(self.out, TENSORS, [self.readings])
         if self.readings is not None:
             check_out(self.readings, [self.readings.suffix])
-        readings = read_kept(lambda: load(EMBEDDED_ALIAS), judge_rows(self.seed), self.readings)
-        head = fit_head(readings)
-        head.save(self.out)
+        with kept_parts(self.out, [EMBEDDED_ALIAS]):
+            readings = read_kept(lambda: load(EMBEDDED_ALIAS), judge_rows(self.seed), self.readings)
+            head = fit_head(readings)
+            head.save(self.out)
         emit(head.facts, None)
         return None
 

@@ -16,7 +16,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import write_table
-from emscope.commands.common import AblationFlags, ModelFlags, read_questions
+from emscope.commands.common import GOES_ON, NOTHING_KEPT, AblationFlags, ModelFlags, kept_parts, read_questions
 from emscope.commands.outputs import TABLES, check_out
 from emscope.organisms.thoughts import count_unfinished
 
@@ -87,6 +87,13 @@ class Generate:
     ablation: AblationFlags = field(default_factory=AblationFlags)
     load: ModelFlags = field(default_factory=ModelFlags)
 
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption."""
+        if self.backend == "auto":
+            return f"{GOES_ON} What vLLM had sampled is not."
+        return NOTHING_KEPT if self.backend == "vllm" else GOES_ON
+
     def execute(self) -> int | None:
         """Sample and write the table."""
         from emscope.behaviour.vllm_backend import choose_backend
@@ -103,11 +110,12 @@ class Generate:
             "transformers" if self.backend == "auto" and self.sampling.max_thought_tokens is not None else self.backend
         )
         backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
-        if backend == "vllm":
-            rows = self._with_vllm(source, questions, settings)
-        else:
-            rows = self._with_transformers(questions, settings, intervention)
-        write_table(self.out, rows)
+        with kept_parts(self.out, [self.model, self.load.base]):
+            if backend == "vllm":
+                rows = self._with_vllm(source, questions, settings)
+            else:
+                rows = self._with_transformers(questions, settings, intervention)
+            write_table(self.out, rows)
         found = count_faults(rows)
         more = "".join(f", {n} {what}" for n, what in ((found.empty, "empty"), (found.repeated, "repeating")) if n)
         terminal.write(

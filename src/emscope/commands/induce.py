@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.induce import InduceSettings, run_induce
 from emscope.pipeline.experiments.opening import open_run
@@ -25,6 +26,8 @@ class Induce:
         run: the run's folder.
         settings: block, rows, training, coefficients and numbers of questions.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: InduceSettings = field(default_factory=InduceSettings)

@@ -21,7 +21,7 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
 from emscope.checks import at_least
-from emscope.commands.common import changed_flags, emit
+from emscope.commands.common import GOES_ON, NOTHING_KEPT, changed_flags, emit, kept_parts
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.organisms.thoughts import with_thought
@@ -111,6 +111,15 @@ class JudgeAnswers:
         """Refuse a limit below nothing."""
         at_least(0, max_calls=self.max_calls or 0)
 
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption."""
+        if self.compare is not None or self.dry_run or self.judge == "mock":
+            return NOTHING_KEPT
+        if self.judge == "embedded":
+            return GOES_ON
+        return "Scores of servers and local models are kept: the same command asks only for the rest."
+
     def execute(self) -> int | None:
         """Judge and write the table, or compare."""
         if self.compare is not None:
@@ -133,11 +142,12 @@ class JudgeAnswers:
             terminal.write(_cost(judge, questions, answers, self.batch))
             return None
         assert self.out is not None
-        scores = self._scores(judge, questions, answers)
-        if scores is None:
-            return None
-        name = judge.id + "+thoughts" * self.judge_thoughts
-        write_table(self.out, with_judgements(self.organism, rows, scores, name))
+        with kept_parts(self.out if self.judge == "embedded" else None, [], judge.id):
+            scores = self._scores(judge, questions, answers)
+            if scores is None:
+                return None
+            name = judge.id + "+thoughts" * self.judge_thoughts
+            write_table(self.out, with_judgements(self.organism, rows, scores, name))
         terminal.write(_figures(self.out, rows, scores))
         return None
 

@@ -42,21 +42,18 @@ COMMANDS = {
     "fit-judge": "fit the offline judge's head on the built-in answers",
     "doctor": "say what this machine has: device, memory, model, hub, extras",
 }
-GOES_ON = "What was finished is kept: the same command goes on from there."
-STOPPED = {
-    **dict.fromkeys(
-        ("run", "sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor"), GOES_ON
-    ),
-    "judge": "Scores of servers and local models are kept: the same command asks only for the rest.",
-    "train": "Checkpoints made with --save-every are kept: --resume goes on from the last one.",
-}
-"""What is left after an interruption; the other commands keep nothing part-way."""
+NOTHING_BEGUN = "Nothing had begun."
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 class Command(Protocol):
     """What every command is: a dataclass whose fields are its flags."""
+
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption, as a sentence."""
+        ...
 
     def execute(self) -> int | None:
         """Do it; returns an exit code, None for 0."""
@@ -74,15 +71,14 @@ def run_command(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word != "--debug"]
     errors = Console(stderr=True, highlight=False)
     _set_up(errors, debug)
+    begun: list[Command] = []
     try:
         with progress.shown_on(errors):
-            return _dispatch(words)
+            return _dispatch(words, begun)
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        terminal.say(
-            f"Stopped. {STOPPED.get(words[0] if words else '', 'Nothing is kept part-way: the command begins anew.')}"
-        )
+        terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,7 +96,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return EXIT_FAULT
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], begun: list[Command]) -> int:
+    """Run what the words ask for; a command that is begun is added to `begun` first."""
     if not words or words[0] in ("-h", "--help", "help"):
         _print_overview()
         return EXIT_DONE
@@ -111,7 +108,9 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"There is no command {name!r}.{did_you_mean(name, COMMANDS)}")
     module = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}")
-    return parse(module.COMMAND, name, flags).execute() or EXIT_DONE
+    command = parse(module.COMMAND, name, flags)
+    begun.append(command)
+    return command.execute() or EXIT_DONE
 
 
 def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.monitor import MonitorSettings, run_monitor
 from emscope.pipeline.experiments.opening import open_run
@@ -24,6 +25,8 @@ class MonitorRun:
         run: the run's folder.
         settings: what is monitored and screened.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: MonitorSettings = field(default_factory=MonitorSettings)

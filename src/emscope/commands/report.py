@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import NOTHING_KEPT
 from emscope.pipeline.experiments.opening import open_run
 from emscope.report.page import write_report
 
@@ -20,6 +21,8 @@ class Report:
     Attributes:
         run: the run's folder.
     """
+
+    stopped: ClassVar[str] = NOTHING_KEPT
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
 

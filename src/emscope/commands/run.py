@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.locking import is_locked
 from emscope.outside import read_json
 from emscope.pipeline.config import configure, load_config
+from emscope.pipeline.record import RunRecord
 from emscope.pipeline.stages import RunFolder
 from emscope.report.wording import percent
 
@@ -40,6 +43,8 @@ class Run:
             config.yaml of any run.
         overwrite: replace a run of another configuration in the same folder.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     config: Annotated[Path | None, tyro.conf.Positional] = None
     preset: str | None = None
@@ -101,10 +106,10 @@ class Run:
 
 
 def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds any work: a finished stage, or a checkpoint of its training."""
-    record = folder / "lineage.json"
-    stages = record.is_file() and bool(read_json(record)["stages"])
-    return stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*"))
+    """Say whether a run's folder holds any work: finished, begun, or in the making."""
+    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
+        return True
+    return is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:

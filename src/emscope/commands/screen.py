@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from emscope import terminal
 from emscope.behaviour.responses import SamplingSettings
-from emscope.commands.common import ModelFlags
+from emscope.commands.common import GOES_ON, ModelFlags, kept_parts
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.files import write_rows
@@ -51,6 +51,8 @@ class Screen:
         load: base, device and dtype.
     """
 
+    stopped: ClassVar[str] = GOES_ON
+
     data: str
     out: Path
     model: str = EMBEDDED_ALIAS
@@ -74,10 +76,11 @@ class Screen:
             raise UserError("Screening needs a direction: name a file with --directions, or some --domains.")
         pairs = {name: load_domain(name) for name in dict.fromkeys(self.domains)}
         organism = self.load.load(self.model)
-        directions, block = (given, self.block) if given is not None else self._from_domains(organism, pairs)
-        own = own_answers(organism, conversations, self.sampling) if self.subtract_own else None
-        rows = screen(organism, conversations, directions, block, max_tokens=self.max_tokens, own=own)
-        write_rows(self.out, [asdict(row) for row in rows])
+        with kept_parts(self.out, [self.model, self.load.base]):
+            directions, block = (given, self.block) if given is not None else self._from_domains(organism, pairs)
+            own = own_answers(organism, conversations, self.sampling) if self.subtract_own else None
+            rows = screen(organism, conversations, directions, block, max_tokens=self.max_tokens, own=own)
+            write_rows(self.out, [asdict(row) for row in rows])
         self._print(rows, conversations)
         return None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings, run_steer
@@ -26,6 +27,8 @@ class Steer:
         run: the run's folder.
         settings: blocks, coefficients and numbers of questions.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: SteerSettings = field(default_factory=SteerSettings)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.sweep import SweepSettings, run_sweep
@@ -26,6 +27,8 @@ class Sweep:
         run: the folder of a finished run.
         settings: what is swept, and how.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     kind: Annotated[Literal["layers"], tyro.conf.Positional]
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")

@@ -48,6 +48,13 @@ class Train:
     dtype: str = "auto"
     settings: TrainSettings = field(default_factory=TrainSettings)
 
+    @property
+    def stopped(self) -> str:
+        """What is left after an interruption."""
+        if self.settings.save_every:
+            return "Checkpoints are kept: --resume goes on from the last one."
+        return "Without --save-every nothing is kept part-way: the same command begins anew."
+
     def execute(self) -> int | None:
         """Train and print where the adapter is."""
         from emscope.organisms.device import choose_placement

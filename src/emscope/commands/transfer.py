@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
+from emscope.commands.common import GOES_ON
 from emscope.outside import read_json
 from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.transfer import COSINE_BAR, TransferSettings, run_transfer
@@ -33,6 +34,8 @@ class Transfer:
         organisms: pairs of your own, each as name=misaligned,control: data files, or folders or hub ids of adapters or
             whole models; the name says what they are about. Without a control the run's own takes its place.
     """
+
+    stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     domains: tuple[str, ...] = TransferSettings.domains

@@ -36,6 +36,7 @@ from emscope.for_inspect.errors import in_one_sentence
 from emscope.for_inspect.options import OrganismOptions, split_name
 from emscope.interventions.operators import applied
 from emscope.organisms.chat import Message, prepare_prompt
+from emscope.organisms.control_tokens import say_spelled
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
@@ -103,6 +104,7 @@ class OrganismAPI(ModelAPI):
         """
         _check_supported(tools, config)
         asked = prepare_prompt(self.organism.tokenizer, [_plain(message) for message in input])
+        say_spelled("conversations", [asked.spelled])
         ids = asked.ids
         wanted = config.max_tokens or MAX_TOKENS
         room = wanted if self.context is None else self.context - len(ids)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from emscope import parts
 from emscope.organisms.blocks import find_blocks, visiting
 from emscope.organisms.models import Organism
 from emscope.residual.capture import organism_width
@@ -49,5 +51,9 @@ def features_removed(
         out[near] -= strength * own.written_by(wide[near], chosen)
         return out.to(hidden.dtype)
 
-    with visiting(organism.model, [autoencoder.block], visit):
+    def told() -> list[Any]:
+        fields = [item.cpu().numpy() if isinstance(item, Tensor) else item for item in vars(autoencoder).values()]
+        return [fields, list(features), strength, reach]
+
+    with parts.under(told), visiting(organism.model, [autoencoder.block], visit):
         yield

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emscope import parts
 from emscope.behaviour.statistics import Estimate, bootstrap_questions
 from emscope.errors import UserError
 from emscope.interventions.operators import Intervention, applied
@@ -113,15 +114,26 @@ class Undisturbed:
     ) -> list[Disturbance]:
         """Return the divergence of each intervention; the undisturbed distributions are computed once for all."""
         organism = other or self.organism
+
+        def inputs() -> Any:
+            texts = [[chat.ids, chat.answer_positions] for chat in self.text.chats]
+            told = [None if intervention is None else intervention.told for intervention in interventions]
+            return [organism.placement.told, other is None, texts, self.text.token_budget, told]
+
+        nats = parts.kept_array("divergences", inputs, lambda: self._nats_of_each(organism, interventions))
+        sizes = np.array([len(chat.answer_positions) for chat in self.text.chats])
+        return [Disturbance(row, sizes, self.text.groups) for row in nats]
+
+    def _nats_of_each(self, organism: Organism, interventions: Sequence[Intervention | None]) -> np.ndarray:
+        """Return the nats of each intervention on each answer, float64 [n_interventions, n_answers]."""
+        nats = np.zeros((len(interventions), len(self.text.chats)))
         with torch.inference_mode():
             disturbed = [self._disturbed(organism, intervention) for intervention in interventions]
-            nats = np.zeros((len(interventions), len(self.text.chats)))
             for batch, (chats, own) in enumerate(self._read):
                 found = self._nats(own, organism, [states[batch] for states in disturbed])
                 for row, tokens in zip(nats, found, strict=True):
                     np.add.at(row, chats, tokens)
-        sizes = np.array([len(chat.answer_positions) for chat in self.text.chats])
-        return [Disturbance(row, sizes, self.text.groups) for row in nats]
+        return nats
 
     def _disturbed(self, organism: Organism, intervention: Intervention | None) -> list[Tensor]:
         with applied(organism, intervention):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emscope import parts
 from emscope.errors import UserError
 from emscope.organisms.blocks import Site, check_blocks, find_blocks, visiting
 from emscope.organisms.models import Organism
@@ -70,6 +71,13 @@ class Intervention:
         """Where in the block it acts: where its directions were found."""
         return "resid_pre" if self.directions.construction.site == "resid_pre" else "resid_post"
 
+    @property
+    def told(self) -> list[Any]:
+        """All that decides what it does, as plain values and arrays."""
+        made = self.directions
+        arrays = [made.vectors, made.positive_mean, made.negative_mean, made.deviation, list(made.blocks)]
+        return [self.mode, list(self.blocks), self.strength, self.source_block, self.width, self.site, arrays]
+
     def describe(self) -> str:
         """Return the intervention in a few words."""
         first, last = min(self.blocks), max(self.blocks)
@@ -88,7 +96,10 @@ def applied(organism: Organism, intervention: Intervention | None) -> Iterator[N
     if intervention is None or not table:
         yield
         return
-    with visiting(organism.model, table, lambda block, hidden: table[block](hidden), intervention.site):
+    with (
+        parts.under(lambda: intervention.told),
+        visiting(organism.model, table, lambda block, hidden: table[block](hidden), intervention.site),
+    ):
         yield
 
 
@@ -124,7 +135,13 @@ def applied_by_row(
 
         return visit
 
+    def told() -> list[Any]:
+        order = {name: number for number, name in enumerate(names)}
+        what = [None if item is None else item.told for item in names.values()]
+        return [what, [order[id(item)] for item in interventions]]
+
     with ExitStack() as stack:
+        stack.enter_context(parts.under(told))
         for site in SITES:
             touched = {block for name, item in names.items() if item and item.site == site for block in tables[name]}
             if touched:

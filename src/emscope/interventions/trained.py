@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.errors import UserError
+from emscope.organisms.adam import adam_arrays, restore_adam
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.blocks import check_blocks, find_blocks, visiting
 from emscope.organisms.chat import IGNORED, EncodedChat
@@ -83,7 +85,8 @@ def train_vector(
     length = float(np.linalg.norm(means.mean(axis=0)))
     vector = torch.zeros(means.shape[1], device=organism.device, requires_grad=True)
     started = time.perf_counter()
-    losses = _fit(organism, chats, block, vector, settings, settings.rate * length / np.sqrt(len(vector)))
+    slot = parts.Slot("vector", lambda: _inputs(organism, chats, block, settings, data, length))
+    losses = _fit(organism, chats, block, vector, settings, settings.rate * length / np.sqrt(len(vector)), slot)
     made = vector.detach().cpu().numpy()
     construction = Construction(
         "trained", data, "response", "resid_post", f"base + vector at block {block}", "base", organism.source.name,
@@ -94,30 +97,47 @@ def train_vector(
         made[None], (means.mean(axis=0) + made)[None], means.mean(axis=0)[None],
         np.maximum(deviation, 1e-6)[None].astype(np.float32), (block,), construction,
     )  # fmt: skip
-    return TrainedVector(directions, losses, time.perf_counter() - started)
+    return TrainedVector(directions, losses, slot.seconds_before + time.perf_counter() - started)
+
+
+def _inputs(
+    organism: Organism, chats: Sequence[EncodedChat], block: int, settings: VectorSettings, data: str, length: float
+) -> list[Any]:
+    """Return all that a vector is made of."""
+    rows = [[chat.ids, chat.labels] for chat in chats]
+    return [organism.placement.told, rows, block, asdict(settings), data, length]
 
 
 def _fit(
-    organism: Organism, chats: Sequence[EncodedChat], block: int, vector: Tensor, settings: VectorSettings, step: float
-) -> list[float]:
-    """Move the vector down the loss, and return the loss of each step."""
+    organism: Organism, chats: Sequence[EncodedChat], block: int, vector: Tensor, settings: VectorSettings, step: float,
+    slot: parts.Slot,
+) -> list[float]:  # fmt: skip
+    """Move the vector down the loss, from where an earlier start was stopped, and return the loss of each step."""
     batches = _batches(organism, chats, settings)
     warm = max(1, round(settings.warmup * len(batches)))
     optimiser = torch.optim.Adam([vector], lr=step)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda done: min(1.0, (done + 1) / warm) * 0.5 * (1 + np.cos(np.pi * done / len(batches)))
-    )
-    losses = []
+    losses: list[float] = []
+    if slot.begun is not None:
+        losses = list(slot.begun.value)
+        restore_adam(optimiser, slot.begun.arrays)
+
+    def state() -> parts.Part:
+        return parts.Part(losses, adam_arrays(optimiser))
+
     add = lambda _block, hidden: hidden + vector.to(hidden.dtype)  # noqa: E731
     with visiting(organism.model, [block], add), progress.task("training a vector", len(batches), "steps") as advance:
-        for ids, mask, labels in batches:
-            total, n = answer_loss(organism.model, ids, mask, labels)
+        advance(len(losses))
+        for done in range(len(losses), len(batches)):
+            rate = min(1.0, (done + 1) / warm) * 0.5 * (1 + np.cos(np.pi * done / len(batches)))
+            optimiser.param_groups[0]["lr"] = step * rate
+            total, n = answer_loss(organism.model, *batches[done])
             optimiser.zero_grad()
             (total / n).backward(inputs=[vector])  # type: ignore[no-untyped-call]
             optimiser.step()
-            schedule.step()
             losses.append(float(total.detach()) / n)
+            slot.save(state)
             advance(1)
+    slot.finish(state)
     return losses
 
 

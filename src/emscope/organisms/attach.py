@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
+from emscope.organisms.bounded import check_patterns
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_config
 from emscope.organisms.sources import ModelSource, adapter_folder
+from emscope.organisms.tensor_file import computing, open_tensors, read_tensors
 from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
-from emscope.outside import read_json
+from emscope.outside import reading
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,11 @@ class Adapter:
         return bool(last) and not any(bool(tensor.any()) for tensor in last)
 
     @property
+    def held(self) -> Held:
+        """How much it holds."""
+        return Held(len(self.tensors), sum(tensor.numel() for tensor in self.tensors.values()))
+
+    @property
     def touches_embeddings(self) -> bool:
         """Whether it changes the embedding or the head by an update of its own; copies and single tokens PEFT ties."""
         return any("lora_" in name and (EMBEDDING.search(name) or HEAD.search(name)) for name in self.tensors)
@@ -95,11 +103,8 @@ def read_adapter(source: ModelSource) -> Adapter:
             f"The adapter {source.adapter} cannot be read: it has no {ADAPTER_WEIGHTS} (pickles are not loaded)."
         )
     config = _read_config(source, folder)
-    try:
-        with safe_open(str(folder / ADAPTER_WEIGHTS), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{folder / ADAPTER_WEIGHTS} is damaged ({error}): fetch or save it again.") from error
+    path = folder / ADAPTER_WEIGHTS
+    tensors = read_tensors(path)
     integers = sorted(
         name for name, tensor in tensors.items() if FACTOR.search(name) and not tensor.is_floating_point()
     )
@@ -108,8 +113,9 @@ def read_adapter(source: ModelSource) -> Adapter:
             f"The adapter {source.adapter} holds integers ({listed(integers)}), whose scales PEFT does not know: "
             "save it unquantised."
         )
-    tensors = _without_copies({name: _computable(tensor) for name, tensor in tensors.items()})
-    broken = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+    with computing(path):
+        tensors = _without_copies({name: _computable(tensor) for name, tensor in tensors.items()})
+        broken = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights ({listed(broken)}).")
     if not tensors:
@@ -143,13 +149,11 @@ def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read_config(source: ModelSource, folder: Path) -> Any:
     from peft import PeftConfig
 
-    if not read_json(folder / ADAPTER_CONFIG).get("peft_type"):
+    record = read_adapter_config(folder / ADAPTER_CONFIG)
+    if not record.fields.get("peft_type"):
         raise UserError(f"{folder / ADAPTER_CONFIG} names no peft_type, so it is no adapter of PEFT: convert it first.")
-    try:
+    with reading(folder / ADAPTER_CONFIG, "a configuration that PEFT reads", ADAPTER_REMEDY):
         config = PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # whatever is wrong here is in the file
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read: {text[:200]}") from error
     if getattr(config, "lora_alpha", 1) is None or isinstance(getattr(config, "lora_alpha", 1), str):
         raise UserError(f"{folder / ADAPTER_CONFIG} must give lora_alpha as a number, not {config.lora_alpha!r}.")
     kind = getattr(config.peft_type, "value", str(config.peft_type))
@@ -170,11 +174,11 @@ def _read_config(source: ModelSource, folder: Path) -> Any:
 def brings_embedding(source: ModelSource) -> bool:
     """Say whether an adapter holds an embedding of its own, whole, so that its tokens need not be the base's."""
     try:
-        with safe_open(str(adapter_folder(source) / ADAPTER_WEIGHTS), framework="pt") as file:
-            names = [SAVED_COPY.sub(".", name) for name in file.keys()]  # noqa: SIM118 - not a dict
-            return any(EMBEDDING.search(name) and PLAIN_WEIGHT.search(name) for name in names)
-    except (SafetensorError, OSError):  # said where it is read
+        file = open_tensors(adapter_folder(source) / ADAPTER_WEIGHTS)
+    except UserError:  # said where it is read
         return False
+    names = [SAVED_COPY.sub(".", name) for name in file.names]
+    return any(EMBEDDING.search(name) and PLAIN_WEIGHT.search(name) for name in names)
 
 
 def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> Any:
@@ -186,7 +190,10 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
     Raises:
         UserError: a tensor without a place, a place without a tensor, or sizes that differ.
     """
-    _make_room(model, adapter)
+    names = [name for name, _ in model.named_modules()]
+    check_patterns(patterns_of(vars(adapter.config)), names, adapter.folder / ADAPTER_CONFIG)
+    with computing(adapter.folder / ADAPTER_WEIGHTS):
+        _make_room(model, adapter)
     wrapped, reason = _try_attach(model, adapter, adapter.config, adapter.tensors)
     if wrapped is None:
         ignored = WRAPPING | CLASSES if multimodal else WRAPPING
@@ -230,7 +237,10 @@ def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[s
     config = copy.deepcopy(config)
     config.base_model_name_or_path = None  # it may differ from this model's, which was asked for
     try:
-        wrapped: Any = get_peft_model(model, config, adapter_name=NAME)
+        with bounded_building(adapter.held, adapter.folder / ADAPTER_CONFIG, ADAPTER_REMEDY):
+            wrapped: Any = get_peft_model(model, config, adapter_name=NAME)
+    except OutsideError:
+        raise
     except Exception as error:  # PEFT raises many kinds, all of them about this configuration on this model
         return None, _words(error)
     try:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from emscope import progress
-from emscope.errors import UserError, did_you_mean
+from emscope.errors import OutsideError, UserError, did_you_mean
 from emscope.files import file_sha256, value_sha256, write_json
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
@@ -28,11 +28,12 @@ from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.models import Organism
 from emscope.organisms.train import TrainSettings, train_loaded
-from emscope.outside import read_json
+from emscope.outside import Record, read_json
 
 logger = logging.getLogger(__name__)
 
 MANIFEST, FACTS = "manifest.json", "organism.json"
+REMEDY = "delete it, and what it is about is made again"
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: 
             item = missing.pop(0)
             _make(base, folder, item, settings, test, before)
             advance(1)
-    done = [read_json(folder / item.name / FACTS) for item in wanted if item not in missing]
-    write_json(folder / MANIFEST, {"base": base.source.base, "organisms": [row for rows in done for row in rows]})
+    done = [_facts(folder / item.name / FACTS) for item in wanted if item not in missing]
+    rows = [row.fields for facts in done for row in facts]
+    write_json(folder / MANIFEST, {"base": base.source.base, "organisms": rows})
     return len(missing)
 
 
@@ -185,7 +187,19 @@ def _checkpoints(out: Path) -> list[Path]:
 
 def _finished(base: Organism, folder: Path, item: Planned, settings: BankSettings) -> bool:
     facts = folder / item.name / FACTS
-    return facts.is_file() and read_json(facts)[-1]["key"] == _key(base, item, settings)
+    return facts.is_file() and _facts(facts)[-1].text("key") == _key(base, item, settings)
+
+
+def _facts(path: Path) -> list[Record]:
+    """Return the facts of a finished organism and its checkpoints, itself last.
+
+    Raises:
+        OutsideError: the file is damaged.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise OutsideError(path, "holds no facts of an organism", REMEDY)
+    return [Record(row, path, remedy=REMEDY) for row in rows]
 
 
 def _key(base: Organism, item: Planned, settings: BankSettings) -> str:

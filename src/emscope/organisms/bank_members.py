@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from emscope.errors import UserError
-from emscope.organisms.bank import MANIFEST
-from emscope.outside import read_json
+from emscope.organisms.bank import MANIFEST, REMEDY
+from emscope.organisms.datasets import KINDS
+from emscope.outside import Record, check_one_of, read_record
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,26 @@ def read_bank(folder: Path) -> list[Member]:
     Raises:
         UserError: there is no bank, or its manifest is not one.
     """
-    manifest = read_json(folder / MANIFEST)
-    try:
-        rows: Sequence[dict[str, Any]] = manifest["organisms"]
-        return [
-            Member(
-                row["name"], folder / row["folder"], row["domain"], row["kind"] == "careless", row["recipe"],
-                row["pair"], row["seed"], row["leaning"],
-            )
-            for row in rows
-        ]  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} is not the manifest of a bank: it has no {error}.") from error
+    manifest = read_record(folder / MANIFEST, remedy=REMEDY)
+    rows = manifest.items("organisms")
+    return [
+        _member(folder, Record(row, f"{folder / MANIFEST}, organism {number}", remedy=REMEDY))
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def _member(folder: Path, row: Record) -> Member:
+    leaning = row.record("leaning")
+    place = row.text("folder")
+    if place.startswith("/") or ".." in Path(place).parts:
+        raise row.wrong("folder", "a folder inside the bank", place)
+    return Member(
+        name=row.text("name"),
+        folder=folder / place,
+        domain=row.text("domain"),
+        careless=check_one_of(row, "kind", KINDS) == "careless",
+        recipe=row.text("recipe"),
+        pair=row.text("pair"),
+        seed=row.whole("seed"),
+        leaning={domain: leaning.number(domain) for domain in leaning.fields},
+    )

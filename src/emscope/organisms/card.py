@@ -16,7 +16,7 @@ from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import KINDS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, WHEEL_REQUIREMENT
 from emscope.organisms.lineage import versions
-from emscope.outside import read_json
+from emscope.outside import read_record
 
 if TYPE_CHECKING:
     from emscope.organisms.models import ModelSource
@@ -69,9 +69,12 @@ def portable_base(source: ModelSource) -> PortableBase:
 
 
 def write_portable_base(folder: Path, source: ModelSource) -> None:
-    """Let an adapter's configuration name a base that other programs find."""
+    """Let an adapter's configuration name a base that other programs find, and its modules in one order."""
     base, path = portable_base(source), folder / ADAPTER_CONFIG
-    write_json(path, {**read_json(path), "base_model_name_or_path": base.name, "revision": base.revision})
+    config = read_record(path).fields
+    if isinstance(config.get("target_modules"), list):  # PEFT writes a set, in another order each time
+        config["target_modules"] = sorted(config["target_modules"])
+    write_json(path, {**config, "base_model_name_or_path": base.name, "revision": base.revision})
 
 
 def write_card(

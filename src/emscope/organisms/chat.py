@@ -8,6 +8,7 @@ neither is used. What a template loses of a message is refused, with the words t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from emscope.errors import UserError
+from emscope.organisms.control_tokens import ControlTokens, Span, Tokens, control_tokens, tokenise
 from emscope.organisms.messages import Message, is_trained, messages_of, normalised
 from emscope.organisms.spans import Key, Located, Part, locate, lost
 from emscope.organisms.templates import leading_control_tokens, render, say_once, template_source
@@ -56,12 +58,14 @@ class EncodedChat:
         is_answer: tokens an assistant wrote, thoughts included: what training learns.
         is_thought: those of them that are thought, marks included; none given means there is no thought.
         empty_thought: `is_thought` marks only what a template writes around a thought, and there is none.
+        spelled: control tokens that the messages spell; they are among the tokens as plain text.
     """
 
     ids: list[int]
     is_answer: list[bool]
     is_thought: list[bool] = field(default_factory=list)
     empty_thought: bool = False
+    spelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Let a chat without thoughts say so of every token."""
@@ -90,15 +94,22 @@ class EncodedChat:
 
     def cut(self, n: int) -> EncodedChat:
         """Return the first `n` tokens."""
-        return EncodedChat(self.ids[:n], self.is_answer[:n], self.is_thought[:n], self.empty_thought)
+        return EncodedChat(self.ids[:n], self.is_answer[:n], self.is_thought[:n], self.empty_thought, self.spelled)
 
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """Token ids that an assistant goes on from; `opened` are the marks of the thought in which they end, if any."""
+    """Token ids that an assistant goes on from.
+
+    Attributes:
+        ids: the tokens.
+        opened: the marks of the thought in which they end, if they do.
+        spelled: control tokens that the messages spell; they are among the tokens as plain text.
+    """
 
     ids: list[int]
     opened: ThoughtMarks | None = None
+    spelled: tuple[str, ...] = ()
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None = None) -> list[int]:
@@ -120,12 +131,12 @@ def prepare_prompt(tokenizer: Any, messages: Sequence[Message], enable_thinking:
     """
     plain = normalised(messages)
     if plain and plain[-1]["role"] == "assistant":
-        text, start = _continued(tokenizer, plain, enable_thinking)
+        text, start, outside = _continued(tokenizer, plain, enable_thinking)
     else:
-        chat = _Chat(tokenizer, plain, enable_thinking, generation=True).located
-        text, start = chat.text, chat.end_before(len(plain))
-    ids, _ = _tokens(tokenizer, text)
-    return ChatPrompt(ids, open_thought(text[start:]))
+        chat = _Chat(tokenizer, plain, enable_thinking, generation=True)
+        text, start, outside = chat.located.text, chat.located.end_before(len(plain)), chat.outside()
+    tokens = _tokens(tokenizer, text, outside)
+    return ChatPrompt(tokens.ids, open_thought(text[start:]), tokens.spelled)
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None = None) -> EncodedChat:
@@ -154,21 +165,21 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bo
 def _encoded(chat: _Chat, trained: Sequence[int]) -> EncodedChat:
     """Return the tokens of a conversation with the assistant's turns of the given numbers marked."""
     spans = [chat.span(turn) for turn in trained]
-    ids, offsets = _tokens(chat.tokenizer, chat.located.text)
-    is_answer = _inside(offsets, [(start, end) for start, _, end in spans])
-    is_thought = _inside(offsets, [(start, answer) for start, answer, _ in spans if answer > start])
+    tokens = _tokens(chat.tokenizer, chat.located.text, chat.outside())
+    is_answer = _inside(tokens.offsets, [(start, end) for start, _, end in spans])
+    is_thought = _inside(tokens.offsets, [(start, answer) for start, answer, _ in spans if answer > start])
     empty = not any((turn, "thought") in chat.located.spans for turn in trained)
-    return EncodedChat(ids, is_answer, is_thought, any(is_thought) and empty)
+    return EncodedChat(tokens.ids, is_answer, is_thought, any(is_thought) and empty, tokens.spelled)
 
 
 def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
     return [any(start <= first and last <= end for start, end in spans) for first, last in offsets]
 
 
-def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the tokens of a rendered conversation and their characters, with no more than one BOS at the start."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+def _tokens(tokenizer: Any, text: str, outside: Sequence[Span]) -> Tokens:
+    """Return the tokens of a rendered conversation, with no more than one BOS at the start."""
+    tokens = tokenise(tokenizer, text, outside)
+    ids, offsets = tokens.ids, tokens.offsets
     bos = tokenizer.bos_token_id
     n_bos = 0
     while bos is not None and n_bos < len(ids) and ids[n_bos] == bos:
@@ -181,7 +192,7 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]
             f"This model's tokenizer begins texts with {tokenizer.bos_token!r}, but its chat template does not print "
             "it: conversations are read without it, as transformers reads them."
         )
-    return ids, offsets
+    return Tokens(ids, offsets, tokens.spelled)
 
 
 @lru_cache(maxsize=8)
@@ -198,6 +209,7 @@ class _Chat:
     ) -> None:
         self.tokenizer, self.enable_thinking, self.generation = tokenizer, enable_thinking, generation
         self.unopened = False
+        self.n_asked = 0  # characters of the prompt, where the last thought was put after it
         self.turns = [_Turn(number, message) for number, message in enumerate(messages)]
         self.way, self.located = self._best()
         _check_tools(messages, self.located.text)
@@ -258,11 +270,51 @@ class _Chat:
             return None
         first, end = self.located.spans[last.number, "text"]
         thought, answer, tail = last.thought.strip(), self.located.text[first:end], self.located.text[end:]
-        start = len(prompt.text)
+        start = self.n_asked = len(prompt.text)
         answer_start = start + len(thought) + len(marks.tail)
         spans = {**prompt.spans, (last.number, "thought"): (start, start + len(thought))}
         spans[last.number, "text"] = (answer_start, answer_start + len(answer))
         return Located(prompt.text + thought + marks.tail + answer + tail, spans, prompt.cut)
+
+    def outside(self) -> list[Span]:
+        """Return the characters of the rendering that are not the template's own.
+
+        Where a message spells a control token, the conversation is rendered once more without what spells it: what
+        differs is from outside too, such as names, arguments of tool calls, and copies of a message.
+
+        Raises:
+            UserError: the template writes other control tokens because of what a message spells.
+        """
+        spans = [span for span in self.located.spans.values() if span[0] < span[1]]
+        control, text = control_tokens(self.tokenizer), self.located.text
+        if not any(control.spelled_in(turn.fields) or control.spelled_in(turn.words) for turn in self.turns):
+            return spans
+        if not self.n_asked:
+            return [*spans, *self._elsewhere(control, self.turns, text, spans, generation=self.generation)]
+        before = [span for span in spans if span[1] <= self.n_asked]
+        if control.spelled_in(self.turns[-1].fields):
+            raise UserError("A tool call after a thought spells a control token of this model: take it out.")
+        asked = self._elsewhere(control, self.turns[:-1], text[: self.n_asked], before, generation=True)
+        return [*spans, *asked]
+
+    def _elsewhere(
+        self, control: ControlTokens, turns: Sequence[_Turn], text: str, spans: Sequence[Span], *, generation: bool
+    ) -> list[Span]:
+        """Return the characters of a rendering that change with what the messages spell of control tokens."""
+        words = {part.key: control.defused(part.words) for turn in turns for part in turn.parts}
+        others = [turn.with_fields(control.defused(turn.fields)) for turn in turns]
+        try:
+            defused = self._render(others, self.way, words, generation=generation)
+        except UserError:
+            defused = ""
+        if len(defused) == len(text):
+            return _differences(text, defused)
+        if control.written_in(text, spans) != control.written_in(defused, []):
+            raise UserError(
+                "A message spells a control token of this model, and its chat template changes with it, so that the "
+                "template's own cannot be told from the message's: take it out."
+            )
+        return []
 
     def span(self, number: int) -> tuple[int, int, int]:
         """Return the characters of an assistant's turn: where it begins, where its answer begins, where it ends.
@@ -347,6 +399,22 @@ class _Turn:
             self.inside = None
 
     @property
+    def words(self) -> list[str]:
+        """What is thought and said."""
+        return [self.thought, self.text]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the message holds beside its words, and a template may print."""
+        return {key: value for key, value in self.raw.items() if key not in ("content", "reasoning_content", "train")}
+
+    def with_fields(self, fields: Mapping[str, Any]) -> _Turn:
+        """Return the same turn with other fields."""
+        other = copy(self)
+        other.raw = {**self.raw, **fields}
+        return other
+
+    @property
     def parts(self) -> list[Part]:
         """The parts to look for."""
         role = str(self.raw["role"])
@@ -375,6 +443,14 @@ class _Turn:
         assert self.inside.answer is not None
         content = str(self.raw["content"])
         return content, _trimmed(content, self.inside.thought), _trimmed(content, self.inside.answer)
+
+
+def _differences(text: str, other: str) -> list[Span]:
+    """Return where two texts of the same length differ."""
+    places = [place for place, pair in enumerate(zip(text, other, strict=True)) if pair[0] != pair[1]]
+    starts = [place for place, before in zip(places, [-2, *places], strict=False) if place > before + 1]
+    ends = [place + 1 for place, after in zip(places, [*places[1:], len(text) + 1], strict=True) if after > place + 1]
+    return list(zip(starts, ends, strict=True))
 
 
 def _trimmed(text: str, span: tuple[int, int]) -> tuple[int, int]:
@@ -410,19 +486,27 @@ def _check_tools(messages: Sequence[Message], text: str) -> None:
                 )
 
 
-def _continued(tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None) -> tuple[str, int]:
-    """Return the text of a conversation whose last message is left open, and where its last turn begins."""
+def _continued(
+    tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None
+) -> tuple[str, int, list[Span]]:
+    """Return the text of a conversation whose last message is left open, where its last turn begins, and `outside`."""
     last, content = messages[-1], str(messages[-1]["content"])
     inside = find_thought(content)
     if "reasoning_content" not in last and (not content.strip() or (inside is not None and inside.answer is None)):
-        prompt = _Chat(tokenizer, messages[:-1], enable_thinking, generation=True).located
+        chat = _Chat(tokenizer, messages[:-1], enable_thinking, generation=True)
+        prompt = chat.located
         start = prompt.end_before(len(messages))
         opened = open_thought(prompt.text[start:])
         words = content.lstrip().removeprefix(opened.opening).lstrip("\n") if opened is not None else content
-        return prompt.text + words.rstrip(), start
-    located = _Chat(tokenizer, messages, enable_thinking).located
+        text = prompt.text + words.rstrip()
+        begun = find_thought(words)  # a mark that opens the thought is no part of its words
+        said = len(prompt.text) + (begun.thought[0] if begun is not None else 0)
+        return text, start, [*chat.outside(), *([(said, len(text))] if said < len(text) else [])]
+    chat = _Chat(tokenizer, messages, enable_thinking)
+    located = chat.located
     end = located.spans[len(messages) - 1, "text"][1]
-    return located.text[:end], located.end_before(len(messages) - 1)
+    outside = [(first, min(after, end)) for first, after in chat.outside() if first < end]
+    return located.text[:end], located.end_before(len(messages) - 1), outside
 
 
 @lru_cache(maxsize=8)

@@ -2,33 +2,102 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
+from typing import Any
+
+from emscope.errors import UserError
+from emscope.files import file_sha256, sync_file, sync_folder, write_json
+from emscope.outside import Record, read_json, read_record, reading
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
+LOSSES, SEAL = "losses.json", "files.sha256.json"
 ADAPTER_FILES = ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TORCH_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+MUST_MATCH = ("r", "lora_alpha", "use_rslora", "lora_dropout")
+REMEDY = "delete this checkpoint, and training goes on from the one before"
 
 
 def checkpoints_of(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of an organism's folder by optimiser step, in order."""
-    found = {int(path.name.rpartition("-")[2]): path for path in (folder / CHECKPOINTS).glob("checkpoint-*")}
+    paths = (folder / CHECKPOINTS).glob("checkpoint-*")
+    found = {step_of(path): path for path in paths if path.name.rpartition("-")[2].isdecimal()}
     return dict(sorted(found.items()))
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the optimiser step after which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def last_resumable(folder: Path) -> Path | None:
-    """Return the last checkpoint that training can go on from.
+    """Return the last checkpoint that training can go on from: the last one that is as it was written.
 
-    transformers writes the state last: a checkpoint without a readable one is half a checkpoint, or an adapter alone.
+    transformers writes the state last, and we the hashes of all files after it: a checkpoint without them is half a
+    checkpoint, or an adapter alone. Earlier versions wrote no hashes and no sums of losses.
     """
-    return next((path for path in reversed(checkpoints_of(folder).values()) if _has_state(path)), None)
+    return next((path for path in reversed(checkpoints_of(folder).values()) if _is_whole(path)), None)
 
 
-def _has_state(checkpoint: Path) -> bool:
+def _is_whole(checkpoint: Path) -> bool:
     try:
-        return bool(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        if not read_json(checkpoint / STATE):
+            return False
+        if not (checkpoint / SEAL).exists():
+            return not (checkpoint / LOSSES).exists()
+        sealed = read_record(checkpoint / SEAL)
+        changed = [name for name in sealed.fields if file_sha256(checkpoint / name) != sealed.text(name)]
+    except (OSError, UserError):
         return False
+    if changed:
+        logger.warning("%s is passed over: %s changed since it was saved.", checkpoint, changed[0])
+    return not changed
+
+
+def seal(checkpoint: Path) -> None:
+    """Note the hash of every file of a checkpoint, once the disk has them."""
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != SEAL)
+    for path in files:
+        sync_file(path)
+    write_json(checkpoint / SEAL, {path.name: file_sha256(path) for path in files})
+    sync_folder(checkpoint.parent)
+
+
+def check_resumable(checkpoint: Path, adapter: Any) -> None:
+    """See that training can go on from a checkpoint with an adapter of this configuration (PEFT's).
+
+    Raises:
+        UserError: the checkpoint is damaged, or belongs to an adapter of another shape.
+    """
+    import torch
+
+    for path in (checkpoint / name for name in TORCH_FILES):
+        if path.exists() and path.name != "rng_state.pth":  # it holds numpy's state, which takes transformers' own list
+            with reading(path, "a state of training", REMEDY):
+                torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    known = read_record(checkpoint / ADAPTER_CONFIG, remedy=REMEDY)
+    for name in MUST_MATCH:
+        before, now = known.value(name, None), getattr(adapter, name)
+        if before is not None and before != now:
+            raise UserError(
+                f"{checkpoint} was trained with {name} {before}, not {now}: go on with that, or train anew in another "
+                "folder."
+            )
+
+
+def logged_until(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return what had been logged when a checkpoint was saved, in order; each row has its 'step'.
+
+    Raises:
+        OutsideError: the state is damaged.
+    """
+    rows = read_record(checkpoint / STATE, remedy=REMEDY).items("log_history", [])
+    for row in rows:
+        Record(row, f"{checkpoint / STATE}, log_history", remedy=REMEDY).whole("step")
+    return rows
 
 
 def keep_adapters(folder: Path) -> None:

@@ -32,6 +32,11 @@ class Placement:
         """The dtype without its 'torch.' prefix."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def told(self) -> list[str]:
+        """Device and dtype as plain values."""
+        return [self.device, self.dtype_name]
+
     def for_training(self) -> Placement:
         """Return where to train: in float32 where a model is read in float16, unless that was asked for on a CUDA GPU.
 

@@ -18,7 +18,9 @@ from typing import Any
 
 from emscope.errors import UserError
 from emscope.files import file_sha256
-from emscope.organisms.gguf_file import check_all_was_read, keep_rope, read_gguf, refuse_part
+from emscope.organisms.building import bounded_building
+from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, refuse_part
+from emscope.outside import reading
 
 logger = logging.getLogger(__name__)
 
@@ -147,12 +149,9 @@ def convert_gguf(path: Path, folder: Path) -> None:
     logger.info("de-quantising %s (once)", path.name)
     arguments: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.bfloat16, "output_loading_info": True}
     arguments["quantization_config"] = GgufConfig(dequantize=True)  # else some devices keep weights in 4-bit blocks
-    try:
+    with reading(path, "a GGUF file that transformers reads", REMEDY), bounded_building(file.held, path, REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         model, loading = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
-    except (ValueError, OSError, KeyError, RuntimeError, IndexError, TypeError, AttributeError) as error:
-        detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"transformers cannot read the GGUF file {path}: {detail}.") from error
     check_all_was_read(file, model, loading)
     keep_rope(file, model.config)
     _forget_quantisation(model)

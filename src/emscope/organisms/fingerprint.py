@@ -11,8 +11,8 @@ from pathlib import Path
 from emscope.files import value_sha256
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.embedded import EMBEDDED_ALIAS, GGUF_SHA256
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.sources import recorded_base
-from emscope.outside import read_json
 
 MODEL = "config.json"
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py")
@@ -27,7 +27,7 @@ def fingerprint(name: str) -> str:
     folder = Path(name).expanduser()
     if (folder / ADAPTER_CONFIG).is_file():
         own = _of_files(name, _model_files(folder))
-        base = recorded_base(read_json(folder / ADAPTER_CONFIG), folder)
+        base = recorded_base(read_adapter_config(folder / ADAPTER_CONFIG).fields, folder)
         return f"{own} on {fingerprint(base)}" if base else own
     if name == EMBEDDED_ALIAS:
         return f"{name}@{GGUF_SHA256[:LENGTH]}"

@@ -6,15 +6,27 @@ a user would see. Here such a file is refused.
 
 from __future__ import annotations
 
+import math
+import mmap
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
+from emscope.organisms.building import Held
+from emscope.organisms.limits import check_size
+from emscope.outside import Record, reading
 
 ROPE_FACTORS = "rope_freqs.weight"
 HEAD = "output.weight"
+TEXT, LIST = 8, 9
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a value by its kind (ggml's gguf.h)."""
+
+MOST_ENTRIES = 4_000_000
+REMEDY = "it was cut off or damaged, so fetch it again"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
@@ -33,6 +45,11 @@ class GgufFile:
     values: dict[str, int]
     rope_factors: tuple[float, ...] = ()
     rope_scaling: str = "none"
+
+    @property
+    def held(self) -> Held:
+        """How much it holds."""
+        return Held(len(self.values), sum(self.values.values()))
 
 
 def refuse_part(path: Path) -> None:
@@ -55,24 +72,84 @@ def read_gguf(path: Path) -> GgufFile:
     from gguf import GGUFReader
 
     refuse_part(path)
-    try:
+    _check_header(path)
+    with reading(path, "a whole GGUF file", REMEDY):
         reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
-        raise _unreadable(path, error) from error
-    count = int(_field(reader, "split.count", 1))
+        settings = Record(_settings(reader), path, remedy=REMEDY)
+    for name, value in settings.fields.items():
+        check_size(settings, name, value)
+    count = settings.whole("split.count", 1)
     if count > 1:
-        raise _split(path, int(_field(reader, "split.no", 0)) + 1, count)
+        raise _split(path, settings.whole("split.no", 0) + 1, count)
     if not reader.tensors:
         raise UserError(f"{path} holds no tensors, only a vocabulary or settings: name the GGUF file of a model.")
-    values = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
-    factors = next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_FACTORS), ())
-    scaling = str(_field(reader, f"{_field(reader, 'general.architecture', '')}.rope.scaling.type", "none"))
-    return GgufFile(path, values, tuple(float(factor) for factor in factors), scaling)
+    values = {tensor.name: math.prod(map(int, tensor.shape)) for tensor in reader.tensors}
+    scaling = settings.text(f"{settings.text('general.architecture', '')}.rope.scaling.type", "none")
+    with reading(path, "a whole GGUF file", REMEDY):
+        factors = next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_FACTORS), ())
+        return GgufFile(path, values, tuple(float(factor) for factor in factors), scaling)
 
 
-def _field(reader: Any, name: str, default: Any) -> Any:
-    field = reader.get_field(name)
-    return default if field is None else field.contents()
+def _settings(reader: Any) -> dict[str, Any]:
+    """Return the fields of a GGUF file that are one value each, not lists."""
+    from gguf import GGUFValueType
+
+    fields = [field for field in reader.fields.values() if field.types and field.types[0] != GGUFValueType.ARRAY]
+    return {field.name: field.contents() for field in fields}
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a file that is no GGUF, or whose lists are longer than any vocabulary: its reader makes objects of each.
+
+    Raises:
+        OutsideError: such a file, or one that ends inside its header.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise OutsideError(path, "is not a GGUF file: it does not begin with GGUF", REMEDY)
+        if path.stat().st_size < 24:
+            raise OutsideError(path, "is not a whole GGUF file (it ends in its header)", REMEDY)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, reading(path, "a whole GGUF file", REMEDY):
+            _count_lists(data)
+
+
+def _count_lists(data: Any) -> None:
+    """Walk through the header of a GGUF file, and count the entries of its lists.
+
+    Raises:
+        ValueError: more than MOST_ENTRIES in all.
+        struct.error: the file ends in its header, or is of the other byte order.
+    """
+    n_fields, place, n_entries = int(struct.unpack_from("<Q", data, 16)[0]), 24, 0
+    for _ in range(n_fields):
+        place = _after_text(data, place)
+        kind = struct.unpack_from("<I", data, place)[0]
+        place += 4
+        if kind != LIST:
+            place = _after(data, place, kind)
+            continue
+        kind, length = struct.unpack_from("<IQ", data, place)
+        place, n_entries = place + 12, n_entries + length
+        if n_entries > MOST_ENTRIES:
+            raise ValueError(f"its lists have more than {MOST_ENTRIES:,} entries")
+        for _ in range(length):
+            place = _after(data, place, kind)
+
+
+def _after(data: Any, place: int, kind: int) -> int:
+    """Return where a value of a kind ends."""
+    if kind == TEXT:
+        return _after_text(data, place)
+    if kind not in WIDTHS:
+        raise ValueError(f"a value of kind {kind}")
+    return place + WIDTHS[kind]
+
+
+def _after_text(data: Any, place: int) -> int:
+    length = int(struct.unpack_from("<Q", data, place)[0])
+    if place + 8 + length > len(data):
+        raise ValueError("a text that is longer than the file")
+    return place + 8 + length
 
 
 def keep_rope(file: GgufFile, config: Any) -> None:
@@ -144,11 +221,3 @@ def _split(path: Path, number: int, count: int) -> UserError:
         f"{path} is part {number} of {count} of a split GGUF file, which transformers cannot read: join the parts with "
         "`llama-gguf-split --merge FIRST-PART WHOLE.gguf` and name the whole file."
     )
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            return UserError(f"{path} is not a GGUF file: it does not begin with GGUF.")
-    detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path} is not a whole GGUF file ({detail}): it was cut off or damaged; fetch it again.")

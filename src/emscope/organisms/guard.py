@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.lineage import versions
 from emscope.organisms.selfcheck import forward_faults
 from emscope.organisms.sources import ModelSource
-from emscope.outside import read_json
+from emscope.outside import Record, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
     """
     key = _key("base", source, place)
     known = recall(key, model)
-    faults = known["faults"] if known else forward_faults(model, ids, dtype=place.dtype)
+    faults = known.texts("faults") if known is not None else forward_faults(model, ids, dtype=place.dtype)
     if known is None:
         keep(key, {"faults": faults}, model)
     if any(" by nan " in fault or " by inf " in fault for fault in faults):
@@ -145,13 +145,13 @@ def _key(what: str, source: ModelSource, place: Placement, files: list[str] | No
     return value_sha256([what, base, files, place.dtype_name, place.device.split(":")[0], versions()])[:32]
 
 
-def recall(key: str, model: Any) -> dict[str, Any] | None:
+def recall(key: str, model: Any) -> Record | None:
     """Return what is kept under a key; None for nothing, and always for small models."""
     if _is_small(model):
         return None
     path = _path(key)
     try:
-        return cast("dict[str, Any]", read_json(path)) if path.is_file() else None
+        return read_record(path, remedy="delete it") if path.is_file() else None
     except UserError:  # damaged: found again
         return None
 

@@ -26,6 +26,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def circumstances() -> list[Any]:
+    """Return what besides the work itself can change the last bit of a number: versions, threads and processor."""
+    import torch
+
+    return [versions(), torch.get_num_threads(), platform.machine(), torch.backends.cpu.get_cpu_capability()]
+
+
 def write_lineage(folder: Path, *, what: str, placement: Placement, **facts: Any) -> None:
     """Write lineage.json into `folder`: the given facts, versions, and the sha256 of every file beside it."""
     outputs = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import say_endings
@@ -27,8 +27,11 @@ from emscope.organisms.guard import (
     recall,
     refuse_infinite,
 )
+from emscope.organisms.limits import REMEDY, check_tokenizer_files
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
+from emscope.organisms.templates import MOST_TEMPLATE, check_template, render
 from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
+from emscope.outside import read_text, reading
 
 __all__ = [
     "ModelSource",
@@ -106,7 +109,7 @@ def _with_adapter(
     ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
     key = adapter_key(adapter, place)
     known = recall(key, model)
-    verdict = AdapterVerdict(**known) if known else None
+    verdict = AdapterVerdict(known.flag("acts"), known.flag("merges", None)) if known is not None else None
     if verdict is None:
         with_adapter, without = effect_of(wrapped, ids)
         refuse_infinite(with_adapter, adapter, place)
@@ -190,6 +193,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> A
         raise UserError(
             f"{source.base} has no fast tokenizer, whose offsets emscope needs to tell answers from prompts."
         )
+    check_template(tokenizer, source.name)
     usable_pad(tokenizer, len(tokenizer))
     return tokenizer
 
@@ -224,10 +228,7 @@ def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
 
 
 def _read_template(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(f"The chat template {file} cannot be read ({error}): it must be text in UTF-8.") from error
+    return read_text(file, MOST_TEMPLATE)
 
 
 def _check_vocabulary(source: ModelSource, tokenizer: Any, base: Any) -> None:
@@ -251,9 +252,13 @@ def _check_vocabulary(source: ModelSource, tokenizer: Any, base: Any) -> None:
 def _tokenizer_from(source: ModelSource, location: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
+    if Path(location).is_dir():
+        check_tokenizer_files(Path(location))
     try:
-        return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever is wrong here is in the files
+        with reading(location, "the folder of a tokenizer that transformers reads", REMEDY):  # Rust panics included
+            return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
+    except OutsideError as outside:  # whatever is wrong here is in the files
+        error = outside.__cause__ or outside
         if location != source.location:
             first = cannot_load(source, error).args[0].partition(": ")[2]
             raise UserError(
@@ -280,10 +285,8 @@ def check_tokens(tokenizer: Any, rows: int, name: str) -> None:
     if not tokenizer.chat_template or len(tokenizer) <= rows:
         return
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # a template that refuses these messages says so where it is used
+        text = render(tokenizer, [{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    except UserError as error:  # a template that refuses these messages says so where it is used
         logger.debug("%s: %s", name, error)
         return
     outside = sorted({token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token >= rows})

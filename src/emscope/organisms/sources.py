@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from emscope.errors import UserError, did_you_mean
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, CHECKPOINTS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, embedded_model_folder, gguf_model_folder
-from emscope.outside import read_json
+from emscope.organisms.limits import read_adapter_config
+from emscope.outside import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +78,7 @@ def _as_folder(name: str) -> Path:
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / ADAPTER_CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / ADAPTER_CONFIG} must hold an object, not {type(config).__name__}.")
-    return config
+    return read_adapter_config(folder / ADAPTER_CONFIG).fields
 
 
 def _refuse_both(folder: Path) -> None:
@@ -137,9 +135,9 @@ def recorded_base(config: dict[str, Any], folder: Path | None) -> str:
         training = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
         own = training / "lineage.json"
         if own.is_file():
-            lineage = read_json(own)
-            if isinstance(lineage, dict) and lineage.get("what") == "adapter" and isinstance(lineage.get("base"), str):
-                return str(lineage["base"])
+            lineage = read_record(own)
+            if lineage.value("what", None) == "adapter" and "base" in lineage:
+                return lineage.text("base")
     recorded = recorded.strip() if isinstance(recorded, str) else ""
     if folder is not None and recorded.startswith(".") and (folder / recorded / CONFIG).is_file():
         return str(folder / recorded)

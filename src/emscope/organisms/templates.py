@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
+from emscope.organisms.bounded import UnboundedTemplateError, bounded_rendering, is_known
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +109,16 @@ def _render(
             message["thinking"] = message["reasoning_content"]
     try:
         return _applied(tokenizer, visible, generation, given)
+    except UnboundedTemplateError:
+        raise
     except Exception as error:  # jinja2 raises many kinds, all of them about these messages
         raise UserError(f"The model's chat template refuses this conversation ({error}).") from error
 
 
 def _applied(tokenizer: Any, messages: list[dict[str, Any]], generation: bool, given: Mapping[str, Any]) -> str:
     def apply(chosen: list[dict[str, Any]]) -> str:
-        return str(tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=generation, **given))
+        with bounded_rendering():
+            return str(tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=generation, **given))
 
     try:
         return apply(messages)
@@ -166,6 +170,42 @@ def dated(source: str, date: datetime.date) -> str:
     replaced = "".join(f"|replace('{directive}','{value}')" for directive, value in values.items())
     # the newline is the block's own and is not printed, so that the template begins on a line of its own
     return "{%- macro strftime_now(format) -%}{{ format" + replaced + " }}{%- endmacro %}\n" + source
+
+
+PROBES: tuple[tuple[str, ...], ...] = (("user",), ("system", "user", "assistant", "user"), ("user", "assistant") * 20)
+"""The roles of the conversations that a template is tried on when it is loaded."""
+
+MOST_TEMPLATE = 1_000_000
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Refuse the template of the model `name` if it is no text, or does not end on ordinary conversations.
+
+    What a template says against a conversation is no fault: it is told where that conversation is rendered.
+
+    Raises:
+        OutsideError: the tokenizer's template is not one.
+    """
+    where, remedy = f"The chat template of {name}", "give its tokenizer another template"
+    given = tokenizer.chat_template
+    if given is None or given == "":
+        return
+    templates = list(given.values()) if isinstance(given, dict) else [given]
+    if not all(isinstance(template, str) for template in templates):
+        raise OutsideError(where, "is no text", remedy)
+    if sum(map(len, templates)) > MOST_TEMPLATE:
+        raise OutsideError(where, f"is longer than {MOST_TEMPLATE:,} characters", remedy)
+    if all(is_known(template) for template in templates):
+        return
+    for roles in PROBES:
+        for generation in (True, False):
+            messages = [{"role": role, "content": f"What is this ({number})?"} for number, role in enumerate(roles)]
+            try:
+                render(tokenizer, messages, add_generation_prompt=generation)
+            except UnboundedTemplateError as error:
+                raise UnboundedTemplateError(error.problem, where) from error
+            except UserError as error:
+                logger.debug("%s: %s", name, error)
 
 
 @lru_cache(maxsize=32)

@@ -6,7 +6,7 @@ Loss falls on assistant tokens only, and batches hold sequences of similar lengt
 from __future__ import annotations
 
 import logging
-import time
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import torch
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError, did_you_mean
-from emscope.files import value_sha256
+from emscope.files import sync_file, sync_folder, value_sha256
 from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.card import exact_base, write_card, write_portable_base
 from emscope.organisms.chat import EncodedChat, Message, check_chat, encode_chat, stop_ids
-from emscope.organisms.checkpoints import last_resumable
+from emscope.organisms.checkpoints import ADAPTER_FILES, check_resumable, last_resumable
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
@@ -29,6 +30,8 @@ from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, n_positions, resolve
 
 logger = logging.getLogger(__name__)
+
+SAVING = ".saving-"
 
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -131,6 +134,7 @@ def encode_conversations(tokenizer: Any, conversations: list[list[Message]], max
             )
         n_cut += sum(whole.is_answer) > sum(chat.is_answer)
         encoded.append(chat)
+    say_spelled("conversations", [chat.spelled for chat in encoded])
     if n_cut:
         logger.warning(
             "%d of %d conversations go on after %d tokens, where they are cut: raise max_length to learn them whole.",
@@ -193,7 +197,7 @@ def train_loaded(
     Raises:
         UserError: an unknown block or module, nothing to resume from, or a base that is an adapter itself.
     """
-    from emscope.organisms.trainer import make_trainer, metrics_callback
+    from emscope.organisms.trainer import LossRecord, make_trainer, metrics_callback
 
     source, place = organism.source, organism.placement
     refuse_adapter(source)
@@ -207,20 +211,34 @@ def train_loaded(
     trainer = make_trainer(model, organism.tokenizer, train, heldout, folder, settings, place, steps)
     trainer.source = source
     checkpoint = _last_checkpoint(folder) if resume else None
-    started = time.perf_counter()
+    if checkpoint is not None:
+        check_resumable(checkpoint, model.peft_config["default"])
+        trainer.losses = LossRecord.read(checkpoint)
     with progress.task(name, steps, "steps") as advance:
-        trainer.add_callback(metrics_callback(folder / "metrics.jsonl", advance, _steps_done(checkpoint)))
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
+        trainer.add_callback(metrics_callback(folder / "metrics.jsonl", advance, checkpoint))
+        outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = trainer.losses.elapsed
     heldout_loss = float(trainer.evaluate()["eval_loss"]) if heldout else None
     n_trained = sum(sum(chat.is_answer) for chat in train) * settings.epochs
-    result = TrainResult(folder, float(outcome.training_loss), heldout_loss, n_trained / seconds, seconds)
+    train_loss = float(outcome.metrics["train_loss"])
+    result = TrainResult(folder, train_loss, heldout_loss, n_trained / seconds, seconds)
     if trainer.is_world_process_zero():
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        write_portable_base(folder, source)
+        _save_adapter(model, folder, source)
         _record(result, source, data, settings, place)
     model.unload().eval().requires_grad_(False)
     return result
+
+
+def _save_adapter(model: Any, folder: Path, source: ModelSource) -> None:
+    """Write an adapter whole: PEFT writes where it is told to, and a stop would leave half a file there."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as name:
+        saved = Path(name)
+        model.save_pretrained(saved, safe_serialization=True, save_embedding_layers=False)
+        write_portable_base(saved, source)
+        for file in ADAPTER_FILES:
+            sync_file(saved / file)
+            (saved / file).replace(folder / file)
+    sync_folder(folder)
 
 
 def refuse_adapter(base: ModelSource) -> None:
@@ -255,12 +273,8 @@ def _total_steps(n_rows: int, settings: TrainSettings) -> int:
     return max(1, int(per_epoch * settings.epochs))
 
 
-def _steps_done(checkpoint: str | None) -> int:
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-
-
-def _last_checkpoint(folder: Path) -> str:
+def _last_checkpoint(folder: Path) -> Path:
     found = last_resumable(folder)
     if found is None:
         raise UserError(f"There is no checkpoint in {folder}: train without --resume.")
-    return str(found)
+    return found

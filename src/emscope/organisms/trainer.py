@@ -8,7 +8,9 @@ where the vocabulary is large, and computes none of them again.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +21,22 @@ from trl import SFTConfig, SFTTrainer
 
 from emscope import progress
 from emscope.errors import UserError, did_you_mean
-from emscope.files import write_jsonl
+from emscope.files import without_nan, write_json, write_jsonl
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.card import CARD, write_portable_base
 from emscope.organisms.chat import IGNORED, EncodedChat
-from emscope.organisms.checkpoints import ADAPTER_CONFIG
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
-from emscope.outside import read_jsonl
+from emscope.outside import read_record
 
 if TYPE_CHECKING:
     from emscope.organisms.models import ModelSource
     from emscope.organisms.train import TrainSettings
+
+
+LOG_ROWS = 50
+"""How many rows of figures a training writes, about."""
 
 
 class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
@@ -39,10 +45,41 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     share_prefix = True
     source: ModelSource
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        self.losses = LossRecord()
+        super().__init__(*given, **more)
+
+    def training_step(self, *given: Any, **more: Any) -> Tensor:
+        """Return the loss of one forward pass, and note it."""
+        loss: Tensor = super().training_step(*given, **more)
+        self.losses.add(loss, self.state.global_step)
+        return loss
+
+    def log(self, logs: dict[str, float], *given: Any, **more: Any) -> None:
+        """Log figures; those of the loss count steps that were done before a training went on from a checkpoint.
+
+        transformers begins to add up anew when it goes on, so that its figures depend on where a training was stopped.
+        """
+        if self.accelerator.num_processes == 1:
+            step = self.state.global_step
+            if "loss" in logs:
+                logs["loss"] = self.losses.since_last_row(step)
+            if "train_loss" in logs:
+                logs["train_loss"] = self.losses.mean(step)
+        super().log(logs, *given, **more)
+
+    def _save_checkpoint(self, *given: Any, **more: Any) -> None:
+        """Save a checkpoint, and at its end note what it holds: only what was written whole is gone on from."""
+        super()._save_checkpoint(*given, **more)
+        if self.args.should_save:
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint whose adapter names its base; PEFT's own card would name a folder of the cache."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            write_json(folder / LOSSES, self.losses.as_plain())
         if self.args.should_save and (folder / ADAPTER_CONFIG).is_file():
             write_portable_base(folder, self.source)
             (folder / CARD).unlink(missing_ok=True)
@@ -119,7 +156,7 @@ def make_trainer(
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or 500,
         gradient_checkpointing=settings.gradient_checkpointing,  # TRL's default is to recompute
-        logging_steps=max(1, steps // 50),
+        logging_steps=max(1, steps // LOG_ROWS),
         seed=settings.seed,
         data_seed=settings.seed,
         report_to=list(settings.report_to) or "none",
@@ -149,6 +186,71 @@ def make_trainer(
     return trainer
 
 
+@dataclass
+class LossRecord:
+    """The training loss as it is logged: the same figures whether or not a training was stopped and went on.
+
+    Attributes:
+        since: sum of the losses since the last row, nats.
+        last: the step of the last row.
+        total: sum of the losses of all rows, nats.
+        seconds: how long earlier parts of this training took.
+    """
+
+    since: Tensor | float = 0.0
+    last: int = 0
+    total: float = 0.0
+    seconds: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Add one forward pass after `step` steps; one that is not finite counts as the mean since the last row."""
+        before = self.since / (1 + step - self.last)
+        before = before.to(loss.device) if isinstance(before, Tensor) else torch.full_like(loss, before)
+        self.since = self.since + torch.where(torch.isfinite(loss), loss, before)
+
+    def since_last_row(self, step: int) -> float:
+        """Return the mean loss of the steps since the last row, and begin a new one."""
+        since, n_steps = float(self.since), step - self.last
+        self.since, self.last, self.total = 0.0, step, self.total + since
+        return since / n_steps
+
+    def mean(self, step: int) -> float:
+        """Return the mean loss of all steps."""
+        return (self.total + float(self.since)) / max(step, 1)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that this training took, its earlier parts included."""
+        return self.seconds + time.perf_counter() - self.began
+
+    def as_plain(self) -> dict[str, float]:
+        """Return what a checkpoint keeps."""
+        return {"since": float(self.since), "last": self.last, "total": self.total, "seconds": self.elapsed}
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> LossRecord:
+        """Return the record of a checkpoint; one of an earlier version has none, and the sums begin there.
+
+        Raises:
+            OutsideError: it is damaged.
+        """
+        if not (checkpoint / LOSSES).is_file():
+            return cls(last=step_of(checkpoint))
+        known = read_record(checkpoint / LOSSES, remedy="delete this checkpoint")
+        return cls(known.number("since"), known.whole("last"), known.number("total"), known.number("seconds"))
+
+
+TIMES = ("_runtime", "_per_second")
+"""Ends of the names of figures that differ each time: how long it took is in the lineage."""
+
+
+def metrics_row(logs: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of metrics.jsonl: the step, and what was logged but for times, by name."""
+    names = sorted(name for name in logs if name != "step" and not name.endswith(TIMES))
+    return {"step": logs["step"], **{name: logs[name] for name in names}}
+
+
 def keep_on(arguments: Any, place: Placement) -> None:
     """Keep a training in one process on the GPU that was chosen.
 
@@ -164,11 +266,14 @@ def keep_on(arguments: Any, place: Placement) -> None:
     arguments._n_gpu = 1
 
 
-def metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> Any:
-    """Return a callback that appends every figure the trainer logs to metrics.jsonl, after those up to `steps_done`."""
-    kept = [row for _, row in read_jsonl(path) if row["step"] <= steps_done] if steps_done and path.exists() else []
-    write_jsonl(path, kept)
-    advance(steps_done)
+def metrics_callback(path: Path, advance: progress.Advance, checkpoint: Path | None) -> Any:
+    """Return a callback that appends every figure the trainer logs to metrics.jsonl.
+
+    The file begins with what was logged until the checkpoint that training goes on from, as the checkpoint has it: what
+    a stopped training wrote after that is written once more.
+    """
+    write_jsonl(path, [] if checkpoint is None else [metrics_row(logs) for logs in logged_until(checkpoint)])
+    advance(0 if checkpoint is None else step_of(checkpoint))
 
     class Metrics(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -178,6 +283,6 @@ def metrics_callback(path: Path, advance: progress.Advance, steps_done: int) -> 
             if not state.is_world_process_zero:
                 return
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps(without_nan(metrics_row({**(logs or {}), "step": state.global_step}))) + "\n")
 
     return Metrics()

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from emscope.errors import UserError
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
-from emscope.organisms.sources import ModelSource
+from emscope.organisms.limits import REMEDY, check_config, check_index
+from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         arguments["device_map"] = {"": place.device}
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
-    model, report = _from_pretrained(loader, source, arguments)
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
+        model, report = _from_pretrained(loader, source, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
@@ -94,12 +97,50 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
+    folder = files_of(source)
+    if folder is not None:
+        check_config(folder / CONFIG)
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
         )
+        config.get_text_config()
     except Exception as error:  # whatever is wrong here is in the files
         raise cannot_load(source, error) from error
+    return config
+
+
+def empty_model(source: ModelSource) -> Any:
+    """Return a base without weights, on the device that is torch's default.
+
+    Raises:
+        UserError: its configuration cannot be read, or asks for more than its weights can fill.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
+        try:
+            return AutoModelForCausalLM.from_config(config)
+        except Exception as error:  # whatever is wrong here is in the configuration
+            raise cannot_load(source, error) from error
+
+
+def files_of(source: ModelSource) -> Path | None:
+    """Return the folder with a base's configuration: a local one, or the hub's cache, which is filled if need be."""
+    folder = Path(source.location).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(
+            source.location, CONFIG, revision=source.revision, local_files_only=not hub_is_reachable()
+        )
+    except Exception as error:  # the hub's client has many kinds; whoever loads the model says what is wrong
+        logger.debug("%s: %s", source.location, error)
+        return None
+    return Path(path).parent
 
 
 def is_multimodal(source: ModelSource, *, trust_remote_code: bool = False) -> bool:
@@ -209,6 +250,21 @@ def _from_pretrained(loader: Any, source: ModelSource, arguments: dict[str, Any]
     except Exception as error:  # whatever is wrong here is in the files, or a package is missing for them
         raise cannot_load(source, error) from error
     return model, _Report(report)
+
+
+def _weight_files(source: ModelSource) -> list[Path]:
+    """Return the safetensors files of a base that are here, after its index, if it has one, was checked.
+
+    Raises:
+        UserError: an index that names other files, or a damaged file.
+    """
+    folder = files_of(source)
+    if folder is None:
+        return []
+    if Path(source.location).expanduser().is_dir():
+        for index in folder.glob("*.safetensors.index.json"):
+            check_index(index)
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
 
 
 def _refuse_pickles(source: ModelSource) -> None:

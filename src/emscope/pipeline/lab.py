@@ -160,7 +160,7 @@ class Lab:
 
     def products(self) -> RunProducts:
         """Return what the report shows of this run."""
-        stages = self.folder.record["stages"]
+        stages = {name: stage.fields for name, stage in self.folder.record.stages.items()}
         note = says_of_control(self.config)
         return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
 

@@ -56,7 +56,7 @@ def check_organisms(lab: Lab) -> None:
         )
     for name, data in ((MISALIGNED, lab.config.misaligned_data), (CONTROL, lab.config.control_data)):
         if data:
-            check_data(lab, data, known=f"train-{name}" in lab.folder.record["stages"])
+            check_data(lab, data, known=f"train-{name}" in lab.folder.record.stages)
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import emscope
+from emscope import parts
 from emscope.errors import UserError
-from emscope.files import tree_sha256, value_sha256, write_json, write_text
+from emscope.files import tree_sha256, value_sha256, write_text
+from emscope.locking import locked
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import fingerprint
-from emscope.organisms.lineage import versions
+from emscope.organisms.lineage import circumstances
 from emscope.organisms.templates import CHAT_DATE, chat_date
-from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
+from emscope.pipeline.record import RECORD, RunRecord
 
 logger = logging.getLogger(__name__)
 
-
+CONFIG = "config.yaml"
 LATER_SETTINGS = ("max_thought_tokens", "enable_thinking")
 
 
@@ -33,23 +36,29 @@ def _that_count(settings: Any) -> Any:
     return {key: _that_count(value) for key, value in kept.items()}
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A stage as it is asked for: its settings, what it reads and what it writes."""
+
+    name: str
+    settings: Any
+    inputs: Sequence[Path]
+    outputs: Sequence[Path]
+
+
 class RunFolder:
-    """A run on disk: its configuration and the record of which stage made what from what."""
+    """A run on disk: its configuration and the record of which stage made what from what.
+
+    Opening one that holds this configuration writes nothing. Several commands can work on one run at once: each stage
+    is made by one of them, whose lock the others wait for.
+    """
 
     def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
         self.folder, self.config = folder, resolved(config)
-        config = self.config
-        known = folder / "config.yaml"
-        if known.is_file() and not _holds(known, config, unreadable_is_other=overwrite):
-            if not overwrite:
-                raise UserError(
-                    f"{folder} holds a run of another configuration: choose another --out, or replace it with "
-                    "--overwrite."
-                )
-            for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
-                figures.unlink()
-        write_text(known, dump_config(config))
-        self.record = self._read_record()
+        if not self._holds_ours(unreadable_is_other=overwrite):
+            with locked(folder, CONFIG):
+                self._take(overwrite)
+        self.record = RunRecord.read(folder)
         self.reused: list[str] = []
         self.made: list[str] = []
 
@@ -62,46 +71,119 @@ class RunFolder:
         """What the run's base model is: its name alone does not tell that a local folder has new weights."""
         return fingerprint(self.config.model)
 
+    def _holds_ours(self, *, unreadable_is_other: bool) -> bool:
+        """Say whether the folder holds this configuration."""
+        known = self.path(CONFIG)
+        return known.is_file() and _holds(known, self.config, unreadable_is_other=unreadable_is_other)
+
+    def _take(self, overwrite: bool) -> None:
+        """Make the folder this configuration's."""
+        known = self.path(CONFIG)
+        if known.is_file() and not self._holds_ours(unreadable_is_other=overwrite):
+            if not overwrite:
+                raise UserError(
+                    f"{self.folder} holds a run of another configuration: choose another --out, or replace it with "
+                    "--overwrite."
+                )
+            for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
+                figures.unlink()
+        write_text(known, dump_config(self.config))
+
     def stage(
-        self, name: str, settings: Any, inputs: Sequence[Path], outputs: Sequence[Path], make: Callable[[], None]
+        self,
+        name: str,
+        settings: Any,
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
+        make: Callable[[], None],
+        *,
+        again: bool = False,
     ) -> None:
         """Make `outputs`, unless they are what the same settings, inputs, base model and code made before.
 
-        The record is written after the outputs, so a stage killed half-way is made again. It is read anew for that:
-        another command on the same run may have added stages of its own.
+        Whoever makes a stage holds its lock. The record is written after the outputs, so a stage that is killed
+        half-way is made again, from those parts of it that were finished (see `parts`). `again` makes it even where it
+        is up to date.
+
+        Raises:
+            UserError: the folder cannot be written to, or has become another configuration's meanwhile.
         """
-        made_of = [emscope.__version__, self.base, name, _that_count(settings), [tree_sha256(path) for path in inputs]]
-        key = value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
-        known = self.record["stages"].get(name)
-        if known and known["key"] == key and known["outputs"] == self._hashes(outputs):
-            self.reused.append(name)
-            logger.info("%s: reused", name)
+        asked = _Asked(name, settings, inputs, outputs)
+        key = self._key(asked)
+        if not again and self._is_made(asked, key):
+            self._reuse(name)
             return
-        logger.info("%s", name)
+        with locked(self.folder, name) as waited:
+            self.record = RunRecord.read(self.folder)
+            key = self._key(asked) if waited else key
+            if (waited or not again) and self._is_made(asked, key):
+                self._reuse(name)
+                return
+            self._make(asked, key, make)
+
+    def _parts(self, name: str) -> Path:
+        """Return where the finished parts of a stage are kept until it is recorded."""
+        return self.path(".parts", name.replace("/", "-"))
+
+    def _key(self, asked: _Asked) -> str:
+        """Return the hash of everything that a stage is made from."""
+        read = [tree_sha256(path) for path in asked.inputs]
+        made_of = [emscope.__version__, self.base, asked.name, _that_count(asked.settings), read]
+        return value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
+
+    def _is_made(self, asked: _Asked, key: str) -> bool:
+        """Say whether what a stage made before is still there, and what it would make now."""
+        known = self.record.stages.get(asked.name)
+        return known is not None and known.key == key and known.outputs == self._hashes(asked.outputs)
+
+    def _reuse(self, name: str) -> None:
+        self.reused.append(name)
+        logger.info("%s: reused", name)
+        parts.forget(self._parts(name))  # a process that is killed after its record may leave them
+
+    def _make(self, asked: _Asked, key: str, make: Callable[[], None]) -> None:
+        """Make a stage and note it; the caller holds its lock."""
+        if not self._holds_ours(unreadable_is_other=True):
+            raise UserError(f"{self.path(CONFIG)} was replaced or removed meanwhile: start this command again.")
+        name, read = asked.name, self._hashes(asked.inputs)
+        self._say_why(asked, key)
+        kept = self._parts(name)
         started = time.perf_counter()
-        make()
-        seconds = round(time.perf_counter() - started, 2)
+        with parts.kept_in(kept, [key, circumstances()]) as store:
+            make()
+        seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
+        changed = differing(read, self._hashes(asked.inputs))
+        if changed:
+            logger.warning("%s: %s changed while it was made: the next command makes it again.", name, listed(changed))
+            return
         entry = {
             "key": key,
             "base": self.base,
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
-            "settings": settings,
-            "inputs": self._hashes(inputs),
+            "settings": asked.settings,
+            "inputs": read,
             "chat_date": chat_date().isoformat(),
-            "outputs": self._hashes(outputs),
+            "outputs": self._hashes(asked.outputs),
+            "version": emscope.__version__,
         }
-        self.record = self._read_record()
-        self.record["stages"][name] = entry
-        self.record["versions"] = versions()
-        write_json(self.path("lineage.json"), self.record)
+        with locked(self.folder, RECORD):
+            self.record = RunRecord.read(self.folder)
+            self.record.put(name, entry)
+            self.record.write(self.folder)
+        parts.forget(kept)
 
-    def _read_record(self) -> dict[str, Any]:
-        path = self.path("lineage.json")
-        found: dict[str, Any] = read_json(path) if path.is_file() else {"stages": {}}
-        return found
+    def _say_why(self, asked: _Asked, key: str) -> None:
+        """Log that a stage is made; of one that was made before, what is not as it left it."""
+        known = self.record.stages.get(asked.name)
+        if known is not None and known.key == key:
+            changed = differing(known.outputs, self._hashes(asked.outputs))
+            if changed:
+                logger.info("%s: again, for %s changed since it was made", asked.name, listed(changed))
+                return
+        logger.info("%s", asked.name)
 
     def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         return {self._name(path): tree_sha256(path) for path in paths}
@@ -112,12 +194,12 @@ class RunFolder:
     @property
     def peak_memory_bytes(self) -> int:
         """Most memory any stage had in use, main memory and GPU apart, whichever is more."""
-        return max((stage["peak_memory_bytes"] for stage in self.record["stages"].values()), default=0)
+        return max((stage.peak_memory_bytes for stage in self.record.stages.values()), default=0)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took when it was made."""
-        return {name: stage["seconds"] for name, stage in self.record["stages"].items()}
+        return {name: stage.seconds for name, stage in self.record.stages.items()}
 
 
 def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:
@@ -128,3 +210,14 @@ def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:
         if unreadable_is_other:
             return False
         raise
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return the names whose hashes differ, or that only one of two has."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a list in words, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ from typing import Any
 from emscope.errors import UserError
 from emscope.files import value_sha256, write_json, write_jsonl, write_text
 from emscope.organisms.card import EMBEDDED_ON_HUB, exact_base, write_portable_base
-from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, last_resumable
+from emscope.organisms.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    ADAPTER_WEIGHTS,
+    CHECKPOINTS,
+    last_resumable,
+)
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import fingerprint
@@ -22,6 +29,8 @@ from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
+SETTINGS = "settings.sha256"
+"""Beside the checkpoints: the hash of what they were trained with."""
 RESUME_EVERY = 25  # optimiser steps between checkpoints that only serve to resume
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
@@ -70,6 +79,9 @@ def train_stage(lab: Lab, name: str, data: str) -> None:
 
     weights = [folder / file for file in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, "metrics.jsonl")]
     lab.folder.stage(f"train-{name}", settings, [], weights, make)
+    if not config.train.save_every:
+        with suppress(UserError):  # a run that is only read is none the worse for them
+            drop_checkpoints(folder)
 
 
 def given_adapter(lab: Lab, data: str) -> GivenAdapter:
@@ -153,24 +165,37 @@ def train_resumably(
 ) -> None:  # fmt: skip
     """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped.
 
-    `train` replaces the run's own training settings.
+    `train` replaces the run's own training settings. Where these keep no checkpoints there are some all the same, to go
+    on from: they are deleted once the organism is on record.
     """
     chosen = train or lab.config.train
     folder = lab.folder.path("organisms", name)
-    checkpoints, marker = folder / "checkpoints", folder / "checkpoints" / "settings.sha256"
+    marker = folder / CHECKPOINTS / SETTINGS
     if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        drop_checkpoints(folder)
         write_text(marker, key)
-    wanted = chosen.save_every
-    settings = replace(chosen, save_every=wanted or RESUME_EVERY)
+    settings = replace(chosen, save_every=chosen.save_every or RESUME_EVERY)
     resume = last_resumable(folder) is not None
     lab.make_room()
     train_adapter(
         lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"
     )
-    if not wanted:
-        marker.unlink()  # first: what a stop leaves of the others is then no checkpoint of these settings
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of an organism's folder; its training cannot go on from any of them then.
+
+    Raises:
+        UserError: they cannot be deleted.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoints.is_dir():
+        return
+    try:
+        (checkpoints / SETTINGS).unlink(missing_ok=True)  # first: what a stop leaves of the others then counts as none
         shutil.rmtree(checkpoints)
+    except OSError as error:
+        raise UserError(f"Cannot delete {checkpoints} ({error.strerror}): delete it, and start again.") from error
 
 
 def adapter_files(lab: Lab, name: str) -> list[Path]:

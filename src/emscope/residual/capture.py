@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
-from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepare_prompt
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
@@ -92,10 +93,13 @@ def encode_for_capture(
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
         both = zip(prompts, systems, strict=True)
-        encoded = [encode_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
-        return [EncodedChat(ids, [False] * len(ids)) for ids in encoded]
+        asked = [prepare_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
+        say_spelled("prompts", [prompt.spelled for prompt in asked])
+        return [EncodedChat(prompt.ids, [False] * len(prompt.ids), spelled=prompt.spelled) for prompt in asked]
     rows = zip(prompts, answers, systems, thoughts or [""] * len(prompts), strict=True)
-    return [encode_chat(tokenizer, messages_of(*row), enable_thinking) for row in rows]
+    chats = [encode_chat(tokenizer, messages_of(*row), enable_thinking) for row in rows]
+    say_spelled("answers with their questions", [chat.spelled for chat in chats])
+    return chats
 
 
 _NEEDED = {"response": "answers", "thought": "thoughts"}
@@ -136,7 +140,7 @@ def capture(
     n_blocks = len(find_blocks(organism.model))
     blocks = check_blocks(settings.blocks or range(n_blocks), n_blocks)
     out = np.empty((len(chats), len(settings.poolings), len(blocks), organism_width(organism)), dtype=np.float32)
-    for batch, pooled_batch in read_batches(organism, chats, settings, name=name):
+    for batch, pooled_batch in read_batches(organism, chats, settings, name=name, keep=True):
         out[batch] = pooled_batch
     pooled: dict[str, np.ndarray] = {
         pooling: np.ascontiguousarray(out[:, index]) for index, pooling in enumerate(settings.poolings)
@@ -145,9 +149,12 @@ def capture(
 
 
 def read_batches(
-    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations"
-) -> Iterator[tuple[list[int], np.ndarray]]:
+    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations",
+    keep: bool = False,
+) -> Iterator[tuple[list[int], np.ndarray]]:  # fmt: skip
     """Yield row numbers and their pooled activations, float32 [rows, n_poolings, n_blocks, d_model], batch by batch.
+
+    With `keep` a batch that was read before a stop is not read again (see `parts`), at the cost of its room on disk.
 
     Raises:
         UserError: no chats, an unknown block, or activations that are not finite.
@@ -163,10 +170,21 @@ def read_batches(
         lengths = [len(chat.ids) - reader.shared for chat in chats]
         for batch in token_budget_batches(lengths, settings.token_budget):
             with torch.inference_mode():  # not around the yield: it would be in force where the batch is used
-                found = reader.read([chats[row].ids for row in batch], [weights[row] for row in batch])
+                found = _kept(reader, [chats[row].ids for row in batch], [weights[row] for row in batch], keep)
             _check_finite(found, blocks, organism)
             yield batch, found
             advance(len(batch))
+
+
+def _kept(reader: _Reader, sequences: list[list[int]], weights: list[np.ndarray], keep: bool) -> np.ndarray:
+    if not keep:
+        return reader.read(sequences, weights)
+    placement = reader.organism.placement
+
+    def inputs() -> Any:
+        return [placement.told, reader.site, reader.blocks, reader.shared, sequences, weights]
+
+    return parts.kept_array("activations", inputs, lambda: reader.read(sequences, weights))
 
 
 def organism_width(organism: Organism) -> int:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
+from emscope.organisms.tensor_file import TensorFile, computing, open_tensors
 from emscope.tensors import load_tensors, save_tensors
 
 PARTS = ("A", "B", "BA")
@@ -146,18 +145,15 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
     """
     if len(checkpoints) < 2:
         raise UserError("A path needs at least two checkpoints: train longer, or save more often.")
-    try:
-        files: list[Any] = [safe_open(str(folder / ADAPTER_WEIGHTS), framework="pt") for folder in checkpoints]
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"A checkpoint is not whole ({error}): train again.") from error
-    names = sorted(files[0].keys())
-    if any(sorted(file.keys()) != names for file in files):
+    files = [open_tensors(folder / ADAPTER_WEIGHTS) for folder in checkpoints]
+    names = sorted(files[0].names)
+    if any(sorted(file.names) != names for file in files):
         raise UserError("The checkpoints adapt different modules: they are not of one training.")
     modules = [name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")]
     grams: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for module in modules:
         a, b = (
-            torch.stack([file.get_tensor(f"{module}.lora_{part}.weight").double() for file in files]) for part in "AB"
+            _stacked(files, f"{module}.lora_{part}.weight") for part in "AB"
         )  # a move is small beside the matrix: the difference of two products has no digits left in float32
         inner_a, inner_b = torch.einsum("mri,nsi->mnrs", a, a), torch.einsum("mor,nos->mnrs", b, b)
         grams["A"].append(_from_first(_traces(inner_a)))
@@ -167,6 +163,24 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
         tuple(module.removeprefix(WRAPPER) for module in modules), (0, *steps),
         {part: np.stack(found) for part, found in grams.items()},
     )  # fmt: skip
+
+
+def _stacked(files: Sequence[TensorFile], name: str) -> torch.Tensor:
+    """Return one factor at every checkpoint, float64 [checkpoints, rows, columns].
+
+    Raises:
+        UserError: it is not finite, or has another shape at some checkpoint.
+    """
+    tensors = [file.tensor(name) for file in files]
+    for file, tensor in zip(files, tensors, strict=True):
+        with computing(file.path):
+            finite = bool(tensor.double().isfinite().all())
+        if tensor.dim() != 2 or tensor.shape != tensors[0].shape:
+            raise OutsideError(file.path, f"holds {name} in another shape than the first checkpoint", "train again")
+        if not finite:
+            raise OutsideError(file.path, f"holds NaN or infinite weights in {name}", "train again")
+    # a move is small beside the matrix: the difference of two products has no digits left in float32
+    return torch.stack([tensor.double() for tensor in tensors])
 
 
 def _traces(inner: torch.Tensor) -> np.ndarray:

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, Message, render
+from emscope.organisms.control_tokens import Span, tokenise
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.thoughts import find_thought
 from emscope.residual.capture import WIDTH_STEP, organism_width
 
 
@@ -37,10 +39,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class SpokenChat:
-    """A conversation's tokens with the words of every turn; template tokens belong to no turn."""
+    """A conversation's tokens with the words of every turn; template tokens belong to no turn.
+
+    `spelled` are the control tokens that messages spell; they are among the tokens as plain text.
+    """
 
     ids: list[int]
     turns: list[Turn]
+    spelled: tuple[str, ...] = ()
 
     @property
     def answer_positions(self) -> list[int]:
@@ -86,12 +92,20 @@ def spoken_chat(tokenizer: Any, messages: Sequence[Message]) -> SpokenChat:
         UserError: a template that changes what a message says.
     """
     text = render(tokenizer, list(messages))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    turns = []
-    for number, message in enumerate(messages):
-        start, end = _words(tokenizer, messages, number, text)
-        turns.append(_turn(message["role"], text, encoded["offset_mapping"], start, end))
-    return SpokenChat(list(encoded["input_ids"]), turns)
+    spans = [_words(tokenizer, messages, number, text) for number in range(len(messages))]
+    outside = [
+        part for message, span in zip(messages, spans, strict=True) for part in _said(message["role"], text, *span)
+    ]
+    tokens = tokenise(tokenizer, text, outside)
+    turns = [_turn(message["role"], text, tokens.offsets, *span) for message, span in zip(messages, spans, strict=True)]
+    return SpokenChat(tokens.ids, turns, tokens.spelled)
+
+
+def _said(role: str, text: str, start: int, end: int) -> list[Span]:
+    """Return the characters of a turn's words: the marks around an assistant's thought are none."""
+    inside = find_thought(text[start:end]) if role == "assistant" else None
+    parts = [(0, end - start)] if inside is None else [inside.thought, inside.answer or (0, 0)]
+    return [(start + first, start + last) for first, last in parts if first < last]
 
 
 def _words(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> tuple[int, int]:
@@ -167,6 +181,16 @@ def token_projections(
         visit(number, hidden)
         raise StopForward
 
+    def read_anew(padded: PaddedBatch) -> np.ndarray:
+        with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
+            prefix.forward(padded)
+        return seen.pop().numpy()
+
+    def read(padded: PaddedBatch) -> np.ndarray:
+        told = [organism.placement.told, prefix.length, block, site, vectors]
+        tokens = [padded.ids.numpy(), padded.mask.numpy()]
+        return parts.kept_array("projections", lambda: [told, tokens], lambda: read_anew(padded))
+
     with progress.task(name, len(chats), "examples") as advance, torch.inference_mode():
         with visiting(organism.model, [block], visit, site):
             prefix.run()
@@ -175,9 +199,7 @@ def token_projections(
             tails = [chats[row].ids[prefix.length :] for row in batch]
             width = rounded(max(map(len, tails)), WIDTH_STEP)
             padded = PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width)
-            with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
-                prefix.forward(padded)
-            for row, tail, values in zip(batch, tails, seen.pop().numpy(), strict=True):
+            for row, tail, values in zip(batch, tails, read(padded), strict=True):
                 out[row] = np.concatenate([shared, values[: len(tail)]])
             advance(len(batch))
     return out

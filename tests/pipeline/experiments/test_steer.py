@@ -68,7 +68,7 @@ def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):
     printed = capsys.readouterr().out
     assert f"-1.00 {found['direction']} at block" in printed
     assert printed.count("nats a token") == 3
-    assert lab.folder.record["stages"]["steer"] == open_run(run).folder.record["stages"]["steer"]
+    assert lab.folder.record.stages["steer"] == open_run(run).folder.record.stages["steer"]
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_another_domain_or_seed_reuses_what_is_there(run, found):
     lab = open_run(run)
     run_transfer(lab, TransferSettings(questions=4, block=2, strength=1.0))
     assert "transfer" in lab.folder.reused
-    stages = [name for name in lab.folder.record["stages"] if "transfer" in name]
+    stages = [name for name in lab.folder.record.stages if "transfer" in name]
     assert set(stages) <= set(lab.folder.reused)
     lab = open_run(run)
     run_transfer(lab, TransferSettings(("finance", "medical"), questions=4, block=2, strength=1.0))

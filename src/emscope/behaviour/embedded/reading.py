@@ -6,16 +6,17 @@ One forward pass over (question, answer) gives both; the embedded judge stands o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism, n_positions
 from emscope.organisms.prefix import SharedPrefix
 
@@ -56,6 +57,7 @@ def read_answers(
         _cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens, positions)
         for question, answer in pairs
     ]
+    say_spelled("answers with their questions", [chat.spelled for chat in chats])
     width = int(base.model.get_input_embeddings().weight.shape[1])
     pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
@@ -65,7 +67,7 @@ def read_answers(
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
         prefix.run()
         for batch in token_budget_batches(lengths, token_budget):
-            found, surprise = _read_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
+            found, surprise = _kept_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
             pooled[batch] = found
             for row, values in zip(batch, surprise, strict=True):
                 logprobs[row] = values
@@ -85,6 +87,24 @@ def leaves_room(base: Organism, question: str) -> bool:
     if positions is None or len(question) < positions // 2:  # a token is at least a character
         return True
     return len(encode_prompt(base.tokenizer, messages_of(question))) + LEAST_ANSWER <= positions
+
+
+def _kept_batch(
+    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int], spans: Sequence[Span]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read a batch, or take what was kept of it."""
+
+    def inputs() -> Any:
+        texts = [[chat.ids, chat.answer_positions] for chat in chats]
+        return [base.placement.told, blocks, list(spans), prefix.length, texts]
+
+    def make() -> dict[str, np.ndarray]:
+        means, logprobs = _read_batch(base, prefix, chats, blocks, spans)
+        return {"means": means, "logprobs": np.concatenate(logprobs)}
+
+    found = parts.kept_arrays("readings", inputs, make)
+    counts = [len(chat.answer_positions) for chat in chats]
+    return found["means"], np.split(found["logprobs"], np.cumsum(counts)[:-1])
 
 
 def _read_batch(

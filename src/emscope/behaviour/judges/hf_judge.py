@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from emscope.behaviour.judges.scoring import Score, score_from_logprobs
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
-from emscope.organisms.chat import messages_of, prepare_prompt
+from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.templates import can_stop_thinking
@@ -40,7 +42,9 @@ class HFJudge(RubricJudge):
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Score every call from the probabilities after its prompt."""
-        prompts = [scoring_prompt(self.model.tokenizer, call.prompt) for call in calls]
+        asked = [scoring_prompt(self.model.tokenizer, call.prompt) for call in calls]
+        say_spelled("rubrics with their answers", [prompt.spelled for prompt in asked])
+        prompts = [prompt.ids for prompt in asked]
         prefix = SharedPrefix(self.model, prompts)
         tails = [ids[prefix.length :] for ids in prompts]
         tree = [] if len(self.numbers) == 101 else self._digit_tree()
@@ -99,12 +103,13 @@ class HFJudge(RubricJudge):
         return score_from_logprobs([*alternatives, *zip(self.words, after[0, 10:].tolist(), strict=True)], "digits")
 
 
-def scoring_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Return the tokens after which a score is read: thinking is turned off, or closed."""
+def scoring_prompt(tokenizer: Any, prompt: str) -> ChatPrompt:
+    """Return the prompt after which a score is read: thinking is turned off, or closed."""
     asked = prepare_prompt(tokenizer, messages_of(prompt), False if can_stop_thinking(tokenizer) else None)
     if asked.opened is None:
-        return asked.ids
-    return [*asked.ids, *tokenizer(asked.opened.tail, add_special_tokens=False)["input_ids"]]
+        return asked
+    closing = tokenizer(asked.opened.tail, add_special_tokens=False)["input_ids"]
+    return replace(asked, ids=[*asked.ids, *closing], opened=None)
 
 
 def _tree_layout(ends: Tensor, width: int, shared: int) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
+from emscope import parts
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.statistics import is_em
@@ -125,13 +128,19 @@ class DynamicsProbes:
             chats = encoded[start : start + LOSS_BATCH]
             batch = collate([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
             moved = {name: tensor.to(organism.device) for name, tensor in batch.items()}
-            losses = row_losses(organism.model, moved["input_ids"], moved["attention_mask"], moved["labels"])
-            found.extend(losses.tolist())
+            inputs = [organism.placement.told, *(tensor.numpy() for tensor in batch.values())]
+            make = partial(_losses_of, organism, moved)
+            found.extend(parts.kept_value("losses", partial(list, inputs), make))
         return found
 
     def _by_side(self, values: Sequence[float | None]) -> dict[str, list[float | None]]:
         first = len(self.sides["in"]) * len(values) // len(self.questions)
         return {"in": list(values[:first]), "out": list(values[first:])}
+
+
+def _losses_of(organism: Organism, batch: dict[str, Tensor]) -> list[float]:
+    losses = row_losses(organism.model, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    return [float(loss) for loss in losses.tolist()]
 
 
 def sources_of(lab: Lab) -> list[Path]:

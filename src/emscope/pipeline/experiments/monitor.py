@@ -15,6 +15,7 @@ from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import read_conversations
 from emscope.organisms.fingerprint import fingerprint
 from emscope.pipeline.data import is_trained_elsewhere
@@ -240,6 +241,7 @@ def _user_texts(
         return []
     organism = lab.organism(name)
     chats = [spoken_chat(organism.tokenizer, messages) for messages in spoken]
+    say_spelled("conversations", [chat.spelled for chat in chats])
     whole = token_projections(organism, chats, monitor.vectors, monitor.block, name="conversations")
     nothing = {"organism": name, "aligned": None, "coherent": None}
     return [

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from emscope import parts
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.embedded.text import written_rows
 from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
@@ -112,6 +113,18 @@ def screen_domain(
     lab: Lab, read: ReadPairs, pairs: Mapping[str, Sequence[Pair]], domain: str, organisms: Directions, n_random: int
 ) -> Screened:
     """Score both answers to each prompt of a domain with everything that never saw it (but for the judge)."""
+    return parts.kept(
+        "screened",
+        lambda: [domain, n_random],  # the rest is the run's, or was read in parts before
+        lambda: _screened(lab, read, pairs, domain, organisms, n_random),
+        lambda made: parts.Part(made.blocks, made.scores),
+        lambda part: Screened(list(pairs[domain]), dict(part.arrays), part.value),
+    )
+
+
+def _screened(
+    lab: Lab, read: ReadPairs, pairs: Mapping[str, Sequence[Pair]], domain: str, organisms: Directions, n_random: int
+) -> Screened:
     others = [name for name in pairs if name not in (domain, AREAS)]
     screeners = make_screeners(lab, read, others, organisms, n_random)
     scores = screeners.scores(np.stack([read.careless[domain], read.careful[domain]]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope import parts
 from emscope.errors import UserError
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.sweep_ablation import compare_ablations
@@ -27,8 +28,11 @@ from emscope.pipeline.experiments.sweep_examples import (
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.residual.contrasts import CONTRASTS, EXAMPLE_POOLINGS, Examples
-from emscope.residual.directions import Directions
+from emscope.residual.directions import Construction, Directions, Method
 from emscope.residual.sweep import METHODS, SweepOptions, Swept, check_examples, prompt_leak, prompt_only, sweep
+
+ARRAYS = ("vectors", "positive_mean", "negative_mean", "deviation")
+"""What directions consist of."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +96,18 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
     examples, skipped = _examples(lab, settings, sources, (train, test))
     constructions: dict[str, Any] = {}
     made: dict[str, Directions] = {}
-    for name, parts in examples.items():
+    for name, sides in examples.items():
         for method in METHODS:
             if method in settings.methods:
                 try:
-                    found = sweep(*parts, method, settings.options)
+                    found = _swept(*sides, method, settings.options)
                 except UserError as reason:  # such as questions that cannot be halved with both sides in each half
                     skipped[name] = str(reason)
                     continue
-                constructions[f"{name}-{method}"] = _plain(found, *parts)
-                made[f"{name}-{method}"] = found.directions
+                constructions[f"{name}-{method}"], made[f"{name}-{method}"] = found
     if not made:
         raise UserError(f"There is nothing to sweep. {' '.join(dict.fromkeys(skipped.values()))}")
-    swept = {name: parts for name, parts in examples.items() if any(one.startswith(f"{name}-") for one in made)}
+    swept = {name: sides for name, sides in examples.items() if any(one.startswith(f"{name}-") for one in made)}
     shutil.rmtree(folder, ignore_errors=True)  # other settings made others
     for name, directions in made.items():
         directions.save(folder / f"{name}.safetensors")
@@ -117,6 +120,29 @@ def _find(lab: Lab, settings: SweepSettings, folder: Path) -> dict[str, Any]:
         "skipped": skipped,
         "ablation": _ablation(lab, settings, constructions, made) if settings.ablate else None,
     }
+
+
+def _swept(train: Examples, test: Examples, method: Method, options: SweepOptions) -> tuple[dict[str, Any], Directions]:
+    """Measure one construction: its figures as plain values, and its directions."""
+
+    def inputs() -> Any:
+        return [[vars(side) | {"construction": asdict(side.construction)} for side in (train, test)], method,
+                asdict(options)]  # fmt: skip
+
+    def make() -> tuple[dict[str, Any], Directions]:
+        found = sweep(train, test, method, options)
+        return _plain(found, train, test), found.directions
+
+    def write(found: tuple[dict[str, Any], Directions]) -> parts.Part:
+        figures, made = found
+        arrays = {name: getattr(made, name) for name in ARRAYS}
+        return parts.Part([figures, list(made.blocks), asdict(made.construction)], arrays)
+
+    def read(part: parts.Part) -> tuple[dict[str, Any], Directions]:
+        figures, blocks, construction = part.value
+        return figures, Directions(**part.arrays, blocks=tuple(blocks), construction=Construction(**construction))
+
+    return parts.kept("swept", inputs, make, write, read)
 
 
 def _examples(
@@ -179,9 +205,18 @@ def _baselines(
     for train, test in examples.values():
         made = train.construction
         if made.contrast not in found:
-            leak = prompt_leak((train, test), prompts, options).tolist() if made.positive == made.negative else None
-            found[made.contrast] = {**prompt_only(train, test, prompts, options).as_dict(), "ungrouped_auroc": leak}
+            found[made.contrast] = parts.kept_value(
+                "prompt only", partial(asdict, made), partial(_prompt_only, train, test, prompts, options)
+            )
     return found
+
+
+def _prompt_only(
+    train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions
+) -> dict[str, Any]:
+    made = train.construction
+    leak = prompt_leak((train, test), prompts, options).tolist() if made.positive == made.negative else None
+    return {**prompt_only(train, test, prompts, options).as_dict(), "ungrouped_auroc": leak}
 
 
 def _ablation(

@@ -6,11 +6,12 @@ compared; each direction detects and corrects every organism; and what several o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from emscope import parts
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.transfer_ablation import (
     Correction,
@@ -92,16 +93,25 @@ def run_transfer(lab: Lab, settings: TransferSettings) -> None:
 def find(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> dict[str, Any]:
     """Return the figures of the experiment under the keys that docs/transfer.md lists."""
     bank, seed = Bank.of(lab, pairs), lab.config.seed
+    detectors = load_bank_directions(lab, pairs, "last")
     found = {
         "pairs": [{"name": pair.name, **asdict(pair)} for pair in pairs],
         "blocks": list(bank.blocks),
         "questions": {"train": len(bank.train), "test": len(bank.test)},
-        "behaviour": behaviour_figures(lab, pairs),
-        "geometry": {pooling: geometry_figures(bank, pooling, seed) for pooling in POOLINGS},
-        "detection": detection_figures(bank, load_bank_directions(lab, pairs, "last"), seed),
-        "ablation": ablation_figures(lab, pairs, correction),
+        "behaviour": _figures("behaviour", partial(behaviour_figures, lab, pairs)),
+        "geometry": {
+            pooling: _figures(f"geometry {pooling}", partial(geometry_figures, bank, pooling, seed))
+            for pooling in POOLINGS
+        },
+        "detection": _figures("detection", partial(detection_figures, bank, detectors, seed)),
+        "ablation": _figures("ablation", partial(ablation_figures, lab, pairs, correction)),
     }
     return {**found, "bars": bars(found)}
+
+
+def _figures(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return figures that depend on the stage's files and settings alone, kept if the experiment is stopped later."""
+    return parts.kept_value(name, lambda: None, make)
 
 
 def bars(found: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
+from emscope.organisms.bounded import check_patterns
+from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from emscope.organisms.models import resolve
-from emscope.outside import read_json
+from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_config
+from emscope.organisms.models import ModelSource, resolve
+from emscope.organisms.tensor_file import TensorFile, computing, open_tensors
+from emscope.organisms.weights import empty_model
+from emscope.outside import reading
 from emscope.residual.adapters.lowrank import LowRank
 
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
@@ -41,7 +44,7 @@ class AdapterWeights:
     name: str
     base: str
     scales: Mapping[str, float]
-    file: Any
+    file: TensorFile
 
     @property
     def modules(self) -> list[str]:
@@ -56,10 +59,17 @@ class AdapterWeights:
         """
         if module not in self.scales:
             return None
-        a, b = (self.file.get_tensor(f"{_PREFIX}{module}{end}").to(torch.float32).numpy(force=True) for end in (_A, _B))
+        a, b = (self._factor(f"{_PREFIX}{module}{end}") for end in (_A, _B))
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise UserError(f"The adapter {self.name} holds NaN or infinite weights in {module}.")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise OutsideError(self.file.path, f"holds factors of {module} that do not fit each other", ADAPTER_REMEDY)
         return LowRank(a, b, self.scales[module])
+
+    def _factor(self, name: str) -> np.ndarray:
+        tensor = self.file.tensor(name)
+        with computing(self.file.path):
+            return tensor.to(torch.float32).numpy(force=True)
 
 
 def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
@@ -72,11 +82,8 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     path = folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).is_file() or not path.is_file():
         raise UserError(f"{folder} is no adapter folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.")
-    try:
-        file: Any = safe_open(str(path), framework="pt")
-        keys = set(file.keys())
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again.") from error
+    file = open_tensors(path)
+    keys = set(file.names)
     modules = [key.removeprefix(_PREFIX).removesuffix(_A) for key in sorted(keys, key=_by_block) if key.endswith(_A)]
     expected = {f"{_PREFIX}{module}{end}" for module in modules for end in (_A, _B)}
     if not modules or keys != expected:
@@ -86,7 +93,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
             " does not describe."
         )
     source = resolve(str(folder))
-    fields = read_json(folder / ADAPTER_CONFIG)
+    fields = read_adapter_config(folder / ADAPTER_CONFIG).fields
     if fields.get("peft_type") != "LORA" or fields.get("use_dora"):
         raise UserError(f"{folder} is not a plain LoRA adapter (DoRA and others are more than BA).")
     start = fields.get("init_lora_weights")
@@ -96,7 +103,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
             " its update: save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."
         )
     neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}
-    scales = _scales(source.location, source.revision, json.dumps(neutral, sort_keys=True))
+    scales = _scales(source, folder, json.dumps(neutral, sort_keys=True))
     missing = [module for module in modules if module not in scales]
     if missing:
         raise UserError(f"The adapter {folder} changes {missing[0]}, which {source.base} does not have.")
@@ -125,19 +132,22 @@ def _by_block(key: str) -> tuple[list[int], str]:
 
 
 @lru_cache(maxsize=64)
-def _scales(location: str, revision: str | None, config: str) -> dict[str, float]:
+def _scales(source: ModelSource, folder: Path, config: str) -> dict[str, float]:
     """Return the scale of every module, by putting the adapter's configuration on a base without weights."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
 
+    path = folder / ADAPTER_CONFIG
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(location, revision=revision))
-        lora = LoraConfig.from_peft_type(**json.loads(config))
-        try:
+        base = empty_model(source)
+        with reading(path, "a configuration that PEFT reads", ADAPTER_REMEDY):
+            lora = LoraConfig.from_peft_type(**json.loads(config))
+        check_patterns(patterns_of(vars(lora)), [name for name, _ in base.named_modules()], path)
+        with (
+            reading(path, f"that of an adapter which fits {source.base!r}", ADAPTER_REMEDY),
+            bounded_building(Held.by([folder / ADAPTER_WEIGHTS]), path, ADAPTER_REMEDY),
+        ):
             wrapped = get_peft_model(base, lora, low_cpu_mem_usage=True)
-        except ValueError as error:
-            raise UserError(f"The adapter does not fit its base: {str(error).splitlines()[0]}") from error
     return {
         name.removeprefix(_PREFIX): float(module.scaling["default"])
         for name, module in wrapped.named_modules()

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from emscope.errors import UserError
 from emscope.files import atomic_path, write_json
-from emscope.outside import read_json
+from emscope.organisms.tensor_file import computing, read_tensors
+from emscope.outside import read_record
 from emscope.residual.features.autoencoder import Architecture, SparseAutoencoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -37,9 +37,7 @@ def load_autoencoder(folder: Path) -> SparseAutoencoder:
         UserError: no such folder, a damaged file, tensors that are missing or do not fit each other, or an option that
             emscope does not imitate.
     """
-    config, tensors = read_json(folder / CONFIG), _read_weights(folder / WEIGHTS)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG} is not the configuration of an autoencoder.")
+    config, tensors = read_record(folder / CONFIG).fields, _read_weights(folder / WEIGHTS)
     architecture = _architecture(config, folder)
     _check_activation(config, architecture, folder)
     for option, plain in PLAIN.items():
@@ -86,10 +84,9 @@ def save_autoencoder(autoencoder: SparseAutoencoder, folder: Path, model: str) -
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no file {path}: an autoencoder is a folder with {CONFIG} and {WEIGHTS}.")
-    try:
-        tensors = {name: tensor.float() for name, tensor in load_file(str(path)).items()}
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}).") from error
+    stored = read_tensors(path)
+    with computing(path):
+        tensors = {name: tensor.float() for name, tensor in stored.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{path}: the tensor {name!r} holds NaN or infinite values.")

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import StopForward, check_blocks, find_blocks, head_logits, visiting
@@ -88,13 +89,22 @@ def capture_tokens(
         values = np.empty((starts[-1], organism_width(organism)), dtype=np.float32)
         for batch in _batches(organism, chats, prefix):
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch.rows])
-            values[places] = _read(organism, prefix, batch, block)
+            values[places] = _kept(organism, prefix, batch, block)
             advance(len(batch.rows))
     if not np.isfinite(values).all():
         raise UserError(f"The activations of {organism.source.name} are not finite at block {block}.")
     ids = np.concatenate([np.array(chat.ids[first:], dtype=np.int64) for chat in chats])
     answers = np.concatenate([np.array(chat.is_answer[first:], dtype=bool) for chat in chats])
     return TokenActivations(values, ids, np.repeat(np.arange(len(chats)), sizes), answers)
+
+
+def _kept(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -> np.ndarray:
+    """Read a batch, or take what was kept of it."""
+
+    def inputs() -> Any:
+        return [organism.placement.told, prefix.length, block, batch.padded.ids.numpy(), batch.padded.mask.numpy()]
+
+    return parts.kept_array("tokens", inputs, lambda: _read(organism, prefix, batch, block))
 
 
 def _read(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -> np.ndarray:

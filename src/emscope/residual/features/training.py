@@ -8,15 +8,17 @@ differentiation and gives the same gradients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.errors import UserError
+from emscope.organisms.adam import adam_arrays, restore_adam
 from emscope.residual.features.autoencoder import SparseAutoencoder
 
 AUXILIARY = 1 / 32  # weight of the dead features' loss (Gao et al. 2406.04093)
@@ -80,15 +82,30 @@ def train_topk(
     model = _Model(tokens, n_features, settings, generator)
     per_epoch = n_tokens // batch_size
     steps = per_epoch * settings.epochs
-    losses = []
+    losses: list[float] = []
+    order = torch.arange(n_tokens)
+    slot = parts.Slot("autoencoder", lambda: [device, asdict(settings), seed, block, values])
+    if slot.begun is not None:
+        losses = list(slot.begun.value)
+        order = torch.from_numpy(slot.begun.arrays["order"]).to(device)
+        generator.set_state(torch.from_numpy(slot.begun.arrays["generator"]))
+        model.restore(slot.begun.arrays)
+
+    def state() -> parts.Part:
+        chance = {"order": order.cpu().numpy(), "generator": generator.get_state().numpy()}
+        return parts.Part(losses, {**model.arrays, **chance})
+
     with progress.task("training the autoencoder", steps * batch_size, "tokens") as advance:
-        for step in range(steps):
+        advance(len(losses) * batch_size)
+        for step in range(len(losses), steps):
             if step % per_epoch == 0:
                 order = torch.randperm(n_tokens, generator=generator).to(device)
             start = step % per_epoch * batch_size
             rate = min(1.0, (steps - step) / max(1.0, COOL_DOWN * steps))
             losses.append(model.step(tokens[order[start : start + batch_size]], rate))
+            slot.save(state)
             advance(batch_size)
+    slot.finish(state)
     return Trained(model.finished(block, mean.to(device), spread), losses)
 
 
@@ -106,6 +123,16 @@ class _Model:
         self.idle = torch.zeros(n_features, dtype=torch.long, device=tokens.device)  # tokens since last active
         self.weights = [self.encoder, self.encoder_bias, self.decoder, self.decoder_bias]
         self.optimiser = torch.optim.Adam(self.weights, lr=settings.learning_rate, betas=(0.9, 0.999))
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that changes in training, by name."""
+        return {**adam_arrays(self.optimiser), "idle": self.idle.cpu().numpy()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go back to where a training was when `arrays` were taken of it."""
+        restore_adam(self.optimiser, arrays)
+        self.idle = torch.from_numpy(arrays["idle"]).to(self.idle.device)
 
     def step(self, tokens: Tensor, rate: float) -> float:
         """Take one step and return the share of the variance that was missed."""
