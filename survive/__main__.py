@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 def main() -> int:
     """Measure, print and write the figures; returns 1 where something was lost."""
     flags = _flags()

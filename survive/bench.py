@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from survive.comparing import Contents, contents
+from survive.comparing import RECORDS, Contents, contents
 from survive.moments import count_operations
-from survive.processes import run
+from survive.processes import Before, Ending, run
 from survive.server import Served
 from survive.settings import RUN, Setting, settings
 from survive.world import World, learn_imports, tell_imports
@@ -25,6 +26,7 @@ class Reference:
         seconds: how long it took.
         operations: how many file operations it made.
         varies: files that differ between two undisturbed runs; nothing may.
+        stages: names of the stages in the run's record.
     """
 
     setting: Setting
@@ -32,6 +34,7 @@ class Reference:
     seconds: float
     operations: int
     varies: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
 
 
 def outputs_of(folder: Path, setting: Setting) -> Contents:
@@ -69,7 +72,20 @@ def make_reference(setting: Setting, folder: Path, server: Served | None, *, twi
         found.append(outputs_of(place, setting))
         seconds = ending.seconds
     varies = tuple(found[0].differences(found[-1]))
-    return Reference(setting, found[0], seconds, int(counted.read_text(encoding="utf-8")), varies)
+    operations = int(counted.read_text(encoding="utf-8"))
+    record = place / RUN / RECORDS[0]
+    stages = tuple(json.loads(record.read_bytes())["stages"]) if record.is_file() else ()
+    return Reference(setting, found[0], seconds, operations, varies, stages)
+
+
+def go_on(setting: Setting, folder: Path, server: Served | None, key: str, before: Before | None = None) -> Ending:
+    """Give a command that was disturbed once more."""
+    environment = setting.environment(server, key)
+    if setting.resume:
+        ending = run((*setting.words, *setting.resume), folder, before, environment)
+        if "There is no checkpoint" not in ending.said:
+            return ending
+    return run(setting.words, folder, before, environment)
 
 
 @dataclass
@@ -134,6 +150,38 @@ class Case:
     codes: tuple[int, ...]
     said: str = ""
     why: str = ""
+
+    @classmethod
+    def of(cls, name: str, endings: Sequence[Ending], wrong: Sequence[str]) -> Case:
+        """Return a case from how its commands ended and what was wrong, '' for what was right."""
+        wrong = [*filter(None, wrong), *(f"exit {ending.code}" for ending in endings if ending.code not in (0, 1, 2))]
+        said = next((ending.last_line for ending in endings if ending.code == EXIT_USER), "")
+        return cls(name, not wrong, tuple(ending.code for ending in endings), said, "; ".join(wrong))
+
+
+EXIT_USER = 2
+
+
+def unlike(reference: Contents, found: Contents) -> str:
+    """Return what differs, in words; '' where nothing does."""
+    names = reference.differences(found)
+    return f"differs: {', '.join(names[:5])}" if names else ""
+
+
+def not_done(ending: Ending) -> str:
+    """Return how a command failed that should have succeeded, in words; '' where it did."""
+    return "" if ending.code == 0 else f"exit {ending.code}: {ending.last_line}"
+
+
+def not_said(ending: Ending, words: str, *, or_done: bool = False) -> str:
+    """Return what is wrong with the end of a command that should say in one sentence that it cannot go on."""
+    if or_done and ending.code == 0:
+        return ""
+    if ending.code != EXIT_USER:
+        return f"exit {ending.code}: {ending.last_line}"
+    if "Traceback" in ending.said or words not in ending.last_line:
+        return f"does not say {words!r}: {ending.last_line}"
+    return ""
 
 
 def tell_cases(bench: Bench, cases: Sequence[Case]) -> dict[str, Any]:

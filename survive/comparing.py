@@ -152,7 +152,9 @@ def _table(text: str) -> str:
         return text
 
     def row(found: re.Match[str]) -> str:
-        cells = [f"<{cell[1]}{cell[2]}>{'' if n in speeds else cell[3]}" for n, cell in enumerate(CELL.finditer(found[0]))]
+        cells = [
+            f"<{cell[1]}{cell[2]}>{'' if n in speeds else cell[3]}" for n, cell in enumerate(CELL.finditer(found[0]))
+        ]
         return "".join(cells)
 
     return ROW.sub(row, text)

@@ -6,8 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from survive.absent_judge import plan_absent_judge
 from survive.bench import Bench, tell_cases
+from survive.clocks import plan_clocks
+from survive.disk import plan_disk
 from survive.kills import plan_kills, tell_kills
+from survive.memory import plan_memory
+from survive.places import plan_places
+from survive.stops import plan_stops
+from survive.together import plan_together
 from survive.workers import Task
 
 
@@ -24,4 +31,13 @@ class Family:
     tell: Callable[[Bench, Sequence[Any]], dict[str, Any]] = tell_cases
 
 
-FAMILIES = {"kills": Family(plan_kills, tell_kills)}
+FAMILIES = {
+    "kills": Family(plan_kills, tell_kills),
+    "disk": Family(plan_disk),
+    "memory": Family(plan_memory),
+    "clocks": Family(plan_clocks),
+    "together": Family(plan_together),
+    "places": Family(plan_places),
+    "stops": Family(plan_stops),
+    "judge": Family(plan_absent_judge),
+}

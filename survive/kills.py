@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from survive.bench import Bench, Reference, outputs_of
+from survive.bench import Bench, Reference, go_on, outputs_of
 from survive.comparing import leftovers
 from survive.moments import Moment, draw
-from survive.processes import run, start
+from survive.processes import start
 from survive.server import Counts, Served
 from survive.workers import Task
 
@@ -77,10 +77,10 @@ def kill_and_go_on(
         moment.come(child)
         killed = child.wait().killed
 
-    ending = run(setting.words, folder, environment=setting.environment(server, key))
+    ending = go_on(setting, folder, server, key)
     after = outputs_of(folder, setting)
     counts = server.counts(key) if server and setting.served else Counts(0, 0, 0, 0)
-    once_more = run(setting.words, folder, environment=setting.environment(server, key))
+    once_more = go_on(setting, folder, server, key)
     same = once_more.code == 0 and not outputs_of(folder, setting).differences(after)
     said = "" if ending.code == 0 else ending.last_line
     return Kill(

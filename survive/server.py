@@ -83,9 +83,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[Served]:
-    """Run the server in a forked process."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+def served(port: int = 0) -> Iterator[Served]:
+    """Run the server in a forked process, on any port or a certain one."""
+    listening = socket.create_server(("127.0.0.1", port), backlog=256)
     port = listening.getsockname()[1]
     pid = os.fork()
     if not pid:

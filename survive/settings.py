@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ class Setting:
         needs: a folder that is copied into that folder first, or None.
         outputs: relative names of what it leaves.
         served: whether it asks the server on loopback.
+        resume: what the command that goes on is given besides; where there is nothing to go on from, it is left out.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Setting:
     needs: Path | None = None
     outputs: tuple[str, ...] = (RUN,)
     served: bool = field(default=False, kw_only=True)
+    resume: tuple[str, ...] = field(default=(), kw_only=True)
 
     def prepare(self, folder: Path) -> None:
         """Make the folder in which the command works, with what it needs."""
@@ -66,6 +67,9 @@ def settings(world: World, finished: Path) -> dict[str, Setting]:
                           "--cap-widths", "1.0", "--dial-questions", *few), finished),
         Setting("sweep", ("sweep", "layers", RUN, "--permutations", "4"), finished),
         Setting("induce", ("induce", RUN), finished),
+        Setting("train", ("train", "--data", "medical-careless", "--out", "organism", "--model", str(world.model),
+                          "--rows", "24", "--batch-size", "2", "--save-every", "3"), outputs=("organism",),
+                resume=("--resume",)),
         Setting("judge-server", judge_words(world.answers, "openai:m"), outputs=("judged.parquet", "scores.sqlite"),
                 served=True),
         Setting("judge-local", judge_words(world.few_answers, f"hf:{world.model}"),
@@ -77,8 +81,3 @@ def settings(world: World, finished: Path) -> dict[str, Setting]:
 def judge_words(answers: Path, judge: str, out: str = "judged.parquet") -> tuple[str, ...]:
     """Return the command line that judges a table with a store of its own."""
     return ("judge", "--responses", str(answers), "--out", out, "--judge", judge, "--store", "scores.sqlite")
-
-
-def only(folder: Path, outputs: Sequence[str]) -> list[Path]:
-    """Return the paths of a command's outputs."""
-    return [folder / name for name in outputs]

@@ -42,16 +42,16 @@ def spread_over(n_workers: int, tasks: Sequence[Task], world: World, scratch: Pa
     codes = [worker.wait() for worker in workers]
     if any(codes):
         raise RuntimeError(f"workers ended with {codes}")
-    return [pickle.loads((scratch / f"result-{number}").read_bytes()) for number in range(len(tasks))]  # noqa: S301
+    return [pickle.loads((scratch / f"result-{number}").read_bytes()) for number in range(len(tasks))]
 
 
 def main() -> None:
     """Do tasks until none is left."""
     scratch = Path(sys.argv[1])
     import_everything()
-    stand_in(pickle.loads((scratch / WORLD).read_bytes()))  # noqa: S301
+    stand_in(pickle.loads((scratch / WORLD).read_bytes()))
     learn_imports(scratch / IMPORTS)
-    tasks: list[Task] = pickle.loads((scratch / TASKS).read_bytes())  # noqa: S301
+    tasks: list[Task] = pickle.loads((scratch / TASKS).read_bytes())
     for number, task in enumerate(tasks):
         if _taken(scratch / f"taken-{number}"):
             continue
@@ -63,7 +63,9 @@ def main() -> None:
             traceback.print_exc()
             raise
         if os.environ.get("SURVIVE_TIMES"):
-            print(f"{time.strftime('%H:%M:%S')} {number} {time.monotonic() - began:.1f} s {task}"[:140], file=sys.stderr)
+            print(
+                f"{time.strftime('%H:%M:%S')} {number} {time.monotonic() - began:.1f} s {task}"[:140], file=sys.stderr
+            )
         (scratch / f"result-{number}").write_bytes(pickle.dumps(result))
 
 
