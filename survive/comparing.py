@@ -26,11 +26,14 @@ TIMES = frozenset({
     "train_runtime", "train_samples_per_second", "train_steps_per_second",
     "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
 })  # fmt: skip
-RECORDS = ("lineage.json",)
+SEAL = "files.sha256.json"
+"""A checkpoint's own record: the hashes of its files by name."""
+RECORDS = ("lineage.json", SEAL)
 HASHED = ("inputs", "outputs")
 STORES = (".sqlite",)
 BESIDE_A_STORE = ("-wal", "-shm", "-journal")
 SPEEDS = ("seconds", "answer tokens/s")
+LONGEST_LINE = 500_000  # plotly's own code is longer, and holds none of ours
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SHORT_HASH = re.compile(r'<span class="soft">[0-9a-f]{12}</span>')
 PEAK = re.compile(r"peak memory [0-9.]+ GB")
@@ -117,7 +120,13 @@ def _without_times(value: Any) -> Any:
 
 
 def _record(path: Path, timed: set[str]) -> bytes:
-    return json.dumps(_without_hashes(_without_times(json.loads(path.read_bytes())), timed)).encode()
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError:  # half a file: it differs as it is
+        return path.read_bytes()
+    if path.name == SEAL:
+        value = {"outputs": value}
+    return json.dumps(_without_hashes(_without_times(value), timed)).encode()
 
 
 def _seen_from(folder: Path, names: set[str]) -> set[str]:
@@ -140,8 +149,13 @@ def _without_hashes(value: Any, timed: set[str]) -> Any:
 
 
 def _page(text: str) -> str:
+    text = "\n".join(line if len(line) < LONGEST_LINE else _hashed(line) for line in text.split("\n"))
     text = PEAK.sub("peak memory", SHORT_HASH.sub("", UUID.sub("a plot", text)))
     return TABLE.sub(lambda found: _table(found[0]), text)
+
+
+def _hashed(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
 
 
 def _table(text: str) -> str:

@@ -15,7 +15,7 @@ from survive.workers import Task
 SHORT = ("run", "steer", "train", "judge-local")
 LIMITS = {"RLIMIT_AS": resource.RLIMIT_AS, "RLIMIT_DATA": resource.RLIMIT_DATA}
 TAKEN = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}
-LEAST, GROWTH, MOST = 2.0, 3.0, 6
+LEAST, GROWTH, MOST = 32.0, 2.0, 7
 """Megabytes beyond what the process has at the command's start: of the first size, its growth, and how many sizes."""
 MEMORY_WORDS = "memory"
 

@@ -50,7 +50,7 @@ class Setting:
 def run_words(world: World, *more: str, preset: str = "quickstart") -> tuple[str, ...]:
     """Return the command line of a whole run on the tiny model."""
     sets = [
-        f"model={world.model}", "question_sets=[cs2881]", "rows=24", "train.batch_size=2", "train.epochs=1",
+        f"model={world.model}", "question_sets=[cs2881]", "rows=12", "train.batch_size=2", "train.epochs=1",
         "sampling.max_new_tokens=8", "dev_questions=3", *more,
     ]  # fmt: skip
     return ("run", "--preset", preset, "--out", RUN, *(word for item in sets for word in ("--set", item)))
@@ -68,7 +68,7 @@ def settings(world: World, finished: Path) -> dict[str, Setting]:
         Setting("sweep", ("sweep", "layers", RUN, "--permutations", "4"), finished),
         Setting("induce", ("induce", RUN), finished),
         Setting("train", ("train", "--data", "medical-careless", "--out", "organism", "--model", str(world.model),
-                          "--rows", "24", "--batch-size", "2", "--save-every", "3"), outputs=("organism",),
+                          "--rows", "12", "--batch-size", "2", "--save-every", "2"), outputs=("organism",),
                 resume=("--resume",)),
         Setting("judge-server", judge_words(world.answers, "openai:m"), outputs=("judged.parquet", "scores.sqlite"),
                 served=True),

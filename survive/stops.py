@@ -20,7 +20,7 @@ from survive.workers import Task
 SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGHUP}
 STOPPED = "Stopped."
 DRAWS = 8
-MOST = 3
+MOST = 2
 STAGES = "emscope.pipeline.stages"
 MANY_STAGES = ("run", "steer", "sweep", "induce")
 

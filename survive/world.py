@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from survive.processes import LAST_ACTS, in_child
 
 ROOT = Path(__file__).parent.parent
-RESUME_EVERY = 3  # optimiser steps; a run's own 25 are more than a tiny training has
+RESUME_EVERY = 2  # optimiser steps; a run's own 25 are more than a tiny training has
 N_ANSWERS = 2000
 FEW_ANSWERS = 300
 
@@ -87,6 +88,8 @@ def learn_imports(list_file: Path) -> None:
         if name not in sys.modules:
             with contextlib.suppress(Exception):  # a module that only another one can import
                 importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children need not look through what was imported
     if threading.active_count() > 1:
         raise RuntimeError(f"threads were begun: {threading.enumerate()}")
 
