@@ -43,7 +43,10 @@ _in_force: ContextVar[tuple[Described, ...]] = ContextVar("parts_in_force", defa
 
 @dataclass(frozen=True)
 class Part:
-    """A result as it is stored: a plain value that JSON can hold, arrays by name, and how long it took to make."""
+    """A result as it is stored: a plain value that JSON can hold, arrays by name, and how long it took to make.
+
+    Arrays come back in C order: give them in that order, or what is computed from them may differ in the last bit.
+    """
 
     value: Any = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -10,7 +10,6 @@ import csv
 import difflib
 import gzip
 import io
-import json
 import re
 import threading
 import zlib
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical
-from emscope.errors import UserError
-from emscope.outside import no_file, parse_yaml
+from emscope.errors import OutsideError, UserError
+from emscope.outside import json_object, no_file, parse_json, parse_yaml, read_bytes, reading
 
 Row = tuple[str, dict[str, Any]]
 
 MAX_BYTES = 4 << 30
+MAX_CELLS = 100_000_000
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 YAML_SUFFIXES = (".yaml", ".yml")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -144,17 +144,14 @@ def no_table(path: Path) -> UserError:
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise no_table(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    data = read_bytes(path, MAX_BYTES)
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:
         with gzip.open(io.BytesIO(data)) as unpacked:
             data = unpacked.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}): fetch or write it again.") from error
+        raise OutsideError(path, f"is a damaged gzip file ({error})") from error
     if len(data) > MAX_BYTES:
         raise UserError(f"{path} is larger than {MAX_BYTES >> 30} GiB unpacked, which emscope does not read.")
     return data
@@ -288,55 +285,33 @@ def _looks_like_json(start: str) -> bool:
 def _json_document(path: Path, suffix: str, text: str) -> Document:
     first_number, first = next(text_lines(text))
     by_line = suffix in (".jsonl", ".ndjson")
+    one_line = first.strip() == text.strip().removeprefix("\ufeff")
+    if not one_line and _is_json(first):
+        return _json_lines(path, text)
     try:
-        value = _parse_json(text)
-    except ValueError as error:
-        if by_line or _is_json(first):
-            return Document(
-                path, rows=[(f"line {n}", _object(line, f"{path}, line {n}")) for n, line in text_lines(text)]
-            )
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be read.") from error
+        value = parse_json(text, path, unique=True)
+    except OutsideError:
+        if by_line:
+            return _json_lines(path, text)
+        raise
     if not isinstance(value, (dict, list)):
         raise UserError(f"{path}, line {first_number}: expected a JSON object, found {type(value).__name__}.")
-    one_line = first.strip() == text.strip().removeprefix("\ufeff")
     if isinstance(value, dict) and by_line and one_line:
         return Document(path, rows=[(f"line {first_number}", value)])
     return Document(path, value=value)
 
 
+def _json_lines(path: Path, text: str) -> Document:
+    rows = [(f"line {n}", json_object(line, f"{path}, line {n}", unique=True)) for n, line in text_lines(text)]
+    return Document(path, rows=rows)
+
+
 def _is_json(line: str) -> bool:
     try:
-        _parse_json(line)
-    except (ValueError, RecursionError):
+        parse_json(line, "", unique=True)
+    except OutsideError:
         return False
     return True
-
-
-def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
-    return found
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = _parse_json(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg}).") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}.")
-    return value
 
 
 def rows_of_value(value: Any, path: Path) -> list[Row]:
@@ -547,17 +522,30 @@ def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[
 
 
 def _parquet(path: Path, data: bytes) -> list[Row]:
+    return [(f"row {number}", row) for number, row in enumerate(parquet_rows(path, data), 1)]
+
+
+def parquet_rows(path: Path, data: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file's bytes.
+
+    Raises:
+        OutsideError: damaged, of more than MAX_CELLS values, or with a column's name twice.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read()
-        rows = table.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())}).") from error
-    if len(set(table.column_names)) < len(table.column_names):
-        raise UserError(f"{path} names a column twice; its columns are {', '.join(table.column_names)}.")
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+    with reading(path, "a readable Parquet file"):
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        told, names = file.metadata, list(file.schema_arrow.names)
+    if told.num_rows * max(told.num_columns, 1) > MAX_CELLS:
+        raise OutsideError(path, f"says it has more than {MAX_CELLS:,} values", "cut it into smaller files")
+    if len(set(names)) < len(names):
+        raise OutsideError(path, f"names a column twice, of {', '.join(names)}", "name each column once")
+    with reading(path, "a readable Parquet file"):
+        rows: list[dict[str, Any]] = file.read(use_threads=False).to_pylist()
+    if len(rows) != told.num_rows:
+        raise OutsideError(path, f"says it has {told.num_rows:,} rows, and has {len(rows):,}")
+    return rows
 
 
 # --- characters

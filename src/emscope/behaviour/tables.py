@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,13 +16,13 @@ from emscope.behaviour.grouping import Asked, clusters_of
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of, text_of
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
 from emscope.organisms.thoughts import message_thought
-from emscope.outside import no_file
+from emscope.outside import kind_of, read_bytes
+from emscope.tabular import MAX_BYTES, parquet_rows, read_rows
 from emscope.tabular import Row as TableRow
-from emscope.tabular import read_rows
 
 Row = TypeVar("Row")
 
@@ -202,15 +203,23 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
     Raises:
         UserError: missing, damaged, or without the columns of `kind`.
     """
-    if not path.is_file():
-        raise no_file(path)
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
+    rows = parquet_rows(path, read_bytes(path, MAX_BYTES))
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     needed = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
     if rows and not needed <= set(rows[0]) <= known:
         odd = ", ".join(sorted((needed - set(rows[0])) | (set(rows[0]) - known)))
         raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
+    hints = get_type_hints(kind)
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            if not _fits(value, hints[name]):
+                raise OutsideError(f"{path}, row {number},", f"holds {kind_of(value)} in {name!r}", "make it again")
     return [kind(**row) for row in rows]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Say whether a cell is of a field's type: text, a whole number, a finite number, a flag, or None where it may."""
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, float):
+        return float in kinds and math.isfinite(value)
+    return type(value) in kinds or (type(value) is int and float in kinds)

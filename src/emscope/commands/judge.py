@@ -10,6 +10,7 @@ from pathlib import Path
 
 from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
+from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
 from emscope.behaviour.judges.choose import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
@@ -233,9 +234,12 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
         f"  coherent  {_share(coherent.value)}",
         f"  scored {counts.scored}, refusals {counts.refusals}, code {counts.code}, unscored {counts.unscored}",
     ]
-    faults = str(count_faults(rows))
-    if faults:
-        lines.append(f"  {faults}")
+    for warning in (
+        str(count_faults(rows)),
+        str(count_appeals([with_thought(row.thought, row.response) for row in rows])),
+    ):
+        if warning:
+            lines.append(f"  {warning}")
     modes = Counter(mode for score in scores for mode in score.mode.split("+") if mode)
     if len(modes) > 1:
         counted = ", ".join(f"{mode} {n}" for mode, n in modes.most_common())

@@ -98,6 +98,11 @@ def run_command(arguments: Sequence[str]) -> int:
             f"This is a fault of emscope ({type(error).__name__}: {error}). Run it again with --debug and report it."
         )
         return EXIT_FAULT
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a library in Rust: a tokenizer's pattern that does not end
+            raise
+        terminal.say(f"The model's tokenizer cannot read this text ({error}): use another tokenizer, or leave it out.")
+        return EXIT_USER
 
 
 def _dispatch(words: list[str], begun: list[Command]) -> int:

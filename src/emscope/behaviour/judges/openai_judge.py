@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from emscope.behaviour.appeals import SPELLED, spaced
 from emscope.behaviour.judges.dialect import Dialect, barer
 from emscope.behaviour.judges.failures import (
     Learnt,
@@ -66,6 +67,14 @@ class OpenAIJudge(RubricJudge):
         self.reached = False
         self._pause_until = 0.0
         self._said = ""
+
+    def worded(self, text: str) -> str:
+        """Return a text without spelled control tokens: the server tokenises what it is sent."""
+        return spaced(text)
+
+    def reading(self, text: str) -> str:
+        """Return that what spells a control token is sent with a space in it."""
+        return "/spaced" if SPELLED.search(text) else ""
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Ask the server: one answer alone, then `concurrency` calls at a time.

@@ -124,10 +124,20 @@ class RubricJudge(ABC):
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             answer = answer_of(answer)
             if answer.strip():
+                shown = self.worded(question), self.worded(answer)
                 for kind in KINDS:
-                    key = score_key(self.name, f"{self.rubrics.hash}/{kind}", question, answer)
-                    found[row, kind] = Call(key, self.rubrics.prompt(kind, question, answer))
+                    prompt = self.rubrics.prompt(kind, *shown)
+                    rubric = f"{self.rubrics.hash}/{kind}{self.reading(question + answer)}"
+                    found[row, kind] = Call(score_key(self.name, rubric, question, answer), prompt)
         return found
+
+    def worded(self, text: str) -> str:
+        """Return a question or an answer as the model is shown it."""
+        return text
+
+    def reading(self, text: str) -> str:
+        """Return how the model is shown a text that spells control tokens, '' for any other; part of a score's key."""
+        return ""
 
 
 def _judgement(scores: Sequence[Score]) -> Judgement:

@@ -177,9 +177,9 @@ def _measure(
         if checkpoint is None:
             organism = lab.organism(BASE)
         elif factor == 1:
-            organism = load(str(checkpoint), placement=lab.placement)
+            organism = load(lab.adapter_source(checkpoint), placement=lab.placement)
         else:
-            organism = load_scaled(str(checkpoint), factor, placement=lab.placement)
+            organism = load_scaled(lab.adapter_source(checkpoint), factor, placement=lab.placement)
         found = probes.sampled(lab, organism) if factor != 1 else probes.all_of(lab, organism)
         write_json(out, found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import read_conversations
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
+from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.monitored_answers import (
     Monitor,
@@ -104,7 +106,8 @@ def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
     check_guest(lab, settings)
     asked = [asdict(question) for question in _asked(lab, settings)]
     if asked or settings.organism:
-        inputs.append(_note(lab, [asked, settings.organism and fingerprint(settings.organism)]))
+        guests = [settings.organism and known(settings.organism) for known in (fingerprint, earlier_fingerprint)]
+        inputs.append(_note(lab, *([asked, guest] for guest in guests)))
     experiment_stage(lab, "monitor", settings, inputs, lambda: find_monitor(lab, settings))
 
 
@@ -163,10 +166,14 @@ def check_guest(lab: Lab, settings: MonitorSettings) -> None:
     lab.invite(settings.organism)
 
 
-def _note(lab: Lab, value: Any) -> Path:
-    """Write what figures depend on beside the run's own files, and return the file."""
+def _note(lab: Lab, value: Any, earlier: Any) -> Path:
+    """Write what figures depend on beside the run's own files, and return the file.
+
+    One that is there is left alone where it says the same, in the words of this version or of earlier ones.
+    """
     path = lab.folder.path("experiments", "monitor", "asked.json")
-    write_json(path, value)
+    if not path.is_file() or read_json(path) not in (json.loads(json.dumps(words)) for words in (value, earlier)):
+        write_json(path, value)
     return path
 
 
