@@ -44,6 +44,10 @@ FIRST_CALLS = 6  # three answers: a judge that gives no number for any of them g
 FIRST_TRIES = 3  # of a server that never replied
 CHANGES = 16  # of the dialect during one call
 LONGEST_BACKOFF = 60.0  # seconds
+AWAY = frozenset(f"HTTP {code}" for code in (408, 429, 502, 503, 504, 529))
+"""What a server says that has no time for anybody; other failures may be one call's own."""
+ROUNDS = 2
+"""Rounds of calls in flight that may all be lost before a server counts as away."""
 GLANCE = 3.0  # seconds for a look at what a server has, after it refused
 
 
@@ -67,6 +71,7 @@ class OpenAIJudge(RubricJudge):
         self.reached = False
         self._pause_until = 0.0
         self._said = ""
+        self._lost = 0  # calls that the server had no time for, since the last one that it answered
 
     def worded(self, text: str) -> str:
         """Return a text without spelled control tokens: the server tokenises what it is sent."""
@@ -80,10 +85,11 @@ class OpenAIJudge(RubricJudge):
         """Ask the server: one answer alone, then `concurrency` calls at a time.
 
         Raises:
-            UserError: the package is missing, the server cannot be reached, refuses the key or the model, or gives no
-                scores for the first answers; the store holds nothing of these then.
+            UserError: the package is missing, the server cannot be reached, refuses the key or the model, has no time
+                for many calls in a row, or gives no scores for the first answers; the store holds nothing of these.
         """
         self.reached = False
+        self._lost = 0
         run(self._ask_all(calls, done))
 
     async def _ask_all(self, calls: Sequence[Call], done: Done) -> None:
@@ -96,6 +102,7 @@ class OpenAIJudge(RubricJudge):
                 for call in waiting:
                     score, keep = await self._ask_one(connection, call)
                     done(call, score, keep)
+                    self._check_present(score)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.server.concurrency, len(calls))):
@@ -128,6 +135,18 @@ class OpenAIJudge(RubricJudge):
             done(*entry)
         self._say_dialect()
 
+    def _check_present(self, score: Score) -> None:
+        """Stop where nothing is answered any more: hours of tries would only fill the table with reasons.
+
+        Raises:
+            UserError: every call in flight was lost several times over.
+        """
+        if self._lost >= ROUNDS * self.server.concurrency:
+            raise UserError(
+                f"{self.where} answered none of the last {self._lost} calls ({score.verdict}): what is judged is kept, "
+                "and the same command asks only for the rest."
+            )
+
     def _say_dialect(self) -> None:
         """Log how the model is asked, where that is news."""
         words = self.dialect.in_words()
@@ -142,6 +161,7 @@ class OpenAIJudge(RubricJudge):
             async with asyncio.timeout(self.server.call_limit):
                 score, keep = await self._ask_until(connection, call, last)
         except TimeoutError:
+            self._lost += 1
             limit = f"{self.server.call_limit:g} s"
             return Score(None, f"the server failed: no score within {limit}, last: {last[0]}", "none"), False
         self.proven = self.proven or _counts(score)
@@ -168,6 +188,7 @@ class OpenAIJudge(RubricJudge):
                 attempt, last[0] = attempt + 1, str(retry)
                 tries = min(self.server.attempts, retry.tries or self.server.attempts)
                 if attempt >= tries:
+                    self._lost += str(retry) in AWAY
                     return Score(None, f"the server failed {attempt} times, last: {retry}", "none"), False
                 await self._wait(attempt, retry)
             except NoReplyError as lost:
@@ -175,6 +196,7 @@ class OpenAIJudge(RubricJudge):
                 if attempt >= (self.server.attempts if self.reached else min(FIRST_TRIES, self.server.attempts)):
                     if lost.unreachable or not self.reached:
                         raise self._unreachable(lost) from lost
+                    self._lost += 1
                     return Score(None, f"the server failed {attempt} times, last: {lost}", "none"), False
                 await self._wait(attempt, Retry(str(lost)))
 
@@ -207,6 +229,7 @@ class OpenAIJudge(RubricJudge):
                 raise await self._explained(connection, WrongAddressOrModelError(404, "a web page"))
             raise Retry("the reply is a web page" if reply.is_page else "the reply is not JSON")
         score, learnt = score_of(body, dialect, self.own_server)
+        self._lost = 0
         if learnt != dialect and self.dialect == dialect:
             self.dialect = learnt
         return score
