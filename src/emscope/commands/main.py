@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
 from emscope.commands.endings import user_sentence
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
+from emscope.interruption import end_as_interrupted
 
 COMMANDS = {
     "run": "do the whole chain: make, measure, locate, detect, correct, report",
@@ -61,7 +63,8 @@ class Command(Protocol):
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit; whatever asks the process to end is answered as Ctrl-C is."""
+    end_as_interrupted()
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -78,7 +81,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
+        with suppress(OSError):  # a terminal that was closed takes no words
+            terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
