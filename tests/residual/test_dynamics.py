@@ -144,5 +144,5 @@ def test_paths_that_are_none_are_refused(checkpoints):
     with pytest.raises(UserError, match="at least two checkpoints"):
         read_paths(checkpoints["plain"][:1], [4])
     (checkpoints["plain"][1] / "adapter_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="not a whole safetensors file"):
         read_paths(checkpoints["plain"], [4, 8, 12])

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,13 +15,13 @@ from emscope.behaviour.grouping import Asked, clusters_of
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of, text_of
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
 from emscope.organisms.thoughts import message_thought
-from emscope.outside import no_file
+from emscope.outside import no_file, read_bytes
+from emscope.tabular import MAX_BYTES, parquet_columns, read_rows
 from emscope.tabular import Row as TableRow
-from emscope.tabular import read_rows
 
 Row = TypeVar("Row")
 
@@ -200,17 +200,41 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
     """Read dataclass rows from Parquet.
 
     Raises:
-        UserError: missing, damaged, or without the columns of `kind`.
+        UserError: missing, damaged, without the columns of `kind`, or with values of another kind.
     """
     if not path.is_file():
         raise no_file(path)
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error}).") from error
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    needed = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
-    if rows and not needed <= set(rows[0]) <= known:
-        odd = ", ".join(sorted((needed - set(rows[0])) | (set(rows[0]) - known)))
+    columns = parquet_columns(path, read_bytes(path, MAX_BYTES))
+    hints = get_type_hints(kind)
+    known, needed = set(hints), {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if not needed <= set(columns) <= known and (columns or needed):
+        if not columns:
+            return []
+        odd = ", ".join(sorted((needed - set(columns)) | (set(columns) - known)))
         raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
-    return [kind(**row) for row in rows]
+    checked = [_checked(path, name, hints[name], values) for name, values in columns.items()]
+    return [kind(**dict(zip(columns, cells, strict=True))) for cells in zip(*checked, strict=True)]
+
+
+SCORES = ("aligned", "coherent")
+HIGHEST = 100 + 1e-6
+
+
+def _checked(path: Path, name: str, hint: Any, values: list[Any]) -> list[Any]:
+    """Return a column's values as the dataclass has them.
+
+    Raises:
+        OutsideError: a value of another kind, or a score that is none.
+    """
+    if hint == float | None:
+        values = [float(value) if type(value) is int else value for value in values]
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+            raise OutsideError(f"{path}, row {number}", f"holds {value!r} as {name!r}, which is no {_named(hint)}")
+        if name in SCORES and value is not None and not 0 <= value <= HIGHEST:
+            raise OutsideError(f"{path}, row {number}", f"holds the score {value!r} as {name!r}, not 0 to 100")
+    return values
+
+
+def _named(hint: Any) -> str:
+    return {str: "text", int: "whole number", bool: "true or false"}.get(hint, "number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import yaml
 from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.protected import is_archive
 from emscope.organisms.train import HOMEWORK, TrainSettings
 from emscope.outside import read_yaml
 
@@ -101,6 +104,34 @@ def resolved(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, control_data=control, rows=rows, model=config.base or config.model)
 
 
+PLACES = ("model", "base", "misaligned_data", "control_data")
+"""Settings that may name a file or a folder."""
+
+
+def same_run(one: RunConfig, other: RunConfig) -> bool:
+    """Say whether two configurations mean the same run: files may be named from another folder."""
+    return one == other or _placed(one, Path.resolve) == _placed(other, Path.resolve)
+
+
+def anywhere(config: RunConfig) -> RunConfig:
+    """Return the configuration with files and folders named so that they are found from any working directory."""
+    return _placed(config, Path.absolute)
+
+
+def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
+    found: dict[str, Any] = {}
+    for name in PLACES:
+        value = getattr(config, name)
+        path = Path(value).expanduser()
+        if value != EMBEDDED_ALIAS and not is_archive(value) and (path.is_file() or _holds_a_model(path)):
+            found[name] = str(place(path))
+    return dataclasses.replace(config, **found)
+
+
+def _holds_a_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+
+
 def configure(
     start: str | RunConfig, seed: int | None, changes: list[str], flags: dict[str, Any] | None = None
 ) -> RunConfig:
@@ -182,7 +213,10 @@ def load_config(path: Path) -> RunConfig:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a run configuration: it must hold settings, one a line.")
-    return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
+    try:
+        return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
+    except UserError as error:  # settings that make no sense know nothing of files
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
 LATER = ("base", "accept_terms", "device", "dtype")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -89,7 +88,7 @@ def training_data(config: RunConfig, data: str) -> Conversations:
     logger.warning(
         "Of the %d training rows of %s, %d are used (rows=%d); leave rows out for all.", n_rows, data, rows, rows
     )
-    return replace(found, train=found.train[:rows])
+    return found.first(rows)
 
 
 def says_of_control(config: RunConfig) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
+from emscope.outside import Record
 from emscope.residual.moments import Moments
 from emscope.residual.probe import fit_probes
 from emscope.tensors import load_tensors, save_tensors
@@ -33,6 +34,26 @@ class Construction:
     base: str
     n_examples: int
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Record) -> Construction:
+        """Read a construction from a file's metadata.
+
+        Raises:
+            OutsideError: something is missing or of another kind.
+        """
+        extra = record.record("extra", None)
+        return cls(
+            record.text("method"),
+            record.text("contrast"),
+            record.text("pooling"),
+            record.text("site"),
+            record.text("positive"),
+            record.text("negative"),
+            record.text("base"),
+            record.whole("n_examples"),
+            {} if extra is None else extra.fields,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,8 +130,19 @@ class Directions:
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        tensors, metadata = load_tensors(path, "directions")
-        return cls(**tensors, blocks=tuple(metadata["blocks"]), construction=Construction(**metadata["construction"]))
+        stored = load_tensors(path, "directions")
+        blocks = stored.blocks()
+        deviation = stored.array("deviation", "blocks")
+        if (deviation <= 0).any():
+            raise OutsideError(path, "holds deviations that are not above 0", "make it again")
+        return cls(
+            stored.array("vectors", "blocks", "d_model"),
+            stored.array("positive_mean", "blocks", "d_model"),
+            stored.array("negative_mean", "blocks", "d_model"),
+            deviation,
+            blocks,
+            Construction.of(stored.metadata.record("construction")),
+        )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -131,8 +131,11 @@ class AdapterPaths:
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        grams, metadata = load_tensors(path, "adapter paths")
-        return cls(tuple(metadata["modules"]), tuple(metadata["steps"]), grams)
+        stored = load_tensors(path, "adapter paths")
+        modules, steps = stored.metadata.texts("modules"), stored.metadata.wholes("steps")
+        stored.sizes.update(modules=len(modules), steps=len(steps))
+        grams = {part: stored.array(part, "modules", "steps", "steps") for part in PARTS}
+        return cls(tuple(modules), tuple(steps), grams)
 
 
 def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPaths:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from emscope.errors import UserError, did_you_mean
+from emscope.errors import OutsideError, UserError, did_you_mean
 from emscope.organisms.blocks import Site
+from emscope.outside import check_one_of
 from emscope.residual.capture import Activations
 from emscope.tensors import load_tensors, save_tensors
 
@@ -78,7 +80,11 @@ class ActivationStore:
         Raises:
             UserError: the file is missing, damaged or not a store.
         """
-        pooled, metadata = load_tensors(path, "activations")
-        site: Site = metadata["site"]
-        activations = Activations(pooled, tuple(metadata["blocks"]), site)
-        return cls(metadata["organism"], tuple(metadata["question_ids"]), activations)
+        stored = load_tensors(path, "activations")
+        blocks, questions = stored.blocks(), stored.metadata.texts("question_ids")
+        stored.sizes["rows"] = len(questions)
+        if not stored.arrays:
+            raise OutsideError(path, "holds no activations", "make it again")
+        pooled = {name: stored.array(name, "rows", "blocks", "d_model") for name in stored.arrays}
+        site: Site = check_one_of(stored.metadata, "site", get_args(Site))  # type: ignore[assignment]
+        return cls(stored.metadata.text("organism"), tuple(questions), Activations(pooled, blocks, site))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope.behaviour.appeals import without_marks
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.reading import leaves_room, read_answers
@@ -77,14 +78,22 @@ class JudgeHead:
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        tensors, metadata = load_tensors(path, KIND)
-        *biases, gate_bias, coherence_bias = (float(value) for value in tensors["biases"])
-        weights, mean, scale = (tensors[f"coherence_{name}"] for name in ("weights", "mean", "scale"))
+        stored = load_tensors(path, KIND)
+        blocks = stored.blocks()
+        weights = stored.array("weights", 2, "blocks", "d_model")
+        *biases, gate_bias, coherence_bias = (float(value) for value in stored.array("biases", 4))
+        coherent, mean, scale = (stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale"))
         return cls(
-            tuple(metadata["blocks"]), tensors["weights"], np.array(biases), tensors["gate_weights"], gate_bias,
-            metadata["topic_block"], tensors["topic_centres"], CoherenceFit(weights, mean, scale, coherence_bias, {}),
-            metadata["facts"],
-        )  # fmt: skip
+            blocks,
+            weights,
+            np.array(biases),
+            stored.array("gate_weights", "d_model"),
+            gate_bias,
+            stored.metadata.whole("topic_block", most=1_000_000),
+            stored.array("topic_centres", 2, "d_model"),
+            CoherenceFit(coherent, mean, scale, coherence_bias, {}),
+            stored.metadata.record("facts").fields,
+        )
 
     def aligned(self, means: np.ndarray, topic: np.ndarray) -> np.ndarray:
         """Return alignment 0-100 [n] from mean answer activations [n, n_blocks, d_model] and `topic_block`'s [n, d]."""
@@ -117,13 +126,13 @@ class EmbeddedJudge:
         return self._id
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
-        """Return one judgement for each answer, its thought left out.
+        """Return one judgement for each answer, its thought and what spells control tokens left out.
 
         Unscored are empty answers, and answers to questions so long that the judge cannot read on.
         """
         if not answers:
             return []
-        answers = [answer_of(answer) for answer in answers]
+        answers = [without_marks(answer_of(answer)) for answer in answers]
         readable = [leaves_room(self.base, question) for question in questions]
         questions = [question if fits else "?" for question, fits in zip(questions, readable, strict=True)]
         head = self.head

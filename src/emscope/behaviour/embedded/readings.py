@@ -10,6 +10,7 @@ import numpy as np
 
 from emscope.behaviour.embedded.reading import Span, read_answers
 from emscope.behaviour.embedded.text import SCORED, WRITTEN, JudgeRow
+from emscope.errors import OutsideError
 from emscope.files import value_sha256
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.models import Organism
@@ -95,10 +96,15 @@ def read_kept(load_base: Callable[[], Organism], rows: Sequence[JudgeRow], path:
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    tensors, metadata = load_tensors(path, KIND)
-    parts = np.split(tensors["logprobs"], np.cumsum(tensors["counts"])[:-1])
-    keys = metadata["keys"]
-    return dict(zip(keys, tensors["pooled"], strict=True)), dict(zip(keys, parts, strict=True))
+    stored = load_tensors(path, KIND)
+    keys = stored.metadata.texts("keys")
+    stored.sizes["rows"] = len(keys)
+    pooled = stored.array("pooled", "rows", len(SPANS), "blocks", "d_model")
+    counts, logprobs = stored.array("counts", "rows"), stored.array("logprobs", "tokens")
+    if counts.dtype.kind not in "iu" or (counts < 0).any() or counts.sum() != len(logprobs):
+        raise OutsideError(path, "counts other tokens than it holds", "delete it: it is made again")
+    parts = np.split(logprobs, np.cumsum(counts)[:-1])
+    return dict(zip(keys, pooled, strict=True)), dict(zip(keys, parts, strict=True))
 
 
 def _save(path: Path, pooled: dict[str, np.ndarray], logprobs: dict[str, np.ndarray]) -> None:
