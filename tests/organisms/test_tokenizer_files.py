@@ -47,9 +47,7 @@ def test_a_tokenizer_in_use_is_read(tmp_path):
         ),
         ({"added_tokens": [{"id": n, "content": f"<{n}>", **ADDED} for n in range(100_001)]}, "adds 100,001 tokens"),
         (
-            {
-                "post_processor": {**AROUND, "special_tokens": MANY}}
-            },
+            {"post_processor": {**AROUND, "special_tokens": MANY}},
             "puts 1,500 tokens around every text",
         ),
         (
