@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 
-
 MOST_PRODUCTS = 2**24
 """Inner products of single rows held at a time, 256 MB of them; all at once up to 4,096 rows of all adapters."""
 
