@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
@@ -17,6 +18,10 @@ from emscope.report import figures
 from emscope.report.rendering import render
 from emscope.report.section import cell, is_plot, is_words
 from emscope.report.sections import sections_of
+
+Item = TypeVar("Item")
+MOST_QUESTIONS = 500
+"""Questions whose answers stand on the page: with tens of thousands no browser would open it."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,15 @@ def write_report(run: RunProducts) -> None:
     """Write report.html from what the stages of a run left."""
     summary, detection, ablation = (run.json(f"{name}.json") for name in ("summary", "detection", "ablation"))
     judged = run.judged()
+    answers = _side_by_side(judged)
     values = {
         "summary": summary,
         "names": list(summary["em_rate"]),
         "detection": detection,
         "best": detection[f"{run.contrast}-last-diff-in-means"],
         "ablation": ablation,
-        "answers": _side_by_side(judged),
+        "answers": spread(answers, MOST_QUESTIONS),
+        "n_questions": len(answers),
         "organisms": list(judged),
         "config": run.config,
         "note": run.note,
@@ -94,6 +101,12 @@ def write_report(run: RunProducts) -> None:
         "is_words": is_words,
     }
     write_text(run.folder / "report.html", render("report.html.j2", **values))
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return items as they are, of more than `most` that many of them, evenly spaced."""
+    n_shown = min(len(items), most)
+    return [items[place * len(items) // n_shown] for place in range(n_shown)]
 
 
 def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any]]:
