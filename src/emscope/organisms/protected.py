@@ -38,6 +38,12 @@ MOST_LISTED = 20
 REMEDY = "fetch it again"
 
 
+class TermsError(UserError):
+    """Terms are to be read and accepted; they are shown whole."""
+
+    longest = MAX_TERMS_BYTES
+
+
 @dataclass(frozen=True)
 class OpenedArchive:
     """One data file of an archive, in a folder that will vanish, and the terms that came with it."""
@@ -82,7 +88,7 @@ def read_members(plain: Path, path: Path, member: str, folder: Path, *, accept_t
     with reading(path, "a whole archive", REMEDY), zipfile.ZipFile(plain) as archive:
         terms = _terms(archive, path)
         if not accept_terms:
-            raise UserError(
+            raise TermsError(
                 f"{path.name} comes with terms:\n\n{terms}\n\nRead them; if you accept, give --accept-terms."
             )
         data = _extract(archive, _choose(archive, member, path), folder, path)

@@ -415,8 +415,9 @@ def answer_in(entry: dict[str, Any]) -> tuple[Any, int]:
     if not isinstance(response, dict):
         return None, 200
     status = response.get("status_code")
-    known = isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599
-    return response.get("body"), status if known else 502 if status else 200
+    if isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599:
+        return response.get("body"), status
+    return response.get("body"), 502 if status else 200
 
 
 def _count(value: Any) -> int:
