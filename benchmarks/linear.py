@@ -140,7 +140,8 @@ def _run(work: Work, n: int, sender: Connection) -> None:
     import contextlib
     import os
 
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    silence = Path(os.devnull).open("w")  # until the process ends
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(silence):
         for size in (20, n):
             place = Path(folder) / str(size)
             place.mkdir()
