@@ -140,8 +140,11 @@ def _run(work: Work, n: int, sender: Connection) -> None:
     import contextlib
     import os
 
-    silence = Path(os.devnull).open("w")  # until the process ends
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(silence):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
         for size in (20, n):
             place = Path(folder) / str(size)
             place.mkdir()
