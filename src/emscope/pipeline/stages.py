@@ -114,6 +114,7 @@ class RunFolder:
                 )
             for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
                 figures.unlink()
+            parts.forget(self.path(".parts"))
         write_text(known, dump_config(self.config))
 
     def stage(
