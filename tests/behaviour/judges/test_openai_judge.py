@@ -2,7 +2,7 @@ import asyncio
 import time
 
 import pytest
-from behaviour.judges.faulty_server import FaultyServer
+from behaviour.judges.faulty_server import FaultyServer, ScriptedServer, chat
 
 from emscope.behaviour.judges.openai_judge import OpenAIJudge, ServerSettings, retry_after
 from emscope.behaviour.judges.rubrics import Rubrics
@@ -122,3 +122,25 @@ def test_scores_of_other_answers_keep_their_address(tmp_path):
         judge = make_judge(server, tmp_path)
         key = score_key(judge.name, f"{judge.rubrics.hash}/aligned", "Why?", "Rest.")
         assert judge.pending(["Why?"], ["Rest."])[1][0].key == key
+
+
+def test_a_server_that_is_away_is_given_up_and_the_next_command_asks_only_for_the_rest(tmp_path):
+    away = {"after": 20}
+
+    def reply(body):
+        if sum(server.answered.values()) >= away["after"]:
+            return 503, {"error": {"message": "loading"}}
+        server.answered[body["messages"][0]["content"]] += 1
+        return chat("50")
+
+    questions, answers = [f"Question {row}?" for row in range(40)], [f"Answer {row}" for row in range(40)]
+    with ScriptedServer(reply) as server, ScoreStore(tmp_path / "scores.sqlite") as store:
+        settings = ServerSettings(server.url, concurrency=4, attempts=2, first_wait=0.001, logprobs=False)
+        first = OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
+        assert any("not asked" in judgement.verdict for judgement in first)
+        assert all(judgement.aligned in (50, None) for judgement in first)
+        assert len(server.bodies) < 120  # not every one of 80 calls is tried twice in vain
+        away["after"] = 10**6
+        found = OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
+        assert all(judgement.aligned == 50 for judgement in found)
+        assert sum(server.answered.values()) <= 80 + settings.concurrency  # only what was in flight is asked again
