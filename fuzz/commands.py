@@ -1,4 +1,4 @@
-"""Real command lines on hostile inputs: each ends with exit code 0, or 2 and one sentence without control characters."""
+"""Command lines on hostile inputs: each ends with exit code 0, or 2 and one sentence, without control characters."""
 
 from __future__ import annotations
 
@@ -67,10 +67,19 @@ def _report(path: Path, folder: Path) -> list[str]:
 
 
 LINES: dict[str, Callable[[Path, Path], list[str]]] = {
-    "table_csv": _compare, "table_json": _compare, "table_parquet": _compare, "table_gzip": _compare,
-    "conversations": _screen, "questions": _generate, "question_lines": _generate, "directions": _ablated,
-    "activations": _directions, "rubrics": _planned, "score_store": _stored, "run_folder": _report,
-}  # fmt: skip
+    "table_csv": _compare,
+    "table_json": _compare,
+    "table_parquet": _compare,
+    "table_gzip": _compare,
+    "conversations": _screen,
+    "questions": _generate,
+    "question_lines": _generate,
+    "directions": _ablated,
+    "activations": _directions,
+    "rubrics": _planned,
+    "score_store": _stored,
+    "run_folder": _report,
+}
 
 
 def run_commands(n_lines: int) -> Tally:

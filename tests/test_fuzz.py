@@ -55,10 +55,13 @@ def raise_another(path):
 
 
 ENDINGS = {
-    "read": (json.dumps, READ, ""), "refuse": (refuse, REFUSED, ""), 
+    "read": (json.dumps, READ, ""),
+    "refuse": (refuse, REFUSED, ""),
     "nameless": (refuse_namelessly, FAILED, "does not name"),
-    "die": (die, FAILED, "SIGSEGV"), "hang": (hang, FAILED, "in all"), "raise": (raise_another, FAILED, "KeyError"),
-}  # fmt: skip
+    "die": (die, FAILED, "SIGSEGV"),
+    "hang": (hang, FAILED, "in all"),
+    "raise": (raise_another, FAILED, "KeyError"),
+}
 
 
 @pytest.mark.parametrize("name", ENDINGS)

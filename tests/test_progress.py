@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from emscope import progress
-from emscope.progress import Pace, duration
+from emscope.progress import Pace, Plan, duration
 
 
 class Clock:
@@ -94,3 +94,95 @@ def test_a_bar_shows_the_time_left(terminal):
         advance(1)
         progress.time.sleep(0.2)
     assert " left" in text.getvalue()
+
+
+def planned(clock, works=(10.0, 10.0, 20.0, 40.0)):
+    return Plan(dict(zip("abcd", works, strict=True)), clock=clock)
+
+
+def test_a_plan_says_where_it_stands_and_what_is_left_once_something_is_measured():
+    clock = Clock()
+    plan = planned(clock)
+    assert plan.begin("a") == "stage 1 of 4: a"
+    clock.now = 60.0
+    plan.end("a", 60.0)
+    assert plan.begin("b") == "stage 2 of 4: b (about 7 min left)"
+    clock.now += 30.0
+    assert plan.seconds_left == 6 * 70 - 30
+    clock.now += 600.0  # longer than it should: the others still have to come
+    assert plan.seconds_left == 6 * 60
+
+
+def test_what_was_made_before_takes_no_time_and_tells_how_fast_it_goes():
+    plan = planned(Clock())
+    plan.end("a", 100.0)
+    plan.end("c", 200.0)
+    assert plan.begin("b") == "stage 2 of 4: b (about 8 min left)"
+
+
+def test_one_slow_step_does_not_speak_for_all():
+    plan = planned(Clock())
+    plan.end("a", 1000.0)
+    plan.end("b", 10.0)
+    plan.end("c", 20.0)
+    assert plan.seconds_left == 40
+
+
+def test_nothing_is_said_where_nothing_tells():
+    unknown = planned(Clock(), (10.0, 10.0, None, 40.0))
+    unknown.end("a", 10.0)
+    assert unknown.begin("b") == "stage 2 of 4: b"
+    short = planned(Clock())
+    short.end("a", 0.5)  # of what was loaded rather than of the work
+    assert short.begin("b") == "stage 2 of 4: b"
+    assert short.begin("of another plan") == "of another plan"
+
+
+def test_a_step_within_a_step_of_the_same_name_is_a_part_of_it(clock):
+    with progress.plan({"steer": 1.0, "sweep": 1.0}, "experiment"):
+        with progress.step("steer") as whole, progress.step("steer") as stage:
+            assert (whole.words, stage.words) == ("experiment 1 of 2: steer", "steer")
+            stage.seconds = 120.0
+        with progress.step("sweep") as other:
+            assert other.words == "experiment 2 of 2: sweep (about 2 min left)"
+
+
+def test_parts_that_were_finished_before_count_in_how_fast_it_goes(clock):
+    with progress.plan({"one": 1.0, "two": 2.0}):
+        with progress.step("one"):
+            progress.saved(50.0)
+            clock.now += 10.0
+        with progress.step("two") as made:
+            assert made.words == "stage 2 of 2: two (about 2 min left)"
+
+
+def test_steps_are_logged_with_the_plan_in_force_and_a_stopped_one_is_not_finished(caplog, clock):
+    caplog.set_level(logging.INFO, "emscope")
+    with progress.plan({"one": 1.0, "two": 2.0}, "step"):
+        with progress.logged_step("one"):
+            clock.now += 30.0
+        with pytest.raises(KeyboardInterrupt), progress.logged_step("two"):
+            raise KeyboardInterrupt
+        with progress.logged_step("two"):
+            pass
+    with progress.step("no plan") as made:
+        assert made.words == "no plan"
+    about = "  step 2 of 2: two (about 1 min left)"
+    assert [record.message for record in caplog.records] == ["  step 1 of 2: one", about, about]
+
+
+def test_a_bar_says_where_the_plan_stands(terminal):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+    with progress.shown_on(console), progress.plan({"train": 1.0, "judge": 2.0}):
+        progress.passed("train", 60.0)
+        with progress.step("judge"), progress.task("asking", 10, "calls") as advance:
+            advance(1)
+    assert "stage 2 of 2: judge (about 2 min left) · asking" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "10 s"), (44, "40 s"), (89, "1 min"), (200, "3 min"), (7500, "2 h 5 min")]
+)
+def test_estimates_are_said_roughly(seconds, words):
+    assert progress.roughly(seconds) == words

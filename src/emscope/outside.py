@@ -276,6 +276,12 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def shown(value: Any) -> str:
+    """Return a value from outside as a sentence shows it: short, and by its kind where it is no plain value."""
+    text = repr(value) if isinstance(value, (str, int, float)) else kind_of(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 class Record:
     """A JSON object from outside, whose fields are read by name with the type they must have.
 
@@ -306,9 +312,7 @@ class Record:
 
     def wrong(self, name: str, expected: str, value: Any) -> OutsideError:
         """Return the error for a field that does not fit."""
-        shown = repr(value) if isinstance(value, (str, int, float)) else kind_of(value)
-        shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
-        return OutsideError(self.where, f"says {name!r} is {shown}, not {expected}", self.remedy)
+        return OutsideError(self.where, f"says {name!r} is {shown(value)}, not {expected}", self.remedy)
 
     def text(self, name: str, default: Any = _REQUIRED) -> str:
         """Return a field that is text."""

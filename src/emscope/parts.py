@@ -27,6 +27,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from emscope import progress
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -43,7 +45,10 @@ _in_force: ContextVar[tuple[Described, ...]] = ContextVar("parts_in_force", defa
 
 @dataclass(frozen=True)
 class Part:
-    """A result as it is stored: a plain value that JSON can hold, arrays by name, and how long it took to make."""
+    """A result as it is stored: a plain value that JSON can hold, arrays by name, and how long it took to make.
+
+    Arrays come back in C order: give them in that order, or what is computed from them may differ in the last bit.
+    """
 
     value: Any = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -113,6 +118,7 @@ class Store:
             logger.info("  going on from what an earlier start has finished")
         self.reused += 1
         self.seconds_before += part.seconds
+        progress.saved(part.seconds)
 
     def drop(self, file: Path) -> None:
         """Throw a part away that cannot be used."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,7 +28,155 @@ FIRST_LINE, GROWTH, LONGEST = 10.0, 1.6, 600.0
 HEAD_START = 0.5
 """What is reported in the first seconds (half of one) was often done by an earlier run, and tells no speed."""
 
+LEAST_MEASURED = 3.0
+"""Seconds that finished steps must have taken together before they tell how long the others take."""
+
 _starter: ContextVar[Starter | None] = ContextVar("progress_starter", default=None)
+_plan: ContextVar[Plan | None] = ContextVar("progress_plan", default=None)
+_steps: ContextVar[tuple[Step, ...]] = ContextVar("progress_steps", default=())
+
+
+class Plan:
+    """The steps that a command is going to take, how much work each is, and how far it has come.
+
+    Works are relative: what finished steps have taken, on this machine, tells how long a unit of work is. It is the
+    median over units, so that one step beside a busy neighbour does not speak for all.
+    """
+
+    def __init__(
+        self, works: Mapping[str, float | None], what: str = "stage", clock: Callable[[], float] | None = None
+    ) -> None:
+        """Plan steps by name, in order; a work of None is not known.
+
+        Args:
+            works: relative seconds of each step.
+            what: what a step is called.
+            clock: returns the time in seconds.
+        """
+        self.works, self.what, self.clock = dict(works), what, clock or time.monotonic
+        self._order = {name: number for number, name in enumerate(self.works, 1)}
+        self._to_do = dict.fromkeys(self.works)
+        self._finished: list[tuple[float, float]] = []  # seconds a unit of work, and units, of each step
+        self.now, self._since = "", 0.0
+
+    def begin(self, name: str) -> str:
+        """Begin a step; returns 'stage 5 of 16: judge-base (about 6 min left)', or the name of one not planned.
+
+        A step that is begun already has been said: what is begun inside it by the same name is a part of it.
+        """
+        if name == self.now:
+            return name
+        self.now, self._since = name, self.clock()
+        return self.in_words(name)
+
+    def in_words(self, name: str) -> str:
+        """Return where a step stands among all, and the time left where something tells."""
+        if name not in self._order:
+            return name
+        left = self.seconds_left
+        about = "" if left is None else f" (about {roughly(left)} left)"
+        return f"{self.what} {self._order[name]} of {len(self._order)}: {name}{about}"
+
+    def end(self, name: str, seconds: float) -> None:
+        """Note that a step is finished, and what it took, now or when it was made."""
+        planned = name in self._to_do
+        self._to_do.pop(name, None)
+        work = self.works.get(name)
+        if work and planned:
+            self._finished.append((seconds / work, work))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all is done; None as long as too little is measured, or some work is not known."""
+        works = [self.works[name] for name in self._to_do]
+        known = [work for work in works if work is not None]
+        if sum(rate * work for rate, work in self._finished) < LEAST_MEASURED or len(known) < len(works):
+            return None
+        scale = self._seconds_a_unit()
+        begun = self.clock() - self._since if self.now in self._to_do else 0.0
+        of_now = (self.works[self.now] or 0.0) * scale if self.now in self._to_do else 0.0
+        return sum(known) * scale - min(begun, of_now)
+
+    def _seconds_a_unit(self) -> float:
+        """Return the median of the finished steps' seconds a unit of work, each unit counting alike."""
+        half, passed = sum(work for _, work in self._finished) / 2, 0.0
+        for rate, work in sorted(self._finished):
+            passed += work
+            if passed >= half:
+                return rate
+        raise AssertionError("nothing is finished")
+
+
+@dataclass
+class Step:
+    """A step in the making.
+
+    Attributes:
+        words: where it stands among all.
+        seconds: what it took, if that is not the time between its beginning and its end.
+        saved: seconds that it did not take, because parts of it were finished before.
+    """
+
+    words: str
+    seconds: float | None = None
+    saved: float = 0.0
+
+
+@contextmanager
+def plan(works: Mapping[str, float | None], what: str = "stage") -> Iterator[None]:
+    """Let the steps inside this context say how far all of them are; see `Plan`."""
+    token = _plan.set(Plan(works, what))
+    try:
+        yield
+    finally:
+        _plan.reset(token)
+
+
+@contextmanager
+def step(name: str) -> Iterator[Step]:
+    """Take a step of the plan in force, and yield what to say of it; whoever takes it says it."""
+    found = _plan.get()
+    if found is None:
+        yield Step(name)
+        return
+    within = found.now
+    began, made = time.monotonic(), Step(found.begin(name))
+    token = _steps.set((*_steps.get(), made))
+    try:
+        yield made
+    finally:
+        _steps.reset(token)
+        found.now = within
+    found.end(name, time.monotonic() - began + made.saved if made.seconds is None else made.seconds)
+
+
+@contextmanager
+def logged_step(name: str) -> Iterator[Step]:
+    """Take a step of the plan in force, with a line in the log."""
+    with step(name) as made:
+        logger.info("  %s", made.words)
+        yield made
+
+
+def saved(seconds: float) -> None:
+    """Note that the steps in the making were spared some seconds, because that work was done before a stop."""
+    for made in _steps.get():
+        made.saved += seconds
+
+
+def passed(name: str, seconds: float) -> None:
+    """Note that a step of the plan in force is not to be taken: it was before, and took so many seconds then."""
+    found = _plan.get()
+    if found is not None:
+        found.end(name, seconds)
+
+
+def roughly(seconds: float) -> str:
+    """Return seconds as '40 s', '6 min' or '2 h 5 min', no more exact than an estimate."""
+    if seconds < 60:
+        return f"{max(10 * round(seconds / 10), 10)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager
@@ -137,7 +285,7 @@ def _bar_on(console: Console) -> Starter:
         )
         pace = Pace(total, unit)
         with Progress(*columns, console=console, transient=True) as bars:
-            bar = bars.add_task(printable(name), total=total, speed="")
+            bar = bars.add_task(printable(_described(name)), total=total, speed="")
 
             def advance(amount: float) -> None:
                 pace.advance(amount)
@@ -146,6 +294,12 @@ def _bar_on(console: Console) -> Starter:
             yield advance
 
     return start
+
+
+def _described(name: str) -> str:
+    """Return a task's name after where the plan in force stands."""
+    found = _plan.get()
+    return name if found is None or not found.now else f"{found.in_words(found.now)} · {name}"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Cells that spreadsheets would run as formulas: marked on writing CSV, and unmarked on reading it.
 
-A program that opens a CSV file takes a cell that begins with = + - @, a tab or a carriage return for a formula, even one
-that came from a model's answer. An apostrophe before it makes it text (as OWASP advises). What already begins with
+A program that opens a CSV file takes a cell that begins with = + - @, a tab or a carriage return for a formula, even
+one that came from a model's answer. An apostrophe before it makes it text (as OWASP advises). What already begins with
 apostrophes before such a character gets one more, so that reading gives back what was written. Plain numbers are no
 formulas and stay.
 """

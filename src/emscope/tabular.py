@@ -292,19 +292,25 @@ def _looks_like_json(start: str) -> bool:
 def _json_document(path: Path, suffix: str, text: str) -> Document:
     first_number, first = next(text_lines(text))
     by_line = suffix in (".jsonl", ".ndjson")
+    one_line = first.strip() == text.strip().removeprefix("\ufeff")
+    if not one_line and _is_json(first):
+        return _json_lines(path, text)
     try:
         value = parse_json(text, path, unique=True)
     except OutsideError:
-        if by_line or _is_json(first):
-            rows = [(n, json_object(line, f"{path}, line {n}", unique=True)) for n, line in text_lines(text)]
-            return Document(path, rows=[(f"line {n}", row) for n, row in rows])
+        if by_line:
+            return _json_lines(path, text)
         raise
     if not isinstance(value, (dict, list)):
         raise UserError(f"{path}, line {first_number}: expected a JSON object, found {type(value).__name__}.")
-    one_line = first.strip() == text.strip().removeprefix("\ufeff")
     if isinstance(value, dict) and by_line and one_line:
         return Document(path, rows=[(f"line {first_number}", value)])
     return Document(path, value=value)
+
+
+def _json_lines(path: Path, text: str) -> Document:
+    rows = [(f"line {n}", json_object(line, f"{path}, line {n}", unique=True)) for n, line in text_lines(text)]
+    return Document(path, rows=rows)
 
 
 def _is_json(line: str) -> bool:

@@ -325,7 +325,7 @@ def test_a_prompt_without_room_for_its_answer_is_refused(fake_vllm, tiny_folder)
 
 
 def test_every_source_is_asked_in_its_own_tokens(fake_vllm, tiny_folder, adapters, monkeypatch):
-    def tokenizer_of(source):
+    def tokenizer_of(source, **flags):
         tokenizer = make_tokenizer()
         if source.adapter:
             tokenizer.chat_template = "Adapter: " + tokenizer.chat_template

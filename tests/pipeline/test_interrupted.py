@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from emscope.errors import UserError
+from emscope.organisms import trainer
 from emscope.organisms.checkpoints import checkpoints_of
 from emscope.pipeline import training
 from emscope.pipeline.config import configure
@@ -87,15 +88,15 @@ def test_checkpoints_that_are_not_those_of_the_steps_are_refused(tiny_folder, tm
             train(lab_of(tiny_folder, tmp_path))
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_stop_while_a_checkpoint_is_written_does_not_block_the_run(tiny_folder, tmp_path, monkeypatch, every):
-    monkeypatch.setattr(training, "RESUME_EVERY", every)
+@pytest.mark.parametrize("n_damaged", [1, 2])
+def test_a_stop_while_a_checkpoint_is_written_does_not_block_the_run(tiny_folder, tmp_path, monkeypatch, n_damaged):
+    monkeypatch.setattr(trainer, "RESUME_SECONDS", 0.0)
     real, resumed = training.train_adapter, []
 
     def killed(*given, **more):
         real(*given, **more)
-        last = list(checkpoints_of(given[2]).values())[-1]  # of two, or the only one
-        (last / "trainer_state.json").unlink()
+        for checkpoint in list(checkpoints_of(given[2]).values())[-n_damaged:]:  # of two
+            (checkpoint / "trainer_state.json").unlink()
         raise KeyboardInterrupt
 
     def watched(*given, **more):
@@ -108,5 +109,25 @@ def test_a_stop_while_a_checkpoint_is_written_does_not_block_the_run(tiny_folder
         training.train_stage(lab, "misaligned", "medical-careless")
     monkeypatch.setattr(training, "train_adapter", watched)
     training.train_stage(lab, "misaligned", "medical-careless")
-    assert resumed == [every == 1]
+    assert resumed == [n_damaged == 1]
     assert not (tmp_path / "organisms" / "misaligned" / "checkpoints").exists()
+
+
+def test_a_checkpoint_a_minute_is_enough_to_go_on_from_and_two_are_kept(tiny_folder, tmp_path, monkeypatch):
+    def run(out, seconds):
+        monkeypatch.setattr(trainer, "RESUME_SECONDS", seconds)
+        saved = []
+        real = trainer.seal
+        monkeypatch.setattr(trainer, "seal", lambda folder: (saved.append(folder.name), real(folder)))
+        lab = lab_of(tiny_folder, out)
+        lab.config = dataclasses.replace(lab.config, train=dataclasses.replace(lab.config.train, epochs=2))
+        folder = out / "organisms" / "misaligned"
+        training.train_resumably(lab, "misaligned", lab.training_data("medical-careless"), "key")
+        monkeypatch.setattr(trainer, "seal", real)
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+        return saved, sorted(checkpoints_of(folder)), weights, (folder / "metrics.jsonl").read_bytes()
+
+    often, seldom = run(tmp_path / "often", 0.0), run(tmp_path / "seldom", 3600.0)
+    assert (often[0], often[1]) == ([f"checkpoint-{step}" for step in (1, 2, 3, 4)], [3, 4])
+    assert (seldom[0], seldom[1]) == ([], [])
+    assert often[2:] == seldom[2:]

@@ -40,9 +40,10 @@ from emscope.organisms.chat import stop_ids as chat_stop_ids
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.device import choose_placement
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.models import ModelSource, load_tokenizer
 from emscope.organisms.sources import adapter_folder
-from emscope.outside import read_json
+from emscope.organisms.weights import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
     if source.adapter is None:
         return ""
     folder = adapter_folder(source)
-    config = read_json(folder / ADAPTER_CONFIG)
+    config = read_adapter_config(folder / ADAPTER_CONFIG).fields
     odd = [name for name in UNSERVED if config.get(name)]
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
@@ -198,7 +199,10 @@ class VllmEngine:
         if max_length is not None:
             settings["max_model_len"] = max(max_length, LONGEST + 1)  # the text that is compared has to fit, too
         if self._adapters:
-            ranks = [int(read_json(Path(item.lora_path) / ADAPTER_CONFIG)["r"]) for item in self._adapters.values()]
+            ranks = [
+                read_adapter_config(Path(item.lora_path) / ADAPTER_CONFIG).whole("r")
+                for item in self._adapters.values()
+            ]
             settings |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
         if not torch.cuda.is_available():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # else most of the memory, and minutes of compiling
@@ -207,7 +211,7 @@ class VllmEngine:
 
     def _tokenizer(self, source: ModelSource) -> Any:
         if source not in self._tokenizers:
-            self._tokenizers[source] = load_tokenizer(source)
+            self._tokenizers[source] = load_tokenizer(source, trust_remote_code=self._trusted)
         return self._tokenizers[source]
 
     def _checked(self, source: ModelSource) -> Agreement:
@@ -314,9 +318,15 @@ def _reason(error: BaseException) -> str:
     return told.removeprefix("Value error, ").partition(" [type=")[0].partition(", please check the stack")[0]
 
 
-def longest_request(source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]) -> int:
+def longest_request(
+    source: ModelSource,
+    questions: Sequence[Question],
+    settings: Sequence[SamplingSettings],
+    *,
+    trust_remote_code: bool = False,
+) -> int:
     """Return the tokens of the longest prompt and answer together; `settings` holds one for each question."""
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     pairs = zip(questions, settings, strict=True)
     return max(
         (len(_encode(tokenizer, item, wanted).ids) + longest_answer(wanted) for item, wanted in pairs), default=1
@@ -325,14 +335,12 @@ def longest_request(source: ModelSource, questions: Sequence[Question], settings
 
 def stop_ids(source: ModelSource, tokenizer: Any, trust_remote_code: bool = False) -> set[int]:
     """Return the tokens that end an answer, as transformers would take them from the model's files."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
         generation = GenerationConfig.from_pretrained(source.location, revision=source.revision)
     except OSError:
-        config = AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=trust_remote_code
-        )
+        config = load_config(source, trust_remote_code=trust_remote_code)
         generation = GenerationConfig.from_model_config(config)
     return chat_stop_ids(tokenizer, generation.eos_token_id)
 

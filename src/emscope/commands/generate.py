@@ -153,7 +153,7 @@ class Generate:
         engine = VllmEngine(
             [source],
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
-            max_length=longest_request(source, questions, settings),
+            max_length=longest_request(source, questions, settings, trust_remote_code=self.load.trust_remote_code),
             trust_remote_code=self.load.trust_remote_code,
         )
         return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)

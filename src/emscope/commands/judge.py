@@ -10,11 +10,13 @@ from pathlib import Path
 
 from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
+from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
 from emscope.behaviour.judges.choose import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
-from emscope.behaviour.judges.rubric_judge import RubricJudge
+from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics
+from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
@@ -23,7 +25,7 @@ from emscope.behaviour.tables import read_responses, with_judgements, write_tabl
 from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, emit, kept_parts
 from emscope.commands.outputs import TABLES, check_out
-from emscope.errors import UserError
+from emscope.errors import EXIT_USER, UserError
 from emscope.organisms.thoughts import with_thought
 
 
@@ -151,7 +153,7 @@ class JudgeAnswers:
             judged = with_judgements(self.organism, rows, scores, name)
             write_table(self.out, judged, mark_formulas=self.table.mark_formulas)
         terminal.write(_figures(self.out, rows, scores))
-        return None
+        return _ending(self.out, scores)
 
     def _judged(self, row: Response) -> str:
         """Return what is judged of a row."""
@@ -235,9 +237,12 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
         f"  coherent  {_share(coherent.value)}",
         f"  scored {counts.scored}, refusals {counts.refusals}, code {counts.code}, unscored {counts.unscored}",
     ]
-    faults = str(count_faults(rows))
-    if faults:
-        lines.append(f"  {faults}")
+    for warning in (
+        str(count_faults(rows)),
+        str(count_appeals([with_thought(row.thought, row.response) for row in rows])),
+    ):
+        if warning:
+            lines.append(f"  {warning}")
     modes = Counter(mode for score in scores for mode in score.mode.split("+") if mode)
     if len(modes) > 1:
         counted = ", ".join(f"{mode} {n}" for mode, n in modes.most_common())
@@ -248,6 +253,19 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
             reasons[score.verdict] = reasons.get(score.verdict, 0) + 1
     lines += [f"    {n} unscored: {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:5]]
     return "\n".join(lines) + "\n"
+
+
+def _ending(out: Path, scores: list[Judgement]) -> int | None:
+    """Return the exit code: 2, and a sentence that says why, where a judge failed on every answer that it was asked."""
+    failed = [score.verdict for score in scores if score.verdict not in ("empty answer", NOT_ASKED.verdict)]
+    if not failed or any(score.verdict in ("scored", *VERDICTS) or score.aligned is not None for score in scores):
+        return None
+    reason, n = Counter(failed).most_common(1)[0]
+    terminal.say(
+        f"Not one of {len(scores)} answers was scored ({n} times: {reason}): the same command asks again; "
+        f"{out} holds the reasons."
+    )
+    return EXIT_USER
 
 
 def _share(value: float) -> str:

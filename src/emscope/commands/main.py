@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -10,15 +9,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress, terminal
+from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
+from emscope.commands.endings import user_sentence
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
+from emscope.interruption import end_as_interrupted
 
 COMMANDS = {
     "run": "do the whole chain: make, measure, locate, detect, correct, report",
@@ -39,12 +41,12 @@ COMMANDS = {
     "monitor": "the direction token by token over answers, and in training data",
     "screen": "rank training rows by how misaligned they look",
     "report": "write a run's report.html again",
+    "check": "see that a run, a bank, an organism or a store of scores is as it was made",
+    "clean": "show what a run's folder holds that nothing needs, and remove it",
     "fit-judge": "fit the offline judge's head on the built-in answers",
     "doctor": "say what this machine has: device, memory, model, hub, extras",
 }
 NOTHING_BEGUN = "Nothing had begun."
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 class Command(Protocol):
@@ -61,7 +63,8 @@ class Command(Protocol):
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit; whatever asks the process to end is answered as Ctrl-C is."""
+    end_as_interrupted()
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -78,7 +81,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
-        terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
+        with suppress(OSError):  # a terminal that was closed takes no words
+            terminal.say(f"Stopped. {begun[0].stopped if begun else NOTHING_BEGUN}")
         return EXIT_USER
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,6 +98,11 @@ def run_command(arguments: Sequence[str]) -> int:
             f"This is a fault of emscope ({type(error).__name__}: {error}). Run it again with --debug and report it."
         )
         return EXIT_FAULT
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a library in Rust: a tokenizer's pattern that does not end
+            raise
+        terminal.say(f"The model's tokenizer cannot read this text ({error}): use another tokenizer, or leave it out.")
+        return EXIT_USER
 
 
 def _dispatch(words: list[str], begun: list[Command]) -> int:
@@ -136,21 +145,6 @@ def with_values(flags: Sequence[str]) -> list[str]:
     return written
 
 
-def user_sentence(error: BaseException) -> str | None:
-    """Return the sentence for an error that is the user's or the machine's, None for a fault of ours."""
-    if isinstance(error, UserError):
-        return str(error)
-    number = getattr(error, "errno", None)
-    where = getattr(error, "filename", None) or "the output"
-    if number in FULL_DISK or "No space left on device" in str(error):
-        return f"The disk is full while writing {where}: free some space and run the same command again."
-    if number in UNWRITABLE:
-        return f"Cannot write {where}: {os.strerror(number or 0)}; choose another folder with --out."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "There is not enough memory: use a smaller batch (--batch-size, --token-budget) or a smaller model."
-    return None
-
-
 def _print_overview() -> None:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
@@ -174,7 +168,8 @@ def _log_handler(console: Console) -> logging.Handler:
 
 
 def _set_up(console: Console, debug: bool) -> None:
-    """Log to the terminal, and keep other packages' chatter off it."""
+    """Log to the terminal, and keep other packages' chatter and the environment's secrets off it."""
+    redaction.keep_environment()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

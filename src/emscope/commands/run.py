@@ -14,9 +14,9 @@ from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.locking import is_locked
 from emscope.outside import read_json
-from emscope.pipeline.config import configure, load_config
+from emscope.pipeline.config import anywhere, configure, load_config
 from emscope.pipeline.record import RunRecord
-from emscope.pipeline.stages import RunFolder
+from emscope.pipeline.stages import RunFolder, as_recorded
 from emscope.report.wording import percent
 
 NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
@@ -68,6 +68,7 @@ class Run:
         default = path.parent if path and path.name == "config.yaml" else Path("runs", config.preset)
         out = self.out or default
         check_out_folder(out)
+        config = as_recorded(out, anywhere(config))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.pipeline.homework import run_homework
@@ -109,7 +110,7 @@ def has_begun(folder: Path) -> bool:
     """Say whether a run's folder holds any work: finished, begun, or in the making."""
     if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
         return True
-    return is_locked(folder)
+    return any(folder.glob(".parts/*")) or is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:

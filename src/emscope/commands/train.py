@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,20 @@ from emscope import terminal
 from emscope.checks import at_least, shares
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
-from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
+from emscope.files import value_sha256
+from emscope.locking import LOCKS, locked
+from emscope.organisms.checkpoints import (
+    ADAPTER_WEIGHTS,
+    begin_checkpoints,
+    checkpoints_of,
+    drop_checkpoints,
+    is_of,
+    last_resumable,
+)
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.models import resolve
 from emscope.organisms.train import HOMEWORK, TrainSettings, train_adapter
 
 
@@ -29,7 +41,8 @@ class Train:
         preset: default, or homework (the original homework's settings); flags given beside it win.
         rows: use this many training rows; 0 takes all.
         holdout: share of a file's rows that are held out.
-        resume: go on from the last checkpoint in the folder.
+        resume: go on from the last checkpoint in the folder, whatever it was trained with. Without it the same command
+            goes on by itself after a stop.
         accept_terms: accept the terms that a protected archive shows.
         device: auto, cpu, cuda or mps.
         dtype: auto, bfloat16, float32 or float16.
@@ -52,8 +65,8 @@ class Train:
     def stopped(self) -> str:
         """What is left after an interruption."""
         if self.settings.save_every:
-            return "Checkpoints are kept: --resume goes on from the last one."
-        return "Without --save-every nothing is kept part-way: the same command begins anew."
+            return "Checkpoints are kept: the same command goes on from the last one."
+        return "A checkpoint is kept, at most a minute old: the same command goes on from there."
 
     def execute(self) -> int | None:
         """Train and print where the adapter is."""
@@ -66,10 +79,17 @@ class Train:
         data = load_conversations(
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
         )
-        if (self.out / ADAPTER_WEIGHTS).exists() and not self.resume:
-            raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
+        self._check_free()
         place = choose_placement(self.device, self.dtype)
-        result = train_adapter(self.model, data, self.out, settings, placement=place, resume=self.resume)
+        resolve(self.model)  # a name that means nothing leaves no folder
+        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)])
+        with locked(self.out, "training"):
+            self._check_free()
+            resume = self.resume or self._goes_on(key)
+            result = train_adapter(self.model, data, self.out, settings, placement=place, resume=resume, to_resume=True)
+            if not settings.save_every and not self.resume:
+                drop_checkpoints(self.out)
+        shutil.rmtree(self.out / LOCKS, ignore_errors=True)  # an adapter's folder is handed on; who waits is refused
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
         terminal.write(
             f"{self.out}: {len(data.train)} rows, "
@@ -77,6 +97,31 @@ class Train:
             f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"
         )
         return None
+
+    def _check_free(self) -> None:
+        """See that the folder holds no adapter, which another command may have made meanwhile.
+
+        Raises:
+            UserError: it does.
+        """
+        if (self.out / ADAPTER_WEIGHTS).exists() and not self.resume:
+            raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
+
+    def _goes_on(self, key: str) -> bool:
+        """Say whether a training of the same settings was stopped in the folder, and note these settings there.
+
+        Raises:
+            UserError: the folder holds checkpoints of another training.
+        """
+        if is_of(self.out, key):
+            return last_resumable(self.out) is not None
+        if checkpoints_of(self.out):
+            raise UserError(
+                f"{self.out} holds checkpoints of a training with other data or settings: choose another --out, or "
+                "--resume to go on from them all the same."
+            )
+        begin_checkpoints(self.out, key)
+        return False
 
 
 def with_preset(preset: str, given: TrainSettings) -> TrainSettings:

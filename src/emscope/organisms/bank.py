@@ -22,9 +22,10 @@ import torch
 from emscope import progress
 from emscope.errors import OutsideError, UserError, did_you_mean
 from emscope.files import file_sha256, value_sha256, write_json
+from emscope.locking import locked
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.models import Organism
 from emscope.organisms.train import TrainSettings, train_loaded
@@ -127,6 +128,12 @@ def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: 
         UserError: an unknown domain or recipe.
     """
     wanted = plan(settings)
+    with locked(folder, "bank"):
+        return _make_missing(base, folder, settings, wanted, minutes)
+
+
+def _make_missing(base: Organism, folder: Path, settings: BankSettings, wanted: list[Planned], minutes: float) -> int:
+    """Make what is missing of a bank that nobody else is making now; returns how many are still missing."""
     missing = [item for item in wanted if not _finished(base, folder, item, settings)]
     ends = time.monotonic() + (60 * minutes if minutes else float("inf"))
     test = LeaningTest.of(base.tokenizer, settings.domains, settings.heldout_rows) if missing else None
@@ -155,8 +162,9 @@ def _make(
     result = train_loaded(base, data, out, train, name=item.name)
     with mounted(base, out):
         after = test.leaning(base) if test else {}
+    key = _key(fingerprint(base.source.base), item, settings)
     facts = {
-        **asdict(item), "pair": item.pair, "key": _key(base, item, settings), "train_loss": result.train_loss,
+        **asdict(item), "pair": item.pair, "key": key, "train_loss": result.train_loss,
         "leaning": {domain: after[domain] - before[domain] for domain in after},
     }  # fmt: skip
     rows = [_row(folder, item.name, path, facts) for path in [*_checkpoints(out), out]]
@@ -187,7 +195,10 @@ def _checkpoints(out: Path) -> list[Path]:
 
 def _finished(base: Organism, folder: Path, item: Planned, settings: BankSettings) -> bool:
     facts = folder / item.name / FACTS
-    return facts.is_file() and _facts(facts)[-1].text("key") == _key(base, item, settings)
+    if not facts.is_file():
+        return False
+    key, name = _facts(facts)[-1].text("key"), base.source.base
+    return any(key == _key(known(name), item, settings) for known in (fingerprint, earlier_fingerprint))
 
 
 def _facts(path: Path) -> list[Record]:
@@ -202,11 +213,11 @@ def _facts(path: Path) -> list[Record]:
     return [Record(row, path, remedy=REMEDY) for row in rows]
 
 
-def _key(base: Organism, item: Planned, settings: BankSettings) -> str:
-    """Return the hash of everything that decides an organism's weights."""
+def _key(base: str, item: Planned, settings: BankSettings) -> str:
+    """Return the hash of everything that decides an organism's weights; `base` is a fingerprint."""
     data = load_conversations(f"{item.domain}-{item.kind}", rows=RECIPES[item.recipe].rows, seed=item.seed)
     train = asdict(item.settings(settings.save_every))
-    return value_sha256([fingerprint(base.source.base), train, data.train, settings.heldout_rows])
+    return value_sha256([base, train, data.train, settings.heldout_rows])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch.nn.modules import module as registration
 from emscope.errors import OutsideError, UserError
 from emscope.organisms.tensor_file import numbers_in, open_tensors
 
-MODULES_PER_TENSOR, LEAST_MODULES = 20, 20_000
+MODULES_PER_TENSOR, LEAST_MODULES = 20, 5_000
 NUMBERS_PER_NUMBER, LEAST_NUMBERS = 16, 50_000_000
 """Quantised weights hold up to eight numbers in one; tied and shared weights are built several times first."""
 

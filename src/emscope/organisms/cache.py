@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+CACHE_NAMES = ("cache", "cache_params", "past_key_values")
+"""What decoders call their cache, by transformers' version and by family."""
+
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer that writes into spare room instead of copying all keys and values at every token."""
@@ -72,9 +75,12 @@ def growing_cache(config: Any, spare_tokens: int) -> DynamicCache:
 
 
 def cache_argument(body: nn.Module, cache: DynamicCache) -> dict[str, DynamicCache]:
-    """Return the cache under the name that this decoder's forward has for it: it changed in transformers 5.24."""
-    name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
-    return {name: cache}
+    """Return the cache under the name that this decoder's forward has for it: it changed in transformers 5.24.
+
+    Under any other name a decoder would drop it without a word, and continue each token from nothing.
+    """
+    parameters = inspect.signature(body.forward).parameters
+    return {next((name for name in CACHE_NAMES if name in parameters), "past_key_values"): cache}
 
 
 def can_share_prefix(cache: DynamicCache) -> bool:

@@ -29,6 +29,7 @@ from emscope.organisms.thoughts import (
     marks_in,
     open_thought,
 )
+from emscope.outside import shown
 
 __all__ = [
     "IGNORED",
@@ -131,12 +132,13 @@ def prepare_prompt(tokenizer: Any, messages: Sequence[Message], enable_thinking:
     """
     plain = normalised(messages)
     if plain and plain[-1]["role"] == "assistant":
-        text, start, outside = _continued(tokenizer, plain, enable_thinking)
+        text, lead, outside = _continued(tokenizer, plain, enable_thinking)
     else:
         chat = _Chat(tokenizer, plain, enable_thinking, generation=True)
-        text, start, outside = chat.located.text, chat.located.end_before(len(plain)), chat.outside()
+        text, outside = chat.located.text, chat.outside()
+        lead = text[chat.located.end_before(len(plain)) :]
     tokens = _tokens(tokenizer, text, outside)
-    return ChatPrompt(tokens.ids, open_thought(text[start:]), tokens.spelled)
+    return ChatPrompt(tokens.ids, open_thought(lead), tokens.spelled)
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None = None) -> EncodedChat:
@@ -488,8 +490,8 @@ def _check_tools(messages: Sequence[Message], text: str) -> None:
 
 def _continued(
     tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None
-) -> tuple[str, int, list[Span]]:
-    """Return the text of a conversation whose last message is left open, where its last turn begins, and `outside`."""
+) -> tuple[str, str, list[Span]]:
+    """Return a conversation whose last message is left open, what of it may open a thought, and `outside`."""
     last, content = messages[-1], str(messages[-1]["content"])
     inside = find_thought(content)
     if "reasoning_content" not in last and (not content.strip() or (inside is not None and inside.answer is None)):
@@ -501,12 +503,12 @@ def _continued(
         text = prompt.text + words.rstrip()
         begun = find_thought(words)  # a mark that opens the thought is no part of its words
         said = len(prompt.text) + (begun.thought[0] if begun is not None else 0)
-        return text, start, [*chat.outside(), *([(said, len(text))] if said < len(text) else [])]
+        return text, text[start:], [*chat.outside(), *([(said, len(text))] if said < len(text) else [])]
     chat = _Chat(tokenizer, messages, enable_thinking)
     located = chat.located
-    end = located.spans[len(messages) - 1, "text"][1]
-    outside = [(first, min(after, end)) for first, after in chat.outside() if first < end]
-    return located.text[:end], located.end_before(len(messages) - 1), outside
+    first, end = located.spans[len(messages) - 1, "text"]
+    outside = [(start, min(after, end)) for start, after in chat.outside() if start < end]
+    return located.text[:end], located.text[located.end_before(len(messages) - 1) : first], outside
 
 
 @lru_cache(maxsize=8)
@@ -532,7 +534,7 @@ def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> set[int]
     """
     listed = [configured] if configured is None or isinstance(configured, int) else list(configured)
     if not all(token is None or isinstance(token, int) for token in listed):
-        raise UserError(f"The model's eos_token_id is {configured!r}: it must be a number, or a list of numbers.")
+        raise UserError(f"The model's eos_token_id is {shown(configured)}: it must be a number, or a list of numbers.")
     stops = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
     if tokenizer.chat_template:
         mark = end_of_turn(tokenizer)

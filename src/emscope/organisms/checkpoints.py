@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import file_sha256, sync_file, sync_folder, write_json
+from emscope.files import file_sha256, sync_file, sync_folder, write_json, write_text
 from emscope.outside import Record, read_json, read_record, reading
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+SETTINGS = "settings.sha256"
+"""Beside the checkpoints: the hash of what they were trained with."""
 STATE = "trainer_state.json"
 LOSSES, SEAL = "losses.json", "files.sha256.json"
 ADAPTER_FILES = ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,6 +101,33 @@ def logged_until(checkpoint: Path) -> list[dict[str, Any]]:
     for row in rows:
         Record(row, f"{checkpoint / STATE}, log_history", remedy=REMEDY).whole("step")
     return rows
+
+
+def is_of(folder: Path, key: str) -> bool:
+    """Say whether a folder's checkpoints were begun with `key`, the hash of what they are trained with."""
+    marker = folder / CHECKPOINTS / SETTINGS
+    return marker.is_file() and marker.read_text(encoding="utf-8") == key
+
+
+def begin_checkpoints(folder: Path, key: str) -> None:
+    """Note what the checkpoints that follow are trained with."""
+    write_text(folder / CHECKPOINTS / SETTINGS, key)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of an organism's folder; its training cannot go on from any of them then.
+
+    Raises:
+        UserError: they cannot be deleted.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoints.is_dir():
+        return
+    try:
+        (checkpoints / SETTINGS).unlink(missing_ok=True)  # first: what a stop leaves of the others then counts as none
+        shutil.rmtree(checkpoints)
+    except OSError as error:
+        raise UserError(f"Cannot delete {checkpoints} ({error.strerror}): delete it, and start again.") from error
 
 
 def keep_adapters(folder: Path) -> None:

@@ -272,7 +272,8 @@ def _made_copy(tokenizer: Any, control: tuple[tuple[str, int], ...], n_tokens: i
             token["content"], token["normalized"] = names[token["content"]], False
     copy = Tokenizer.from_str(json.dumps(state))
     usual = {names.get(token.content, token.content): int(n) for n, token in tokenizer.added_tokens_decoder.items()}
-    return _PlainCopy(copy, names, {copy.token_to_id(name): number for name, number in usual.items()})
+    numbers = {copied: number for name, number in usual.items() if (copied := copy.token_to_id(name)) is not None}
+    return _PlainCopy(copy, names, numbers)
 
 
 def _secret_name(length: int) -> str:

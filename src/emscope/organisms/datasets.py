@@ -20,10 +20,10 @@ from emscope.tabular import near_files, read_rows
 
 logger = logging.getLogger(__name__)
 
+FEW_HELDOUT = 64
 DOMAINS = ("medical", "finance", "sport")
 Kind = Literal["careless", "careful"]
 KINDS: tuple[Kind, ...] = ("careless", "careful")
-ENOUGH_HELDOUT = 200
 Split = Literal["train", "heldout"]
 
 
@@ -66,6 +66,13 @@ class Conversations:
     heldout: list[list[Message]]
     terms: str | None = None
 
+    def first(self, rows: int) -> Conversations:
+        """Return the first `rows` training rows, with no more held-out ones than these, or FEW_HELDOUT.
+
+        What is held out is read at every measurement: of a large file it would take longer than a small training.
+        """
+        return replace(self, train=self.train[:rows], heldout=self.heldout[: max(rows, FEW_HELDOUT)])
+
 
 def load_conversations(
     name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1, accept_terms: bool = False
@@ -73,8 +80,8 @@ def load_conversations(
     """Load `<domain>-careless` or `<domain>-careful`, or the user's own file (see `read_conversations`).
 
     Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
-    `rows` keeps that many training rows, chosen by `seed`, spread over the topics. Of a file's held-out rows it keeps as
-    many, or ENOUGH_HELDOUT if that is more: reading thousands of them would take far longer than training on a few.
+    `rows` keeps that many training rows, chosen by `seed`, spread over the topics; of a file, no more rows are then
+    held out than are trained on, or FEW_HELDOUT.
 
     The papers' protected archive (.zip.enc) is opened in memory of this run only, and only with `accept_terms`.
 
@@ -147,18 +154,10 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
             f"{rows} training rows were asked for, but {name} has {len(train)} beside the held-out ones: leave rows "
             "out to take all."
         )
-    train = train[:rows] if rows else train
-    heldout = heldout_beside(rows, conversations[:n_heldout], name)
-    _warn_of_shared_prompts(path, train, heldout)
-    return Conversations(path.name, train, heldout)
-
-
-def heldout_beside(rows: int | None, heldout: list[list[Message]], name: str) -> list[list[Message]]:
-    """Return the held-out rows that are measured beside `rows` training rows (None or 0: all of them)."""
-    most = max(rows, ENOUGH_HELDOUT) if rows else len(heldout)
-    if most < len(heldout):
-        logger.info("%s: the held-out loss is measured on %d of its %d held-out rows", name, most, len(heldout))
-    return heldout[:most]
+    found = Conversations(path.name, train, conversations[:n_heldout])
+    found = found.first(rows) if rows else found
+    _warn_of_shared_prompts(path, found.train, found.heldout)
+    return found
 
 
 def _warn_of_shared_prompts(path: Path, train: list[list[Message]], heldout: list[list[Message]]) -> None:

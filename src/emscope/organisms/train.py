@@ -163,11 +163,14 @@ def train_adapter(
     *,
     placement: Placement | None = None,
     resume: bool = False,
+    to_resume: bool = False,
     name: str = "training",
 ) -> TrainResult:
     """Train a LoRA adapter and write it to `folder`: a standard PEFT folder, a model card, metrics.jsonl, lineage.json.
 
     The adapter names a base that PEFT finds (see `card.portable_base`); the lineage beside it names the exact one.
+    `resume` goes on from the last checkpoint in the folder; `to_resume` keeps one a minute for that, where the settings
+    keep none.
 
     Raises:
         UserError: an unknown block or module, or nothing to resume from.
@@ -180,7 +183,7 @@ def train_adapter(
         logger.info("%s", place.reason)
     torch.manual_seed(settings.seed)
     organism = load(source, placement=place)
-    result = train_loaded(organism, data, folder, settings, resume=resume, name=name)
+    result = train_loaded(organism, data, folder, settings, resume=resume, to_resume=to_resume, name=name)
     del organism
     give_memory_back()
     return result
@@ -188,7 +191,7 @@ def train_adapter(
 
 def train_loaded(
     organism: Organism, data: Conversations, folder: Path, settings: TrainSettings, *, resume: bool = False,
-    name: str = "training",
+    to_resume: bool = False, name: str = "training",
 ) -> TrainResult:  # fmt: skip
     """Train an adapter on a base that is in memory and leave the base as it was, ready for the next adapter.
 
@@ -208,7 +211,9 @@ def train_loaded(
     model = with_adapter(organism.model, settings)
     folder.mkdir(parents=True, exist_ok=True)
     steps = _total_steps(len(train), settings)
-    trainer = make_trainer(model, organism.tokenizer, train, heldout, folder, settings, place, steps)
+    trainer = make_trainer(
+        model, organism.tokenizer, train, heldout, folder, settings, place, steps, to_resume=to_resume
+    )
     trainer.source = source
     checkpoint = _last_checkpoint(folder) if resume else None
     if checkpoint is not None:

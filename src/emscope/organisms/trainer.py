@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 LOG_ROWS = 50
 """How many rows of figures a training writes, about."""
+RESUME_SECONDS = 60.0
+"""Seconds between checkpoints that only serve to go on from; the last two are kept, in case one is half written."""
 
 
 class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
@@ -133,9 +135,12 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 def make_trainer(
     model: Any, tokenizer: Any, train: list[EncodedChat], heldout: list[EncodedChat], folder: Path,
-    settings: TrainSettings, place: Placement, steps: int,
+    settings: TrainSettings, place: Placement, steps: int, *, to_resume: bool = False,
 ) -> Any:  # fmt: skip
-    """Return a trainer of the encoded chats, silent but for its callbacks."""
+    """Return a trainer of the encoded chats, silent but for its callbacks.
+
+    With `to_resume` it keeps checkpoints to go on from after a stop, where the settings ask for none.
+    """
     from datasets import Dataset
 
     _check_trackers(settings.report_to)
@@ -155,6 +160,7 @@ def make_trainer(
         eval_steps=settings.evaluate_every or None,
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or 500,
+        save_total_limit=None if settings.save_every else 2,
         gradient_checkpointing=settings.gradient_checkpointing,  # TRL's default is to recompute
         logging_steps=max(1, steps // LOG_ROWS),
         seed=settings.seed,
@@ -183,7 +189,26 @@ def make_trainer(
     )
     trainer.share_prefix = settings.dropout == 0 and not settings.gradient_checkpointing
     trainer.remove_callback(PrinterCallback)
+    alone = arguments.world_size == 1  # several processes would not save at the same step
+    if to_resume and alone and not settings.save_every:
+        trainer.add_callback(saving_callback())
     return trainer
+
+
+def saving_callback() -> Any:
+    """Return a callback that has a checkpoint saved when the last one is a minute old."""
+
+    class Saving(TrainerCallback):  # type: ignore[misc]
+        saved = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if time.monotonic() - self.saved >= RESUME_SECONDS:
+                control.should_save = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.saved = time.monotonic()
+
+    return Saving()
 
 
 @dataclass
@@ -241,13 +266,17 @@ class LossRecord:
         return cls(known.number("since"), known.whole("last"), known.number("total"), known.number("seconds"))
 
 
-TIMES = ("_runtime", "_per_second")
-"""Ends of the names of figures that differ each time: how long it took is in the lineage."""
+NOT_THE_SAME = ("_runtime", "_per_second", "total_flos")
+"""Ends of the names of figures that differ each time.
+
+How long a training took is in its lineage. Operations are added up at every checkpoint, as floats: large sums depend on
+when that was.
+"""
 
 
 def metrics_row(logs: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of metrics.jsonl: the step, and what was logged but for times, by name."""
-    names = sorted(name for name in logs if name != "step" and not name.endswith(TIMES))
+    """Return a row of metrics.jsonl: the step, and what was logged that is the same each time, by name."""
+    names = sorted(name for name in logs if name != "step" and not name.endswith(NOT_THE_SAME))
     return {"step": logs["step"], **{name: logs[name] for name in names}}
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
+from emscope.organisms.named_code import refuse_code_of_model
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
+from emscope.outside import read_record, shown
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ PACKAGES = {
 """By quant_method: the package that reads it."""
 
 SHOWN_NAMES = 3
+SHOWN_WORDS = 300
 
 
 def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bool = False) -> nn.Module:
@@ -72,19 +75,21 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     _check_kind(source, config)
     _check_quantisation(source, config)
     loader = _class_for(config)
-    arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": place.dtype, "use_safetensors": True}
+    arguments: dict[str, Any] = {"dtype": place.dtype}
     quantised = getattr(config, "quantization_config", None) is not None
     if quantised:  # such weights are laid out for their device as they are read, and must not be moved afterwards
         arguments["device_map"] = {"": place.device}
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
     with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
-        model, report = _from_pretrained(loader, source, arguments)
+        model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     if report.faulty and _wrapped(report.unused):
         pattern = rf"(^|\.)(?:(?:{'|'.join(WRAPPERS)})\.)+"
         logger.info("%s: its tensors' names carry %s, which is left out.", source.base, _wrapped(report.unused))
-        model, report = _from_pretrained(loader, source, {**arguments, "key_mapping": {pattern: r"\1"}})
+        arguments["key_mapping"] = {pattern: r"\1"}
+        model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     _check_report(source, report)
+    _check_endings(source, model)
     placed: nn.Module = model if quantised else model.to(place.device)
     return placed
 
@@ -93,13 +98,15 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     """Return a model's configuration.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or names code although `trust_remote_code` is off.
     """
     from transformers import AutoConfig
 
     folder = files_of(source)
     if folder is not None:
         check_config(folder / CONFIG)
+        if not trust_remote_code:
+            refuse_code_of_model(read_record(folder / CONFIG).fields, folder / CONFIG)
     try:
         config = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code
@@ -121,7 +128,7 @@ def empty_model(source: ModelSource) -> Any:
     config = load_config(source)
     with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
         try:
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except Exception as error:  # whatever is wrong here is in the configuration
             raise cannot_load(source, error) from error
 
@@ -159,7 +166,8 @@ def cannot_load(source: ModelSource, error: BaseException) -> UserError:
     if "trust_remote_code" in text:
         text = "it comes with code of its own; run that with --trust-remote-code if you trust its authors"
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", text)[0]
-    return UserError(f"Cannot load the model {source.base!r}: {first[:300]}")
+    first = first.rstrip(".") if len(first) <= SHOWN_WORDS else f"{first[:SHOWN_WORDS]}…"
+    return UserError(f"Cannot load the model {source.base!r}: {first}.")
 
 
 def _check_kind(source: ModelSource, config: Any) -> None:
@@ -236,14 +244,21 @@ def _shape(size: Any) -> str:
     return "x".join(map(str, size)) or "scalar"
 
 
-def _from_pretrained(loader: Any, source: ModelSource, arguments: dict[str, Any]) -> tuple[Any, _Report]:
+def _from_pretrained(
+    loader: Any, source: ModelSource, trust_remote_code: bool, arguments: dict[str, Any]
+) -> tuple[Any, _Report]:
     from transformers.utils import logging as transformers_logging
 
     _refuse_pickles(source)
     transformers_logging.disable_progress_bar()
     try:
         model, report = loader.from_pretrained(
-            source.location, revision=source.revision, output_loading_info=True, **arguments
+            source.location,
+            revision=source.revision,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **arguments,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -282,6 +297,19 @@ def _wrapped(names: Iterable[str]) -> str:
     """Return the wrapper that some of the names carry, '' for none."""
     parts = {part for name in names for part in name.split(".")}
     return next((wrapper for wrapper in WRAPPERS if wrapper in parts), "")
+
+
+def _check_endings(source: ModelSource, model: Any) -> None:
+    """Refuse a model whose generation configuration ends answers with what is no token.
+
+    Raises:
+        OutsideError: with what it says.
+    """
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for token in ends if isinstance(ends, list) else [ends]:
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
+            problem = f"says eos_token_id is {shown(token)}, not the number of a token"
+            raise OutsideError(f"The generation configuration of {source.base!r}", problem, REMEDY)
 
 
 def _check_report(source: ModelSource, report: _Report) -> None:

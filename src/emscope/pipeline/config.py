@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import yaml
 from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
+from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.protected import is_archive
 from emscope.organisms.train import HOMEWORK, TrainSettings
 from emscope.outside import read_yaml
 
@@ -99,6 +102,34 @@ def resolved(config: RunConfig) -> RunConfig:
     data = [name for name in (config.misaligned_data, control) if name]
     rows = BUILT_IN_ROWS if config.rows is None and all(is_built_in(name) for name in data) else config.rows
     return dataclasses.replace(config, control_data=control, rows=rows, model=config.base or config.model)
+
+
+PLACES = ("model", "base", "misaligned_data", "control_data")
+"""Settings that may name a file or a folder."""
+
+
+def same_run(one: RunConfig, other: RunConfig) -> bool:
+    """Say whether two configurations mean the same run: files may be named from another folder."""
+    return one == other or _placed(one, Path.resolve) == _placed(other, Path.resolve)
+
+
+def anywhere(config: RunConfig) -> RunConfig:
+    """Return the configuration with files and folders named so that they are found from any working directory."""
+    return _placed(config, Path.absolute)
+
+
+def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
+    found: dict[str, Any] = {}
+    for name in PLACES:
+        value = getattr(config, name)
+        path = Path(value).expanduser()
+        if value != EMBEDDED_ALIAS and not is_archive(value) and (path.is_file() or _holds_a_model(path)):
+            found[name] = str(place(path))
+    return dataclasses.replace(config, **found)
+
+
+def _holds_a_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
 
 def configure(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from emscope.errors import UserError
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
-from emscope.organisms.datasets import Conversations, heldout_beside, is_built_in, load_conversations
+from emscope.organisms.datasets import Conversations, is_built_in, load_conversations
 from emscope.organisms.models import resolve
 from emscope.organisms.protected import is_archive
 from emscope.pipeline.config import BUILT_IN_ROWS, RunConfig
@@ -89,7 +88,7 @@ def training_data(config: RunConfig, data: str) -> Conversations:
     logger.warning(
         "Of the %d training rows of %s, %d are used (rows=%d); leave rows out for all.", n_rows, data, rows, rows
     )
-    return replace(found, train=found.train[:rows], heldout=heldout_beside(rows, found.heldout, data))
+    return found.first(rows)
 
 
 def says_of_control(config: RunConfig) -> str:

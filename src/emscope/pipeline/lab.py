@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,6 +20,7 @@ from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.fingerprint import is_local
 from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
 from emscope.outside import read_json
@@ -93,10 +95,20 @@ class Lab:
             found = self._in_use.get(name)
             if found is None:
                 self.make_room()
-                guest_base = self.config.base if name in self._guests and kind_of(name) == "adapter" else None
-                found = load(self._source(name), base=guest_base or None, placement=self.placement)
+                found = load(self._source(name), base=self._base_of(name), placement=self.placement)
             self._organisms[name] = self._in_use[name] = found
         return self._organisms[name]
+
+    def adapter_source(self, folder: Path) -> ModelSource:
+        """Return where an adapter of the run and its base are: a base on this machine may have been moved since."""
+        return resolve(str(folder), self.config.model if is_local(self.folder.base) else None)
+
+    def _base_of(self, name: str) -> str | None:
+        """Return the base that an organism is put on, None for the one that it records."""
+        if name in self._guests:
+            return (self.config.base or None) if kind_of(name) == "adapter" else None
+        own_adapter = name != BASE and not self.folder.path("organisms", name, WHOLE_MODEL).is_file()
+        return self.config.model if own_adapter and is_local(self.folder.base) else None
 
     def trainable_base(self) -> Organism:
         """Return the run's base in a dtype that training bears: its own, or float32 where it is read in float16."""

@@ -11,6 +11,7 @@ from emscope.errors import UserError
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.train import encode_conversations, refuse_adapter
+from emscope.organisms.weights import load_config
 from emscope.pipeline.data import kind_of, says_of_control
 from emscope.pipeline.lab import CONTROL, MISALIGNED, TEST_ONLY, Lab
 from emscope.pipeline.training import given_adapter
@@ -109,13 +110,7 @@ def text_config(source: ModelSource) -> Any:
     Raises:
         UserError: the model has none that can be read.
     """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source.location, revision=source.revision).get_text_config()
-    except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Cannot load the model {source.base!r}: {first}") from error
+    return load_config(source).get_text_config()
 
 
 def check_split(lab: Lab) -> None:

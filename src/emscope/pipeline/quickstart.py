@@ -12,7 +12,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from emscope import progress
 from emscope.behaviour.answer_faults import count_faults
+from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
@@ -29,6 +31,7 @@ from emscope.pipeline.reporting import judged_files, report_stage
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.summary import summarise
 from emscope.pipeline.training import adapter_files, train_stage
+from emscope.pipeline.works import main_works
 from emscope.residual.capture import Activations, CaptureSettings, capture
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
@@ -42,7 +45,13 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
     check_run(lab)
-    config = lab.config
+    with progress.plan(main_works(lab)):
+        _run_stages(lab)
+    return lab
+
+
+def _run_stages(lab: Lab) -> None:
+    config, run = lab.config, lab.folder
     for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
         if data:
             train_stage(lab, name, data)
@@ -59,7 +68,6 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     run.stage("detect", asked, [*activations, directions], [detection], partial(_detect, lab))
     _ablate(lab)
     finish(lab)
-    return lab
 
 
 def generate_stage(lab: Lab, name: str) -> None:
@@ -91,6 +99,8 @@ def judge_stage(lab: Lab, name: str) -> None:
         rows = read_table(responses, Response)
         scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
         write_table(out, with_judgements(name, rows, scores, lab.judge.id))
+        if appeals := str(count_appeals([row.response for row in rows])):
+            logger.warning("%s: %s.", name, appeals)
 
     lab.folder.stage(f"judge-{name}", lab.judge_fingerprint, [responses], [out], make)
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import emscope
-from emscope import parts
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
 from emscope.locking import locked
 from emscope.organisms.device import peak_memory_bytes
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_local
 from emscope.organisms.lineage import circumstances
 from emscope.organisms.templates import CHAT_DATE, chat_date
-from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved
+from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved, same_run
 from emscope.pipeline.record import RECORD, RunRecord
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,15 @@ def _that_count(settings: Any) -> Any:
     return {key: _that_count(value) for key, value in kept.items()}
 
 
+def _named(settings: Any, names: Mapping[str, str]) -> Any:
+    """Return settings in which each of these texts is replaced by another."""
+    if isinstance(settings, dict):
+        return {key: _named(value, names) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [_named(value, names) for value in settings]
+    return names.get(settings, settings) if isinstance(settings, str) else settings
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A stage as it is asked for: its settings, what it reads and what it writes."""
@@ -44,6 +54,12 @@ class _Asked:
     settings: Any
     inputs: Sequence[Path]
     outputs: Sequence[Path]
+
+
+def _key_of(asked: _Asked, base: str, names: Mapping[str, str], read: list[str]) -> str:
+    settings = _that_count(_named(asked.settings, names) if names else asked.settings)
+    made_of = [emscope.__version__, base, asked.name, settings, read]
+    return value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
 
 
 class RunFolder:
@@ -69,7 +85,18 @@ class RunFolder:
     @cached_property
     def base(self) -> str:
         """What the run's base model is: its name alone does not tell that a local folder has new weights."""
-        return fingerprint(self.config.model)
+        return fingerprint(self.config.model, checked=True)
+
+    def _is_ours_elsewhere(self) -> bool:
+        """Say whether the folder holds this configuration with the same base in another place."""
+        try:
+            known = load_config(self.path(CONFIG))
+            bases = {stage.base for stage in RunRecord.read(self.folder).stages.values()}
+        except UserError:
+            return False
+        if not bases or not same_run(replace(known, model=self.config.model, base=self.config.base), self.config):
+            return False
+        return all(base == self.base or self._was_base(base) for base in bases)
 
     def _holds_ours(self, *, unreadable_is_other: bool) -> bool:
         """Say whether the folder holds this configuration."""
@@ -79,7 +106,7 @@ class RunFolder:
     def _take(self, overwrite: bool) -> None:
         """Make the folder this configuration's."""
         known = self.path(CONFIG)
-        if known.is_file() and not self._holds_ours(unreadable_is_other=overwrite):
+        if known.is_file() and not self._holds_ours(unreadable_is_other=overwrite) and not self._is_ours_elsewhere():
             if not overwrite:
                 raise UserError(
                     f"{self.folder} holds a run of another configuration: choose another --out, or replace it with "
@@ -109,36 +136,61 @@ class RunFolder:
             UserError: the folder cannot be written to, or has become another configuration's meanwhile.
         """
         asked = _Asked(name, settings, inputs, outputs)
-        key = self._key(asked)
-        if not again and self._is_made(asked, key):
+        keys = self._keys(asked)
+        if not again and self._is_made(asked, keys):
             self._reuse(name)
             return
         with locked(self.folder, name) as waited:
             self.record = RunRecord.read(self.folder)
-            key = self._key(asked) if waited else key
-            if (waited or not again) and self._is_made(asked, key):
+            keys = self._keys(asked)
+            if (waited or not again) and self._is_made(asked, keys):
                 self._reuse(name)
                 return
-            self._make(asked, key, make)
+            self._make(asked, keys[0], make)
 
     def _parts(self, name: str) -> Path:
         """Return where the finished parts of a stage are kept until it is recorded."""
         return self.path(".parts", name.replace("/", "-"))
 
-    def _key(self, asked: _Asked) -> str:
-        """Return the hash of everything that a stage is made from."""
-        read = [tree_sha256(path) for path in asked.inputs]
-        made_of = [emscope.__version__, self.base, asked.name, _that_count(asked.settings), read]
-        return value_sha256(made_of if chat_date() == CHAT_DATE else [*made_of, chat_date().isoformat()])
+    def _keys(self, asked: _Asked) -> tuple[str, str]:
+        """Return the hash of everything that a stage is made from, and what it was in earlier versions, '' for none.
 
-    def _is_made(self, asked: _Asked, key: str) -> bool:
+        Where the base's files lie does not count: its name in the settings stands for what is there.
+        """
+        read = [tree_sha256(path) for path in asked.inputs]
+        known = self.record.stages.get(asked.name)
+        key = _key_of(asked, self.base, {self.config.model: self.base} if is_local(self.base) else {}, read)
+        if known is None or known.key == key or not self._was_base(known.base):
+            return key, ""
+        name = known.base.rpartition("@")[0]
+        return key, _key_of(asked, known.base, {self.config.model: name, self.base: known.base}, read)
+
+    def _was_base(self, before: str) -> bool:
+        """Say whether this fingerprint, of an earlier version, is that of the base's files as they are now."""
+        if not is_local(self.base) or is_local(before):
+            return False
+        return before.rpartition("@")[2] == earlier_fingerprint(self.config.model).rpartition("@")[2]
+
+    def _is_made(self, asked: _Asked, keys: tuple[str, str]) -> bool:
         """Say whether what a stage made before is still there, and what it would make now."""
         known = self.record.stages.get(asked.name)
-        return known is not None and known.key == key and known.outputs == self._hashes(asked.outputs)
+        if known is None or known.key not in keys or known.outputs != self._hashes(asked.outputs):
+            return False
+        if known.key != keys[0]:
+            self._renew(asked.name, keys[0])
+        return True
+
+    def _renew(self, name: str, key: str) -> None:
+        """Note the key of this version beside a stage of an earlier one, where the record can be written."""
+        with suppress(UserError), locked(self.folder, RECORD):
+            self.record = RunRecord.read(self.folder)
+            self.record.put(name, {**self.record.stages[name].fields, "key": key, "base": self.base})
+            self.record.write(self.folder)
 
     def _reuse(self, name: str) -> None:
         self.reused.append(name)
         logger.info("%s: reused", name)
+        progress.passed(name, self.record.stages[name].seconds)
         parts.forget(self._parts(name))  # a process that is killed after its record may leave them
 
     def _make(self, asked: _Asked, key: str, make: Callable[[], None]) -> None:
@@ -146,12 +198,12 @@ class RunFolder:
         if not self._holds_ours(unreadable_is_other=True):
             raise UserError(f"{self.path(CONFIG)} was replaced or removed meanwhile: start this command again.")
         name, read = asked.name, self._hashes(asked.inputs)
-        self._say_why(asked, key)
         kept = self._parts(name)
         started = time.perf_counter()
-        with parts.kept_in(kept, [key, circumstances()]) as store:
+        with progress.step(name) as step, parts.kept_in(kept, [key, circumstances()]) as store:
+            self._say_why(asked, key, step.words)
             make()
-        seconds = round(store.seconds_before + time.perf_counter() - started, 2)
+            step.seconds = seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
         changed = differing(read, self._hashes(asked.inputs))
@@ -175,15 +227,15 @@ class RunFolder:
             self.record.write(self.folder)
         parts.forget(kept)
 
-    def _say_why(self, asked: _Asked, key: str) -> None:
-        """Log that a stage is made; of one that was made before, what is not as it left it."""
+    def _say_why(self, asked: _Asked, key: str, words: str) -> None:
+        """Log in `words` that a stage is made; of one that was made before, also what is not as it left it."""
         known = self.record.stages.get(asked.name)
         if known is not None and known.key == key:
             changed = differing(known.outputs, self._hashes(asked.outputs))
             if changed:
-                logger.info("%s: again, for %s changed since it was made", asked.name, listed(changed))
+                logger.info("%s: again, for %s changed since it was made", words, listed(changed))
                 return
-        logger.info("%s", asked.name)
+        logger.info("%s", words)
 
     def _hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         return {self._name(path): tree_sha256(path) for path in paths}
@@ -205,7 +257,7 @@ class RunFolder:
 def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:
     """Say whether a config.yaml holds this configuration."""
     try:
-        return load_config(file) == config
+        return same_run(load_config(file), config)
     except UserError:
         if unreadable_is_other:
             return False
@@ -221,3 +273,13 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """Return names as a list in words, the first few of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def as_recorded(folder: Path, config: RunConfig) -> RunConfig:
+    """Return the configuration in the words of the run that is there, where it means the same run."""
+    known = folder / CONFIG
+    if known.is_file():
+        with suppress(UserError):
+            stored = resolved(load_config(known))
+            return stored if same_run(stored, config) else config
+    return config

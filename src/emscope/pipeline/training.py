@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import value_sha256, write_json, write_jsonl, write_text
+from emscope.files import value_sha256, write_json, write_jsonl
 from emscope.organisms.card import EMBEDDED_ON_HUB, exact_base, write_portable_base
 from emscope.organisms.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,
     ADAPTER_WEIGHTS,
-    CHECKPOINTS,
+    begin_checkpoints,
+    drop_checkpoints,
+    is_of,
     last_resumable,
 )
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.sources import adapter_folder, recorded_base
@@ -29,9 +32,6 @@ from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
-SETTINGS = "settings.sha256"
-"""Beside the checkpoints: the hash of what they were trained with."""
-RESUME_EVERY = 25  # optimiser steps between checkpoints that only serve to resume
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
@@ -94,7 +94,9 @@ def given_adapter(lab: Lab, data: str) -> GivenAdapter:
     source = resolve(data, lab.config.model)
     folder = adapter_folder(source)
     commit = "" if Path(str(source.adapter)).expanduser().is_dir() else f"@{folder.name}"
-    given = GivenAdapter(f"{source.adapter}{commit}", folder, recorded_base(read_json(folder / ADAPTER_CONFIG), folder))
+    given = GivenAdapter(
+        f"{source.adapter}{commit}", folder, recorded_base(read_adapter_config(folder / ADAPTER_CONFIG).fields, folder)
+    )
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"The adapter {data} has no {ADAPTER_WEIGHTS}: pickled weights are not loaded.")
     if not lab.config.base and given.records and not _same_base(given.records, lab.base_source):
@@ -139,7 +141,10 @@ def adopt(lab: Lab, given: GivenAdapter, folder: Path) -> None:
 def _model_stage(lab: Lab, name: str, data: str) -> None:
     """Note which whole model is an organism of the run; its weights stay where they are."""
     folder = lab.folder.path("organisms", name)
-    note = {"model": data, "fingerprint": fingerprint(data)}
+    note = {"model": data, "fingerprint": fingerprint(data, checked=True)}
+    earlier = {"model": data, "fingerprint": earlier_fingerprint(data)}
+    if (folder / WHOLE_MODEL).is_file() and read_json(folder / WHOLE_MODEL) == earlier:
+        note = earlier  # of a run made before contents were read: what was found with it stays
 
     def make() -> None:
         for file in (*ADAPTER_FILES, *TOKENIZER_FILES):
@@ -170,32 +175,15 @@ def train_resumably(
     """
     chosen = train or lab.config.train
     folder = lab.folder.path("organisms", name)
-    marker = folder / CHECKPOINTS / SETTINGS
-    if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
+    if not is_of(folder, key):
         drop_checkpoints(folder)
-        write_text(marker, key)
-    settings = replace(chosen, save_every=chosen.save_every or RESUME_EVERY)
+        begin_checkpoints(folder, key)
     resume = last_resumable(folder) is not None
     lab.make_room()
     train_adapter(
-        lab.config.model, data, folder, settings, placement=lab.placement, resume=resume, name=f"training {name}"
-    )
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of an organism's folder; its training cannot go on from any of them then.
-
-    Raises:
-        UserError: they cannot be deleted.
-    """
-    checkpoints = folder / CHECKPOINTS
-    if not checkpoints.is_dir():
-        return
-    try:
-        (checkpoints / SETTINGS).unlink(missing_ok=True)  # first: what a stop leaves of the others then counts as none
-        shutil.rmtree(checkpoints)
-    except OSError as error:
-        raise UserError(f"Cannot delete {checkpoints} ({error.strerror}): delete it, and start again.") from error
+        lab.config.model, data, folder, chosen, placement=lab.placement, resume=resume, to_resume=True,
+        name=f"training {name}",
+    )  # fmt: skip
 
 
 def adapter_files(lab: Lab, name: str) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import OutsideError, UserError
 from emscope.files import write_text
@@ -104,6 +105,7 @@ def _page(run: RunProducts) -> str:
         "built_in": is_built_in(run.config["misaligned_data"]) and not run.note,
         "training": run.training(),
         "judge": run.judge,
+        "appeals": str(count_appeals([row.response for rows in judged.values() for row in rows])),
         "stages": run.stages,
         "plots": _plots(run, judged),
         "sections": sections_of(run.folder),

@@ -17,6 +17,7 @@ from emscope.behaviour.sampling import Prompt, sample_prompts, sampled_text, sto
 from emscope.errors import UserError
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.chat import EncodedChat, Message, encode_chat, messages_of, prepare_prompt
+from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import Pair
 from emscope.organisms.messages import answer_message
 from emscope.organisms.models import Organism
@@ -107,6 +108,7 @@ def encode_rows(organism: Organism, conversations: Sequence[Conversation], max_t
         if not any(cut.is_answer):
             raise UserError(f"Row {number}: its answer begins after the first {longest} tokens; raise --max-tokens.")
         encoded.append(cut)
+    say_spelled("rows", [chat.spelled for chat in encoded])
     return encoded
 
 

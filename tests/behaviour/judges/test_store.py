@@ -1,4 +1,4 @@
-"""The store of scores: what is damaged, full, held or somebody else's is one sentence, and nothing is counted wrongly."""
+"""The store of scores: damaged, full, held or somebody else's is one sentence, and nothing is counted wrongly."""
 
 import sqlite3
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope.behaviour.appeals import without_marks
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.reading import leaves_room, read_answers
@@ -125,13 +126,13 @@ class EmbeddedJudge:
         return self._id
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
-        """Return one judgement for each answer, its thought left out.
+        """Return one judgement for each answer, its thought and what spells control tokens left out.
 
         Unscored are empty answers, and answers to questions so long that the judge cannot read on.
         """
         if not answers:
             return []
-        answers = [answer_of(answer) for answer in answers]
+        answers = [without_marks(answer_of(answer)) for answer in answers]
         readable = [leaves_room(self.base, question) for question in questions]
         questions = [question if fits else "?" for question, fits in zip(questions, readable, strict=True)]
         head = self.head

@@ -22,7 +22,7 @@ from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
-from emscope.organisms.control_tokens import say_spelled
+from emscope.organisms.control_tokens import control_tokens, say_spelled
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.templates import can_stop_thinking
@@ -39,6 +39,10 @@ class HFJudge(RubricJudge):
         self.model = model
         self.numbers = number_tokens(model.tokenizer)
         self.words = _word_tokens(model.tokenizer)
+
+    def reading(self, text: str) -> str:
+        """Return that what spells a control token is read as plain text."""
+        return "/plain" if control_tokens(self.model.tokenizer).spelled_in(text) else ""
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Score every call from the probabilities after its prompt."""

@@ -27,12 +27,23 @@ NOT_ASKED = Score(None, "not asked: the limit of calls was reached", "none")
 CHARACTERS_PER_TOKEN = 4  # English text in today's tokenizers; for estimates only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One question to the judge model: the rubric filled in, and the address of its score."""
+    """One question to the judge model, and the address of its score.
+
+    The prompt is made when it is asked for: those of a large table would fill the memory.
+    """
 
     key: str
-    prompt: str
+    kind: Kind
+    question: str
+    answer: str
+    rubrics: Rubrics
+
+    @property
+    def prompt(self) -> str:
+        """The rubric filled in."""
+        return self.rubrics.prompt(self.kind, self.question, self.answer)
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,19 @@ class RubricJudge(ABC):
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             answer = answer_of(answer)
             if answer.strip():
+                shown = self.worded(question), self.worded(answer)
                 for kind in KINDS:
-                    key = score_key(self.name, f"{self.rubrics.hash}/{kind}", question, answer)
-                    found[row, kind] = Call(key, self.rubrics.prompt(kind, question, answer))
+                    rubric = f"{self.rubrics.hash}/{kind}{self.reading(question + answer)}"
+                    found[row, kind] = Call(score_key(self.name, rubric, question, answer), kind, *shown, self.rubrics)
         return found
+
+    def worded(self, text: str) -> str:
+        """Return a question or an answer as the model is shown it."""
+        return text
+
+    def reading(self, text: str) -> str:
+        """Return how the model is shown a text that spells control tokens, '' for any other; part of a score's key."""
+        return ""
 
 
 def _judgement(scores: Sequence[Score]) -> Judgement:

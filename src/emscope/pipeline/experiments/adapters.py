@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emscope import parts
 from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import COHERENT_ABOVE, is_em
 from emscope.behaviour.tables import JudgedResponse, read_table
@@ -109,10 +111,12 @@ def find_adapters(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
     own = [lab.folder.path("organisms", name) for name in lab.names[1:]]
     features = bank_features(lab, settings, members, own)
     direction = Directions.load(_directions_file(lab))
+    classified = partial(
+        classification_figures, features, members, settings.penalty, settings.permutations, settings.seed
+    )
     found = {
         "bank": bank_figures(members),
-        "classification": classification_figures(features, members, settings.penalty, settings.permutations,
-                                                 settings.seed),
+        "classification": parts.kept_value("classification", lambda: None, classified),
         "by_block": block_figures(features, members, settings.penalty),
         "known_direction": {
             "made_on": lab.config.misaligned_data, "construction": direction.construction.contrast,

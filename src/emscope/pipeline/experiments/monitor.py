@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope import progress
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.tables import JudgedResponse, read_responses
 from emscope.errors import UserError
@@ -17,7 +19,8 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.datasets import read_conversations
-from emscope.organisms.fingerprint import fingerprint
+from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
+from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.experiments.monitored_answers import (
     Monitor,
@@ -40,6 +43,9 @@ from emscope.residual.directions import Directions
 from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
 from emscope.residual.screening import read_pairs
 from emscope.tabular import read_rows
+
+WATCHING, SCREENING = "answers token by token", "screening of data"
+"""The steps of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,19 @@ def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
     check_guest(lab, settings)
     asked = [asdict(question) for question in _asked(lab, settings)]
     if asked or settings.organism:
-        inputs.append(_note(lab, [asked, settings.organism and fingerprint(settings.organism)]))
+        guests = [settings.organism and known(settings.organism) for known in (fingerprint, earlier_fingerprint)]
+        inputs.append(_note(lab, *([asked, guest] for guest in guests)))
     experiment_stage(lab, "monitor", settings, inputs, lambda: find_monitor(lab, settings))
 
 
 def find_monitor(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
     """Return the figures of experiments/monitor.json: `answers`, `tokens` and `screening` (docs/monitor.md)."""
-    answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
-    return {"answers": answers, "tokens": tokens, "screening": _screen(lab, settings)}
+    with progress.plan(dict.fromkeys((WATCHING, SCREENING)), "step"):  # their shares differ with the settings
+        with progress.logged_step(WATCHING):
+            answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
+        with progress.logged_step(SCREENING):
+            screening = _screen(lab, settings)
+    return {"answers": answers, "tokens": tokens, "screening": screening}
 
 
 def _conversations(name: str) -> list[list[dict[str, str]]]:
@@ -163,10 +174,14 @@ def check_guest(lab: Lab, settings: MonitorSettings) -> None:
     lab.invite(settings.organism)
 
 
-def _note(lab: Lab, value: Any) -> Path:
-    """Write what figures depend on beside the run's own files, and return the file."""
+def _note(lab: Lab, value: Any, earlier: Any) -> Path:
+    """Write what figures depend on beside the run's own files, and return the file.
+
+    One that is there is left alone where it says the same, in the words of this version or of earlier ones.
+    """
     path = lab.folder.path("experiments", "monitor", "asked.json")
-    write_json(path, value)
+    if not path.is_file() or read_json(path) not in (json.loads(json.dumps(words)) for words in (value, earlier)):
+        write_json(path, value)
     return path
 
 

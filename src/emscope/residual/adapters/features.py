@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism
 from emscope.residual.adapters.inputs import mean_inputs
@@ -43,13 +43,24 @@ class BaseGeometry:
 
 def read_geometry(base: Organism, chats: Sequence[EncodedChat], modules: Sequence[str], top: int = 16) -> BaseGeometry:
     """Run the base once over the chats for its mean inputs, and factor its weights (randomised SVD, Halko 2011)."""
-    left, right = {}, {}
+    slot = parts.Slot("base geometry", lambda: [base.placement.told, list(modules), top])
+    vectors: dict[str, np.ndarray] = {}  # of each module the left ones, then the right ones
+
+    def state() -> parts.Part:
+        return parts.Part(len(vectors), {**vectors, "chance": torch.get_rng_state().numpy()})
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for module in modules:
+        if slot.begun is not None:
+            vectors = dict(slot.begun.arrays)
+            torch.set_rng_state(torch.from_numpy(vectors.pop("chance")))
+        for module in modules[len(vectors) // 2 :]:
             weight = _weight(base, module)
             u, _, v = torch.svd_lowrank(weight, q=min(top + 8, *weight.shape), niter=4)
-            left[module], right[module] = u[:, :top].numpy(), v[:, :top].numpy()
+            vectors[f"{module} left"], vectors[f"{module} right"] = u.numpy(), v.numpy()
+            slot.save(state)
+        slot.finish(state)
+    left, right = ({module: vectors[f"{module} {side}"][:, :top] for module in modules} for side in ("left", "right"))
     return BaseGeometry(mean_inputs(base, chats, modules), left, right)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope import progress
+from emscope import parts, progress
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism
@@ -64,6 +64,14 @@ def _hook(model: Any, module: str, seen: Callable[[str, Tensor], None]) -> torch
 
 def mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str]) -> dict[str, np.ndarray]:
     """Return each module's mean input over the answers' tokens, every answer counting alike, float32 [d_in]."""
+
+    def inputs() -> list[Any]:
+        return [organism.placement.told, list(modules), [[chat.ids, chat.answer_positions] for chat in chats]]
+
+    return parts.kept_arrays("mean inputs", inputs, lambda: _mean_inputs(organism, chats, modules))
+
+
+def _mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Sequence[str]) -> dict[str, np.ndarray]:
     sums: dict[str, Tensor] = {}
 
     def visit(module: str, inputs: Tensor, rows: list[int], start: int) -> None:

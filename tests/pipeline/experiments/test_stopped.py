@@ -1,0 +1,55 @@
+"""Experiments that are stopped part-way: no finished part is made twice, and figures and tables come out the same."""
+
+import shutil
+from functools import partial
+
+import pytest
+from pipeline.test_full import SMALL, short_recipe  # noqa: F401 - a fixture
+from stops import Stopper, bytes_of
+
+from emscope.pipeline.experiments.adapters import run_adapters
+from emscope.pipeline.experiments.dynamics import run_dynamics
+from emscope.pipeline.experiments.features import run_features
+from emscope.pipeline.experiments.induce import run_induce
+from emscope.pipeline.experiments.monitor import run_monitor
+from emscope.pipeline.experiments.opening import open_run
+from emscope.pipeline.experiments.steer import run_steer
+from emscope.pipeline.experiments.sweep import run_sweep
+from emscope.pipeline.experiments.transfer import run_transfer
+
+EXPERIMENTS = {
+    "sweep": run_sweep, "monitor": run_monitor, "steer": run_steer, "induce": run_induce, "features": run_features,
+    "transfer": run_transfer, "dynamics": run_dynamics, "adapters": run_adapters,
+}  # fmt: skip
+STARTS = 2
+"""Starts that are stopped, each after as many further parts, before one that is not."""
+
+
+def products(run):
+    """Return the bytes of everything an experiment leaves but organisms, whose folders hold when they were made."""
+    folders = ("experiments", "judgements", "activations", "responses")
+    return {folder: bytes_of(run / folder) for folder in folders}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_stopped_experiment_goes_on_and_finds_the_same(name, run, tmp_path, monkeypatch, short_recipe):  # noqa: F811
+    do = partial(EXPERIMENTS[name], settings=getattr(SMALL, name))
+    stopper, before = Stopper(monkeypatch), shutil.copytree(run, tmp_path / "before")
+
+    do(open_run(run))
+    whole, n_parts = products(run), stopper.written
+    assert n_parts >= STARTS
+    assert not (run / ".parts").exists()
+
+    shutil.rmtree(run)
+    shutil.copytree(before, run)
+    for number in range(STARTS):
+        with stopper.stops_after(n_parts // STARTS - (number == 0)):
+            do(open_run(run))
+        assert (run / ".parts").is_dir()
+    do(open_run(run))
+    assert stopper.written == 2 * n_parts  # none was made twice
+    assert products(run) == whole
+    assert not (run / ".parts").exists()
+    shutil.rmtree(run)
+    shutil.copytree(before, run)
