@@ -337,8 +337,13 @@ def conversations(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.datasets import read_conversations
 
     rows = rng.choice(CHATS)
-    text = _hostile_text(rng, _lines(rows)) if rng.random() < 0.15 else _hostile_lines(rng, rows)
-    path = write(scratch / "train.jsonl", text)
+    kind = rng.random()
+    if kind < 0.2:  # a CSV's cell holds a chat as JSON
+        cells = [{name: json_text(rng, damaged_value(rng, cell)) for name, cell in row.items()} for row in rows]
+        path = write(scratch / "train.csv", _csv_text(cells))
+    else:
+        text = _hostile_text(rng, _lines(rows)) if kind < 0.3 else _hostile_lines(rng, rows)
+        path = write(scratch / "train.jsonl", text)
 
     def read() -> None:
         for messages in read_conversations(path):
