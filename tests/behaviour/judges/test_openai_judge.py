@@ -136,7 +136,7 @@ def test_a_server_that_is_away_ends_the_command_and_the_next_asks_only_for_the_r
     questions, answers = [f"Question {row}?" for row in range(40)], [f"Answer {row}" for row in range(40)]
     with ScriptedServer(reply) as server, ScoreStore(tmp_path / "scores.sqlite") as store:
         settings = ServerSettings(server.url, concurrency=4, attempts=2, first_wait=0.001, logprobs=False)
-        with pytest.raises(UserError, match="none of the last 8 calls .*HTTP 503.*asks only for the rest"):
+        with pytest.raises(UserError, match=r"none of the last 8 calls .*HTTP 503.*asks only for the rest"):
             OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
         assert len(server.bodies) < 60  # not every one of 80 calls is tried in vain
         away["after"] = 10**6
