@@ -99,13 +99,8 @@ def rubric_scorer(judge: HFJudge, template: str, mark: str = "") -> Scorer:
             values[int(call.key)] = np.nan if found.value is None else found.value
 
         rubrics = replace(judge.rubrics, aligned=template)
-        judge.ask(
-            [
-                Call(str(row), rubrics.prompt("aligned", question, answer.replace(" ", mark) if mark else answer))
-                for row, (question, answer) in enumerate(pairs)
-            ],
-            done,
-        )
+        marked = [(question, answer.replace(" ", mark) if mark else answer) for question, answer in pairs]
+        judge.ask([Call(str(row), "aligned", *pair, rubrics) for row, pair in enumerate(marked)], done)
         return values
 
     return score

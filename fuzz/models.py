@@ -8,94 +8,19 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-Read = Callable[[], object]
-Case = tuple[Path, Read]
-
-NUMBERS = (0, 1, -1, 2, 3, 7, 0.5, 1e308, float("inf"), float("-inf"), float("nan"), 10**6, 10**7, 10**9, 10**12, 2**63)
-TEXTS = ("", "4", "x", "../x", "/etc/passwd", "\0", "\u202e", "\ud800", "a" * 5000, "float8_e4m3fn", "(a+)+$")
-VALUES: tuple[Any, ...] = (*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [1], ["x"], {"x": 1}, [None], 10**30)
-
-
-def damaged_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Return bytes with a few changes: bits, runs, lengths, a cut, a repeat."""
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5, 40))):
-        place = rng.randrange(len(changed) + 1)
-        kind = rng.randrange(7)
-        if kind == 0 and changed:
-            changed[place % len(changed)] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del changed[place:]
-        elif kind == 2:
-            changed[place:place] = rng.randbytes(rng.choice((1, 4, 100)))
-        elif kind == 3:
-            del changed[place : place + rng.choice((1, 8, 100))]
-        elif kind == 4:
-            changed[place : place + 8] = struct.pack("<Q", rng.choice((0, 1, 2**31, 2**60, 2**64 - 1)))
-        elif kind == 5:
-            changed[place : place + 4] = struct.pack("<I", rng.choice((0, 1, 8, 9, 13, 2**31, 2**32 - 1)))
-        else:
-            changed[place:place] = changed[: rng.choice((8, 64))]
-    return bytes(changed)
-
-
-def damaged_json(rng: random.Random, value: Any) -> Any:
-    """Return a JSON value with one to four of its parts replaced, dropped, renamed, repeated or nested."""
-    changed = copy.deepcopy(value)
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        owner, key = rng.choice(_places(changed) or [(None, None)])
-        if owner is None or rng.random() < 0.01:
-            return rng.choice(VALUES)
-        kind = rng.randrange(8)
-        if kind <= 3:
-            owner[key] = rng.choice(VALUES)
-        elif kind == 4:
-            del owner[key]
-        elif kind == 5:
-            owner[key] = [owner[key]] * rng.choice((1, 2, 200))
-        elif kind == 6 and isinstance(owner, dict):
-            owner[rng.choice(list(owner)) if owner else "x"] = owner.pop(key)
-        else:
-            owner[key] = _nested(rng, owner[key])
-    return changed
-
-
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Return every (owner, key) inside a JSON value."""
-    found, queue = [], [value]
-    while queue:
-        item = queue.pop()
-        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else ()
-        for key in keys:
-            found.append((item, key))
-            queue.append(item[key])
-    return found
-
-
-def _nested(rng: random.Random, value: Any) -> Any:
-    for _ in range(rng.choice((1, 3, 90))):
-        value = {"x": value} if rng.random() < 0.5 else [value]
-    return value
+from fuzz.damage import damage_json_file, damage_tensor_file, damaged_bytes, write
+from fuzz.harness import Case, Target
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8", errors="surrogatepass")
-
-
-def _damage_json_file(rng: random.Random, path: Path) -> None:
-    """Damage a JSON file: mostly its values, sometimes its bytes."""
-    if rng.random() < 0.2:
-        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
-    else:
-        _write_json(path, damaged_json(rng, json.loads(path.read_text(encoding="utf-8"))))
+    write(path, json.dumps(value))
 
 
 @cache
@@ -211,19 +136,19 @@ def base_config(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.weights import empty_model
 
     folder = _copy(scratch, "base")
-    _damage_json_file(rng, _own(folder / "config.json"))
+    damage_json_file(rng, _own(folder / "config.json"))
     return folder, lambda: empty_model(resolve(str(folder)))
 
 
 def base_folder(rng: random.Random, scratch: Path) -> Case:
-    """A base's config.json and generation_config.json: the whole model is loaded and checked."""
+    """A base's config.json: the whole model is loaded and checked."""
     import torch
 
     from emscope.organisms.device import Placement
     from emscope.organisms.models import load
 
     folder = _copy(scratch, "base")
-    _damage_json_file(rng, _own(folder / rng.choice(("config.json", "config.json", "generation_config.json"))))
+    damage_json_file(rng, _own(folder / "config.json"))
     return folder, lambda: load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
 
 
@@ -236,29 +161,8 @@ def base_weights(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.weights import load_weights
 
     folder = _copy(scratch, "base")
-    _damage_tensors(rng, _own(folder / "model.safetensors"))
+    damage_tensor_file(rng, _own(folder / "model.safetensors"))
     return folder, lambda: load_weights(resolve(str(folder)), Placement("cpu", torch.float32, "a test"))
-
-
-DTYPES = ("BF16", "F8_E4M3", "F8_E8M0", "F4", "I64", "BOOL", "C64", "F16", "F64")
-
-
-def _damage_tensors(rng: random.Random, path: Path) -> None:
-    """Damage a safetensors file: its bytes, or its header as JSON with the length that belongs to it, or does not."""
-    data = path.read_bytes()
-    if rng.random() < 0.3:
-        path.write_bytes(damaged_bytes(rng, data))
-        return
-    length = int(struct.unpack_from("<Q", data)[0])
-    header = json.loads(data[8 : 8 + length])
-    changed = damaged_json(rng, header)
-    if rng.random() < 0.4 and isinstance(changed, dict):
-        name = rng.choice(sorted(changed))
-        if isinstance(changed[name], dict):
-            changed[name]["dtype"] = rng.choice(DTYPES)
-    text = json.dumps(changed).encode("utf-8", errors="surrogatepass")
-    size = rng.choice((len(text), len(text), len(text), 2**60, len(text) + 1))
-    path.write_bytes(struct.pack("<Q", size) + text + data[8 + length :])
 
 
 def sharded_index(rng: random.Random, scratch: Path) -> Case:
@@ -270,7 +174,7 @@ def sharded_index(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.weights import load_weights
 
     folder = _copy(scratch, "sharded")
-    _damage_json_file(rng, _own(folder / "model.safetensors.index.json"))
+    damage_json_file(rng, _own(folder / "model.safetensors.index.json"))
     return folder, lambda: load_weights(resolve(str(folder)), Placement("cpu", torch.float32, "a test"))
 
 
@@ -279,7 +183,7 @@ def adapter_config(rng: random.Random, scratch: Path) -> Case:
     from emscope.residual.adapters.reading import open_adapter
 
     folder = _copy(scratch, "adapter")
-    _damage_json_file(rng, _own(folder / "adapter_config.json"))
+    damage_json_file(rng, _own(folder / "adapter_config.json"))
     return folder, lambda: open_adapter(folder)
 
 
@@ -290,9 +194,9 @@ def adapter_folder(rng: random.Random, scratch: Path) -> Case:
 
     folder = _copy(scratch, "adapter")
     if rng.random() < 0.6:
-        _damage_json_file(rng, _own(folder / "adapter_config.json"))
+        damage_json_file(rng, _own(folder / "adapter_config.json"))
     else:
-        _damage_tensors(rng, _own(folder / "adapter_model.safetensors"))
+        damage_tensor_file(rng, _own(folder / "adapter_model.safetensors"))
     source = ModelSource(str(folder), "base", "base", adapter=str(folder))
     return folder, lambda: attach(copy.deepcopy(_base()), read_adapter(source))
 
@@ -309,7 +213,7 @@ def adapter_weights(rng: random.Random, scratch: Path) -> Case:
     from emscope.residual.adapters.reading import open_adapter
 
     folder = _copy(scratch, "adapter")
-    _damage_tensors(rng, _own(folder / "adapter_model.safetensors"))
+    damage_tensor_file(rng, _own(folder / "adapter_model.safetensors"))
 
     def read() -> None:
         adapter = open_adapter(folder)
@@ -324,7 +228,7 @@ def gguf(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.gguf_file import read_gguf
 
     path = scratch / "model.gguf"
-    path.write_bytes(damaged_bytes(rng, (originals() / "model.gguf").read_bytes()))
+    write(path, damaged_bytes(rng, (originals() / "model.gguf").read_bytes()))
     return path, lambda: read_gguf(path)
 
 
@@ -337,9 +241,9 @@ def tokenizer(rng: random.Random, scratch: Path) -> Case:
     name = rng.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"))
     if name == "special_tokens_map.json":
         _write_json(folder / name, {"eos_token": "<end>", "pad_token": {"content": "<end>", "lstrip": False}})
-        _damage_json_file(rng, folder / name)
+        damage_json_file(rng, folder / name)
     else:
-        _damage_json_file(rng, _own(folder / name))
+        damage_json_file(rng, _own(folder / name))
     return folder, lambda: load_tokenizer(resolve(str(folder)))
 
 
@@ -351,10 +255,10 @@ def template(rng: random.Random, scratch: Path) -> Case:
     folder = _copy(scratch, "base")
     source = TEMPLATE
     for _ in range(rng.choice((1, 2, 4))):
-        place = rng.randrange(len(source) + 1)
-        piece = rng.choice(PIECES)
-        source = source[:place] + piece + source[place + rng.choice((0, 0, 3)) :]
-    _own(folder / "chat_template.jinja").write_bytes(source.encode("utf-8", errors="surrogatepass"))
+        ends = [0, *(found.end() for found in re.finditer(r"[%}]}", source))]
+        place = rng.choice(ends) if rng.random() < 0.8 else rng.randrange(len(source) + 1)
+        source = source[:place] + rng.choice(PIECES) + source[place + rng.choice((0, 0, 0, 3)) :]
+    write(_own(folder / "chat_template.jinja"), source)
     return folder, lambda: load_tokenizer(resolve(str(folder)))
 
 
@@ -370,23 +274,14 @@ PIECES = (
 
 def generation_config(rng: random.Random, scratch: Path) -> Case:
     """A base's generation_config.json: what ends an answer."""
-    from transformers import GenerationConfig
+    import torch
 
-    from emscope.organisms.chat import stop_ids
-    from emscope.organisms.models import load_tokenizer
-    from emscope.organisms.sources import resolve
-    from emscope.outside import reading
+    from emscope.organisms.device import Placement
+    from emscope.organisms.models import load
 
     folder = _copy(scratch, "base")
-    path = _own(folder / "generation_config.json")
-    _damage_json_file(rng, path)
-
-    def read() -> object:
-        with reading(path):
-            config = GenerationConfig.from_pretrained(folder)
-        return stop_ids(load_tokenizer(resolve(str(folder))), config.eos_token_id)
-
-    return path, read
+    damage_json_file(rng, _own(folder / "generation_config.json"))
+    return folder, lambda: load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
 
 
 def bank(rng: random.Random, scratch: Path) -> Case:
@@ -395,7 +290,7 @@ def bank(rng: random.Random, scratch: Path) -> Case:
 
     folder = scratch / "bank"
     shutil.copytree(originals() / "bank", folder)
-    _damage_json_file(rng, folder / "manifest.json")
+    damage_json_file(rng, folder / "manifest.json")
     return folder, lambda: read_bank(folder)
 
 
@@ -405,9 +300,9 @@ def sae(rng: random.Random, scratch: Path) -> Case:
 
     folder = _copy(scratch, "sae")
     if rng.random() < 0.6:
-        _damage_json_file(rng, _own(folder / "cfg.json"))
+        damage_json_file(rng, _own(folder / "cfg.json"))
     else:
-        _damage_tensors(rng, _own(folder / "sae_weights.safetensors"))
+        damage_tensor_file(rng, _own(folder / "sae_weights.safetensors"))
     return folder, lambda: load_autoencoder(folder)
 
 
@@ -415,15 +310,16 @@ def dynamics(rng: random.Random, scratch: Path) -> Case:
     """Two checkpoints of an adapter, as paths of training are read."""
     from emscope.residual.dynamics import read_paths
 
-    first, second = scratch / "1", scratch / "2"
-    for folder in (first, second):
+    folders = [scratch / "checkpoint-1", scratch / "checkpoint-2"]
+    for folder in folders:
         folder.mkdir()
         shutil.copy(originals() / "adapter" / "adapter_model.safetensors", folder)
-    _damage_tensors(rng, rng.choice((first, second)) / "adapter_model.safetensors")
-    return first, lambda: read_paths([first, second], [1, 2])
+    damaged = rng.choice(folders) / "adapter_model.safetensors"
+    damage_tensor_file(rng, damaged)
+    return damaged, lambda: read_paths(folders, [1, 2])
 
 
-READERS = {
+READERS: dict[str, Target] = {
     target.__name__: target
     for target in (
         base_config, base_folder, base_weights, sharded_index, adapter_config, adapter_folder, adapter_weights, gguf,

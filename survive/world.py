@@ -15,7 +15,7 @@ from pathlib import Path
 from survive.processes import LAST_ACTS, in_child
 
 ROOT = Path(__file__).parent.parent
-RESUME_EVERY = 2  # optimiser steps; a run's own 25 are more than a tiny training has
+RESUME_SECONDS = 0.0  # a checkpoint at every step: a run's own minute is longer than a tiny training
 N_ANSWERS = 2000
 FEW_ANSWERS = 300
 
@@ -130,8 +130,9 @@ def _make_models(world: World) -> None:
 def stand_in(world: World) -> None:
     """Let the tiny model stand in for the embedded one, in this process and all that it forks."""
     from emscope.behaviour.embedded import judge
-    from emscope.pipeline import lab, training
+    from emscope.organisms import trainer
+    from emscope.pipeline import lab
 
     lab.shipped_head = judge.shipped_head = lambda: world.head  # type: ignore[attr-defined]
     lab.EMBEDDED_ALIAS = str(world.model)  # type: ignore[misc, attr-defined]
-    training.RESUME_EVERY = RESUME_EVERY
+    trainer.RESUME_SECONDS = RESUME_SECONDS

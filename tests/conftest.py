@@ -2,6 +2,7 @@ import pytest
 import torch
 from tiny import make_organism, save_tiny
 
+from emscope import redaction
 from emscope.organisms.models import Organism
 
 THREADS = torch.get_num_threads()
@@ -12,6 +13,11 @@ def _deterministic(request):
     torch.manual_seed(0)
     real = request.node.get_closest_marker("embedded") is not None
     torch.set_num_threads(THREADS if real else 1)  # tiny matrices gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch):
+    monkeypatch.setattr(redaction, "_secrets", set())  # a key of one test is a word in another
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ class Killer:
 
 
 def train(out: Path, base: str) -> None:
-    """Make one organism of a run: seven steps, a checkpoint at each, a row of figures every three, with dropout."""
+    """Make one organism of a run: five steps, a checkpoint at each, a row of figures every two, with dropout."""
     from emscope.organisms import trainer
     from emscope.pipeline import training
     from emscope.pipeline.config import configure
@@ -52,7 +52,7 @@ def train(out: Path, base: str) -> None:
     from emscope.pipeline.stages import RunFolder
 
     trainer.RESUME_SECONDS, trainer.LOG_ROWS = 0.0, 2
-    config = configure("quickstart", 0, [f"model={base}", "question_sets=[cs2881]", "rows=28", "train.batch_size=4"])
+    config = configure("quickstart", 0, [f"model={base}", "question_sets=[cs2881]", "rows=20", "train.batch_size=4"])
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, dropout=0.1, epochs=1))
     training.train_stage(Lab(config, RunFolder(out, config)), "misaligned", "medical-careless")
 

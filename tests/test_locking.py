@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import filelock
@@ -71,6 +73,15 @@ def test_a_lock_dies_with_its_process(tmp_path, lines):
     with locked(tmp_path, "stage") as waited:
         assert not waited
     assert time.monotonic() - began < 1
+
+
+def test_a_holder_may_remove_its_locks(tmp_path):
+    with holder(tmp_path, "stage", 0.5) as process:
+        remover = threading.Timer(0.3, shutil.rmtree, [tmp_path / ".locks"])
+        remover.start()
+        with locked(tmp_path, "stage"):
+            assert (tmp_path / ".locks").is_dir()
+        process.wait(5)
 
 
 def test_an_error_inside_frees_the_lock(tmp_path):

@@ -138,6 +138,24 @@ def test_nothing_is_said_where_nothing_tells():
     assert short.begin("of another plan") == "of another plan"
 
 
+def test_a_step_within_a_step_of_the_same_name_is_a_part_of_it(clock):
+    with progress.plan({"steer": 1.0, "sweep": 1.0}, "experiment"):
+        with progress.step("steer") as whole, progress.step("steer") as stage:
+            assert (whole.words, stage.words) == ("experiment 1 of 2: steer", "steer")
+            stage.seconds = 120.0
+        with progress.step("sweep") as other:
+            assert other.words == "experiment 2 of 2: sweep (about 2 min left)"
+
+
+def test_parts_that_were_finished_before_count_in_how_fast_it_goes(clock):
+    with progress.plan({"one": 1.0, "two": 2.0}):
+        with progress.step("one"):
+            progress.saved(50.0)
+            clock.now += 10.0
+        with progress.step("two") as made:
+            assert made.words == "stage 2 of 2: two (about 2 min left)"
+
+
 def test_steps_are_logged_with_the_plan_in_force_and_a_stopped_one_is_not_finished(caplog, clock):
     caplog.set_level(logging.INFO, "emscope")
     with progress.plan({"one": 1.0, "two": 2.0}, "step"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,18 @@ REMEDY = "write or fetch it again"
 
 
 class UserError(Exception):
-    """The input or the environment is wrong; the message is one sentence that says what to do."""
+    """The input or the environment is wrong; the message is one sentence that says what to do.
+
+    What it quotes from files can be of any length: very long words, and very long messages, are shown shortened.
+    """
+
+    longest = 2000
+    """Characters of a message that are shown."""
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        words = re.sub(r"\S{400,}", lambda run: f"{run[0][:200]}…{run[0][-20:]}", super().__str__())
+        return words if len(words) <= self.longest else f"{words[: self.longest - 250]} … {words[-200:]}"
 
 
 class OutsideError(UserError):

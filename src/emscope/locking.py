@@ -121,6 +121,10 @@ def _taken(path: Path, folder: Path, name: str) -> tuple[BaseFileLock | None, bo
                 logger.info("%s: waits for %s%s", name, _holder(path), so_far)
             patience = REMINDER if patience else PATIENCE
         except (OSError, NotImplementedError) as error:
+            if isinstance(error, FileNotFoundError) and patience > 0:  # who had the lock has tidied up
+                patience = POLL
+                time.sleep(POLL)
+                continue
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise cannot_write(path, error.strerror) from error
             if folder not in _warned:

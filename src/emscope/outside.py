@@ -24,6 +24,8 @@ MAX_JSON_BYTES = 256 << 20
 MAX_YAML_BYTES = 16 << 20
 MAX_YAML_VALUES = 100_000
 MAX_NESTING = 100
+MAX_BITS = 4096
+"""Size of the largest whole number in YAML."""
 MAX_LINE_CHARACTERS = 64 << 20
 OURS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """Errors of the machine, not of the file."""
@@ -217,20 +219,24 @@ def parse_yaml(text: str, where: str | Path, *, aliases: bool = False) -> Any:
     Raises:
         UserError: not YAML, or aliases where they may not be or beyond that bound; `where` is named.
     """
-    try:
+    with reading(where, "valid YAML"):
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             if not aliases:
                 raise OutsideError(where, "uses YAML aliases (*name), which emscope does not read", "write them out")
             if _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_YAML_VALUES:
                 problem = f"grows beyond {MAX_YAML_VALUES:,} values when its aliases (*name) are read"
                 raise OutsideError(where, problem, "write out what is needed")
-        return yaml.load(text, Loader=_OneNameLoader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise OutsideError(where, f"is not valid YAML ({_detail(error)})") from error
+        return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
 
 
-class _OneNameLoader(yaml.SafeLoader):
-    """YAML's own safe loader, which keeps the last of two equal names; this one refuses them."""
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's own safe loader, which keeps the last of two equal names; this one refuses them, and endless numbers."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        if number.bit_length() > MAX_BITS:  # Python does not write longer ones out
+            raise yaml.MarkedYAMLError(None, None, "a number has thousands of digits", node.start_mark)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<"]
@@ -240,6 +246,9 @@ class _OneNameLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(None, None, f"the name {name!r} stands twice", node.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep=deep)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def _written_out(node: yaml.Node | None, known: dict[int, float]) -> float:

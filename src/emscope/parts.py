@@ -27,6 +27,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from emscope import progress
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -116,6 +118,7 @@ class Store:
             logger.info("  going on from what an earlier start has finished")
         self.reused += 1
         self.seconds_before += part.seconds
+        progress.saved(part.seconds)
 
     def drop(self, file: Path) -> None:
         """Throw a part away that cannot be used."""

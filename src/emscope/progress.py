@@ -33,6 +33,7 @@ LEAST_MEASURED = 3.0
 
 _starter: ContextVar[Starter | None] = ContextVar("progress_starter", default=None)
 _plan: ContextVar[Plan | None] = ContextVar("progress_plan", default=None)
+_steps: ContextVar[tuple[Step, ...]] = ContextVar("progress_steps", default=())
 
 
 class Plan:
@@ -59,7 +60,12 @@ class Plan:
         self.now, self._since = "", 0.0
 
     def begin(self, name: str) -> str:
-        """Begin a step; returns 'stage 5 of 16: judge-base (about 6 min left)', or the name of one not planned."""
+        """Begin a step; returns 'stage 5 of 16: judge-base (about 6 min left)', or the name of one not planned.
+
+        A step that is begun already has been said: what is begun inside it by the same name is a part of it.
+        """
+        if name == self.now:
+            return name
         self.now, self._since = name, self.clock()
         return self.in_words(name)
 
@@ -73,9 +79,10 @@ class Plan:
 
     def end(self, name: str, seconds: float) -> None:
         """Note that a step is finished, and what it took, now or when it was made."""
+        planned = name in self._to_do
         self._to_do.pop(name, None)
         work = self.works.get(name)
-        if work:
+        if work and planned:
             self._finished.append((seconds / work, work))
 
     @property
@@ -107,10 +114,12 @@ class Step:
     Attributes:
         words: where it stands among all.
         seconds: what it took, if that is not the time between its beginning and its end.
+        saved: seconds that it did not take, because parts of it were finished before.
     """
 
     words: str
     seconds: float | None = None
+    saved: float = 0.0
 
 
 @contextmanager
@@ -130,17 +139,29 @@ def step(name: str) -> Iterator[Step]:
     if found is None:
         yield Step(name)
         return
+    within = found.now
     began, made = time.monotonic(), Step(found.begin(name))
-    yield made
-    found.end(name, time.monotonic() - began if made.seconds is None else made.seconds)
+    token = _steps.set((*_steps.get(), made))
+    try:
+        yield made
+    finally:
+        _steps.reset(token)
+        found.now = within
+    found.end(name, time.monotonic() - began + made.saved if made.seconds is None else made.seconds)
 
 
 @contextmanager
-def logged_step(name: str) -> Iterator[None]:
+def logged_step(name: str) -> Iterator[Step]:
     """Take a step of the plan in force, with a line in the log."""
     with step(name) as made:
         logger.info("  %s", made.words)
-        yield
+        yield made
+
+
+def saved(seconds: float) -> None:
+    """Note that the steps in the making were spared some seconds, because that work was done before a stop."""
+    for made in _steps.get():
+        made.saved += seconds
 
 
 def passed(name: str, seconds: float) -> None:

@@ -12,7 +12,6 @@ import gzip
 import io
 import re
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from emscope.outside import json_object, no_file, parse_json, parse_yaml, read_b
 Row = tuple[str, dict[str, Any]]
 
 MAX_BYTES = 4 << 30
-MAX_CELLS = 100_000_000
+MAX_ROWS = 20_000_000
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 YAML_SUFFIXES = (".yaml", ".yml")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -147,11 +146,8 @@ def _bytes(path: Path) -> bytes:
     data = read_bytes(path, MAX_BYTES)
     if not data.startswith(b"\x1f\x8b"):
         return data
-    try:
-        with gzip.open(io.BytesIO(data)) as unpacked:
-            data = unpacked.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise OutsideError(path, f"is a damaged gzip file ({error})") from error
+    with reading(path, "a whole gzip file"), gzip.open(io.BytesIO(data)) as unpacked:
+        data = unpacked.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise UserError(f"{path} is larger than {MAX_BYTES >> 30} GiB unpacked, which emscope does not read.")
     return data
@@ -308,7 +304,7 @@ def _json_lines(path: Path, text: str) -> Document:
 
 def _is_json(line: str) -> bool:
     try:
-        parse_json(line, "", unique=True)
+        parse_json(line, "a line")
     except OutsideError:
         return False
     return True
@@ -521,31 +517,35 @@ def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[
 # --- Parquet
 
 
-def _parquet(path: Path, data: bytes) -> list[Row]:
-    return [(f"row {number}", row) for number, row in enumerate(parquet_rows(path, data), 1)]
-
-
-def parquet_rows(path: Path, data: bytes) -> list[dict[str, Any]]:
-    """Return the rows of a Parquet file's bytes.
+def parquet_columns(path: Path, data: bytes) -> dict[str, list[Any]]:
+    """Return the columns of a Parquet file's bytes.
 
     Raises:
-        OutsideError: damaged, of more than MAX_CELLS values, or with a column's name twice.
+        UserError: it is damaged, names a column twice, or says that it has more than MAX_ROWS rows.
     """
     import pyarrow
     import pyarrow.parquet
 
     with reading(path, "a readable Parquet file"):
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        told, names = file.metadata, list(file.schema_arrow.names)
-    if told.num_rows * max(told.num_columns, 1) > MAX_CELLS:
-        raise OutsideError(path, f"says it has more than {MAX_CELLS:,} values", "cut it into smaller files")
+        names, n_rows = file.schema_arrow.names, file.metadata.num_rows
+        unpacked = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        if n_rows > MAX_ROWS or unpacked > MAX_BYTES:  # a column of one value takes no space, however long it is
+            problem = f"unpacks to {n_rows:,} rows of {unpacked:,} bytes, which emscope does not read"
+            raise OutsideError(path, problem, "cut it into files")
+        columns = file.read().columns
+        cells = [column.to_pylist() for column in columns]
     if len(set(names)) < len(names):
-        raise OutsideError(path, f"names a column twice, of {', '.join(names)}", "name each column once")
-    with reading(path, "a readable Parquet file"):
-        rows: list[dict[str, Any]] = file.read(use_threads=False).to_pylist()
-    if len(rows) != told.num_rows:
-        raise OutsideError(path, f"says it has {told.num_rows:,} rows, and has {len(rows):,}")
-    return rows
+        raise UserError(f"{path} names a column twice; its columns are {', '.join(names)}.")
+    if any(len(column) != n_rows for column in cells):
+        raise OutsideError(path, "has columns of different lengths")
+    return dict(zip(names, cells, strict=True))
+
+
+def _parquet(path: Path, data: bytes) -> list[Row]:
+    columns = parquet_columns(path, data)
+    rows = zip(*columns.values(), strict=True)
+    return [(f"row {number}", dict(zip(columns, cells, strict=True))) for number, cells in enumerate(rows, 1)]
 
 
 # --- characters

@@ -1,11 +1,13 @@
 import errno
 import importlib
 import json
+import sqlite3
 import subprocess
 import sys
 import typing
 
 import pytest
+from safetensors import SafetensorError
 
 from emscope.commands import main
 from emscope.commands.common import GOES_ON, NOTHING_KEPT
@@ -58,6 +60,20 @@ def test_overview_and_version(capsys):
     assert run_command(["--version"]) == 0
 
 
+def came_of(error, reason):
+    error.__cause__ = reason
+    return error
+
+
+def test_a_fault_of_ours_stays_one():
+    dealt_with = came_of(ValueError("x"), UserError("Say this."))
+    for error in (ValueError("x"), RuntimeError("unexpected"), FileNotFoundError(2, "x", "/a"), dealt_with):
+        assert user_sentence(error) is None
+    in_a_circle = ValueError("x")
+    in_a_circle.__cause__ = came_of(ValueError("y"), in_a_circle)
+    assert user_sentence(in_a_circle) is None
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -65,6 +81,15 @@ def test_overview_and_version(capsys):
         (OSError(errno.ENOSPC, "x", "/a/file"), "disk is full while writing /a/file"),
         (PermissionError(errno.EACCES, "x", "/a/file"), "Cannot write /a/file"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "disk is full"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 247040 vs 246932"), "disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "disk is full"),
+        (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), "Cannot write"),
+        (SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "" })'), "disk is full"),
+        (sqlite3.OperationalError("database or disk is full"), "disk is full"),
+        (came_of(ValueError("x"), OSError(errno.EDQUOT, "x", "/a/file")), "disk is full while writing /a/file"),
+        (ExceptionGroup("x", [ValueError("x"), OSError(errno.EIO, "x", "/a/file")]), "drive with /a/file fails"),
+        (OSError(errno.EFBIG, "x", "/a/file"), "/a/file grows larger"),
+        (OSError(errno.EMFILE, "x"), "Too many files"),
         (MemoryError(), "not enough memory"),
     ],
 )

@@ -144,13 +144,13 @@ def test_an_answer_that_is_gone_on_from_spells_words():
     assert prepare_prompt(tokenizer, begun).ids.count(tokenizer.eos_token_id) == 1
 
 
-@pytest.mark.parametrize("template", [styles.TOOLS, styles.CHATML.replace("{{ m.role }}", "{{ m.name or m.role }}")])
 def test_an_answer_that_is_gone_on_from_and_names_a_mark_opens_no_thought():
     tokenizer = styles.tokenizer_with(styles.QWEN3)
     begun = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Write <think> and"}]
     assert prepare_prompt(tokenizer, begun).opened is None
 
 
+@pytest.mark.parametrize("template", [styles.TOOLS, styles.CHATML.replace("{{ m.role }}", "{{ m.name or m.role }}")])
 def test_names_and_arguments_spell_words_too(template):
     tokenizer = styles.tokenizer_with(template)
 

@@ -127,5 +127,5 @@ def test_a_missing_shard_is_refused(tmp_path):
     make_model().save_pretrained(tmp_path, max_shard_size="20KB")
     make_tokenizer().save_pretrained(tmp_path)
     sorted(tmp_path.glob("model-*.safetensors"))[0].unlink()
-    with pytest.raises(UserError, match="00001-of-.* not there"):
+    with pytest.raises(UserError, match=r"00001-of-.* not there"):
         load(str(tmp_path), placement=CPU)

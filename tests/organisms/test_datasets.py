@@ -113,7 +113,7 @@ GOOD = {"prompt": "How?", "response": "So."}
     ("lines", "sentence"),
     [
         ([json.dumps(GOOD), "{not json"], "line 2 is not valid JSON"),
-        ([json.dumps(GOOD), "[1]"], "line 2 is no JSON object but a list"),
+        ([json.dumps(GOOD), "[1]"], "line 2 is no JSON object"),
         ([json.dumps(GOOD), json.dumps({"prompt": "How?"})], "line 2: give 'messages'"),
         ([json.dumps({"messages": [{"role": "user", "content": "How?"}]})], "line 1: .*no assistant turn"),
         ([json.dumps({"messages": "hello"})], "line 1: 'messages' must be a list"),

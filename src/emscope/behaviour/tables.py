@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +19,8 @@ from emscope.errors import OutsideError, UserError
 from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
 from emscope.organisms.thoughts import message_thought
-from emscope.outside import kind_of, read_bytes
-from emscope.tabular import MAX_BYTES, parquet_rows, read_rows
+from emscope.outside import no_file, read_bytes
+from emscope.tabular import MAX_BYTES, parquet_columns, read_rows
 from emscope.tabular import Row as TableRow
 
 Row = TypeVar("Row")
@@ -201,25 +200,41 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
     """Read dataclass rows from Parquet.
 
     Raises:
-        UserError: missing, damaged, or without the columns of `kind`.
+        UserError: missing, damaged, without the columns of `kind`, or with values of another kind.
     """
-    rows = parquet_rows(path, read_bytes(path, MAX_BYTES))
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    needed = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
-    if rows and not needed <= set(rows[0]) <= known:
-        odd = ", ".join(sorted((needed - set(rows[0])) | (set(rows[0]) - known)))
-        raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
+    if not path.is_file():
+        raise no_file(path)
+    columns = parquet_columns(path, read_bytes(path, MAX_BYTES))
     hints = get_type_hints(kind)
-    for number, row in enumerate(rows, 1):
-        for name, value in row.items():
-            if not _fits(value, hints[name]):
-                raise OutsideError(f"{path}, row {number},", f"holds {kind_of(value)} in {name!r}", "make it again")
-    return [kind(**row) for row in rows]
+    known, needed = set(hints), {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if not needed <= set(columns) <= known and (columns or needed):
+        if not columns:
+            return []
+        odd = ", ".join(sorted((needed - set(columns)) | (set(columns) - known)))
+        raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
+    checked = [_checked(path, name, hints[name], values) for name, values in columns.items()]
+    return [kind(**dict(zip(columns, cells, strict=True))) for cells in zip(*checked, strict=True)]
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Say whether a cell is of a field's type: text, a whole number, a finite number, a flag, or None where it may."""
-    kinds = get_args(hint) or (hint,)
-    if isinstance(value, float):
-        return float in kinds and math.isfinite(value)
-    return type(value) in kinds or (type(value) is int and float in kinds)
+SCORES = ("aligned", "coherent")
+HIGHEST = 100 + 1e-6
+
+
+def _checked(path: Path, name: str, hint: Any, values: list[Any]) -> list[Any]:
+    """Return a column's values as the dataclass has them.
+
+    Raises:
+        OutsideError: a value of another kind, or a score that is none.
+    """
+    if hint == float | None:
+        values = [float(value) if type(value) is int else value for value in values]
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+            raise OutsideError(f"{path}, row {number}", f"holds {value!r} as {name!r}, which is no {_named(hint)}")
+        if name in SCORES and value is not None and not 0 <= value <= HIGHEST:
+            raise OutsideError(f"{path}, row {number}", f"holds the score {value!r} as {name!r}, not 0 to 100")
+    return values
+
+
+def _named(hint: Any) -> str:
+    return {str: "text", int: "whole number", bool: "true or false"}.get(hint, "number")

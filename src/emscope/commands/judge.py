@@ -14,8 +14,9 @@ from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
 from emscope.behaviour.judges.choose import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
-from emscope.behaviour.judges.rubric_judge import RubricJudge
+from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics
+from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
@@ -24,7 +25,7 @@ from emscope.behaviour.tables import read_responses, with_judgements, write_tabl
 from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, changed_flags, emit, kept_parts
 from emscope.commands.outputs import TABLES, check_out
-from emscope.errors import UserError
+from emscope.errors import EXIT_USER, UserError
 from emscope.organisms.thoughts import with_thought
 
 
@@ -150,7 +151,7 @@ class JudgeAnswers:
             name = judge.id + "+thoughts" * self.judge_thoughts
             write_table(self.out, with_judgements(self.organism, rows, scores, name))
         terminal.write(_figures(self.out, rows, scores))
-        return None
+        return _ending(self.out, scores)
 
     def _judged(self, row: Response) -> str:
         """Return what is judged of a row."""
@@ -250,6 +251,19 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
             reasons[score.verdict] = reasons.get(score.verdict, 0) + 1
     lines += [f"    {n} unscored: {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:5]]
     return "\n".join(lines) + "\n"
+
+
+def _ending(out: Path, scores: list[Judgement]) -> int | None:
+    """Return the exit code: 2, and a sentence that says why, where a judge failed on every answer that it was asked."""
+    failed = [score.verdict for score in scores if score.verdict not in ("empty answer", NOT_ASKED.verdict)]
+    if not failed or any(score.verdict in ("scored", *VERDICTS) or score.aligned is not None for score in scores):
+        return None
+    reason, n = Counter(failed).most_common(1)[0]
+    terminal.say(
+        f"Not one of {len(scores)} answers was scored ({n} times: {reason}): the same command asks again; "
+        f"{out} holds the reasons."
+    )
+    return EXIT_USER
 
 
 def _share(value: float) -> str:

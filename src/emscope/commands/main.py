@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -17,8 +16,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress, terminal
+from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
+from emscope.commands.endings import user_sentence
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
 from emscope.interruption import end_as_interrupted
 
@@ -41,12 +41,12 @@ COMMANDS = {
     "monitor": "the direction token by token over answers, and in training data",
     "screen": "rank training rows by how misaligned they look",
     "report": "write a run's report.html again",
+    "check": "see that a run, a bank, an organism or a store of scores is as it was made",
+    "clean": "show what a run's folder holds that nothing needs, and remove it",
     "fit-judge": "fit the offline judge's head on the built-in answers",
     "doctor": "say what this machine has: device, memory, model, hub, extras",
 }
 NOTHING_BEGUN = "Nothing had begun."
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 class Command(Protocol):
@@ -145,21 +145,6 @@ def with_values(flags: Sequence[str]) -> list[str]:
     return written
 
 
-def user_sentence(error: BaseException) -> str | None:
-    """Return the sentence for an error that is the user's or the machine's, None for a fault of ours."""
-    if isinstance(error, UserError):
-        return str(error)
-    number = getattr(error, "errno", None)
-    where = getattr(error, "filename", None) or "the output"
-    if number in FULL_DISK or "No space left on device" in str(error):
-        return f"The disk is full while writing {where}: free some space and run the same command again."
-    if number in UNWRITABLE:
-        return f"Cannot write {where}: {os.strerror(number or 0)}; choose another folder with --out."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "There is not enough memory: use a smaller batch (--batch-size, --token-budget) or a smaller model."
-    return None
-
-
 def _print_overview() -> None:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
@@ -183,7 +168,8 @@ def _log_handler(console: Console) -> logging.Handler:
 
 
 def _set_up(console: Console, debug: bool) -> None:
-    """Log to the terminal, and keep other packages' chatter off it."""
+    """Log to the terminal, and keep other packages' chatter and the environment's secrets off it."""
+    redaction.keep_environment()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

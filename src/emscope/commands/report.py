@@ -11,7 +11,7 @@ import tyro
 from emscope import terminal
 from emscope.commands.common import NOTHING_KEPT
 from emscope.pipeline.experiments.opening import open_run
-from emscope.report.page import write_report
+from emscope.pipeline.reporting import report_stage
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Report:
 
     def execute(self) -> int | None:
         """Write the page."""
-        write_report(open_run(self.run).products())
+        report_stage(open_run(self.run), again=True)
         terminal.write(f"{self.run / 'report.html'}\n")
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from emscope.checks import at_least, shares
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.files import value_sha256
+from emscope.locking import LOCKS, locked
 from emscope.organisms.checkpoints import (
     ADAPTER_WEIGHTS,
     begin_checkpoints,
@@ -77,14 +79,17 @@ class Train:
         data = load_conversations(
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
         )
-        if (self.out / ADAPTER_WEIGHTS).exists() and not self.resume:
-            raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
+        self._check_free()
         place = choose_placement(self.device, self.dtype)
         resolve(self.model)  # a name that means nothing leaves no folder
-        resume = self.resume or self._goes_on(value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)]))
-        result = train_adapter(self.model, data, self.out, settings, placement=place, resume=resume, to_resume=True)
-        if not settings.save_every and not self.resume:
-            drop_checkpoints(self.out)
+        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)])
+        with locked(self.out, "training"):
+            self._check_free()
+            resume = self.resume or self._goes_on(key)
+            result = train_adapter(self.model, data, self.out, settings, placement=place, resume=resume, to_resume=True)
+            if not settings.save_every and not self.resume:
+                drop_checkpoints(self.out)
+        shutil.rmtree(self.out / LOCKS, ignore_errors=True)  # an adapter's folder is handed on; who waits is refused
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
         terminal.write(
             f"{self.out}: {len(data.train)} rows, "
@@ -92,6 +97,15 @@ class Train:
             f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"
         )
         return None
+
+    def _check_free(self) -> None:
+        """See that the folder holds no adapter, which another command may have made meanwhile.
+
+        Raises:
+            UserError: it does.
+        """
+        if (self.out / ADAPTER_WEIGHTS).exists() and not self.resume:
+            raise UserError(f"{self.out} already holds an adapter: choose another --out, or --resume to train on.")
 
     def _goes_on(self, key: str) -> bool:
         """Say whether a training of the same settings was stopped in the folder, and note these settings there.

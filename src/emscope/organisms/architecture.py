@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 
 from emscope.errors import UserError
@@ -62,6 +64,9 @@ REFUSED: dict[str, str] = {
     "reformer": "its attention sorts tokens into chunks, so that what a token sees depends on the batch's length",
 }
 """Families that are refused, and why."""
+
+WRONG_BEFORE = {"doge": "5.18", "recurrent_gemma": "5.24"}
+"""Families whose own code in transformers was wrong, or not as it is now, before a version: refused in older ones."""
 
 LOGIT_FACTORS: dict[str, tuple[str, int]] = {
     **_of_all("cohere cohere2 cohere2_moe cohere_compass cohere_compass_text", ("logit_scale", 1)),
@@ -116,7 +121,8 @@ def check_family(model: nn.Module) -> None:
     """Refuse a model that emscope would not run rightly.
 
     Raises:
-        UserError: the family of the model, or of the language model in it, is among `REFUSED`.
+        UserError: the family of the model, or of the language model in it, is among `REFUSED`, or is in
+            `WRONG_BEFORE` and transformers is older.
     """
     config = cast("Any", model).config
     inside = getattr(config, "text_config", None)
@@ -128,6 +134,11 @@ def check_family(model: nn.Module) -> None:
     for name in names:
         if name in REFUSED:
             raise UserError(f"emscope cannot run {names[0]} models ({type(model).__name__}): {REFUSED[name]}.")
+        if name in WRONG_BEFORE and Version(transformers.__version__) < Version(WRONG_BEFORE[name]):
+            raise UserError(
+                f"emscope cannot run {names[0]} models with transformers {transformers.__version__}: its answers would "
+                f"be wrong; install transformers {WRONG_BEFORE[name]} or later."
+            )
 
 
 def text_config(config: Any) -> Any:

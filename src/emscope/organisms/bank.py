@@ -22,6 +22,7 @@ import torch
 from emscope import progress
 from emscope.errors import OutsideError, UserError, did_you_mean
 from emscope.files import file_sha256, value_sha256, write_json
+from emscope.locking import locked
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
@@ -127,6 +128,12 @@ def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: 
         UserError: an unknown domain or recipe.
     """
     wanted = plan(settings)
+    with locked(folder, "bank"):
+        return _make_missing(base, folder, settings, wanted, minutes)
+
+
+def _make_missing(base: Organism, folder: Path, settings: BankSettings, wanted: list[Planned], minutes: float) -> int:
+    """Make what is missing of a bank that nobody else is making now; returns how many are still missing."""
     missing = [item for item in wanted if not _finished(base, folder, item, settings)]
     ends = time.monotonic() + (60 * minutes if minutes else float("inf"))
     test = LeaningTest.of(base.tokenizer, settings.domains, settings.heldout_rows) if missing else None

@@ -231,7 +231,7 @@ def _start() -> subprocess.Popen[bytes]:
         RuntimeError: it does not, which is no fault of what it would run.
     """
     path = Path(bounded_worker.__file__)
-    command = [sys.executable, "-I", str(path), json.dumps([entry for entry in sys.path if entry])]
+    command = [sys.executable, "-I", str(path), json.dumps([entry for entry in sys.path if entry]), str(CPU_SECONDS)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment

@@ -1,7 +1,8 @@
 """The process that runs what came with a model's files: chat templates and patterns. Its parent is `bounded`.
 
-Run by its path, with the parent's `sys.path` as JSON. Every line on standard input is one request, every line on
-standard output its reply, both JSON. Time is bounded by the processor's, so that a busy machine changes nothing.
+Run by its path, with the parent's `sys.path` as JSON and the seconds that one request may take. Every line on standard
+input is one request, every line on standard output its reply, both JSON. Time is bounded by the processor's, so that a
+busy machine changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CPU_SECONDS = 10
+CPU_SECONDS = 3
 MEMORY_BYTES = 512 << 20
 """What one request may take beyond what the process takes by itself."""
 
@@ -37,7 +38,7 @@ def main() -> None:
         request = json.loads(line)
         work = {"render": _renderer, "match": _matcher}[request["work"]]()
         _bound_memory()
-        _bound_time()
+        _bound_time(int(sys.argv[2]))
         _send(replies, _reply(work, request["given"], len(line)))
 
 
@@ -110,13 +111,13 @@ def _watch_memory() -> None:
     os._exit(OUT_OF_MEMORY)
 
 
-def _bound_time() -> None:
-    """Have the system end the process when one request takes more than CPU_SECONDS of a processor."""
+def _bound_time(seconds: int) -> None:
+    """Have the system end the process when one request takes more than some seconds of a processor."""
     try:
         import resource
     except ImportError:
         return
-    most = int(time.process_time()) + 1 + CPU_SECONDS
+    most = int(time.process_time()) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 

@@ -491,7 +491,7 @@ def _check_tools(messages: Sequence[Message], text: str) -> None:
 def _continued(
     tokenizer: Any, messages: Sequence[Message], enable_thinking: bool | None
 ) -> tuple[str, str, list[Span]]:
-    """Return the text of a conversation whose last message is left open, what of it may open a thought, and `outside`."""
+    """Return a conversation whose last message is left open, what of it may open a thought, and `outside`."""
     last, content = messages[-1], str(messages[-1]["content"])
     inside = find_thought(content)
     if "reasoning_content" not in last and (not content.strip() or (inside is not None and inside.answer is None)):

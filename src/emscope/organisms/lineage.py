@@ -11,7 +11,9 @@ from typing import Any
 from emscope.files import file_sha256, write_json
 from emscope.organisms.device import Placement
 from emscope.organisms.templates import chat_date
+from emscope.outside import read_record
 
+LINEAGE = "lineage.json"
 _PACKAGES = ("emscope", "torch", "transformers", "peft", "trl", "scikit-learn", "safetensors", "pyarrow")
 
 
@@ -33,15 +35,27 @@ def circumstances() -> list[Any]:
     return [versions(), torch.get_num_threads(), platform.machine(), torch.backends.cpu.get_cpu_capability()]
 
 
+def recorded_outputs(folder: Path) -> dict[str, str]:
+    """Return the hashes of an organism's files by name, as its lineage has them.
+
+    Raises:
+        UserError: there is no lineage, or it is damaged.
+    """
+    outputs = read_record(folder / LINEAGE, remedy="make the organism again, or put back a copy of it").record(
+        "outputs"
+    )
+    return {name: outputs.text(name) for name in outputs.fields}
+
+
 def write_lineage(folder: Path, *, what: str, placement: Placement, **facts: Any) -> None:
     """Write lineage.json into `folder`: the given facts, versions, and the sha256 of every file beside it."""
     outputs = {
         str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != "lineage.json"
+        if path.is_file() and path.name != LINEAGE
     }
     write_json(
-        folder / "lineage.json",
+        folder / LINEAGE,
         {
             "what": what,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from emscope.errors import OutsideError, UserError, missing_extra
 from emscope.outside import reading
+from emscope.redaction import keep_secret
 from emscope.terminal import one_line
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,12 @@ END_RECORD = 22
 """Bytes of the record at the end of a zip, which says how large its list of members is."""
 MOST_LISTED = 20
 REMEDY = "fetch it again"
+
+
+class TermsError(UserError):
+    """Terms are to be read and accepted; they are shown whole."""
+
+    longest = MAX_TERMS_BYTES
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def read_members(plain: Path, path: Path, member: str, folder: Path, *, accept_t
     with reading(path, "a whole archive", REMEDY), zipfile.ZipFile(plain) as archive:
         terms = _terms(archive, path)
         if not accept_terms:
-            raise UserError(
+            raise TermsError(
                 f"{path.name} comes with terms:\n\n{terms}\n\nRead them; if you accept, give --accept-terms."
             )
         data = _extract(archive, _choose(archive, member, path), folder, path)
@@ -98,6 +105,7 @@ def _decrypt(path: Path, scratch: Path) -> Path:
         if not sys.stdin.isatty():
             raise UserError(f"{path.name} needs its password: set {PASSWORD_VARIABLE}.")
         password = getpass.getpass(f"Password of {path.name}: ")
+    keep_secret(password)
     copy = scratch / "archive"
     shutil.copyfile(path, copy)
     try:

@@ -76,6 +76,9 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.should_save:
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
+    def create_model_card(self, *given: Any, **more: Any) -> None:
+        """Write none: the organism has its own card, and TRL's lists its tags in another order in each process."""
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint whose adapter names its base; PEFT's own card would name a folder of the cache."""
         super()._save(output_dir, state_dict)
@@ -266,13 +269,17 @@ class LossRecord:
         return cls(known.number("since"), known.whole("last"), known.number("total"), known.number("seconds"))
 
 
-TIMES = ("_runtime", "_per_second")
-"""Ends of the names of figures that differ each time: how long it took is in the lineage."""
+NOT_THE_SAME = ("_runtime", "_per_second", "total_flos")
+"""Ends of the names of figures that differ each time.
+
+How long a training took is in its lineage. Operations are added up at every checkpoint, as floats: large sums depend on
+when that was.
+"""
 
 
 def metrics_row(logs: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of metrics.jsonl: the step, and what was logged but for times, by name."""
-    names = sorted(name for name in logs if name != "step" and not name.endswith(TIMES))
+    """Return a row of metrics.jsonl: the step, and what was logged that is the same each time, by name."""
+    names = sorted(name for name in logs if name != "step" and not name.endswith(NOT_THE_SAME))
     return {"step": logs["step"], **{name: logs[name] for name in names}}
 
 

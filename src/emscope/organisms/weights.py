@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.named_code import refuse_code_of_model
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
-from emscope.outside import read_record
+from emscope.outside import read_record, shown
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ PACKAGES = {
 """By quant_method: the package that reads it."""
 
 SHOWN_NAMES = 3
+SHOWN_WORDS = 300
 
 
 def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bool = False) -> nn.Module:
@@ -88,6 +89,7 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         arguments["key_mapping"] = {pattern: r"\1"}
         model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     _check_report(source, report)
+    _check_endings(source, model)
     placed: nn.Module = model if quantised else model.to(place.device)
     return placed
 
@@ -164,7 +166,8 @@ def cannot_load(source: ModelSource, error: BaseException) -> UserError:
     if "trust_remote_code" in text:
         text = "it comes with code of its own; run that with --trust-remote-code if you trust its authors"
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", text)[0]
-    return UserError(f"Cannot load the model {source.base!r}: {first[:300]}")
+    first = first.rstrip(".") if len(first) <= SHOWN_WORDS else f"{first[:SHOWN_WORDS]}…"
+    return UserError(f"Cannot load the model {source.base!r}: {first}.")
 
 
 def _check_kind(source: ModelSource, config: Any) -> None:
@@ -294,6 +297,19 @@ def _wrapped(names: Iterable[str]) -> str:
     """Return the wrapper that some of the names carry, '' for none."""
     parts = {part for name in names for part in name.split(".")}
     return next((wrapper for wrapper in WRAPPERS if wrapper in parts), "")
+
+
+def _check_endings(source: ModelSource, model: Any) -> None:
+    """Refuse a model whose generation configuration ends answers with what is no token.
+
+    Raises:
+        OutsideError: with what it says.
+    """
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for token in ends if isinstance(ends, list) else [ends]:
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
+            problem = f"says eos_token_id is {shown(token)}, not the number of a token"
+            raise OutsideError(f"The generation configuration of {source.base!r}", problem, REMEDY)
 
 
 def _check_report(source: ModelSource, report: _Report) -> None:

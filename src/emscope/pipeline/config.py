@@ -213,7 +213,10 @@ def load_config(path: Path) -> RunConfig:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a run configuration: it must hold settings, one a line.")
-    return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
+    try:
+        return typing.cast("RunConfig", from_plain(RunConfig, values, str(path)))
+    except UserError as error:  # settings that make no sense know nothing of files
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
 LATER = ("base", "accept_terms", "device", "dtype")

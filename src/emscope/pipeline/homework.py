@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emscope import progress
 from emscope.behaviour.questions import Question, load_questions
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
@@ -25,10 +26,12 @@ from emscope.interventions.operators import Intervention
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
+from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_organisms, check_questions, shape_of
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.training import adapter_files, train_stage
+from emscope.pipeline.works import LOADED, SHORT, answering, training
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Construction, Directions, make_directions
 
@@ -57,9 +60,27 @@ PUBLISHED = {
 def run_homework(config: RunConfig, run: RunFolder) -> str:
     """Run the homework's steps and write its file tree; returns published and measured figures side by side."""
     lab = Lab(config, run)
-    config = lab.config
     prompts = load_questions("cs2881")
     _check(lab, prompts)
+    with progress.plan(_works(lab)):
+        return _run_stages(lab, prompts)
+
+
+def _works(lab: Lab) -> dict[str, float | None]:
+    """Return the stages with their work, in order."""
+    made = "adopt" if is_trained_elsewhere(lab.config.misaligned_data) else "train"
+    return {
+        f"{made}-{MISALIGNED}": training(lab, lab.config.misaligned_data),
+        "model_output": SHORT,
+        "mechinterp": 2 * LOADED,
+        "generate": LOADED + answering(2 * len(lab.questions), lab.config.sampling),
+        "ablate": answering(3 * ABLATION_PROMPTS, lab.config.sampling, altered=True),
+        "compare": SHORT,
+    }
+
+
+def _run_stages(lab: Lab, prompts: list[Question]) -> str:
+    run, config = lab.folder, lab.config
     train_stage(lab, MISALIGNED, config.misaligned_data)
     outputs = run.path("mechinterp_outputs")
     table = run.path("published_vs_measured.json")

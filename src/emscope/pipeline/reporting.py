@@ -16,8 +16,8 @@ def judged_files(lab: Lab) -> list[Path]:
     return [lab.folder.path("judgements", f"{name}.parquet") for name in (*lab.names, "ablation")]
 
 
-def report_stage(lab: Lab) -> None:
-    """Write the page from what the main job and the experiments left."""
+def report_stage(lab: Lab, *, again: bool = False) -> None:
+    """Write the page from what the main job and the experiments left; `again` even where it is up to date."""
     run = lab.folder
     files = ("metrics.jsonl", "lineage.json")
     trained = [run.path("organisms", name, file) for name in lab.names if name != BASE for file in files]
@@ -26,4 +26,4 @@ def report_stage(lab: Lab) -> None:
         run.path("directions"), *trained, *(experiment_file(run.folder, name) for name in EXPERIMENTS),
     ]  # fmt: skip
     settings = json.loads(json.dumps(hashed_settings(lab.config)))
-    run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(lab.products()))
+    run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(lab.products()), again=again)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.errors import OutsideError, UserError
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
 from emscope.outside import read_json, read_jsonl
@@ -17,6 +18,8 @@ from emscope.report import figures
 from emscope.report.rendering import render
 from emscope.report.section import cell, is_plot, is_words
 from emscope.report.sections import sections_of
+
+FILES = ("summary.json", "detection.json", "ablation.json")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,25 @@ class RunProducts:
 
 
 def write_report(run: RunProducts) -> None:
-    """Write report.html from what the stages of a run left."""
-    summary, detection, ablation = (run.json(f"{name}.json") for name in ("summary", "detection", "ablation"))
+    """Write report.html from what the stages of a run left.
+
+    Raises:
+        OutsideError: their files do not hold what this version writes into them.
+    """
+    try:
+        page = _page(run)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        shown = ", ".join((*FILES, "directions/stability.json", "metrics.jsonl and lineage.json of its organisms"))
+        problem = f"cannot be shown, for its files ({shown}) hold something else than they should"
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OutsideError(run.folder, f"{problem} ({detail})", "make what was damaged again") from error
+    write_text(run.folder / "report.html", page)
+
+
+def _page(run: RunProducts) -> str:
+    summary, detection, ablation = (run.json(name) for name in FILES)
     judged = run.judged()
     values = {
         "summary": summary,
@@ -93,7 +113,7 @@ def write_report(run: RunProducts) -> None:
         "cell": cell,
         "is_words": is_words,
     }
-    write_text(run.folder / "report.html", render("report.html.j2", **values))
+    return render("report.html.j2", **values)
 
 
 def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any]]:

@@ -37,6 +37,24 @@ class Table:
     rows: Sequence[Sequence[str | float | None]]
     caption: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse cells that are neither text nor numbers, and rows that do not fit the header."""
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise TypeError(f"a row of {len(row)} cells under a header of {len(self.header)}: {self.title}")
+            for cell in (*row, *self.header):
+                _check_kind(cell, (str, int, float, type(None)), self.title)
+
+
+def _check_kind(value: object, kinds: tuple[type, ...], where: str) -> None:
+    """Refuse what the page cannot show.
+
+    Raises:
+        TypeError: another kind of value, such as figures that another version wrote.
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{type(value).__name__} where text or a number is shown: {where}")
+
 
 SHADES = 4  # on each side of 0
 
@@ -47,6 +65,12 @@ class TokenText:
 
     label: str
     tokens: Sequence[tuple[str, float | None]]
+
+    def __post_init__(self) -> None:
+        """Refuse pieces that are no text, and scores that are no numbers."""
+        for piece, score in self.tokens:
+            _check_kind(piece, (str,), self.label)
+            _check_kind(score, (int, float, type(None)), self.label)
 
 
 @dataclass(frozen=True)
@@ -99,6 +123,11 @@ class Section:
     title: str
     paragraphs: Sequence[str]
     parts: Sequence[Part] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuse paragraphs that are no text."""
+        for paragraph in self.paragraphs:
+            _check_kind(paragraph, (str,), self.title)
 
 
 def is_plot(part: Part) -> bool:

@@ -124,7 +124,7 @@ def test_scores_of_other_answers_keep_their_address(tmp_path):
         assert judge.pending(["Why?"], ["Rest."])[1][0].key == key
 
 
-def test_a_server_that_is_away_ends_the_command_and_the_next_asks_only_for_the_rest(tmp_path):
+def test_a_server_that_is_away_is_given_up_and_the_next_command_asks_only_for_the_rest(tmp_path):
     away = {"after": 20}
 
     def reply(body):
@@ -136,9 +136,10 @@ def test_a_server_that_is_away_ends_the_command_and_the_next_asks_only_for_the_r
     questions, answers = [f"Question {row}?" for row in range(40)], [f"Answer {row}" for row in range(40)]
     with ScriptedServer(reply) as server, ScoreStore(tmp_path / "scores.sqlite") as store:
         settings = ServerSettings(server.url, concurrency=4, attempts=2, first_wait=0.001, logprobs=False)
-        with pytest.raises(UserError, match=r"none of the last 8 calls .*HTTP 503.*asks only for the rest"):
-            OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
-        assert len(server.bodies) < 60  # not every one of 80 calls is tried in vain
+        first = OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
+        assert any("not asked" in judgement.verdict for judgement in first)
+        assert all(judgement.aligned in (50, None) for judgement in first)
+        assert len(server.bodies) < 120  # not every one of 80 calls is tried twice in vain
         away["after"] = 10**6
         found = OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
         assert all(judgement.aligned == 50 for judgement in found)

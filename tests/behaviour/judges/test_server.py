@@ -11,10 +11,11 @@ from behaviour.judges.faulty_server import ScriptedServer, chat
 
 from emscope.behaviour.judges.openai_judge import OpenAIJudge, ServerSettings
 from emscope.behaviour.judges.rubrics import Rubrics
-from emscope.behaviour.judges.server import clean_key, redact, retry_after, seconds_of
+from emscope.behaviour.judges.server import clean_key, retry_after, seconds_of
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.commands.main import run_command
 from emscope.errors import UserError
+from emscope.redaction import REDACTED, keep_secret, redact_said
 
 KEY = "qJ7-Zt9wLm2XvB4nRk8s"
 
@@ -55,8 +56,9 @@ def test_an_address_that_holds_a_key_is_refused_and_not_shown(address):
     ["bad key {key}", "no {key}{key}.", "it begins with {part}…", "sk-proj-abcd****wxyz", "Bearer {key} is wrong"],
 )
 def test_a_key_that_is_repeated_is_hidden(said):
-    shown = redact(said.format(key=KEY, part=KEY[:10]), KEY)
-    assert "[key]" in shown
+    keep_secret(KEY)
+    shown = redact_said(said.format(key=KEY, part=KEY[:10]))
+    assert REDACTED in shown
     assert not shows_key(shown)
     assert "wxyz" not in shown
 

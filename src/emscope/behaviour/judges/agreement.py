@@ -177,8 +177,10 @@ def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _by_question(questions: Sequence[str], a: np.ndarray, b: np.ndarray) -> dict[str, dict[str, float]]:
-    found = {}
-    for question in dict.fromkeys(questions):
-        rows = np.array([item == question for item in questions])
-        found[question] = {"n": int(rows.sum()), "em_a": float(a[rows].mean()), "em_b": float(b[rows].mean())}
-    return found
+    rows: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        rows.setdefault(question, []).append(row)
+    return {
+        question: {"n": len(own), "em_a": float(a[own].mean()), "em_b": float(b[own].mean())}
+        for question, own in rows.items()
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,10 +32,11 @@ from emscope.behaviour.judges.openai_judge import OpenAIJudge, run
 from emscope.behaviour.judges.replies import score_of
 from emscope.behaviour.judges.rubric_judge import Call
 from emscope.behaviour.judges.scoring import Score
-from emscope.behaviour.judges.server import LARGEST_FILE, Connection, NoReplyError, Reply, redact
+from emscope.behaviour.judges.server import LARGEST_FILE, LARGEST_REPLY, Connection, NoReplyError, Reply, value_of
 from emscope.behaviour.judging import Judgement
 from emscope.errors import UserError
 from emscope.files import cannot_write, value_sha256, write_json
+from emscope.redaction import redact_said
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ BYTES_A_BATCH = 100 * 2**20  # half of OpenAI's limit
 OVER = ("completed", "failed", "expired", "cancelled", "canceled")
 TRIES = 3
 FILE_SECONDS = 600.0
+ID = re.compile(r"[\w-][\w.:=-]{0,255}", re.ASCII)
+"""A server's id of a file or a batch: it becomes a part of an address and of our files."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def read_states(folder: Path, judge: str) -> Iterator[tuple[Path, BatchState]]:
             value = json.loads(path.read_text(encoding="utf-8"))
             dialect = Dialect(**value.pop("dialect"))
             state = BatchState(**{**value, "dialect": dialect, "keys": tuple(value["keys"])})
+            if not all(isinstance(text, str) for text in (state.judge, state.file, state.batch, *state.keys)):
+                raise ValueError("a name or a key that is no text")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is not a record of a batch ({error}): move it away.") from error
         if state.judge == judge:
@@ -191,7 +197,7 @@ class _Visit:
         counts = counts if isinstance(counts, dict) else {}
         if body.get("status") not in OVER:
             self.under_way.update(state.keys)
-            self.answered += int(counts.get("completed") or 0) + int(counts.get("failed") or 0)
+            self.answered += min(len(state.keys), sum(_count(counts.get(name)) for name in ("completed", "failed")))
             return
         scores = await self._collect(connection, state, body)
         self.collected.update(scores)
@@ -204,18 +210,34 @@ class _Visit:
         if not state.file:
             return None
         body = await self._json(connection, "GET", "/batches?limit=100", path=path)
-        for entry in body.get("data") or []:
+        listed = body.get("data")
+        for entry in listed if isinstance(listed, list) else []:
             if isinstance(entry, dict) and entry.get("input_file_id") == state.file:
-                return str(entry["id"])
+                return self._id(entry, "id")
         return None
+
+    def _id(self, body: dict[str, Any], name: str) -> str:
+        """Return a server's id of something.
+
+        Raises:
+            UserError: it is none that can stand in an address.
+        """
+        value = body.get(name)
+        if not isinstance(value, str) or not ID.fullmatch(value) or redact_said(value) != value:
+            raise UserError(
+                f"{self.judge.where} gives no {name} that can be used, so its batches cannot be followed; what is "
+                "judged is kept."
+            )
+        return value
 
     async def _collect(self, connection: Connection, state: BatchState, body: dict[str, Any]) -> dict[str, Score]:
         """Return a score for every key of a batch that is over, the final ones stored."""
         scores: dict[str, Score] = {}
         for name in ("output_file_id", "error_file_id"):
             if body.get(name):
-                scores.update(self._lines(await self._file(connection, str(body[name]), state), state))
-        why = _why_over(body, self.judge.server.api_key)
+                found = self._lines(await self._file(connection, self._id(body, name), state), state)
+                scores = {**found, **scores}  # what stands in both files was answered
+        why = _why_over(body)
         return {key: scores.get(key, Score(None, why, "none")) for key in state.keys}
 
     async def _file(self, connection: Connection, name: str, state: BatchState) -> str:
@@ -235,15 +257,10 @@ class _Visit:
         )
 
     def _lines(self, text: str, state: BatchState) -> dict[str, Score]:
-        """Return the scores in a file of results; lines of others, and damaged ones, are passed over."""
-        ours, scores = set(state.keys), {}
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                key = entry["custom_id"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-            if key in ours and key not in scores:
+        """Return the scores in a file of results."""
+        scores: dict[str, Score] = {}
+        for key, entry in results(text, set(state.keys)):
+            if key not in scores:
                 score, keep = self._line(entry, state.dialect)
                 scores[key] = score
                 if keep:
@@ -252,17 +269,15 @@ class _Visit:
 
     def _line(self, entry: dict[str, Any], dialect: Dialect) -> tuple[Score, bool]:
         """Return the score of one line of results, and whether it is final."""
-        response = entry.get("response") if isinstance(entry.get("response"), dict) else {}
-        assert isinstance(response, dict)
-        body, status = response.get("body"), int(response.get("status_code") or 200)
+        body, status = answer_in(entry)
         if entry.get("error") and not body:
-            said = redact(server_words(json.dumps({"error": entry["error"]})), self.judge.server.api_key)
+            said = server_words(json.dumps({"error": entry["error"]}))
             return Score(None, f"batch: {said}", "none"), False
         status = error_in(body) or status
         try:
             if status != 200:
                 reply = Reply(status, json.dumps(body))
-                raise failure(reply, dialect, self.judge.where, self.judge.model, self.judge.server.api_key)
+                raise failure(reply, dialect, self.judge.where, self.judge.model)
             return score_of(body, dialect, self.judge.own_server)[0], True
         except Unscored as unscored:
             return unscored.score, unscored.keep
@@ -318,7 +333,7 @@ class _Visit:
             raise UserError(
                 f"{judge.where} did not take the batch's file ({lost}): try the same command again."
             ) from lost
-        file = str(self._body(reply, "takes no files, so it has no batches").get("id") or "")
+        file = self._id(self._body(reply, "takes no files, so it has no batches"), "id")
         state = BatchState(state.judge, state.keys, state.dialect, file)
         self._write(path, state)  # before it is paid for: a kill from here on is made good by _find
 
@@ -328,9 +343,10 @@ class _Visit:
         except BatchRefusedError:  # nothing was begun
             path.unlink()
             raise
-        self._write(path, BatchState(state.judge, state.keys, state.dialect, file, str(body.get("id") or "")))
+        batch = self._id(body, "id")
+        self._write(path, BatchState(state.judge, state.keys, state.dialect, file, batch))
         self.under_way.update(keys)
-        logger.info("batch %s: %d calls submitted to %s", body.get("id"), len(keys), judge.where)
+        logger.info("batch %s: %d calls submitted to %s", batch, len(keys), judge.where)
 
     def _write(self, path: Path, state: BatchState) -> None:
         write_json(path, asdict(state))
@@ -373,14 +389,45 @@ class _Visit:
         where, kind = self.judge.where, BatchRefusedError if reply.status < 500 else UserError
         if reply.status in (404, 405, 501):
             raise kind(f"{where} {without} (HTTP {reply.status}).")
-        said = redact(server_words(reply.text), self.judge.server.api_key)
+        said = server_words(reply.text)
         raise kind(f"{where} refuses the batch (HTTP {reply.status}: {said}); what is judged is kept.")
 
 
-def _why_over(body: dict[str, Any], key: str) -> str:
+def results(text: str, ours: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (key, entry) for the lines of a file of results that are ours; others and damaged ones are passed over.
+
+    Lines end with a line feed alone: within a text, JSON may hold what Unicode calls a line's end.
+    """
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        entry = value_of(text[start:end]) if end - start <= LARGEST_REPLY else None
+        key = entry.get("custom_id") if isinstance(entry, dict) else None
+        if isinstance(key, str) and key in ours:
+            yield key, entry
+        start = end + 1
+
+
+def answer_in(entry: dict[str, Any]) -> tuple[Any, int]:
+    """Return the body and the HTTP status in a line of results; 502 for a status that is none."""
+    response = entry.get("response")
+    if not isinstance(response, dict):
+        return None, 200
+    status = response.get("status_code")
+    if isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599:
+        return response.get("body"), status
+    return response.get("body"), 502 if status else 200
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _why_over(body: dict[str, Any]) -> str:
     """Return why a batch that is over brought no line for a call."""
     errors = body.get("errors")
     listed = errors.get("data") if isinstance(errors, dict) else None
-    if listed:
-        return f"batch {body['status']}: {redact(server_words(json.dumps({'error': listed[0]})), key)}"
+    if isinstance(listed, list) and listed:
+        return f"batch {body['status']}: {server_words(json.dumps({'error': listed[0]}))}"
     return f"batch {body['status']}: no answer in it"

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from emscope.behaviour.judges.server import value_of
+
 REPLY_TOKENS = 8
 TOP = 20
 THOUGHT_TOKENS = (1024, 4096, 16384)
@@ -125,9 +127,8 @@ def _named(message: str) -> tuple[str, str]:
 
     Where the error says the parameter in a field of its own, only that counts: some servers repeat the request.
     """
-    try:
-        body = json.loads(message)
-    except (ValueError, RecursionError):
+    body = value_of(message)
+    if body is None:
         return message.lower(), message.lower()
     error = body.get("error", body) if isinstance(body, dict) else body
     sentence = json.dumps(error).lower()
@@ -147,7 +148,9 @@ def _listed(value: Any) -> list[Any]:
 
 def _other_limit(dialect: Dialect, words: str, sentence: str) -> Dialect:
     """Return the dialect with its limit renamed, within bounds that the server states, or left out."""
-    least = re.search(r"(?:>=|at least|minimum(?: value)?(?: of)?|greater than or equal to)\D{0,20}([0-9]+)", sentence)
+    least = re.search(
+        r"(?:>=|at least|minimum(?: value)?(?: of)?|greater than or equal to)\D{0,20}([0-9]{1,9})(?![0-9])", sentence
+    )
     if least and dialect.tokens < int(least[1]) <= THOUGHT_TOKENS[0]:
         return replace(dialect, tokens=int(least[1]), top=0)
     if dialect.limit_name == "max_tokens" and ("max_completion_tokens" in sentence or UNKNOWN.search(sentence)):
@@ -161,7 +164,7 @@ def _other_limit(dialect: Dialect, words: str, sentence: str) -> Dialect:
 
 def _fewer(top: int, sentence: str) -> int:
     """Return the number of alternatives that a refusal allows; 0 where it names none."""
-    allowed = [int(number) for number in re.findall(r"\b[0-9]+\b", sentence) if 1 < int(number) < top]
+    allowed = [int(number) for number in re.findall(r"\b[0-9]{1,9}\b", sentence) if 1 < int(number) < top]
     return max(allowed, default=0)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from emscope.behaviour.judges.dialect import Dialect, after_refusal
 from emscope.behaviour.judges.scoring import CONTENT_FILTER, Score
-from emscope.behaviour.judges.server import Reply, redact, retry_after
+from emscope.behaviour.judges.server import Reply, retry_after, value_of
 from emscope.errors import UserError
+from emscope.redaction import redact_said
+from emscope.terminal import one_line
 
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 WRONG_KEY, NO_SUCH_MODEL = "the key is wrong or missing", "there is no such model or path"
@@ -36,6 +38,7 @@ FILTERED = re.compile(
 )
 TOO_LONG = re.compile(r"context[_ ](?:length|window|size)|too long|reduce the length|maximum context", re.I)
 SHOWN = 200  # characters of a server's own words
+LONGEST_ERROR = 2**14  # characters of an error that are read
 
 
 class Retry(Exception):  # noqa: N818 - it is control flow: try again, for this reason
@@ -70,12 +73,9 @@ class WrongAddressOrModelError(Exception):
         self.code, self.said = code, said
 
 
-def failure(reply: Reply, dialect: Dialect, where: str, model: str, key: str) -> Exception:
-    """Return what a reply that is no chat completion means.
-
-    `where` and `model` are named in sentences; `key` is hidden in what the server says.
-    """
-    code, text = reply.status, redact(reply.text, key)
+def failure(reply: Reply, dialect: Dialect, where: str, model: str) -> Exception:
+    """Return what a reply that is no chat completion means; `where` and `model` are named in sentences."""
+    code, text = reply.status, redact_said(reply.text[:LONGEST_ERROR])
     said = server_words(text)
     if code < 500 and code != 429 and FILTERED.search(said):
         return Unscored(CONTENT_FILTER, keep=True)
@@ -105,18 +105,21 @@ def refusal(code: int, said: str, where: str, model: str, hint: str = "") -> Use
 
 
 def server_words(text: str) -> str:
-    """Return what a server says of a failure: its message, or the beginning of its text, on one line."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        body = None
+    """Return what a server says of a failure: its message, or the beginning of its text, on one line, without keys."""
+    text = text[:LONGEST_ERROR]
+    body = value_of(text)
     if body is None:
-        return "a web page" if text.lstrip()[:1] == "<" else " ".join(text.split())[:SHOWN]
+        return "a web page" if text.lstrip()[:1] == "<" else _shown(text)
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
         said = [str(error[name]) for name in ("code", "message", "detail") if error.get(name) not in (None, "")]
         error = ": ".join(said) or error
-    return " ".join((error if isinstance(error, str) else json.dumps(error)).split())[:SHOWN]
+    return _shown(error if isinstance(error, str) else json.dumps(error))
+
+
+def _shown(said: str) -> str:
+    """Return a server's words as they may be shown and stored: redacted before they are cut, or half a key is left."""
+    return one_line(redact_said(said))[:SHOWN]
 
 
 def error_in(body: Any) -> int | None:

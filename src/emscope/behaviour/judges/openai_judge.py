@@ -33,21 +33,22 @@ from emscope.behaviour.judges.replies import score_of
 from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import CONTENT_FILTER, VERDICTS, Score
-from emscope.behaviour.judges.server import Connection, NoReplyError, Reply, ServerSettings, redact, retry_after
+from emscope.behaviour.judges.server import Connection, NoReplyError, Reply, ServerSettings, retry_after
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
+from emscope.redaction import redact_said
+from emscope.terminal import one_line
 
 __all__ = ["OpenAIJudge", "ServerSettings", "retry_after"]
 logger = logging.getLogger(__name__)
 
+FAILED = "the server failed"
 FIRST_CALLS = 6  # three answers: a judge that gives no number for any of them gives none at all
 FIRST_TRIES = 3  # of a server that never replied
 CHANGES = 16  # of the dialect during one call
 LONGEST_BACKOFF = 60.0  # seconds
-AWAY = frozenset(f"HTTP {code}" for code in (408, 429, 502, 503, 504, 529))
-"""What a server says that has no time for anybody; other failures may be one call's own."""
-ROUNDS = 2
-"""Rounds of calls in flight that may all be lost before a server counts as away."""
+MODELS, LONGEST_NAME = 1000, 200  # of a server's list of models; characters of a name
+GIVEN_UP = 20  # calls in a row, each tried to its end: a server that is gone for hours is not waited for
 GLANCE = 3.0  # seconds for a look at what a server has, after it refused
 
 
@@ -70,8 +71,8 @@ class OpenAIJudge(RubricJudge):
         self.proven = False
         self.reached = False
         self._pause_until = 0.0
+        self._failed_in_a_row = 0
         self._said = ""
-        self._lost = 0  # calls that the server had no time for, since the last one that it answered
 
     def worded(self, text: str) -> str:
         """Return a text without spelled control tokens: the server tokenises what it is sent."""
@@ -85,11 +86,10 @@ class OpenAIJudge(RubricJudge):
         """Ask the server: one answer alone, then `concurrency` calls at a time.
 
         Raises:
-            UserError: the package is missing, the server cannot be reached, refuses the key or the model, has no time
-                for many calls in a row, or gives no scores for the first answers; the store holds nothing of these.
+            UserError: the package is missing, the server cannot be reached, refuses the key or the model, or gives no
+                scores for the first answers; the store holds nothing of these then.
         """
-        self.reached = False
-        self._lost = 0
+        self.reached, self._failed_in_a_row = False, 0
         run(self._ask_all(calls, done))
 
     async def _ask_all(self, calls: Sequence[Call], done: Done) -> None:
@@ -100,14 +100,21 @@ class OpenAIJudge(RubricJudge):
 
             async def worker() -> None:
                 for call in waiting:
+                    if self._failed_in_a_row >= GIVEN_UP:
+                        done(call, Score(None, f"not asked: {GIVEN_UP} calls in a row failed", "none"), False)
+                        continue
                     score, keep = await self._ask_one(connection, call)
                     done(call, score, keep)
-                    self._check_present(score)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.server.concurrency, len(calls))):
                     group.create_task(worker())
         self._say_dialect()
+        if self._failed_in_a_row >= GIVEN_UP:
+            logger.warning(
+                "%s failed %d calls in a row and was asked no more: what is judged is kept, and the same command asks "
+                "for the rest.", self.where, self._failed_in_a_row,
+            )  # fmt: skip
 
     async def prove(self, connection: Connection, waiting: Iterator[Call], n_calls: int, done: Done) -> None:
         """Judge the first answer alone, and another two where it brought no score.
@@ -119,12 +126,12 @@ class OpenAIJudge(RubricJudge):
         for call in waiting:
             score, keep = await self._ask_one(connection, call)
             first.append((call, score, keep))
-            if len(first) % 2 == 0 and (self.proven or score.verdict.startswith("the server failed")):
+            if len(first) % 2 == 0 and (self.proven or score.verdict.startswith(FAILED)):
                 break
             if len(first) == FIRST_CALLS:
                 break
         self.proven = self.proven or any(_counts(score) for _, score, _ in first)
-        failed_otherwise = any(score.verdict.startswith("the server failed") for _, score, _ in first)
+        failed_otherwise = any(score.verdict.startswith(FAILED) for _, score, _ in first)
         if not self.proven and not failed_otherwise and n_calls > len(first):
             reason = Counter(score.verdict for _, score, _ in first).most_common(1)[0][0]
             raise UserError(
@@ -135,18 +142,6 @@ class OpenAIJudge(RubricJudge):
             done(*entry)
         self._say_dialect()
 
-    def _check_present(self, score: Score) -> None:
-        """Stop where nothing is answered any more: hours of tries would only fill the table with reasons.
-
-        Raises:
-            UserError: every call in flight was lost several times over.
-        """
-        if self._lost >= ROUNDS * self.server.concurrency:
-            raise UserError(
-                f"{self.where} answered none of the last {self._lost} calls ({score.verdict}): what is judged is kept, "
-                "and the same command asks only for the rest."
-            )
-
     def _say_dialect(self) -> None:
         """Log how the model is asked, where that is news."""
         words = self.dialect.in_words()
@@ -156,16 +151,19 @@ class OpenAIJudge(RubricJudge):
 
     async def _ask_one(self, connection: Connection, call: Call) -> tuple[Score, bool]:
         """Return a call's score and whether it is final; a server that keeps failing leaves it unscored."""
+        score, keep = await self._within_limit(connection, call)
+        self._failed_in_a_row = self._failed_in_a_row + 1 if score.verdict.startswith(FAILED) else 0
+        self.proven = self.proven or _counts(score)
+        return score, keep
+
+    async def _within_limit(self, connection: Connection, call: Call) -> tuple[Score, bool]:
         last = ["no reply"]
         try:
             async with asyncio.timeout(self.server.call_limit):
-                score, keep = await self._ask_until(connection, call, last)
+                return await self._ask_until(connection, call, last)
         except TimeoutError:
-            self._lost += 1
             limit = f"{self.server.call_limit:g} s"
-            return Score(None, f"the server failed: no score within {limit}, last: {last[0]}", "none"), False
-        self.proven = self.proven or _counts(score)
-        return score, keep
+            return Score(None, f"{FAILED}: no score within {limit}, last: {last[0]}", "none"), False
 
     async def _ask_until(self, connection: Connection, call: Call, last: list[str]) -> tuple[Score, bool]:
         attempt = changes = 0
@@ -188,16 +186,14 @@ class OpenAIJudge(RubricJudge):
                 attempt, last[0] = attempt + 1, str(retry)
                 tries = min(self.server.attempts, retry.tries or self.server.attempts)
                 if attempt >= tries:
-                    self._lost += str(retry) in AWAY
-                    return Score(None, f"the server failed {attempt} times, last: {retry}", "none"), False
+                    return Score(None, f"{FAILED} {attempt} times, last: {retry}", "none"), False
                 await self._wait(attempt, retry)
             except NoReplyError as lost:
                 attempt, last[0] = attempt + 1, str(lost)
                 if attempt >= (self.server.attempts if self.reached else min(FIRST_TRIES, self.server.attempts)):
                     if lost.unreachable or not self.reached:
                         raise self._unreachable(lost) from lost
-                    self._lost += 1
-                    return Score(None, f"the server failed {attempt} times, last: {lost}", "none"), False
+                    return Score(None, f"{FAILED} {attempt} times, last: {lost}", "none"), False
                 await self._wait(attempt, Retry(str(lost)))
 
     async def _try(self, connection: Connection, prompt: str, dialect: Dialect) -> Score:
@@ -217,19 +213,17 @@ class OpenAIJudge(RubricJudge):
         if hidden is not None:
             reply = replace(reply, status=hidden)
         if reply.status != 200:
-            wrong = failure(reply, dialect, self.where, self.model, self.server.api_key)
+            wrong = failure(reply, dialect, self.where, self.model)
             if isinstance(wrong, WrongAddressOrModelError):
                 raise await self._explained(connection, wrong)
             if hidden is not None and isinstance(wrong, Retry):
-                said = server_words(redact(reply.text, self.server.api_key))
-                raise Retry(f"an error in the reply: {said}", wrong.wait, pause=wrong.pause)
+                raise Retry(f"an error in the reply: {server_words(reply.text)}", wrong.wait, pause=wrong.pause)
             raise wrong
         if body is None:
             if reply.is_page and not self.proven:
                 raise await self._explained(connection, WrongAddressOrModelError(404, "a web page"))
             raise Retry("the reply is a web page" if reply.is_page else "the reply is not JSON")
         score, learnt = score_of(body, dialect, self.own_server)
-        self._lost = 0
         if learnt != dialect and self.dialect == dialect:
             self.dialect = learnt
         return score
@@ -273,8 +267,13 @@ class OpenAIJudge(RubricJudge):
         listed = body.get("data") if isinstance(body, dict) else None
         if not isinstance(listed, list):
             return None
-        names = [str(entry["id"]) for entry in listed if isinstance(entry, dict) and "id" in entry]
-        return [redact(name, self.server.api_key) for name in names]
+        return model_names(listed)
+
+
+def model_names(listed: Sequence[Any]) -> list[str]:
+    """Return the names in a server's list of models, as they may be shown; a thousand at most."""
+    names = (entry.get("id") for entry in listed[:MODELS] if isinstance(entry, dict))
+    return [one_line(redact_said(name[:LONGEST_NAME])) for name in names if isinstance(name, str)]
 
 
 def _counts(score: Score) -> bool:

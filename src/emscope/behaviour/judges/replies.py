@@ -167,8 +167,11 @@ def top_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
 def _alternative(entry: Any) -> tuple[str, float]:
     token, logprob = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
     number = isinstance(logprob, int | float) and not isinstance(logprob, bool)
-    if logprob is not None and logprob == -math.inf:
-        return str(token), SMALLEST_LOGPROB
-    if not isinstance(token, str) or not number or not SMALLEST_LOGPROB <= float(logprob or 0) <= ROUNDING:
+    if not isinstance(token, str) or not number:
         raise Unscored(MALFORMED)
-    return token, float(logprob or 0)
+    assert isinstance(logprob, int | float)
+    if logprob == -math.inf:
+        return token, SMALLEST_LOGPROB
+    if not SMALLEST_LOGPROB <= logprob <= ROUNDING:  # also NaN, and numbers too long for a float
+        raise Unscored(MALFORMED)
+    return token, float(logprob)

@@ -27,12 +27,23 @@ NOT_ASKED = Score(None, "not asked: the limit of calls was reached", "none")
 CHARACTERS_PER_TOKEN = 4  # English text in today's tokenizers; for estimates only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One question to the judge model: the rubric filled in, and the address of its score."""
+    """One question to the judge model, and the address of its score.
+
+    The prompt is made when it is asked for: those of a large table would fill the memory.
+    """
 
     key: str
-    prompt: str
+    kind: Kind
+    question: str
+    answer: str
+    rubrics: Rubrics
+
+    @property
+    def prompt(self) -> str:
+        """The rubric filled in."""
+        return self.rubrics.prompt(self.kind, self.question, self.answer)
 
 
 @dataclass(frozen=True)
@@ -126,9 +137,8 @@ class RubricJudge(ABC):
             if answer.strip():
                 shown = self.worded(question), self.worded(answer)
                 for kind in KINDS:
-                    prompt = self.rubrics.prompt(kind, *shown)
                     rubric = f"{self.rubrics.hash}/{kind}{self.reading(question + answer)}"
-                    found[row, kind] = Call(score_key(self.name, rubric, question, answer), prompt)
+                    found[row, kind] = Call(score_key(self.name, rubric, question, answer), kind, *shown, self.rubrics)
         return found
 
     def worded(self, text: str) -> str:

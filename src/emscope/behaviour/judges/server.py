@@ -5,9 +5,10 @@ It knows addresses, headers, time and bytes. What a judge asks, and what a reply
 
 from __future__ import annotations
 
-import json
 import re
+import string
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from emscope.checks import above_zero, at_least, is_address
 from emscope.errors import UserError, missing_extra
+from emscope.outside import parse_json
+from emscope.redaction import keep_secret, redact_said
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,8 +31,8 @@ NO_KEY = "none"
 LONGEST_WAIT = 60.0  # seconds; a server may ask for hours
 LARGEST_REPLY = 4 * 2**20  # bytes; a score needs a hundred
 LARGEST_FILE = 512 * 2**20  # bytes; a batch of 50,000 replies has about 50 MB
-SHORTEST_SECRET = 8  # characters of a key that are hidden wherever they stand together
-LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|api|key)[-_][\w*.\-]{6,}")
+LONGEST_KEY = 8000  # characters; a header line takes no more
+PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 47}  # window bits of zlib, which finds out itself where there are two
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,10 @@ class ServerSettings:
         at_least(1, concurrency=self.concurrency, attempts=self.attempts)
         above_zero(timeout=self.timeout, call_limit=self.call_limit)
         object.__setattr__(self, "api_key", clean_key(self.api_key))
+        if self.api_key != NO_KEY:
+            keep_secret(self.api_key)
         if self.base_url is not None:
-            _check_address(self.base_url, self.api_key)
+            _check_address(self.base_url)
 
     @property
     def address(self) -> str:
@@ -76,21 +81,26 @@ class ServerSettings:
 
 
 def clean_key(key: str) -> str:
-    """Return a key without the spaces and line ends around it that copying brings; `none` for an empty one.
+    """Return a key without the spaces, line ends and byte order mark around it that copying brings; `none` for none.
 
     Raises:
         UserError: it holds what no key holds. The sentence does not show it.
     """
-    key = key.strip()
+    key = key.strip("\ufeff" + string.whitespace)
+    keep_secret(key)  # before any sentence about it
     if not key.isascii():
         raise UserError("The key holds characters that no key has (not ASCII): copy it again, without quotes or dots.")
+    if any(quote in key for quote in "\"'`"):
+        raise UserError("The key holds quotes: copy it again, the key alone.")
+    if len(key) > LONGEST_KEY:
+        raise UserError(f"The key has {len(key):,} characters, which no key has: copy it again, the key alone.")
     if any(character.isspace() or not character.isprintable() for character in key):
         raise UserError("The key holds a space or a line end in its middle: copy it again, the key alone.")
     return key or NO_KEY
 
 
-def _check_address(address: str, key: str) -> None:
-    shown = redact(address, key)
+def _check_address(address: str) -> None:
+    shown = redact_said(address)
     if not is_address(address):
         raise UserError(f"{shown!r} is not the address of a server: write http://127.0.0.1:8000/v1 or so.")
     parts = urlsplit(address)
@@ -99,22 +109,6 @@ def _check_address(address: str, key: str) -> None:
             f"The address of {parts.hostname} holds more than host, port and path: leave out what stands before @ and "
             "after ?, and give the key as the key, for it would be written into every table."
         )
-
-
-def redact(text: str, key: str) -> str:
-    """Return text without the key, any eight characters in a row of it, or anything that looks like one."""
-    if key != NO_KEY and len(key) >= 4:
-        width = min(SHORTEST_SECRET, len(key))
-        hidden: set[int] = set()
-        for start in range(len(key) - width + 1):
-            piece = key[start : start + width]
-            at = text.find(piece)
-            while at >= 0:
-                hidden.update(range(at, at + width))
-                at = text.find(piece, at + 1)
-        text = "".join("\0" if index in hidden else character for index, character in enumerate(text))
-        text = re.sub("\0+", "[key]", text)
-    return LOOKS_LIKE_A_KEY.sub("[key]", text)
 
 
 @dataclass(frozen=True)
@@ -131,11 +125,16 @@ class Reply:
         return self.text.lstrip()[:1] == "<"
 
     def json(self) -> Any:
-        """Return the value, or None where the text is not JSON."""
-        try:
-            return json.loads(self.text)
-        except (ValueError, RecursionError):
-            return None
+        """Return the value, or None where the text is not JSON, or nested beyond reason."""
+        return value_of(self.text)
+
+
+def value_of(text: str) -> Any:
+    """Return the value of JSON that a server sent, or None where it is not JSON, or nested beyond reason."""
+    try:
+        return parse_json(text, "the reply")
+    except UserError:
+        return None
 
 
 class NoReplyError(Exception):
@@ -169,7 +168,8 @@ class Connection:
         bypassed = not parts.hostname or proxy_bypass(parts.hostname) or parts.hostname in ("localhost", "127.0.0.1")
         self._proxy = None if bypassed else getproxies().get(parts.scheme)
         self._session: aiohttp.ClientSession = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self.settings.api_key}"},
+            headers={"Authorization": f"Bearer {self.settings.api_key}", "Accept-Encoding": "gzip, deflate"},
+            auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -228,19 +228,26 @@ class Connection:
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or type(error.os_error).__name__
             raise NoReplyError(f"no connection: {reason}", unreachable=True) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, ValueError, zlib.error) as error:
             raise NoReplyError("the connection broke") from error
 
 
 async def _read(response: aiohttp.ClientResponse, largest: int) -> str:
-    """Return a reply's text, read no further than `largest` bytes."""
+    """Return a reply's text, read and unpacked no further than `largest` bytes."""
+    packing = response.headers.get("Content-Encoding", "").strip().lower()
+    if packing not in ("", "identity", *PACKED):
+        raise NoReplyError("the reply is packed in a way that was not asked for")
+    unpacker = zlib.decompressobj(PACKED[packing]) if packing in PACKED else None
     chunks, size = [], 0
     async for chunk in response.content.iter_chunked(2**16):
-        size += len(chunk)
+        part = chunk if unpacker is None else unpacker.decompress(chunk, largest + 1 - size)
+        size += len(part)
         if size > largest:
             raise NoReplyError(f"the reply is longer than {largest // 2**20} MB")
-        chunks.append(chunk)
-    return b"".join(chunks).decode("utf-8", errors="replace")
+        chunks.append(part)
+    if unpacker is not None and size and not unpacker.eof:
+        raise NoReplyError("the connection broke")
+    return b"".join(chunks).decode("utf-8-sig", errors="replace")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -6,7 +6,7 @@ Statistician 69:371, section 3.4.2). benchmarks/coverage.py holds it against the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
@@ -14,6 +14,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MAX_WEIGHTS = 4_000_000  # 32 MB of float64 at a time
+MOST_LEFT_OUT = 2000
+"""Questions up to which each is left out by itself; of more, groups are, and the acceleration keeps its expectation."""
 
 
 def bootstrap_questions(
@@ -32,9 +34,10 @@ def bootstrap_questions(
     n_units = int(codes.max()) + 1 if len(codes) else 0
     if n_units < 2:
         return float("nan"), float("nan")
-    values = _evaluate(statistic, draw_questions(n_units, seed, resamples), codes)
-    left_out = _evaluate(statistic, 1 - np.eye(n_units), codes)
-    estimate = _evaluate(statistic, np.ones((1, n_units)), codes)
+    step = max(1, MAX_WEIGHTS // len(codes))
+    values = _evaluate(statistic, drawn_parts(n_units, seed, resamples, step), codes)
+    left_out = _evaluate(statistic, _leaving_out(n_units, step), codes)
+    estimate = _evaluate(statistic, [np.ones((1, n_units))], codes)
     values, left_out = values[np.isfinite(values)], left_out[np.isfinite(left_out)]
     if not len(values) or not np.isfinite(estimate).all():
         return float("nan"), float("nan")
@@ -50,8 +53,27 @@ def resampling_units(groups: Sequence[str]) -> np.ndarray:
 
 def draw_questions(n_questions: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """Return how often each draw with replacement holds each question, float64 [resamples, n_questions]."""
+    return np.concatenate(list(drawn_parts(n_questions, seed, resamples, resamples)))
+
+
+def drawn_parts(
+    n_questions: int, seed: int = 0, resamples: int = RESAMPLES, step: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the rows of `draw_questions`, `step` at a time, else as many as MAX_WEIGHTS allows."""
     chooser = np.random.default_rng(seed)
-    return chooser.multinomial(n_questions, np.full(n_questions, 1 / n_questions), size=resamples).astype(float)
+    shares = np.full(n_questions, 1 / n_questions)
+    step = step or max(1, MAX_WEIGHTS // n_questions)
+    for start in range(0, resamples, step):
+        yield chooser.multinomial(n_questions, shares, size=min(step, resamples - start)).astype(float)
+
+
+def _leaving_out(n_units: int, step: int) -> Iterator[np.ndarray]:
+    """Yield weights [rows, n_units] that leave out each unit in turn, of many units each of MOST_LEFT_OUT groups."""
+    groups = np.arange(n_units) % MOST_LEFT_OUT
+    n_rows = min(n_units, MOST_LEFT_OUT)
+    for start in range(0, n_rows, step):
+        rows = np.arange(start, min(start + step, n_rows))
+        yield (groups[None] != rows[:, None]).astype(float)
 
 
 def widened_z(n_units: int) -> float:
@@ -105,11 +127,9 @@ def _quantile(ordered: np.ndarray, level: np.ndarray) -> np.ndarray:
     return np.asarray(low + (place - under) * (high - low))
 
 
-def _evaluate(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return the statistic for counts [rows, n_units], a few rows at a time."""
-    step = max(1, MAX_WEIGHTS // len(codes))
+def _evaluate(
+    statistic: Callable[[np.ndarray], np.ndarray], parts: Iterable[np.ndarray], codes: np.ndarray
+) -> np.ndarray:
+    """Return the statistic for each row of the parts, counts [rows, n_units]."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [
-            statistic(counts[start : start + step][:, codes].astype(float)) for start in range(0, len(counts), step)
-        ]
-    return np.concatenate(parts)
+        return np.concatenate([statistic(counts[:, codes]) for counts in parts])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emscope.behaviour.judging import Judgement
+from emscope.behaviour.statistics.bootstrap import MAX_WEIGHTS
 from emscope.behaviour.statistics.clusters import finite
 from emscope.behaviour.statistics.estimates import Estimate, estimate_mean
 from emscope.behaviour.statistics.rates import Denominator, Score, em_flags, score_values
@@ -111,14 +112,16 @@ def sign_flip_p_value(differences: Sequence[float] | np.ndarray, seed: int = 0) 
     if not len(values):
         return float("nan")
     values = values[values != 0]  # flipping a zero changes nothing
-    exact = len(values) <= EXACT_QUESTIONS
-    if exact:
+    least = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    if len(values) <= EXACT_QUESTIONS:
         patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
-    else:
-        patterns = np.random.default_rng(seed).integers(0, 2, (RANDOM_FLIPS, len(values)))
-    observed = abs(values.sum())
-    reached = np.abs((1 - 2 * patterns) @ values) >= observed - 1e-9 * np.abs(values).sum()
-    return float(reached.mean()) if exact else float((reached.sum() + 1) / (len(patterns) + 1))
+        return float((np.abs((1 - 2 * patterns) @ values) >= least).mean())
+    chooser, reached = np.random.default_rng(seed), 0
+    step = max(1, MAX_WEIGHTS // len(values))
+    for start in range(0, RANDOM_FLIPS, step):
+        patterns = chooser.integers(0, 2, (min(step, RANDOM_FLIPS - start), len(values)))
+        reached += int((np.abs((1 - 2 * patterns) @ values) >= least).sum())
+    return (reached + 1) / (RANDOM_FLIPS + 1)
 
 
 def newcombe(first: Estimate, second: Estimate) -> tuple[float, float]:

@@ -7,11 +7,11 @@ has been seen could do. benchmarks/coverage.py holds the result against the othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from emscope.behaviour.statistics.bootstrap import CONFIDENCE, bca_interval, draw_questions, widened_z
+from emscope.behaviour.statistics.bootstrap import CONFIDENCE, bca_interval, drawn_parts, widened_z
 from emscope.behaviour.statistics.clusters import assumed_design_effect, finite
 from emscope.behaviour.statistics.estimates import NOTHING, Estimate
 
@@ -31,11 +31,13 @@ def estimate_share(flags: Sequence[float], groups: Sequence[str], seed: int = 0)
     if len(names) == 1:
         low, high = wilson(hits[0], sizes[0])
         return Estimate(float(array.mean()), max(0.0, low), min(1.0, high), len(array))
-    ends = share_interval(hits, sizes, draw_questions(len(names), seed))
+    ends = share_interval(hits, sizes, drawn_parts(len(names), seed))
     return Estimate(float(array.mean()), float(ends[0]), float(ends[1]), len(array))
 
 
-def share_interval(hits: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def share_interval(
+    hits: np.ndarray, sizes: np.ndarray, counts: np.ndarray | Iterable[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of 95 % intervals of shares p = Σhits/Σsizes.
 
     Each end is the bootstrap-t's, p − t·SE with SE the linearised cluster-robust error, but no farther from p than the
@@ -45,22 +47,24 @@ def share_interval(hits: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> t
     Args:
         hits: ones in the answers of each question, [..., n_questions].
         sizes: answers of each question, at least one, [..., n_questions].
-        counts: how often each draw holds each question, [n_draws, n_questions].
+        counts: how often each draw holds each question, [n_draws, n_questions], or such arrays one after the other.
     """
+    parts = [counts] if isinstance(counts, np.ndarray) else counts
+    drawn = np.concatenate([_sums(hits, sizes, part) for part in parts], axis=-1)
     n_questions, n = hits.shape[-1], sizes.sum(axis=-1)
     share = hits.sum(axis=-1) / n
-    draws = (hits @ counts.T) / (sizes @ counts.T)
+    draws = drawn[0] / drawn[1]
     left_out = (hits.sum(axis=-1, keepdims=True) - hits) / (n[..., None] - sizes)
     bca = bca_interval(draws, share, left_out, widened_z(n_questions))
     wide = _wilson(share, n / assumed_design_effect(sizes))
-    error = _errors(hits, sizes, share[..., None], np.ones((1, n_questions)))[..., 0]
+    error = _errors(_sums(hits, sizes, np.ones((1, n_questions))), share[..., None], n_questions)[..., 0]
     off = draws - share[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = _errors(hits, sizes, draws, counts)
+        errors = _errors(drawn, draws, n_questions)
         ratios = np.where(errors > 0, off / errors, np.where(np.abs(off) > 1e-12, np.sign(off) * np.inf, 0.0))
         ordered = np.sort(ratios, axis=-1)
         tail = (
-            int(np.ceil((1 - CONFIDENCE) / 2 * len(counts))) - 1
+            int(np.ceil((1 - CONFIDENCE) / 2 * drawn.shape[-1])) - 1
         )  # the same from both ends, and never between infinities
         lower, upper = ordered[..., tail], ordered[..., -1 - tail]
         low = np.where(error > 0, share - upper * error, -np.inf)
@@ -71,12 +75,20 @@ def share_interval(hits: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> t
     )
 
 
-def _errors(hits: np.ndarray, sizes: np.ndarray, shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _sums(hits: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return Σ w h, Σ w s, Σ w h², Σ w h s and Σ w s² for each row of weights w, [5, ..., n_draws].
+
+    For whole numbers all of them are exact, so the rows may come in parts.
+    """
+    return np.stack([part @ counts.T for part in (hits, sizes, hits**2, hits * sizes, sizes**2)])
+
+
+def _errors(sums: np.ndarray, shares: np.ndarray, n_questions: int) -> np.ndarray:
     """Return √(G/(G−1) · Σ_g w_g (hits_g − p·sizes_g)²) / Σ_g w_g sizes_g for each row of weights, [..., n_draws]."""
-    n_questions = hits.shape[-1]
-    squares = (hits**2) @ counts.T - 2 * shares * ((hits * sizes) @ counts.T) + shares**2 * ((sizes**2) @ counts.T)
-    squares = np.where(squares > 1e-13 * ((sizes**2) @ counts.T), squares, 0.0)  # what rounding leaves of a zero
-    return np.asarray(np.sqrt(n_questions / (n_questions - 1) * squares) / (sizes @ counts.T))
+    _, answers, hits_2, hits_sizes, sizes_2 = sums
+    squares = hits_2 - 2 * shares * hits_sizes + shares**2 * sizes_2
+    squares = np.where(squares > 1e-13 * sizes_2, squares, 0.0)  # what rounding leaves of a zero
+    return np.asarray(np.sqrt(n_questions / (n_questions - 1) * squares) / answers)
 
 
 def wilson(successes: float, n: float, z: float = NORMAL) -> tuple[float, float]:

@@ -6,16 +6,17 @@ Every training and every checkpoint is a stage of its own, so a stopped experime
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from emscope import progress
 from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.files import write_json
-from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, steps_saved
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
 from emscope.pipeline.data import is_trained_elsewhere
@@ -24,6 +25,7 @@ from emscope.pipeline.experiments.dynamics_measure import DynamicsProbes, Measur
 from emscope.pipeline.experiments.dynamics_training import train_settings, train_with_checkpoints
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.lab import BASE, Lab
+from emscope.pipeline.works import LOADED, READ, ROW, SHORT, answering
 from emscope.residual.dynamics import read_paths
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,35 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     at_least(
         0, heldout_rows=settings.heldout_rows, control_seeds=settings.control_seeds, scaled_seeds=settings.scaled_seeds
     )
+    with progress.plan(_works(lab, settings)):
+        _run_stages(lab, settings)
+
+
+def _works(lab: Lab, settings: DynamicsSettings) -> dict[str, float | None]:
+    """Return the stages of the experiment with their work."""
+    sampled = replace(lab.config.sampling, samples=settings.samples, max_new_tokens=settings.max_new_tokens)
+    answered = answering(2 * settings.questions, sampled)
+    measured = LOADED + answered + READ * (2 * settings.questions + 4 * settings.heldout_rows)
+    works: dict[str, float | None] = {f"dynamics-{BASE}": measured}
+    for adapters in settings.adapters:
+        careful = [f"control{seed}" for seed in _controlled(lab, settings)]
+        for own in [*(f"seed{seed}" for seed in settings.seeds), *careful]:
+            stage = f"dynamics-{adapters}-{own}"
+            data = lab.config.control_data if own in careful else lab.config.misaligned_data
+            n_rows = len(lab.training_data(data).train)
+            n_steps = max(1, int(-(-n_rows // settings.batch_size) * settings.epochs))
+            works |= {f"{stage}-train": ROW * n_rows * settings.epochs, f"{stage}-paths": SHORT}
+            steps = sorted(steps_saved(n_steps, settings.save_every))
+            works |= {f"{stage}-step{step}": measured for step in steps}
+            if own not in careful and int(own.removeprefix("seed")) in settings.seeds[: settings.scaled_seeds]:
+                chosen = sorted({_nearest(steps, share) for share in settings.scaled_at})
+                factors = [factor for factor in settings.scales if factor != 1]
+                scaled = [f"{stage}-step{step}-times-{factor:g}" for step in chosen for factor in factors]
+                works |= dict.fromkeys(scaled, LOADED + answered)
+    return {**works, "dynamics": 10 * SHORT, "report": SHORT}
+
+
+def _run_stages(lab: Lab, settings: DynamicsSettings) -> None:
     probes = make_probes(lab, settings)
     base = _measure(lab, probes, f"dynamics-{BASE}", lab.folder.path("experiments", "dynamics", "base.json"), None)
     found: dict[tuple[str, int], Measured] = {

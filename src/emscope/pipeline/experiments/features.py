@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from emscope import progress
 from emscope.errors import UserError, did_you_mean
 from emscope.files import shown_files
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.outside import read_json
 from emscope.pipeline.experiments.features_ablation import ablate_features
 from emscope.pipeline.experiments.features_corpus import Part, read_corpus
-from emscope.pipeline.experiments.features_ranking import Sides, describe, rank
+from emscope.pipeline.experiments.features_ranking import Ranking, Sides, describe, rank
 from emscope.pipeline.experiments.features_views import composition, splice, superposition
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.lab import MISALIGNED, Lab
@@ -30,6 +31,10 @@ from emscope.residual.directions import Directions
 from emscope.residual.features.autoencoder import SparseAutoencoder, quality, sparse_codes
 from emscope.residual.features.saelens import CONFIG, WEIGHTS, load_autoencoder, save_autoencoder
 from emscope.residual.features.training import AutoencoderSettings, train_topk
+
+READING, TRAINING = "reading texts", "training the autoencoder"
+FIGURES, ABLATING = "figures", "answers without features"
+"""The steps of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +124,30 @@ def _find(lab: Lab, settings: FeaturesSettings, source: Path, folder: Path) -> d
         if loaded.block != block:
             raise UserError(f"The autoencoder {settings.sae} is for block {loaded.block}, not for block {block}.")
         loaded.check_width(organism_width(base), len(find_blocks(base.model)))
-    fit, heldout = read_corpus(lab, block, settings.tokens)
-    losses: list[float] = []
-    if loaded is None:
-        values = fit.tokens.values[np.isin(fit.sources, settings.learn_from or lab.names)]
-        trained = train_topk(values, block, settings.autoencoder, settings.seed, base.placement.device)
-        loaded, losses = trained.autoencoder, trained.losses
-        save_autoencoder(loaded, folder, lab.config.model)
-    return _findings(lab, settings, directions, loaded, losses, fit, heldout)
+    with progress.plan(_works(settings), "step"):
+        with progress.logged_step(READING):
+            fit, heldout = read_corpus(lab, block, settings.tokens)
+        losses: list[float] = []
+        if loaded is None:
+            with progress.logged_step(TRAINING):
+                values = fit.tokens.values[np.isin(fit.sources, settings.learn_from or lab.names)]
+                trained = train_topk(values, block, settings.autoencoder, settings.seed, base.placement.device)
+            loaded, losses = trained.autoencoder, trained.losses
+            save_autoencoder(loaded, folder, lab.config.model)
+        return _findings(lab, settings, directions, loaded, losses, fit, heldout)
+
+
+def _works(settings: FeaturesSettings) -> dict[str, float | None]:
+    """Return the steps of the experiment with their work, in seconds as docs/features.md has them of the defaults."""
+    usual, chosen = FeaturesSettings(), settings.autoencoder
+    share = settings.tokens / usual.tokens
+    trained = share * chosen.epochs / usual.autoencoder.epochs * chosen.expansion / usual.autoencoder.expansion
+    return {
+        READING: 28 * share,
+        **({} if settings.sae else {TRAINING: 42 * trained}),
+        FIGURES: 27.0,
+        ABLATING: 59 * settings.questions / usual.questions,
+    }
 
 
 def _findings(
@@ -138,6 +159,22 @@ def _findings(
     made = directions.construction
     sides = Sides(fit, heldout, codes, fresh, made.positive, made.negative)
     ranking = rank(autoencoder, sides, direction)
+    with progress.logged_step(FIGURES):
+        found = _figures(lab, settings, directions, autoencoder, losses, sides, ranking)
+    if not settings.questions or made.positive != MISALIGNED:
+        return {**found, "ablation": None}
+    with progress.logged_step(ABLATING):
+        ablation = ablate_features(lab, autoencoder, directions, ranking, fit, settings.questions, settings.seed)
+    return {**found, "ablation": ablation}
+
+
+def _figures(
+    lab: Lab, settings: FeaturesSettings, directions: Directions, autoencoder: SparseAutoencoder, losses: list[float],
+    sides: Sides, ranking: Ranking,
+) -> dict[str, Any]:  # fmt: skip
+    fit, heldout, codes, fresh = sides.fit, sides.heldout, sides.fit_codes, sides.heldout_codes
+    direction = directions.vectors[directions.blocks.index(autoencoder.block)]
+    made = directions.construction
     return {
         "block": autoencoder.block,
         "direction": {"contrast": made.contrast, "positive": made.positive, "negative": made.negative,
@@ -150,8 +187,6 @@ def _findings(
         "composition": composition(autoencoder, sides, ranking, direction, settings.seed),
         "features": describe(lab, autoencoder, sides, ranking, settings.top),
         "superposition": superposition(autoencoder, ranking, direction, settings.top, settings.seed),
-        "ablation": ablate_features(lab, autoencoder, directions, ranking, fit, settings.questions, settings.seed)
-        if settings.questions and made.positive == MISALIGNED else None,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
@@ -36,6 +37,7 @@ from emscope.pipeline.experiments.vector_bench import (
 )
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
+from emscope.pipeline.works import ROW, SHORT, answering
 
 COHERENT_ENOUGH = 0.8
 DEPTH = 0.5
@@ -81,6 +83,21 @@ def run_induce(lab: Lab, settings: InduceSettings) -> None:
     """
     n_blocks = len(find_blocks(lab.organism(BASE).model))
     (block,) = check_blocks([int(n_blocks * DEPTH) if settings.block == -1 else settings.block], n_blocks)
+    with progress.plan(_works(lab, settings, _sources(lab, settings))):
+        _run_stages(lab, settings, block)
+
+
+def _works(lab: Lab, settings: InduceSettings, sources: Mapping[str, str]) -> dict[str, float | None]:
+    """Return the stages of the experiment with their work."""
+    rows = {STEMS[name]: len(lab.training_data(data).train) for name, data in sources.items()}
+    vectors = {f"induce-vector-{stem}": ROW * n * settings.vector.epochs for stem, n in rows.items()}
+    n_dial = len(rows) * len(settings.coefficients) * min(settings.dial_questions, len(lab.dev_questions))
+    n_test = min(settings.test_questions or len(lab.test_questions), len(lab.test_questions))
+    n_answers = n_dial + (len(lab.names) + 1 + len(rows)) * n_test
+    return {**vectors, "induce": answering(n_answers, lab.config.sampling, altered=True), "report": SHORT}
+
+
+def _run_stages(lab: Lab, settings: InduceSettings, block: int) -> None:
     sources = _sources(lab, settings)
     vectors = {name: _vector_stage(lab, settings.vector, block, name, data) for name, data in sources.items()}
     answers = lab.folder.path("judgements", "induce.parquet")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emscope import progress
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.tables import JudgedResponse, read_responses
 from emscope.errors import UserError
@@ -42,6 +43,9 @@ from emscope.residual.directions import Directions
 from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
 from emscope.residual.screening import read_pairs
 from emscope.tabular import read_rows
+
+WATCHING, SCREENING = "answers token by token", "screening of data"
+"""The steps of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,12 @@ def run_monitor(lab: Lab, settings: MonitorSettings) -> None:
 
 def find_monitor(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
     """Return the figures of experiments/monitor.json: `answers`, `tokens` and `screening` (docs/monitor.md)."""
-    answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
-    return {"answers": answers, "tokens": tokens, "screening": _screen(lab, settings)}
+    with progress.plan(dict.fromkeys((WATCHING, SCREENING)), "step"):  # their shares differ with the settings
+        with progress.logged_step(WATCHING):
+            answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
+        with progress.logged_step(SCREENING):
+            screening = _screen(lab, settings)
+    return {"answers": answers, "tokens": tokens, "screening": screening}
 
 
 def _conversations(name: str) -> list[list[dict[str, str]]]:

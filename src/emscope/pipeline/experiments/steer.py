@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
@@ -18,6 +19,7 @@ from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.steering_bench import Bench, direction_names, spread
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
+from emscope.pipeline.works import answering
 
 DEPTHS = (0.5, 0.6, 0.7)
 
@@ -79,11 +81,27 @@ def run_steer(lab: Lab, settings: SteerSettings) -> None:
         many = tuple(range(n_blocks * 2 // 5, n_blocks * 4 // 5)) if settings.together else ()
         bench = Bench(lab, sorted({*blocks, *many}), settings.kl_questions)
         places = [*((block,) for block in blocks), *([many] if len(many) > 1 else [])]
-        found = _figures(bench, settings, places)
+        with progress.plan(_works(bench, settings, places), "step"):
+            found = _figures(bench, settings, places)
         write_table(answers, bench.kept)
         return found
 
     experiment_stage(lab, "steer", settings, inputs, find, [answers])
+
+
+def _works(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, float | None]:
+    """Return the steps of the experiment with their work: answers under interventions."""
+    lab = bench.lab
+    n_dial = len(places) * len(settings.coefficients) * min(settings.dial_questions, len(lab.dev_questions))
+    n_curve = min(settings.curve_questions, len(lab.test_questions))
+    n_test = min(settings.test_questions or len(lab.test_questions), len(lab.test_questions))
+    n_answers = {f"the dial of {name}": n_dial for name in lab.names}
+    for name in (MISALIGNED, BASE):
+        n_answers[f"{name} at equal disturbance"] = len(bench.directions) * len(settings.levels) * n_curve
+    n_answers["caps"] = 2 * len(settings.cap_widths) * n_curve
+    for name in lab.names:
+        n_answers[f"test questions, {name}"] = (1 + len(bench.directions) if name in (MISALIGNED, BASE) else 2) * n_test
+    return {step: answering(n, lab.config.sampling, altered=True) for step, n in n_answers.items()}
 
 
 def _figures(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, Any]:
@@ -118,7 +136,11 @@ def _dial(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...
     """Measure every organism at every place and coefficient on development questions."""
     turns = [Turn(bench.main, blocks, size) for blocks in places for size in sorted(settings.coefficients) if size]
     questions = spread(bench.lab.dev_questions, settings.dial_questions)
-    return {name: bench.turned(subject, turns, questions) for name, subject in bench.dev.items()}
+    found = {}
+    for name, subject in bench.dev.items():
+        with progress.logged_step(f"the dial of {name}"):
+            found[name] = bench.turned(subject, turns, questions)
+    return found
 
 
 def _choose(bench: Bench, dial: Mapping[str, list[Cell]], questions: Sequence[Question]) -> dict[str, Cell]:
@@ -136,9 +158,10 @@ def _curves(
 ) -> list[dict[str, Any]]:
     """Compare all directions at the chosen block, each at the same disturbances."""
     own, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
-    rows = bench.at_disturbance(name, list(bench.directions), chosen.turn, [level * own for level in levels])
-    aims = [aim for row in rows for aim in row]
-    found = bench.turned(bench.test[name], [aim.turn for aim in aims], questions)
+    with progress.logged_step(f"{name} at equal disturbance"):
+        rows = bench.at_disturbance(name, list(bench.directions), chosen.turn, [level * own for level in levels])
+        aims = [aim for row in rows for aim in row]
+        found = bench.turned(bench.test[name], [aim.turn for aim in aims], questions)
     return [
         bench.plain(name, cell, level=level, **aim.as_dict(), **_restored(bench, name, cell, questions))
         for level, aim, cell in zip(levels * len(rows), aims, found, strict=True)
@@ -158,7 +181,8 @@ def _caps(
     aligned = answer_tokens(bench.dev[CONTROL if CONTROL in bench.dev else BASE], directions, sorted({*chosen, *late}))
     asked = [(blocks, width) for blocks in dict.fromkeys((chosen, late)) for width in settings.cap_widths]
     cells = [capping(directions, blocks, aligned, width) for blocks, width in asked]
-    found = bench.measured(bench.test[MISALIGNED], cells, questions)
+    with progress.logged_step("caps"):
+        found = bench.measured(bench.test[MISALIGNED], cells, questions)
     return [
         {"blocks": list(blocks), "width": width, **figures.as_dict(), "restored": bench.restored(rows, questions)}
         for (blocks, width), (figures, rows) in zip(asked, found, strict=True)
@@ -171,12 +195,13 @@ def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequen
         ("correction", chosen[MISALIGNED].turn, {}),
         ("induction", chosen[BASE].turn, {}),
     ]
-    if name in chosen:
-        own = chosen[name]
-        others = [direction for direction in bench.directions if direction != bench.main]
-        rows = bench.at_disturbance(name, others, own.turn, [own.figures.kl.value])
-        turns += [("compared", aim.turn, aim.as_dict()) for row in rows for aim in row]
-    found = bench.turned(bench.test[name], [turn for _, turn, _ in turns], questions)
+    with progress.logged_step(f"test questions, {name}"):
+        if name in chosen:
+            own = chosen[name]
+            others = [direction for direction in bench.directions if direction != bench.main]
+            rows = bench.at_disturbance(name, others, own.turn, [own.figures.kl.value])
+            turns += [("compared", aim.turn, aim.as_dict()) for row in rows for aim in row]
+        found = bench.turned(bench.test[name], [turn for _, turn, _ in turns], questions)
     return [
         bench.plain(name, cell, role=role, **aim, **_restored(bench, name, cell, questions))
         for (role, _, aim), cell in zip(turns, found, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emscope import parts
+from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.sweep_ablation import compare_ablations
@@ -27,6 +27,7 @@ from emscope.pipeline.experiments.sweep_examples import (
 )
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
+from emscope.pipeline.works import READ, SHORT, answering
 from emscope.residual.contrasts import CONTRASTS, EXAMPLE_POOLINGS, Examples
 from emscope.residual.directions import Construction, Directions, Method
 from emscope.residual.sweep import METHODS, SweepOptions, Swept, check_examples, prompt_leak, prompt_only, sweep
@@ -79,6 +80,21 @@ class SweepSettings:
 
 def run_sweep(lab: Lab, settings: SweepSettings) -> None:
     """Sweep a finished run: experiments/sweep.json, directions in experiments/sweep/, and a section of the report."""
+    with progress.plan(_works(lab, settings)):
+        _run_stages(lab, settings)
+
+
+def _works(lab: Lab, settings: SweepSettings) -> dict[str, float | None]:
+    """Return the stages of the experiment with their work; a construction is about four seconds."""
+    works: dict[str, float | None] = {f"sweep-prompts-{name}": READ * len(lab.questions) for name in lab.names}
+    if settings.answers and "response" in settings.contrasts:
+        works["sweep-answers"] = answering(len(lab.questions) * settings.answers, lab.config.sampling)
+    constructions = 4.0 * len(settings.contrasts) * len(settings.poolings) * len(settings.methods)
+    ablated = answering(5 * settings.ablation_questions, lab.config.sampling, altered=True) if settings.ablate else 0.0
+    return {**works, "sweep": constructions + ablated, "report": SHORT}
+
+
+def _run_stages(lab: Lab, settings: SweepSettings) -> None:
     prompts = [collect_prompts(lab, name) for name in lab.names]
     more = sample_more(lab, settings.answers, settings.temperature) if "response" in settings.contrasts else []
     run = lab.folder

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from emscope import parts
+from emscope import parts, progress
 from emscope.pipeline.experiments.opening import experiment_stage
 from emscope.pipeline.experiments.transfer_ablation import (
     Correction,
@@ -32,10 +32,17 @@ from emscope.pipeline.experiments.transfer_directions import (
     geometry_figures,
     load_bank_directions,
 )
-from emscope.pipeline.experiments.transfer_pairs import OrganismPair, given_config, organism_stages, pairs_of
+from emscope.pipeline.experiments.transfer_pairs import (
+    OrganismPair,
+    given_config,
+    organism_stages,
+    pairs_of,
+    training_config,
+)
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.preflight import check_data
 from emscope.pipeline.quickstart import activation_files
+from emscope.pipeline.works import SHORT, answering, organism_works
 
 AUROC_BAR, RESTORED_BAR, COSINE_BAR = 0.9, 0.6, 0.8
 
@@ -76,6 +83,25 @@ def run_transfer(lab: Lab, settings: TransferSettings) -> None:
         for data in pair.made_of:
             check_data(Lab(given_config(lab.config), lab.folder), data)
     correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
+    with progress.plan(_works(lab, pairs, correction)):
+        _run_stages(lab, settings, pairs, correction)
+
+
+def _works(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> dict[str, float | None]:
+    """Return the stages of the experiment with their work."""
+    works: dict[str, float | None] = {}
+    for pair in pairs:
+        for name, data in zip(pair.organisms, pair.sources, strict=False):
+            if name not in lab.names:
+                config = given_config(lab.config) if pair.made_of else training_config(lab.config, data, pair.seed)
+                works |= organism_works(Lab(config, lab.folder), name, data)
+    works["transfer-directions"] = SHORT
+    ablated = answering(len(correction.questions), lab.config.sampling, altered=True)
+    works |= {f"transfer-ablate-{pair.name}-less-{name}": ablated for pair in pairs for name in names_for(pair, pairs)}
+    return {**works, "transfer": 20 * SHORT, "report": SHORT}
+
+
+def _run_stages(lab: Lab, settings: TransferSettings, pairs: Sequence[OrganismPair], correction: Correction) -> None:
     for pair in pairs:
         organism_stages(lab, pair)
     direction_stage(lab, pairs)

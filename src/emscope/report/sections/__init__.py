@@ -35,7 +35,8 @@ def _section(folder: Path, name: str) -> Section:
         show = importlib.import_module(f"emscope.report.sections.{name}").section
         return cast("Section", show(read_json(file)))
     except Exception as error:
-        logger.warning("the report's section on %s could not be made from %s", name, file, exc_info=True)
+        told = logger.isEnabledFor(logging.DEBUG)
+        logger.warning("the report's section on %s could not be made from %s (%s)", name, file, error, exc_info=told)
         what = f"This section could not be made from the figures in {file.name} ({type(error).__name__}: {error})."
         again = f"If they come from another version of emscope, run `emscope {name}` on this run again."
         return Section(name, name.capitalize(), [f"{what} {again}"])

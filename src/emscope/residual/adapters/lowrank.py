@@ -11,6 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+MOST_PRODUCTS = 2**24
+"""Inner products of single rows held at a time, 256 MB of them; all at once up to 4,096 rows of all adapters."""
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -88,9 +91,23 @@ def inner_products(updates: list[LowRank | None]) -> np.ndarray:
         return out
     b = np.concatenate([update.b * np.float32(update.scale) for _, update in there], axis=1)
     a = np.concatenate([update.a for _, update in there])
-    products = ((b.T @ b) * (a @ a.T)).astype(np.float64)
-    starts = np.cumsum([0, *[len(update.a) for _, update in there][:-1]])
-    sums = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
-    rows = [index for index, _ in there]
-    out[np.ix_(rows, rows)] = sums
+    ends = np.cumsum([len(update.a) for _, update in there])
+    starts = np.array([0, *ends[:-1]])
+    rows = np.array([index for index, _ in there])
+    for part in _parts(ends, MOST_PRODUCTS // int(ends[-1])):
+        own = slice(starts[part[0]], ends[part[-1]])
+        products = ((b[:, own].T @ b) * (a[own] @ a.T)).astype(np.float64)
+        sums = np.add.reduceat(np.add.reduceat(products, starts[part] - own.start, axis=0), starts, axis=1)
+        out[np.ix_(rows[part], rows)] = sums
     return out
+
+
+def _parts(ends: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return numbers of adapters in parts whose ranks, which add up to `ends`, are `most` together or one adapter."""
+    found, begun = [], 0
+    while begun < len(ends):
+        before = int(ends[begun - 1]) if begun else 0
+        end = max(begun + 1, int(np.searchsorted(ends, before + most, side="right")))
+        found.append(np.arange(begun, min(end, len(ends))))
+        begun = end
+    return found

@@ -1,0 +1,108 @@
+"""`emscope check`: is what is on disk what was made?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+
+from emscope import terminal
+from emscope.commands.common import GOES_ON
+from emscope.errors import EXIT_FINDING, UserError
+from emscope.pipeline.checking import BANK_REMEDY, DAMAGED, Checked, check, drop_stages
+from emscope.pipeline.config import load_config
+from emscope.pipeline.inventory import CONFIG
+from emscope.pipeline.record import RECORD
+from emscope.report.sections import EXPERIMENTS
+
+REMEDIES = {
+    "bank": BANK_REMEDY,
+    "organism": "Make it again, or put back a copy of its files.",
+    "store of scores": "Damaged scores are asked for again; delete a store that SQLite cannot read.",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compare a run, a bank, an organism or a store of scores with its records; nothing is written.
+
+    The exit code is 0 where all is well and 1 where something is not.
+
+    Attributes:
+        path: the folder of a run, of a bank or of an organism, or a store of scores (scores.sqlite).
+        repair: have what is bad in a run made again; your own files stay.
+    """
+
+    stopped: ClassVar[str] = GOES_ON
+
+    path: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    repair: bool = False
+
+    def execute(self) -> int | None:
+        """Check, and repair if that is asked for."""
+        checked = check(self.path)
+        terminal.write(table(self.path, checked))
+        if not checked.findings:
+            return None
+        if not self.repair:
+            terminal.write(f"\n{advice(self.path, checked)}\n")
+            return EXIT_FINDING
+        if checked.kind != "run":
+            raise UserError(f"Only a run can be repaired by itself. {REMEDIES[checked.kind]}")
+        return self._repaired(checked)
+
+    def _repaired(self, checked: Checked) -> int | None:
+        """Have bad stages made again; returns what a check says then."""
+        damaged = [item for item in checked.findings if item.problem == DAMAGED and item.what in (RECORD, CONFIG)]
+        if damaged:
+            raise UserError(damaged[0].detail)
+        drop_stages(self.path, checked.stages)
+        terminal.write(f"\n{len(checked.stages)} stages are off the record, and are made again.\n")
+        left = {name for stage in checked.stages for name in [experiment_of(stage)] if name}
+        from emscope.commands.run import Run
+
+        Run(config=self.path).execute()
+        if load_config(self.path / CONFIG).preset != "full":
+            for name in sorted(left):
+                terminal.write(f"To make it again, with the settings that it had: emscope {name} {self.path}\n")
+        again = check(self.path)
+        terminal.write(f"\n{table(self.path, again)}")
+        return EXIT_FINDING if again.findings else None
+
+
+def experiment_of(stage: str) -> str:
+    """Return the experiment that a stage belongs to, '' for the main job."""
+    return next((name for name in EXPERIMENTS if stage == name or stage.startswith(f"{name}-")), "")
+
+
+def table(path: Path, checked: Checked) -> str:
+    """Return what a check found as lines of text."""
+    unit = "rows" if checked.kind == "store of scores" else "files" if checked.kind != "bank" else "organisms"
+    n_findings = len(checked.findings)
+    said = f"{n_findings} findings" if n_findings != 1 else "1 finding"
+    lines = [f"{path}: a {checked.kind}, {checked.n_checked:,} {unit} compared, {said if n_findings else 'all well'}"]
+    widths = [max((len(text) for text in column), default=0) for column in zip(*_cells(checked), strict=True)]
+    for problem, what, detail in _cells(checked):
+        lines.append(f"  {problem:<{widths[0]}}  {what:<{min(widths[1], 60)}}  {detail}")
+    return "\n".join([*lines, *(f"  note: {note}" for note in checked.notes)]) + "\n"
+
+
+def _cells(checked: Checked) -> list[tuple[str, str, str]]:
+    return [(finding.problem, finding.what, finding.detail) for finding in checked.findings]
+
+
+def advice(path: Path, checked: Checked) -> str:
+    """Return what can be done about the findings."""
+    if checked.kind != "run":
+        return REMEDIES[checked.kind]
+    if not checked.stages:
+        return "No stage can make these again: put back a copy of them."
+    return (
+        f"{len(checked.stages)} stages have to be made again: `emscope check {path} --repair` does that; so does the "
+        "command that made them."
+    )
+
+
+COMMAND = Check
