@@ -1,6 +1,7 @@
 import contextlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -90,11 +91,11 @@ def test_what_is_read_of_an_archive_is_bounded_as_it_is_read(archive, monkeypatc
 @pytest.mark.parametrize("place, bits", [(8, 1), (10, 93)])
 def test_members_that_are_encrypted_or_packed_in_another_way_are_named(archive, place, bits):
     path = archive({"rows.jsonl": ROWS})
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         data = bytearray(file.read())
     for mark, at in ((b"PK\x01\x02", place), (b"PK\x03\x04", place - 2)):
         data[data.find(mark) + at] = bits
-    with open(path, "wb") as file:
+    with Path(path).open("wb") as file:
         file.write(data)
     with pytest.raises(UserError, match=r"data\.zip\.enc is not a whole archive"):
         load_conversations(path, accept_terms=True)
