@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from survive.world import N_ANSWERS
 
 CALLS = 2 * N_ANSWERS
 ANSWERED = 1000  # calls before the judge goes away
+UNSCORED = re.compile(r"unscored [1-9]")
 FASTER = 0.01
 """Waits between tries are this much shorter, so that an hour of them is half a minute."""
 
@@ -54,7 +56,8 @@ def away_for_good(reference: Reference, status: int, scratch: Path, server: Serv
     second = go_on(setting, folder, server, folder.name)
     seen = server.counts(folder.name)
     wrong = [
-        not_said(first, "", or_done=False), not_done(second), unlike(reference.contents, outputs_of(folder, setting)),
+        "" if first.code == 2 or UNSCORED.search(first.printed) else f"exit {first.code}, nothing said of it",
+        not_done(second), unlike(reference.contents, outputs_of(folder, setting)),
         "" if seen.prompts == CALLS and seen.again <= CONCURRENCY else f"{seen.prompts} prompts, {seen.again} again",
     ]  # fmt: skip
     return Case.of(f"HTTP {status} after {kept.calls} answers, {kept.refused} calls refused", [first, second], wrong)

@@ -63,9 +63,7 @@ def main() -> None:
             traceback.print_exc()
             raise
         if os.environ.get("SURVIVE_TIMES"):
-            print(
-                f"{time.strftime('%H:%M:%S')} {number} {time.monotonic() - began:.1f} s {task}"[:140], file=sys.stderr
-            )
+            print(f"{time.monotonic() - began:5.1f} s  {str(result)[:700]}", file=sys.stderr, flush=True)
         (scratch / f"result-{number}").write_bytes(pickle.dumps(result))
 
 

@@ -159,6 +159,11 @@ def test_a_resumed_training_ends_with_the_same_weights(tiny_folder, tmp_path):
     assert steps == sorted(steps)
 
 
+def test_checkpoints_hold_no_card_of_their_own(tiny_folder, tmp_path):
+    train_adapter(tiny_folder, DATA, tmp_path, dataclasses.replace(FAST, epochs=1, save_every=1))
+    assert [path.parent for path in tmp_path.rglob("README.md")] == [tmp_path]
+
+
 def test_blocks_and_targets_choose_where_adapters_go(tiny_folder, tmp_path):
     settings = dataclasses.replace(FAST, epochs=1, targets=("down_proj",), blocks=(1, 3))
     train_adapter(tiny_folder, DATA, tmp_path, settings)

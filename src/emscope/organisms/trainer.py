@@ -76,6 +76,9 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.should_save:
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
+    def create_model_card(self, *given: Any, **more: Any) -> None:
+        """Write none: the organism has its own card, and TRL's lists its tags in another order in each process."""
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save a checkpoint whose adapter names its base; PEFT's own card would name a folder of the cache."""
         super()._save(output_dir, state_dict)
