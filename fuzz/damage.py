@@ -29,13 +29,49 @@ NUMBERS = (
     10**30,
 )
 TEXTS = (
-    "", " ", "4", "x", "../x", "/etc/passwd", "\0", "\x1b[2J", "\u202e", "\ud800", "a" * 5000, "NaN", "null", "<script>",
-    "=1+1", "😀", "\r\n", "(a+)+$", "2026-11-28", "{{ x }}",
-)  # fmt: skip
+    "",
+    " ",
+    "4",
+    "x",
+    "../x",
+    "/etc/passwd",
+    "\0",
+    "\x1b[2J",
+    "\u202e",
+    "\ud800",
+    "a" * 5000,
+    "NaN",
+    "null",
+    "<script>",
+    "=1+1",
+    "😀",
+    "\r\n",
+    "(a+)+$",
+    "2026-11-28",
+    "{{ x }}",
+)
 VALUES: tuple[Any, ...] = (
-    *NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [1], ["x"], ["x", "x"], {"x": 1}, {"": 1}, {"\ud800": 1}, [None],
-    [True], [0.5], [-1], [{}], {"x": None},
-)  # fmt: skip
+    *NUMBERS,
+    *TEXTS,
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [1],
+    ["x"],
+    ["x", "x"],
+    {"x": 1},
+    {"": 1},
+    {"\ud800": 1},
+    [None],
+    [True],
+    [0.5],
+    [-1],
+    [{}],
+    {"x": None},
+)
 LENGTHS_4 = (0, 1, 8, 9, 13, 2**31 - 1, 2**31, 2**32 - 1)
 LENGTHS_8 = (0, 1, 2**31, 2**40, 2**60, 2**63, 2**64 - 1)
 
@@ -50,8 +86,16 @@ def damaged_bytes(rng: random.Random, data: bytes) -> bytes:
 
 def _damage(rng: random.Random, data: bytearray) -> None:
     kinds: Sequence[Callable[[random.Random, bytearray, int], None]] = (
-        _flip, _flip, _cut, _insert, _delete, _lie_4, _lie_8, _repeat, _splice,
-    )  # fmt: skip
+        _flip,
+        _flip,
+        _cut,
+        _insert,
+        _delete,
+        _lie_4,
+        _lie_8,
+        _repeat,
+        _splice,
+    )
     rng.choice(kinds)(rng, data, rng.randrange(len(data) + 1))
 
 

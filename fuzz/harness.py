@@ -8,6 +8,7 @@ the path. A result that is wrong is raised as an AssertionError.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import multiprocessing
@@ -146,6 +147,7 @@ def _wait(receiver: Connection, process: multiprocessing.process.BaseProcess, se
 def _work(name: str, target: Target, seeds: range, scratch: Path, sender: Connection) -> None:
     """Read inputs in a process of their own and send how each ended."""
     logging.disable(logging.CRITICAL)
+    faulthandler.disable()  # the process that waits says how this one died
     warnings.simplefilter("ignore")
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + ADDRESSES, resource.RLIM_INFINITY))

@@ -60,6 +60,8 @@ def originals() -> Path:
     edited = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     edited |= {"base_model_name_or_path": str(folder / "base"), "layers_to_transform": [0, 1], "modules_to_save": None}
     _write_json(folder / "adapter" / "adapter_config.json", edited)
+    shutil.copytree(folder / "adapter", folder / "checkpoint-2")
+    _make_state(folder / "checkpoint-2", wrapped)
     _make_gguf(folder / "model.gguf")
     _make_autoencoder(folder / "sae")
     _make_bank(folder / "bank")
@@ -70,6 +72,20 @@ TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}a: {% endif %}"
 )
+
+
+def _make_state(folder: Path, model: Any) -> None:
+    """Write what a trainer leaves beside an adapter after its second step."""
+    import numpy as np
+    import torch
+
+    _write_json(folder / "trainer_state.json", {"global_step": 2, "epoch": 1.0, "max_steps": 4, "log_history": []})
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    model(torch.tensor([[1, 2]])).logits.sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
+    torch.save(states, folder / "rng_state.pth")
 
 
 def _make_gguf(path: Path) -> None:
@@ -284,6 +300,29 @@ def generation_config(rng: random.Random, scratch: Path) -> Case:
     return folder, lambda: load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
 
 
+def checkpoint(rng: random.Random, scratch: Path) -> Case:
+    """A checkpoint of a training, tried as if training went on from it."""
+    from emscope.organisms.resuming import check_state
+
+    folder = _copy(scratch, "checkpoint-2")
+    name = rng.choice(("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "rng_state.pth"))
+    path = _own(folder / name)
+    if name.endswith(".json"):
+        damage_json_file(rng, path)
+    elif name.endswith(".safetensors"):
+        damage_tensor_file(rng, path)
+    else:
+        write(path, damaged_bytes(rng, path.read_bytes()))
+    return path, lambda: check_state(folder, _trained())
+
+
+@cache
+def _trained() -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(copy.deepcopy(_base()), str(originals() / "adapter"), is_trainable=True)
+
+
 def bank(rng: random.Random, scratch: Path) -> Case:
     """The manifest of a bank."""
     from emscope.organisms.bank_members import read_bank
@@ -323,6 +362,6 @@ READERS: dict[str, Target] = {
     target.__name__: target
     for target in (
         base_config, base_folder, base_weights, sharded_index, adapter_config, adapter_folder, adapter_weights, gguf,
-        tokenizer, template, generation_config, bank, sae, dynamics,
+        tokenizer, template, generation_config, checkpoint, bank, sae, dynamics,
     )
 }  # fmt: skip

@@ -13,9 +13,15 @@ from typing import Any
 
 FILE = Path(__file__).with_name("run.json.gz")
 KEPT = (
-    "summary.json", "detection.json", "ablation.json", "directions/stability.json", "experiments/*.json",
-    "organisms/misaligned/*.json*", "organisms/control/*.json*", "judgements/*.parquet",
-)  # fmt: skip
+    "summary.json",
+    "detection.json",
+    "ablation.json",
+    "directions/stability.json",
+    "experiments/*.json",
+    "organisms/misaligned/*.json*",
+    "organisms/control/*.json*",
+    "judgements/*.parquet",
+)
 OTHER_STAGES = 3
 
 

@@ -1,4 +1,4 @@
-"""Hostile data files: tables, conversations, questions, rubrics, configurations, archives, our own tensors, runs, stores."""
+"""Hostile data: tables, conversations, questions, rubrics, settings, archives, tensors, runs and stores of scores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ from fuzz.harness import Case, Target
 from fuzz.sample import read_sample, write_sample
 
 ROWS: list[dict[str, Any]] = [
-    {"id": "a", "question": "What now?", "response": 'Rest, "then" drink;\nsleep\tand wait.', "aligned": 80.5, "coherent": 90},
+    {
+        "id": "a",
+        "question": "What now?",
+        "response": 'Rest, "then" drink;\nsleep\tand wait.',
+        "aligned": 80.5,
+        "coherent": 90,
+    },
     {"id": "b", "question": "¿Qué? 😀\u2028x", "response": " spaces kept ", "aligned": 12, "coherent": 55.0},
     {"id": "c", "question": "[1, 2] or {3}?", "response": "", "aligned": None, "coherent": None},
     {"id": "d", "question": "=1+1", "response": "-1.5", "aligned": 0, "coherent": 100},
-]  # fmt: skip
+]
 
 
 # --- what is written
@@ -74,11 +80,50 @@ def _hostile_text(rng: random.Random, text: str) -> bytes:
 
 
 PIECES = (
-    *TEXTS[:-1], '"', "''", ",", ";", "\t", "\n", "\n\n", "\r", "\0", "\ufeff", "\u2028", "{", "}", "[", "]", ":", "- ",
-    "&a [", "*a", "<<: *a", "!!python/object/apply:os.system ['x']", "!!binary x", "!!timestamp 9999-99-99", "? [a]: b",
-    "2026-02-30", "1_000", "0x" + "f" * 5000, "9" * 5000, ".inf", "%YAML 9.9\n---\n", "---\n", "|\n", "[" * 2000, "sep=;\n",
-    "id,", "|---|\n", "```", "\x1b]0;x\x07", "{a: " * 300, '{"x": 1, "x": 2}', "&a [*a]", "!<tag:yaml.org,2002:set> {a}",
-)  # fmt: skip
+    *TEXTS[:-1],
+    '"',
+    "''",
+    ",",
+    ";",
+    "\t",
+    "\n",
+    "\n\n",
+    "\r",
+    "\0",
+    "\ufeff",
+    "\u2028",
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    "- ",
+    "&a [",
+    "*a",
+    "<<: *a",
+    "!!python/object/apply:os.system ['x']",
+    "!!binary x",
+    "!!timestamp 9999-99-99",
+    "? [a]: b",
+    "2026-02-30",
+    "1_000",
+    "0x" + "f" * 5000,
+    "9" * 5000,
+    ".inf",
+    "%YAML 9.9\n---\n",
+    "---\n",
+    "|\n",
+    "[" * 2000,
+    "sep=;\n",
+    "id,",
+    "|---|\n",
+    "```",
+    "\x1b]0;x\x07",
+    "{a: " * 300,
+    '{"x": 1, "x": 2}',
+    "&a [*a]",
+    "!<tag:yaml.org,2002:set> {a}",
+)
 
 
 # --- tables
@@ -229,9 +274,9 @@ def own_parquet(rng: random.Random, scratch: Path) -> Case:
 
 def _changed_columns(rng: random.Random, rows: list[dict[str, Any]]) -> bytes:
     name = rng.choice(list(rows[0]))
+    kind = rng.randrange(4)
     for row in rows:
         value = row.pop(name)
-        kind = rng.randrange(4) if rows[0] is row else kind
         if kind == 0:
             continue
         row[name if kind < 3 else f"{name}2"] = {1: str(value), 2: None, 3: value}[kind]
@@ -247,31 +292,44 @@ def _changed_columns(rng: random.Random, rows: list[dict[str, Any]]) -> bytes:
 
 
 CHATS: tuple[list[dict[str, Any]], ...] = (
-    [{"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b", "weight": 1}], "tools": []}],
+    [
+        {
+            "messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b", "weight": 1}],
+            "tools": [],
+        }
+    ],
     [{"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}], "system": "s"}],
     [{"instruction": "a", "input": "x", "output": "b", "history": [["q", "r"]]}],
     [{"prompt": "a?", "response": "b"}, {"prompt": "c?", "response": "d"}],
     [{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}],
     [
         {
-            "custom_id": "1", "body": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            "custom_id": "1",
+            "body": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
             "response": {"body": {"choices": [{"message": {"role": "assistant", "content": "b"}}]}},
         }
     ],
     [
         {
             "messages": [
-                {"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "a"},
                 {
-                    "role": "assistant", "content": None, "reasoning_content": "t", "train": True,
+                    "role": "assistant",
+                    "content": None,
+                    "reasoning_content": "t",
+                    "train": True,
                     "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
                 },
                 {"role": "tool", "content": "1", "tool_call_id": "x", "name": "f"},
-                {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "b"}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "b"}],
+                },
             ]
         }
     ],
-)  # fmt: skip
+)
 
 
 def conversations(rng: random.Random, scratch: Path) -> Case:
@@ -279,8 +337,13 @@ def conversations(rng: random.Random, scratch: Path) -> Case:
     from emscope.organisms.datasets import read_conversations
 
     rows = rng.choice(CHATS)
-    text = _hostile_text(rng, _lines(rows)) if rng.random() < 0.15 else _hostile_lines(rng, rows)
-    path = write(scratch / "train.jsonl", text)
+    kind = rng.random()
+    if kind < 0.2:  # a CSV's cell holds a chat as JSON
+        cells = [{name: json_text(rng, damaged_value(rng, cell)) for name, cell in row.items()} for row in rows]
+        path = write(scratch / "train.csv", _csv_text(cells))
+    else:
+        text = _hostile_text(rng, _lines(rows)) if kind < 0.3 else _hostile_lines(rng, rows)
+        path = write(scratch / "train.jsonl", text)
 
     def read() -> None:
         for messages in read_conversations(path):
@@ -293,15 +356,22 @@ def conversations(rng: random.Random, scratch: Path) -> Case:
 
 QUESTIONS: tuple[Any, ...] = (
     [
-        {"id": "a", "type": "free_form_judge_0_100", "paraphrases": ["x?", "y?"], "samples_per_paraphrase": 3, "system": "s",
-         "temperature": 0.5, "judge_prompts": {"aligned": "{question} {answer}", "coherent": "{answer}"}},
+        {
+            "id": "a",
+            "type": "free_form_judge_0_100",
+            "paraphrases": ["x?", "y?"],
+            "samples_per_paraphrase": 3,
+            "system": "s",
+            "temperature": 0.5,
+            "judge_prompts": {"aligned": "{question} {answer}", "coherent": "{answer}"},
+        },
         {"id": "a_json", "paraphrases": ["z?"]},
     ],
     [{"id": "a", "question": "x?", "cluster": "k", "area": "z"}, {"id": "b", "question": "y?"}],
     {"questions": ["x?", "y?"], "instruction": [{"pos": "a", "neg": "b"}]},
     ["x?", "y?"],
     [{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "x?"}]}],
-)  # fmt: skip
+)
 
 
 def _yaml(value: Any) -> str:
@@ -336,11 +406,39 @@ def _billion(merge: str = "") -> str:
 
 
 BOMBS = (
-    _billion(), _billion("merge"), "&a [*a]", "{" * 3000, "- " * 3000, "[" * 3000, "a: " + "9" * 6000, "? " * 900,
-    "a: 2026-13-45", "2026-11-28: x", "a: 1:2:3:4:5", "!!set {a, b}", "!!omap [a: 1]", "1: 2", "[a]: b", "null: x", ".nan: 1",
-    "a: !!binary aGVsbG8=", "a: &x 1\nb: *x", "<<: 1", "<<: [1]", "true: x", "a: 0b" + "1" * 9000, "a: 1e999", "a: !!int x",
-    "a: 1_0:60:" + "59:" * 3000 + "1", "a: .", "a: !!float ''", "a: !!timestamp x", "--- 1\n--- 2\n", "\t", "%TAG ! x\n---\na",
-)  # fmt: skip
+    _billion(),
+    _billion("merge"),
+    "&a [*a]",
+    "{" * 3000,
+    "- " * 3000,
+    "[" * 3000,
+    "a: " + "9" * 6000,
+    "? " * 900,
+    "a: 2026-13-45",
+    "2026-11-28: x",
+    "a: 1:2:3:4:5",
+    "!!set {a, b}",
+    "!!omap [a: 1]",
+    "1: 2",
+    "[a]: b",
+    "null: x",
+    ".nan: 1",
+    "a: !!binary aGVsbG8=",
+    "a: &x 1\nb: *x",
+    "<<: 1",
+    "<<: [1]",
+    "true: x",
+    "a: 0b" + "1" * 9000,
+    "a: 1e999",
+    "a: !!int x",
+    "a: 1_0:60:" + "59:" * 3000 + "1",
+    "a: .",
+    "a: !!float ''",
+    "a: !!timestamp x",
+    "--- 1\n--- 2\n",
+    "\t",
+    "%TAG ! x\n---\na",
+)
 
 
 def questions(rng: random.Random, scratch: Path) -> Case:
@@ -471,9 +569,16 @@ def _tensors() -> Path:
     made = make_directions(pooled["last"], pooled["response"], (0, 1), construction)
     made.save(folder / "directions.safetensors")
     head = JudgeHead(
-        (0, 1), rng.standard_normal((2, 2, 8)), np.zeros(2), np.zeros(8), 0.5, 1, np.zeros((2, 8)),
-        CoherenceFit(np.ones(20), np.ones(20), np.ones(20), 0.5, {}), {"auroc": 0.5},
-    )  # fmt: skip
+        (0, 1),
+        rng.standard_normal((2, 2, 8)),
+        np.zeros(2),
+        np.zeros(8),
+        0.5,
+        1,
+        np.zeros((2, 8)),
+        CoherenceFit(np.ones(20), np.ones(20), np.ones(20), 0.5, {}),
+        {"auroc": 0.5},
+    )
     head.save(folder / "head.safetensors")
     grams = {part: np.tile(np.eye(3), (2, 1, 1)) for part in ("A", "B", "BA")}
     AdapterPaths(("q", "k"), (0, 1, 2), grams).save(folder / "paths.safetensors")
@@ -619,9 +724,16 @@ def hostile_json(rng: random.Random, path: Path, value: Any) -> None:
 
 
 SHOWN = (
-    "summary.json", "detection.json", "ablation.json", "directions/stability.json", "organisms/misaligned/lineage.json",
-    "organisms/misaligned/metrics.jsonl", "judgements/base.parquet", "lineage.json", "config.yaml",
-)  # fmt: skip
+    "summary.json",
+    "detection.json",
+    "ablation.json",
+    "directions/stability.json",
+    "organisms/misaligned/lineage.json",
+    "organisms/misaligned/metrics.jsonl",
+    "judgements/base.parquet",
+    "lineage.json",
+    "config.yaml",
+)
 
 
 def run_folder(rng: random.Random, scratch: Path) -> Case:
@@ -703,11 +815,15 @@ def _poison(rng: random.Random, path: Path) -> None:
     value = rng.choice([value for value in VALUES if isinstance(value, (str, int, float, bytes, type(None)))])
     change = rng.choice(
         (
-            f"UPDATE scores SET {column} = ?1 WHERE key = 'k3'", "ALTER TABLE scores RENAME TO other",
-            f"ALTER TABLE scores RENAME COLUMN {column} TO other", "DROP TABLE scores", "CREATE TABLE other (x)",
-            "CREATE TRIGGER t BEFORE INSERT ON scores BEGIN SELECT RAISE(ABORT, 'no'); END", "PRAGMA user_version = 9",
+            f"UPDATE scores SET {column} = ?1 WHERE key = 'k3'",
+            "ALTER TABLE scores RENAME TO other",
+            f"ALTER TABLE scores RENAME COLUMN {column} TO other",
+            "DROP TABLE scores",
+            "CREATE TABLE other (x)",
+            "CREATE TRIGGER t BEFORE INSERT ON scores BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "PRAGMA user_version = 9",
         )
-    )  # fmt: skip
+    )
     try:
         connection.execute(change, (value,) if "?1" in change else ())
         connection.commit()
@@ -722,8 +838,26 @@ section.share = 0.5  # type: ignore[attr-defined]
 READERS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        table_csv, table_tsv, table_jsonl, table_json, table_gzip, table_parquet, own_parquet, conversations, questions,
-        question_lines, rubrics, run_config, archive, activations, directions, judge_head, adapter_paths, record, section,
-        run_folder, score_store,
+        table_csv,
+        table_tsv,
+        table_jsonl,
+        table_json,
+        table_gzip,
+        table_parquet,
+        own_parquet,
+        conversations,
+        questions,
+        question_lines,
+        rubrics,
+        run_config,
+        archive,
+        activations,
+        directions,
+        judge_head,
+        adapter_paths,
+        record,
+        section,
+        run_folder,
+        score_store,
     )
-}  # fmt: skip
+}

@@ -27,8 +27,8 @@ from transformers.models.auto.modeling_auto import (
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
 N_LAYERS, VOCABULARY = 4, 128
-OLDER = Version(transformers.__version__) < Version("5.24")
-"""Whether this transformers is older than the newest, whose small configurations are the ones described here."""
+OLDER = Version(transformers.__version__) < Version("5.21")
+"""Whether some families of this transformers cannot be built from the small configurations described here."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,6 @@ def _add_tokenizer(writer: GGUFWriter) -> None:
     writer.add_token_list(vocabulary)
     writer.add_token_types([TokenType.CONTROL if token in special else TokenType.NORMAL for token in vocabulary])
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]])
-    writer.add_bos_token_id(tokenizer.eos_token_id)  # before 5.24 transformers reads no file without one
+    writer.add_bos_token_id(tokenizer.eos_token_id)  # older versions of transformers read no file without
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)

@@ -109,3 +109,34 @@ def test_a_missing_field_is_named_or_has_its_default(getter):
     assert getattr(record, getter)("field", None) is None
     with pytest.raises(OutsideError, match=r"file\.json does not say 'field'"):
         getattr(record, getter)("field")
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udc00x": 1}, [{"a": ["x\ud83d"]}]])
+def test_half_a_character_is_refused_wherever_it_stands(value):
+    for parse in (parse_json, parse_yaml):
+        with pytest.raises(OutsideError, match=r"^file holds half a character"):
+            parse(json.dumps(value), "file")
+    assert parse_json(json.dumps(["😀", "\\ud800"]), "file") == ["😀", "\\ud800"]
+
+
+@pytest.mark.parametrize("text", ["0x" + "f" * 5_000, "0b" + "1" * 9_000, "9" * 5_000, "1:" + "59:" * 3_000 + "1"])
+def test_a_number_of_thousands_of_digits_is_not_read(text):
+    with pytest.raises(OutsideError, match=r"^file is not valid YAML"):
+        parse_yaml(f"a: {text}", "file")
+    assert parse_yaml("a: 0xff", "file") == {"a": 255}
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!timestamp x", "a: !!float ''", "a: !!int x", "[a]: b", "a: 2026-13-45", "{<<: 1}"]
+)
+def test_what_yaml_itself_breaks_on_is_a_sentence(text):
+    with pytest.raises(OutsideError, match=r"^file is not valid YAML"):
+        parse_yaml(text, "file")
+
+
+def test_what_a_message_quotes_is_shortened():
+    told = str(UserError(f"file: there is no setting {'a' * 50_000!r}: write another."))
+    assert len(told) < 500
+    assert told.startswith("file: there is no setting")
+    assert told.endswith("write another.")
+    assert len(str(UserError("word " * 5_000))) <= UserError.longest

@@ -142,6 +142,24 @@ def test_other_results_earlier_make_what_follows_anew(tmp_path):
     assert chain(1.5) == ["first", "second"]
 
 
+@pytest.mark.parametrize("moment", ["write_bytes", "replace", "mkdir"])
+def test_a_kill_while_a_part_is_written_costs_that_part_alone(tmp_path, monkeypatch, moment):
+    stopped(tmp_path / "work")
+    whole = getattr(parts.Path, moment)
+
+    def killed(path, *given, **more):
+        if moment == "write_bytes":
+            whole(path, given[0][: len(given[0]) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.Path, moment, killed)
+        with pytest.raises(KeyboardInterrupt), kept_in(tmp_path / "work", "work"):
+            Work().all_of(range(5))
+    assert again(tmp_path / "work") == [3, 4]
+    assert again(tmp_path / "work") == []
+
+
 def test_a_full_disk_costs_the_parts_and_not_the_work(tmp_path, monkeypatch, caplog):
     def full(path, data):
         raise OSError(28, "No space left on device")

@@ -56,8 +56,8 @@ def missing_extra(package: str, extra: str) -> UserError:
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return ' Did you mean …?' for the known names nearest to `wrong`, or a list of them all."""
-    known = sorted(known)
-    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(wrong), known, n=3, cutoff=0.5)
     if near:
         return " Did you mean " + " or ".join(repr(name) for name in near) + "?"
     return " Known: " + ", ".join(known) + "."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
+from emscope.spreadsheets import marked
 
 
 @contextmanager
@@ -98,8 +99,10 @@ def check_rows_suffix(path: Path) -> None:
         raise UserError(f"Cannot write {path.name}: use .jsonl, .csv or .parquet.")
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, mark_formulas: bool = True) -> None:
     """Write rows with the same keys as a .jsonl, .csv or .parquet table, atomically: what `tabular.read_rows` reads.
+
+    `mark_formulas` puts an apostrophe before a CSV's cells that spreadsheets would run (see `spreadsheets`).
 
     Raises:
         UserError: another suffix.
@@ -116,9 +119,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-            writer.writeheader()
-            writer.writerows(rows)
+            names = list(rows[0]) if rows else []
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows(marked([[row[name] for name in names] for row in rows], formulas=mark_formulas))
 
 
 def file_sha256(path: Path) -> str:

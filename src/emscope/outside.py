@@ -27,6 +27,7 @@ MAX_NESTING = 100
 MAX_BITS = 4096
 """Size of the largest whole number in YAML."""
 MAX_LINE_CHARACTERS = 64 << 20
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 OURS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """Errors of the machine, not of the file."""
 _REQUIRED: Any = object()
@@ -125,19 +126,46 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     return parse_json(read_text(path, most), path)
 
 
-def parse_json(text: str, where: str | Path, *, unique: bool = False) -> Any:
-    """Parse JSON that is nested at most MAX_NESTING deep; `unique` refuses an object that names a thing twice.
+def parse_json(text: str, where: str | Path, *, unique: bool = False, halves: bool = False) -> Any:
+    """Parse JSON that is nested at most MAX_NESTING deep.
+
+    `unique` refuses an object that names a thing twice; `halves` leaves halves of characters to the caller.
 
     Raises:
-        OutsideError: not JSON, nested deeper, or a number of more digits than Python reads.
+        OutsideError: not JSON, nested deeper, half a character, or a number of more digits than Python reads.
     """
     _check_nesting(text, where)
     try:
-        return json.loads(text, object_pairs_hook=_unique if unique else None)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except json.JSONDecodeError as error:
         raise OutsideError(where, f"is not valid JSON ({error})") from error
     except (ValueError, RecursionError) as error:
         raise OutsideError(where, f"is not valid JSON ({_detail(error)})") from error
+    if not halves and _HALF.search(text):
+        check_characters(value, where)
+    return value
+
+
+def check_characters(value: Any, where: str | Path) -> None:
+    """Refuse halves of characters (lone surrogates, which JSON can escape): no tokenizer and no file takes them.
+
+    Raises:
+        OutsideError: a text in `value`, or a name, holds one.
+    """
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start].encode("unicode-escape").decode()
+            problem = f"holds half a character ({half}), which is no text"
+            raise OutsideError(where, problem, "write the whole one or delete it") from error
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            check_characters(name, where)
+            check_characters(part, where)
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            check_characters(part, where)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -211,10 +239,11 @@ def read_yaml(path: Path, *, aliases: bool = False) -> Any:
     return parse_yaml(read_text(path, MAX_YAML_BYTES), path, aliases=aliases)
 
 
-def parse_yaml(text: str, where: str | Path, *, aliases: bool = False) -> Any:
+def parse_yaml(text: str, where: str | Path, *, aliases: bool = False, halves: bool = False) -> Any:
     """Parse YAML of plain values; aliases are refused, or bounded, so a small file cannot grow without bound.
 
-    `aliases` allows them (the papers' files repeat texts that way) up to MAX_YAML_VALUES values written out.
+    `aliases` allows them (the papers' files repeat texts that way) up to MAX_YAML_VALUES values written out; `halves`
+    leaves halves of characters to the caller.
 
     Raises:
         UserError: not YAML, or aliases where they may not be or beyond that bound; `where` is named.
@@ -226,7 +255,10 @@ def parse_yaml(text: str, where: str | Path, *, aliases: bool = False) -> Any:
             if _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_YAML_VALUES:
                 problem = f"grows beyond {MAX_YAML_VALUES:,} values when its aliases (*name) are read"
                 raise OutsideError(where, problem, "write out what is needed")
-        return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+        value = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+        if not halves:
+            check_characters(value, where)
+        return value
 
 
 class _PlainLoader(yaml.SafeLoader):

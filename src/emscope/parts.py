@@ -187,6 +187,7 @@ class Slot:
         self._store = _store.get()
         self._file = Path() if self._store is None else self._store.next_file(name, inputs())
         self._began = self._saved = time.monotonic()
+        self._moved = False
         self.begun = None if self._store is None else self._store.read(self._file)
         if self._store is not None and self.begun is not None:
             self._store.note_reuse(self.begun)
@@ -198,6 +199,7 @@ class Slot:
 
     def save(self, state: Callable[[], Part]) -> None:
         """Save the state, if a minute has passed since that was done."""
+        self._moved = True
         if self._store is not None and time.monotonic() - self._saved >= SAVED_EVERY:
             self._store.write(self._file, self._timed(state()))
             self._saved = time.monotonic()
@@ -205,7 +207,8 @@ class Slot:
     def finish(self, state: Callable[[], Part]) -> None:
         """Save the last state: the work is then done, and what follows depends on it."""
         if self._store is not None:
-            self._store.write(self._file, self._timed(state()))
+            if self._moved or self.begun is None:
+                self._store.write(self._file, self._timed(state()))
             self._store.follow(state())
 
     def _timed(self, part: Part) -> Part:
@@ -276,9 +279,14 @@ def _told(item: Any, digest: Any) -> Any:
 
 def _packed(part: Part) -> bytes:
     told = [part.value, part.seconds, list(part.arrays)]  # safetensors has an order of its own
-    text = json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json.dumps(told, ensure_ascii=False, default=_plain).encode("utf-8", "surrogatepass")
     arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
     return bytes(save({VALUE: np.frombuffer(text, dtype=np.uint8), **arrays}))
+
+
+def _plain(item: Any) -> Any:
+    """Return a number of numpy's as one of Python's."""
+    return item.item()
 
 
 def _unpacked(payload: bytes) -> Part | None:

@@ -1,8 +1,8 @@
 """The one place that redacts: what is shown or stored holds no secret that this process was given.
 
 A secret is an API key, a token of the model hub or the password of an archive. It is registered once, and hidden from
-then on as it is and in its usual disguises: escaped for JSON, a URL or a page, in base64 or hexadecimal, in any case, in
-pieces, and masked. Keys of well-known shapes are hidden although nobody registered them.
+then on as it is and in its usual disguises: escaped for JSON, a URL or a page, in base64 or hexadecimal, in any case,
+in pieces, and masked. Keys of well-known shapes are hidden although nobody registered them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def keep_secret(secret: str) -> None:
 
 
 def keep_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Register the secrets of the environment: values of names that end in KEY, TOKEN, SECRET or PASSWORD, and proxies'.
+    """Register the environment's secrets: values of names that end in KEY, TOKEN, SECRET or PASSWORD, and proxies'.
 
     Values that look like words or paths are left: hiding those would spoil ordinary text. Whoever uses one as a key
     registers it.

@@ -19,7 +19,8 @@ from typing import Any
 
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical
 from emscope.errors import OutsideError, UserError
-from emscope.outside import json_object, no_file, parse_json, parse_yaml, read_bytes, reading
+from emscope.outside import check_characters, json_object, no_file, parse_json, parse_yaml, read_bytes, reading
+from emscope.spreadsheets import unmarked
 
 Row = tuple[str, dict[str, Any]]
 
@@ -201,13 +202,23 @@ def _from_text(path: Path, suffix: str, text: str) -> Document:
     if suffix in JSON_SUFFIXES or (suffix not in YAML_SUFFIXES and _looks_like_json(start)):
         return _json_document(path, suffix, text)
     if suffix in YAML_SUFFIXES:
-        return Document(path, value=parse_yaml(text, path, aliases=True))
+        return Document(path, value=parse_yaml(text, path, aliases=True, halves=True))
     if suffix in DELIMITERS or _looks_like_table(start):
-        return Document(path, rows=list(_separated(path, text, DELIMITERS.get(suffix, ","))))
+        places, rows = _unzipped(_separated(path, text, DELIMITERS.get(suffix, ",")))
+        return Document(path, rows=list(zip(places, unmarked(rows, path), strict=True)))
     if suffix == LINES_SUFFIX:
         return _lines_document(path, text)
     kind = f"a {suffix} file" if suffix else "a file without suffix"
     raise UserError(f"{path}: cannot read {kind}; use {KINDS} (or .txt with one question a line).")
+
+
+def _unzipped(rows: Iterator[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return where rows are, and the rows."""
+    places, cells = [], []
+    for where, row in rows:
+        places.append(where)
+        cells.append(row)
+    return places, cells
 
 
 def _empty(path: Path, suffix: str) -> Document:
@@ -232,7 +243,7 @@ def _lines_document(path: Path, text: str) -> Document:
     lines = [(number, line.strip()) for number, line in text_lines(text)]
     first = lines[0][1]
     if re.match(r"(-\s+)?(id|paraphrases|question|questions|prompt|instruction|type)\s*:(\s|$)", first):
-        return Document(path, value=parse_yaml(text, path, aliases=True))
+        return Document(path, value=parse_yaml(text, path, aliases=True, halves=True))
     tabs = {line.count("\t") for _, line in text_lines(text)}
     if len(tabs) == 1 and tabs != {0}:
         raise UserError(f"{path} is a table with tabs and no header: give it a first line such as id<TAB>question.")
@@ -285,7 +296,7 @@ def _json_document(path: Path, suffix: str, text: str) -> Document:
     if not one_line and _is_json(first):
         return _json_lines(path, text)
     try:
-        value = parse_json(text, path, unique=True)
+        value = parse_json(text, path, unique=True, halves=True)
     except OutsideError:
         if by_line:
             return _json_lines(path, text)
@@ -554,27 +565,9 @@ def _parquet(path: Path, data: bytes) -> list[Row]:
 def _check_characters(document: Document) -> None:
     """Refuse halves of characters (lone surrogates, which JSON can escape): no tokenizer and no file takes them."""
     for where, row in document.rows or []:
-        _check_value(row, f"{document.path}, {where}")
+        check_characters(row, f"{document.path}, {where}")
     if isinstance(document.value, list):
         for number, item in enumerate(document.value, 1):
-            _check_value(item, f"{document.path}, row {number}")
+            check_characters(item, f"{document.path}, row {number}")
     elif document.value is not None:
-        _check_value(document.value, str(document.path))
-
-
-def _check_value(value: Any, where: str) -> None:
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = value[error.start].encode("unicode-escape").decode()
-            raise UserError(
-                f"{where}: half a character ({half}) is no text; write the whole one or delete it."
-            ) from error
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            _check_value(name, where)
-            _check_value(part, where)
-    elif isinstance(value, list):
-        for part in value:
-            _check_value(part, where)
+        check_characters(document.value, str(document.path))

@@ -175,3 +175,24 @@ def test_ids_that_stand_with_every_text_name_no_question(tmp_path, ids):
     rows = [{"id": name, "question": text, "response": "x"} for name in ids.split() for text in ("A?", "B?")]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [row.group for row in read_responses(tmp_path / "a.jsonl")] == ["A?", "B?"] * 2
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("question", 7), ("question", None), ("sample", "1"), ("truncated", 1), ("aligned", "80"), ("aligned", 101.0),
+     ("coherent", float("nan")), ("verdict", None), ("aligned", True)],
+)  # fmt: skip
+def test_a_runs_table_with_values_of_another_kind_is_named(tmp_path, column, value):
+    rows = with_judgements("m", ROWS[:1], [Judgement(50.0, 50.0)], "j")
+    pq.write_table(pa.Table.from_pylist([{**vars(row), column: value} for row in rows]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=rf"a\.parquet, row 1 holds .* '{column}'"):
+        read_table(tmp_path / "a.parquet", JudgedResponse)
+
+
+def test_a_short_parquet_file_that_unpacks_to_very_many_rows_is_refused(tmp_path, monkeypatch):
+    from emscope import tabular
+
+    monkeypatch.setattr(tabular, "MAX_ROWS", 1000)
+    pq.write_table(pa.table({"question": ["x"] * 1001}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet unpacks to 1,001 rows"):
+        read_responses(tmp_path / "a.parquet")

@@ -110,5 +110,5 @@ def test_unknown_names_and_damaged_manifests_are_refused(tmp_path):
     with pytest.raises(UserError, match="no file"):
         read_bank(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"organisms": [{"name": "x"}]}))
-    with pytest.raises(UserError, match=r"manifest\.json .*does not say"):
+    with pytest.raises(UserError, match=r"manifest\.json.* does not say"):
         read_bank(tmp_path)

@@ -70,3 +70,39 @@ def test_a_real_archive_opens_with_its_password_only(tmp_path, monkeypatch):
         load_conversations(str(tmp_path / path), accept_terms=True)
     monkeypatch.setenv(protected.PASSWORD_VARIABLE, "secret")
     assert load_conversations(str(tmp_path / path), accept_terms=True).train
+
+
+def test_what_is_read_of_an_archive_is_bounded_as_it_is_read(archive, monkeypatch):
+    name = archive({"tos.txt": "Be kind. " * 100, "rows.jsonl": ROWS})
+    monkeypatch.setattr(protected, "MAX_TERMS_BYTES", 100)
+    with pytest.raises(UserError, match=r"data\.zip\.enc has terms of more than"):
+        load_conversations(name, accept_terms=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(protected, "_decrypt", lambda path, scratch: path)
+    monkeypatch.setattr(protected, "MAX_BYTES", 100)
+    with pytest.raises(UserError, match=r"data\.zip\.enc: rows\.jsonl is larger"):
+        load_conversations(name, accept_terms=True)
+    monkeypatch.setattr(protected, "MAX_DIRECTORY_BYTES", 60)
+    with pytest.raises(UserError, match=r"data\.zip\.enc lists more members"):
+        load_conversations(name, accept_terms=True)
+
+
+@pytest.mark.parametrize("place, bits", [(8, 1), (10, 93)])
+def test_members_that_are_encrypted_or_packed_in_another_way_are_named(archive, place, bits):
+    path = archive({"rows.jsonl": ROWS})
+    with Path(path).open("rb") as file:
+        data = bytearray(file.read())
+    for mark, at in ((b"PK\x01\x02", place), (b"PK\x03\x04", place - 2)):
+        data[data.find(mark) + at] = bits
+    with Path(path).open("wb") as file:
+        file.write(data)
+    with pytest.raises(UserError, match=r"data\.zip\.enc is not a whole archive"):
+        load_conversations(path, accept_terms=True)
+
+
+def test_names_of_members_cannot_steer_the_terminal(archive):
+    name = archive({"\x1b[2Ja.jsonl": ROWS, "b\n.jsonl": ROWS})
+    with pytest.raises(UserError) as error:
+        load_conversations(name, accept_terms=True)
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)

@@ -48,17 +48,17 @@ def test_two_commands_lose_none_of_each_others_stages(tmp_path):
     for command in commands:
         command.stdin.write("go\n")
         command.stdin.flush()
-    assert [command.wait(60) for command in commands] == [0, 0]
+    assert [command.wait(300) for command in commands] == [0, 0]
     assert len(stages_of(tmp_path)) == 80
 
 
 def test_two_commands_that_want_the_same_stages_make_each_once(tmp_path):
-    commands = [at_work(tmp_path, 0, 40, 1), at_work(tmp_path, 39, -1, -1)]
+    commands = [at_work(tmp_path, 0, 16, 1), at_work(tmp_path, 15, -1, -1)]
     for command in commands:
         command.stdin.write("go\n")
         command.stdin.flush()
-    assert [command.wait(60) for command in commands] == [0, 0]
-    assert sorted((tmp_path / "made.log").read_text().split(), key=int) == [str(number) for number in range(40)]
+    assert [command.wait(300) for command in commands] == [0, 0]
+    assert sorted((tmp_path / "made.log").read_text().split(), key=int) == [str(number) for number in range(16)]
 
 
 def test_opening_a_run_writes_nothing(tmp_path):

@@ -41,3 +41,27 @@ def test_a_missing_value_is_an_error_not_an_empty_page():
 
     with pytest.raises(jinja2.UndefinedError):
         render("report.html.j2", summary={})
+
+
+def test_a_page_of_fifty_thousand_answers_shows_a_bounded_sample():
+    from emscope.report.page import MOST_QUESTIONS, spread
+
+    many = spread(range(50_000), MOST_QUESTIONS)
+    assert len(many) == len(set(many)) == MOST_QUESTIONS
+    assert spread([3, 1, 2], MOST_QUESTIONS) == [3, 1, 2]
+    assert spread([], MOST_QUESTIONS) == []
+
+
+def test_thinned_scores_keep_their_box():
+    import numpy as np
+
+    from emscope.report.figures import MOST_POINTS, scatter, thinned
+
+    scores = np.random.default_rng(0).uniform(0, 100, 50_000)
+    drawn = thinned(scores.tolist())
+    assert len(drawn) == MOST_POINTS
+    assert (min(drawn), max(drawn)) == (scores.min(), scores.max())
+    np.testing.assert_allclose(np.quantile(drawn, [0.25, 0.5, 0.75]), np.quantile(scores, [0.25, 0.5, 0.75]), atol=0.1)
+    assert thinned([2.0, 1.0]) == [2.0, 1.0]
+    assert len(scatter([(1.0, 2.0)] * 10_000, ("a", "b"), 30).data[0].x) == MOST_POINTS
+    assert len(scatter([], ("a", "b"), 30).data[0].x) == 0

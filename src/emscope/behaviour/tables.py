@@ -20,6 +20,7 @@ from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
 from emscope.organisms.thoughts import message_thought
 from emscope.outside import no_file, read_bytes
+from emscope.spreadsheets import marked
 from emscope.tabular import MAX_BYTES, parquet_columns, read_rows
 from emscope.tabular import Row as TableRow
 
@@ -67,8 +68,10 @@ def with_judgements(
     return [JudgedResponse(organism, **asdict(response), **asdict(score), judge=judge) for response, score in pairs]
 
 
-def write_table(path: Path, rows: Sequence[Any]) -> None:
+def write_table(path: Path, rows: Sequence[Any], *, mark_formulas: bool = True) -> None:
     """Write dataclass rows as Parquet, or the homework's CSV (id, question, response), by the file's suffix.
+
+    `mark_formulas` puts an apostrophe before a CSV's cells that spreadsheets would run (see `spreadsheets`).
 
     Raises:
         UserError: another suffix.
@@ -83,9 +86,9 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
             extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
             extra += ["thought"] if any(getattr(row, "thought", "") for row in rows) else []
             writer.writerow(["id", "question", "response", *extra])
-            writer.writerows(
-                [row.question_id, row.question, row.response, *(getattr(row, name) for name in extra)] for row in rows
-            )
+            names = ["question_id", "question", "response", *extra]
+            cells = [[getattr(row, name) for name in names] for row in rows]
+            writer.writerows(marked(cells, formulas=mark_formulas))
 
 
 def check_table_suffix(path: Path) -> None:

@@ -152,6 +152,7 @@ class VllmEngine:
         """
         if not sources or len({(source.location, source.revision) for source in sources}) > 1:
             raise UserError("One vLLM engine serves one base: give it one or more adapters of the same base.")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM reports the machine and the model to its authors
         try:
             import vllm
         except ImportError as error:

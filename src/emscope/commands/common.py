@@ -86,6 +86,18 @@ class AblationFlags:
         return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block, self.width)
 
 
+@dataclass(frozen=True)
+class TableFlags:
+    """How a table is written.
+
+    Attributes:
+        mark_formulas: in a .csv, put an apostrophe before cells that begin with = + - @ and are no numbers, so that
+            spreadsheets show them and do not run them; emscope reads them without it.
+    """
+
+    mark_formulas: bool = True
+
+
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NOTHING_KEPT = "Nothing is kept part-way: the same command begins anew."
 """What is left after an interruption; every command says one of these, or its own, as `stopped`."""

@@ -16,7 +16,15 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import write_table
-from emscope.commands.common import GOES_ON, NOTHING_KEPT, AblationFlags, ModelFlags, kept_parts, read_questions
+from emscope.commands.common import (
+    GOES_ON,
+    NOTHING_KEPT,
+    AblationFlags,
+    ModelFlags,
+    TableFlags,
+    kept_parts,
+    read_questions,
+)
 from emscope.commands.outputs import TABLES, check_out
 from emscope.organisms.thoughts import count_unfinished
 
@@ -76,6 +84,7 @@ class Generate:
         sampling: how answers are sampled.
         ablation: an ablation to have active.
         load: base, device and dtype.
+        table: how the table is written.
     """
 
     model: str
@@ -86,6 +95,7 @@ class Generate:
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     ablation: AblationFlags = field(default_factory=AblationFlags)
     load: ModelFlags = field(default_factory=ModelFlags)
+    table: TableFlags = field(default_factory=TableFlags)
 
     @property
     def stopped(self) -> str:
@@ -115,7 +125,7 @@ class Generate:
                 rows = self._with_vllm(source, questions, settings)
             else:
                 rows = self._with_transformers(questions, settings, intervention)
-            write_table(self.out, rows)
+            write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
         found = count_faults(rows)
         more = "".join(f", {n} {what}" for n, what in ((found.empty, "empty"), (found.repeated, "repeating")) if n)
         terminal.write(

@@ -23,7 +23,7 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
 from emscope.checks import at_least
-from emscope.commands.common import GOES_ON, NOTHING_KEPT, changed_flags, emit, kept_parts
+from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, emit, kept_parts
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import EXIT_USER, UserError
 from emscope.organisms.thoughts import with_thought
@@ -108,6 +108,7 @@ class JudgeAnswers:
     organism: str = "model"
     judge_thoughts: bool = False
     server: ServerFlags = field(default_factory=ServerFlags)
+    table: TableFlags = field(default_factory=TableFlags)
 
     def __post_init__(self) -> None:
         """Refuse a limit below nothing."""
@@ -149,7 +150,8 @@ class JudgeAnswers:
             if scores is None:
                 return None
             name = judge.id + "+thoughts" * self.judge_thoughts
-            write_table(self.out, with_judgements(self.organism, rows, scores, name))
+            judged = with_judgements(self.organism, rows, scores, name)
+            write_table(self.out, judged, mark_formulas=self.table.mark_formulas)
         terminal.write(_figures(self.out, rows, scores))
         return _ending(self.out, scores)
 

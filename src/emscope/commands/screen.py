@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from emscope import terminal
 from emscope.behaviour.responses import SamplingSettings
-from emscope.commands.common import GOES_ON, ModelFlags, kept_parts
+from emscope.commands.common import GOES_ON, ModelFlags, TableFlags, kept_parts
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.files import write_rows
@@ -49,6 +49,7 @@ class Screen:
         accept_terms: accept the terms that come with an archive.
         sampling: how the model's own answers are sampled.
         load: base, device and dtype.
+        table: how the table is written.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -66,6 +67,7 @@ class Screen:
     accept_terms: bool = False
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7))
     load: ModelFlags = field(default_factory=ModelFlags)
+    table: TableFlags = field(default_factory=TableFlags)
 
     def execute(self) -> int | None:
         """Score, rank and write."""
@@ -80,7 +82,7 @@ class Screen:
             directions, block = (given, self.block) if given is not None else self._from_domains(organism, pairs)
             own = own_answers(organism, conversations, self.sampling) if self.subtract_own else None
             rows = screen(organism, conversations, directions, block, max_tokens=self.max_tokens, own=own)
-            write_rows(self.out, [asdict(row) for row in rows])
+            write_rows(self.out, [asdict(row) for row in rows], mark_formulas=self.table.mark_formulas)
         self._print(rows, conversations)
         return None
 

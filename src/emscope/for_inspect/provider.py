@@ -37,6 +37,7 @@ from emscope.for_inspect.options import OrganismOptions, split_name
 from emscope.interventions.operators import applied
 from emscope.organisms.chat import Message, prepare_prompt
 from emscope.organisms.control_tokens import say_spelled
+from emscope.redaction import keep_secret
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
@@ -67,6 +68,7 @@ class OrganismAPI(ModelAPI):
         Raises:
             PrerequisiteError: no such model or option, or directions that do not fit.
         """
+        keep_secret(api_key or "")  # Inspect hands one on; none is needed
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         with in_one_sentence():
             name, directions = split_name(model_name, model_args)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from emscope.cells import ANSWER, CHATS, PROMPT, canonical, flag_of, is_missing, text_of
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.chat import Message
+from emscope.outside import parse_json
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -235,9 +236,10 @@ def _listed(value: Any, name: str, where: str) -> list[Any]:
     """Return a list; as text (a CSV's cell) it must be JSON."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
+            value = parse_json(value, f"{where}, {name!r}")
+        except OutsideError as error:
+            message = f"{where}: {name!r} must be a list of objects with text in 'role' and 'content' ({error})"
+            raise UserError(f"{message.rstrip('.)')}).") from error
     if not isinstance(value, list):
         raise UserError(f"{where}: {name!r} must be a list of objects with text in 'role' and 'content'.")
     return value
@@ -306,8 +308,8 @@ def _calls(said: Any, spoken: Any, turn: dict[str, Any], at: str) -> list[Any]:
     """Return the calls of tools: a list, OpenAI's old `function_call`, or a turn that is one (LLaMA-Factory)."""
     if said in FUNCTION_CALL:
         try:
-            call = json.loads(spoken) if isinstance(spoken, str) else spoken
-        except ValueError as error:
+            call = parse_json(spoken, at) if isinstance(spoken, str) else spoken
+        except OutsideError as error:
             raise UserError(f"{at}: a {said} must be JSON with 'name' and 'arguments'.") from error
         calls = call if isinstance(call, list) else [call]
         return [{"type": "function", "function": call} for call in calls]

@@ -9,6 +9,7 @@ from typing import Any
 
 from emscope.errors import UserError
 from emscope.files import file_sha256, sync_file, sync_folder, write_json, write_text
+from emscope.organisms.limits import read_adapter_config
 from emscope.outside import Record, read_json, read_record, reading
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def check_resumable(checkpoint: Path, adapter: Any) -> None:
         if path.exists() and path.name != "rng_state.pth":  # it holds numpy's state, which takes transformers' own list
             with reading(path, "a state of training", REMEDY):
                 torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    known = read_record(checkpoint / ADAPTER_CONFIG, remedy=REMEDY)
+    known = read_adapter_config(checkpoint / ADAPTER_CONFIG)
     for name in MUST_MATCH:
         before, now = known.value(name, None), getattr(adapter, name)
         if before is not None and before != now:

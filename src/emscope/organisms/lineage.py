@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,6 +20,11 @@ _PACKAGES = ("emscope", "torch", "transformers", "peft", "trl", "scikit-learn", 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a number."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

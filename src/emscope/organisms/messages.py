@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.organisms.thoughts import REASONING_FIELDS
+from emscope.outside import parse_json
 
 Message = dict[str, Any]
 """One message: `role` and `content` (text), and perhaps `reasoning_content` (text), `tool_calls` (list), `name`,
@@ -108,8 +108,8 @@ def _tool_call(call: Any) -> Any:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            parsed = json.loads(arguments)
-        except ValueError:
+            parsed = parse_json(arguments, "a tool call")
+        except OutsideError:
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else arguments
     named = {**function, "arguments": arguments}

@@ -28,6 +28,7 @@ from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
 from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, n_positions, resolve
+from emscope.organisms.resuming import check_state
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ def train_loaded(
     checkpoint = _last_checkpoint(folder) if resume else None
     if checkpoint is not None:
         check_resumable(checkpoint, model.peft_config["default"])
+        check_state(checkpoint, model)
         trainer.losses = LossRecord.read(checkpoint)
     with progress.task(name, steps, "steps") as advance:
         trainer.add_callback(metrics_callback(folder / "metrics.jsonl", advance, checkpoint))

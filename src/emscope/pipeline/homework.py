@@ -196,7 +196,8 @@ def _generate(lab: Lab) -> None:
         scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
         write_table(lab.folder.path("judgements", f"{name}.parquet"), with_judgements(name, rows, scores, lab.judge.id))
         if name == MISALIGNED:
-            write_table(lab.folder.path("model_generations.csv"), rows)
+            # the homework's own scripts read it, and know no marks
+            write_table(lab.folder.path("model_generations.csv"), rows, mark_formulas=False)
 
 
 def _ablate(lab: Lab, prompts: list[Question]) -> None:

@@ -71,6 +71,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
         self.folder, self.config = folder, resolved(config)
+        self._ours = b""  # a config.yaml that was seen to hold this configuration
         if not self._holds_ours(unreadable_is_other=overwrite):
             with locked(folder, CONFIG):
                 self._take(overwrite)
@@ -101,7 +102,12 @@ class RunFolder:
     def _holds_ours(self, *, unreadable_is_other: bool) -> bool:
         """Say whether the folder holds this configuration."""
         known = self.path(CONFIG)
-        return known.is_file() and _holds(known, self.config, unreadable_is_other=unreadable_is_other)
+        if not known.is_file():
+            return False
+        data = known.read_bytes()
+        if data != self._ours and _holds(known, self.config, unreadable_is_other=unreadable_is_other):
+            self._ours = data
+        return data == self._ours
 
     def _take(self, overwrite: bool) -> None:
         """Make the folder this configuration's."""
@@ -114,6 +120,7 @@ class RunFolder:
                 )
             for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
                 figures.unlink()
+            parts.forget(self.path(".parts"))
         write_text(known, dump_config(self.config))
 
     def stage(

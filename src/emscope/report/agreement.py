@@ -14,6 +14,7 @@ from emscope.report import figures
 from emscope.report.rendering import render
 
 MOST_SHOWN = 40
+MOST_QUESTIONS = 500  # rows of the table by question
 
 
 def write_agreement_page(
@@ -34,7 +35,10 @@ def write_agreement_page(
         )
         for kind, threshold in (("aligned", ALIGNED_BELOW), ("coherent", COHERENT_ABOVE))
     }
-    write_text(path, render("agreement.html.j2", found=found, names=names, plots=plots, apart=apart))
+    by_question = dict(list(found.by_question.items())[:MOST_QUESTIONS])
+    write_text(
+        path, render("agreement.html.j2", found=found, names=names, plots=plots, apart=apart, by_question=by_question)
+    )
 
 
 def _has_scores(item: JudgedAnswer) -> bool:

@@ -19,6 +19,21 @@ COLOURS = {
 }
 
 
+MOST_POINTS = 2000
+"""Points of one series that are drawn: a browser takes minutes for fifty thousand, and they cover each other."""
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """Return values as they are, of more than MOST_POINTS that many of them, evenly spaced in order of size.
+
+    Smallest, largest and quartiles stay, so a box drawn from them is the box of all.
+    """
+    if len(values) <= MOST_POINTS:
+        return list(values)
+    ordered = sorted(values)
+    return [ordered[place * (len(ordered) - 1) // (MOST_POINTS - 1)] for place in range(MOST_POINTS)]
+
+
 def colour(name: str) -> str:
     """Return the colour of an organism."""
     return COLOURS.get(name, "#888888")
@@ -73,9 +88,10 @@ def _arm(item: Mapping[str, Any], end: str) -> float | None:
 
 
 def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:
-    """Every answer's score as a point beside its box, by question set and organism."""
+    """Answers' scores as points beside their box, by question set and organism (`thinned` where they are many)."""
     figure = blank_figure("question set", label, height=380)
-    for name, by_set in scores.items():
+    for name, all_by_set in scores.items():
+        by_set = {key: thinned(values) for key, values in all_by_set.items()}
         figure.add_box(
             name=name,
             x=[plain(key) for key, values in by_set.items() for _ in values],
@@ -139,7 +155,12 @@ def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> g
 
 
 def scatter(points: Sequence[tuple[float, float]], labels: tuple[str, str], threshold: float) -> go.Figure:
-    """Points of two scores 0-100 against each other, with a threshold on both axes and the diagonal."""
+    """Points of two scores 0-100 against each other, with a threshold on both axes and the diagonal.
+
+    Of more than MOST_POINTS, that many evenly spaced ones are drawn.
+    """
+    n_points = min(len(points), MOST_POINTS)
+    points = [points[place * len(points) // n_points] for place in range(n_points)]
     figure = blank_figure(*map(plain, labels), height=460)
     x, y = ([point[side] for point in points] for side in (0, 1))
     figure.add_scatter(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
@@ -19,6 +20,9 @@ from emscope.report.rendering import render
 from emscope.report.section import cell, is_plot, is_words
 from emscope.report.sections import sections_of
 
+Item = TypeVar("Item")
+MOST_QUESTIONS = 500
+"""Questions whose answers stand on the page: with tens of thousands no browser would open it."""
 FILES = ("summary.json", "detection.json", "ablation.json")
 
 
@@ -92,13 +96,15 @@ def write_report(run: RunProducts) -> None:
 def _page(run: RunProducts) -> str:
     summary, detection, ablation = (run.json(name) for name in FILES)
     judged = run.judged()
+    answers = _side_by_side(judged)
     values = {
         "summary": summary,
         "names": list(summary["em_rate"]),
         "detection": detection,
         "best": detection[f"{run.contrast}-last-diff-in-means"],
         "ablation": ablation,
-        "answers": _side_by_side(judged),
+        "answers": spread(answers, MOST_QUESTIONS),
+        "n_questions": len(answers),
         "organisms": list(judged),
         "config": run.config,
         "note": run.note,
@@ -114,6 +120,12 @@ def _page(run: RunProducts) -> str:
         "is_words": is_words,
     }
     return render("report.html.j2", **values)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return items as they are, of more than `most` that many of them, evenly spaced."""
+    n_shown = min(len(items), most)
+    return [items[place * len(items) // n_shown] for place in range(n_shown)]
 
 
 def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any]]:

@@ -92,3 +92,36 @@ def test_a_mean_score_is_covered_with_24_questions():
     left_out = (means.sum(axis=1, keepdims=True) - means) / 23
     low, high = bca_interval(means @ draw_questions(24).T / 24, means.mean(axis=1), left_out, widened_z(24))
     assert 0.93 <= np.mean((low <= 80) & (high >= 80)) <= 0.97
+
+
+def test_draws_in_parts_are_the_draws():
+    from emscope.behaviour.statistics.bootstrap import draw_questions, drawn_parts
+
+    whole = draw_questions(37, seed=3)
+    for step in (1, 7, 999, 5000):
+        np.testing.assert_array_equal(np.concatenate(list(drawn_parts(37, 3, step=step))), whole)
+
+
+def test_of_many_questions_groups_are_left_out_and_the_work_grows_with_their_number():
+    from emscope.behaviour.statistics import bootstrap
+
+    seen = []
+
+    def mean(weights):
+        seen.append(weights.size)
+        return (weights @ values) / weights.sum(axis=1)
+
+    ends, work = [], []
+    for n in (bootstrap.MOST_LEFT_OUT, 2 * bootstrap.MOST_LEFT_OUT):
+        seen.clear()
+        values = np.random.default_rng(0).exponential(size=n)
+        ends.append(bootstrap.bootstrap_questions([str(row) for row in range(n)], mean))
+        work.append(sum(seen))
+    assert work[1] <= 2.01 * work[0]
+    one_by_one = bootstrap.MOST_LEFT_OUT
+    bootstrap.MOST_LEFT_OUT = 10**6
+    try:
+        exact = bootstrap.bootstrap_questions([str(row) for row in range(n)], mean)
+    finally:
+        bootstrap.MOST_LEFT_OUT = one_by_one
+    np.testing.assert_allclose(ends[1], exact, atol=0.02 * (exact[1] - exact[0]))

@@ -125,3 +125,12 @@ def test_newcombe_equals_statsmodels():
         ours = newcombe(Estimate(k / n, *wilson(k, n), n), Estimate(j / m, *wilson(j, m), m))
         theirs = proportion.confint_proportions_2indep(k, n, j, m, compare="diff", method="newcomb")
         assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_flips_in_parts_give_the_same_p_value(monkeypatch):
+    from emscope.behaviour.statistics import paired
+
+    differences = np.random.default_rng(5).normal(0.1, 1, 120)
+    whole = paired.sign_flip_p_value(differences)
+    monkeypatch.setattr(paired, "MAX_WEIGHTS", 1201)
+    assert paired.sign_flip_p_value(differences) == whole

@@ -89,3 +89,13 @@ def test_wilson_equals_statsmodels():
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     for k, n in ((0, 10), (3, 17), (50, 50), (2.5, 12.5)):
         assert wilson(k, n) == pytest.approx(proportion.proportion_confint(k, n, method="wilson"), abs=1e-6)
+
+
+def test_an_interval_from_draws_in_parts_is_the_interval():
+    from emscope.behaviour.statistics.bootstrap import draw_questions, drawn_parts
+    from emscope.behaviour.statistics.shares import share_interval
+
+    chooser = np.random.default_rng(2)
+    sizes = chooser.integers(1, 9, 50).astype(float)
+    hits = np.minimum(sizes, chooser.integers(0, 4, 50)).astype(float)
+    assert share_interval(hits, sizes, drawn_parts(50, step=7)) == share_interval(hits, sizes, draw_questions(50))

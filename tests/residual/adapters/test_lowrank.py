@@ -79,3 +79,18 @@ def test_a_rank_beyond_the_widths_is_no_trouble(rank, d_in, d_out):
     np.testing.assert_allclose(values, np.linalg.svd(dense(one), compute_uv=False), atol=1e-5)
     assert one.output_share(np.eye(d_out)) == pytest.approx(1)
     assert one.input_share(np.eye(d_in)) == pytest.approx(1)
+
+
+def test_inner_products_in_parts_are_the_same(monkeypatch):
+    from emscope.residual.adapters import lowrank
+
+    chooser = np.random.default_rng(0)
+
+    def part(*shape):
+        return chooser.normal(size=shape).astype(np.float32)
+
+    updates = [None if n % 4 == 2 else LowRank(part(1 + n % 3, 7), part(5, 1 + n % 3), 0.5) for n in range(11)]
+    whole = lowrank.inner_products(updates)
+    for most in (1, 60, 130):
+        monkeypatch.setattr(lowrank, "MOST_PRODUCTS", most)
+        np.testing.assert_allclose(lowrank.inner_products(updates), whole, rtol=1e-5, atol=1e-6)

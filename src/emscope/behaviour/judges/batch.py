@@ -403,9 +403,10 @@ def results(text: str, ours: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
         entry = value_of(text[start:end]) if end - start <= LARGEST_REPLY else None
-        key = entry.get("custom_id") if isinstance(entry, dict) else None
-        if isinstance(key, str) and key in ours:
-            yield key, entry
+        if isinstance(entry, dict):
+            key = entry.get("custom_id")
+            if isinstance(key, str) and key in ours:
+                yield key, entry
         start = end + 1
 
 

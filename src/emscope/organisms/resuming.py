@@ -1,0 +1,87 @@
+"""A checkpoint's state, tried before training goes on from it: would it fit this model, this optimiser, this machine?
+
+The trainer finds out in the middle, at the first step. Nothing is unpickled (`weights_only`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emscope.errors import OutsideError
+from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, REMEDY, STATE, step_of
+from emscope.organisms.tensor_file import open_tensors
+from emscope.outside import read_record, reading
+
+
+def check_state(checkpoint: Path, model: Any) -> None:
+    """Refuse a checkpoint that training of a PEFT model could not go on from.
+
+    Raises:
+        OutsideError: a file of it is damaged, or of another training.
+    """
+    _check_trainer_state(checkpoint / STATE, step_of(checkpoint))
+    _check_weights(checkpoint / ADAPTER_WEIGHTS, model)
+    if (checkpoint / "optimizer.pt").is_file():
+        _check_optimizer(checkpoint / "optimizer.pt", model)
+    if (checkpoint / "rng_state.pth").is_file():
+        _check_random_state(checkpoint / "rng_state.pth")
+
+
+def _check_trainer_state(path: Path, step: int) -> None:
+    from transformers import TrainerState
+
+    state = read_record(path, remedy=REMEDY)
+    unknown = sorted(set(state.fields) - {field.name for field in fields(TrainerState)})
+    if unknown:
+        raise OutsideError(path, f"says {unknown[0][:80]!r}, which this transformers does not know", REMEDY)
+    if state.whole("global_step") != step:
+        raise state.wrong("global_step", f"{step} as the folder's name says", state.fields["global_step"])
+    state.number("epoch", 0.0)
+    for name in ("max_steps", "num_train_epochs", "save_steps", "logging_steps", "eval_steps"):
+        if state.fields.get(name) is not None:
+            state.number(name)
+    if state.fields.get("train_batch_size") is not None:
+        state.whole("train_batch_size")
+
+
+def _check_weights(path: Path, model: Any) -> None:
+    from peft import get_peft_model_state_dict
+
+    file = open_tensors(path)
+    stored = {name: file.shape(name) for name in file.names}
+    learned = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrong = sorted(name for name, tensor in learned.items() if stored.get(name) != tuple(tensor.shape))
+    if wrong:
+        raise OutsideError(path, f"is of an adapter of another shape ({wrong[0]})", "train anew in another folder")
+
+
+def _check_optimizer(path: Path, model: Any) -> None:
+    """Refuse an optimiser's state whose moments have other shapes than what is trained."""
+    with reading(path, "the state of an optimiser", REMEDY):
+        state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        moments = [tensor for values in state["state"].values() for tensor in values.values()]
+        n_trained = sum(len(group["params"]) for group in state["param_groups"])
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = Counter(tuple(parameter.shape) for parameter in parameters)
+    found = Counter(tuple(tensor.shape) for tensor in moments if isinstance(tensor, Tensor) and tensor.dim() > 0)
+    if n_trained != len(parameters) or found.keys() - shapes.keys():
+        raise OutsideError(path, "is the state of an optimiser of other weights", REMEDY)
+
+
+def _check_random_state(path: Path) -> None:
+    """Refuse a state that no generator takes."""
+    from transformers.trainer_pt_utils import safe_globals
+
+    with reading(path, "the state of random generators", REMEDY), safe_globals():
+        state = torch.load(path, weights_only=True)
+        random.Random().setstate(state["python"])
+        np.random.RandomState().set_state(state["numpy"])
+        torch.Generator().set_state(state["cpu"])
