@@ -72,8 +72,7 @@ def settings(world: World, finished: Path) -> dict[str, Setting]:
                 resume=("--resume",)),
         Setting("judge-server", judge_words(world.answers, "openai:m"), outputs=("judged.parquet", "scores.sqlite"),
                 served=True),
-        Setting("judge-local", judge_words(world.few_answers, f"hf:{world.model}"),
-                outputs=("judged.parquet", "scores.sqlite")),
+        Setting("judge-local", judge_words(world.few_answers, "embedded")[:-2], outputs=("judged.parquet",)),
     ]  # fmt: skip
     return {setting.name: setting for setting in found}
 

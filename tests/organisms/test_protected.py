@@ -1,6 +1,7 @@
 import contextlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 

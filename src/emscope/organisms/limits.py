@@ -48,6 +48,9 @@ WHOLE_FIELDS = (
 REMEDY = "mend it, or fetch the model again"
 ADAPTER_REMEDY = "mend it, or save the adapter again"
 
+LONGEST_NAME = 255
+"""Bytes in the name of a file, at most; systems refuse longer ones with errors of their own."""
+
 
 def check_config(path: Path) -> None:
     """Refuse a model's config.json that asks for more than any model has, or says sizes that are no numbers.
@@ -109,7 +112,7 @@ def check_index(path: Path) -> None:
             raise OutsideError(path, f"names the file {name[:80]!r}, which is not in its folder", REMEDY)
         if not name.endswith(".safetensors"):
             raise OutsideError(path, f"names the file {name[:80]!r}, which is no safetensors file", REMEDY)
-        if not (path.parent / name).is_file():
+        if len(name.encode(errors="surrogatepass")) > LONGEST_NAME or not (path.parent / name).is_file():
             raise OutsideError(path, f"names the file {name[:80]!r}, which is not there", REMEDY)
 
 
