@@ -25,7 +25,7 @@ def main() -> int:
     finally:
         if not flags.keep:
             shutil.rmtree(scratch, ignore_errors=True)
-    figures["seconds"] = round(time.monotonic() - began, 1)
+    figures["seconds"] = round(time.monotonic() - began)
     from survive.telling import in_words, publish
 
     print(in_words(figures))

@@ -26,10 +26,18 @@ def in_words(figures: dict[str, Any]) -> str:
 
 
 def publish(figures: dict[str, Any], out: Path | None) -> None:
-    """Write the figures with machine, date and versions, where a file is named."""
+    """Write the figures with machine, date and versions, where a file is named.
+
+    Families that were not measured this time stay as the file has them.
+    """
     if out is None:
         return
     from emscope.organisms.lineage import versions
+
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    kept = {name: own for name, own in before.items() if isinstance(own, dict) and "all_survived" in own}
+    figures = {**kept, **figures}
+    figures["all_survived"] = all(own["all_survived"] for own in figures.values() if isinstance(own, dict))
 
     report = {
         "what": "commands killed and disturbed, then continued by the same words (python -m survive)", **figures,
