@@ -48,7 +48,8 @@ def test_a_stopped_experiment_goes_on_and_finds_the_same(name, run, tmp_path, mo
             do(open_run(run))
         assert (run / ".parts").is_dir()
     do(open_run(run))
-    assert stopper.written == 2 * n_parts  # none was made twice
+    # none was made twice; a state whose last step was saved before the stop is not saved once more at the end
+    assert 2 * n_parts - STARTS <= stopper.written <= 2 * n_parts
     assert products(run) == whole
     assert not (run / ".parts").exists()
     shutil.rmtree(run)
