@@ -20,7 +20,6 @@ from typing import Any
 
 from emscope.errors import UserError
 from emscope.files import file_sha256
-from emscope.organisms.building import bounded_building
 from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, refuse_part
 from emscope.outside import reading
 
@@ -181,6 +180,8 @@ def convert_gguf(path: Path, folder: Path) -> None:
         raise UserError("Reading a GGUF file needs the package 'gguf': run `pip install gguf`.") from error
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from emscope.organisms.building import bounded_building
 
     file = read_gguf(path)
     logger.info("de-quantising %s (once)", path.name)
