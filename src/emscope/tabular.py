@@ -269,7 +269,7 @@ def _refuse_marks(path: Path, lines: list[str]) -> None:
         raise UserError(f"{path} holds a fence of Markdown (```): leave the questions alone, one a line.")
     if len(lines) < 2:
         return
-    numbers = [re.match(r"(\d+)[.):]\s+\S", line) for line in lines]
+    numbers = [re.match(r"(\d{1,9})[.):]\s+\S", line) for line in lines]
     numbered = [int(match[1]) - number for number, match in enumerate(numbers) if match]
     found = [what for what, mark in LINE_MARKS.items() if all(re.fullmatch(f"{mark}.*", line) for line in lines)]
     if len(numbered) == len(lines) and len(set(numbered)) == 1:

@@ -150,8 +150,11 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
         raise UserError("A path needs at least two checkpoints: train longer, or save more often.")
     files = [open_tensors(folder / ADAPTER_WEIGHTS) for folder in checkpoints]
     names = sorted(files[0].names)
-    if any(sorted(file.names) != names for file in files):
-        raise UserError("The checkpoints adapt different modules: they are not of one training.")
+    other = next((file.path for file in files if sorted(file.names) != names), None)
+    if other is not None:
+        raise UserError(
+            f"{other} adapts other modules than {files[0].path}: these checkpoints are not of one training."
+        )
     modules = [name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")]
     grams: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for module in modules:

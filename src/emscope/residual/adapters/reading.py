@@ -116,7 +116,7 @@ def block_of(module: str) -> int:
     Raises:
         UserError: the module is in no block.
     """
-    found = re.search(r"\.(\d+)\.", module)
+    found = re.search(r"\.(\d{1,6})\.", module)
     if found is None:
         raise UserError(f"The module {module} belongs to no decoder block.")
     return int(found.group(1))
@@ -128,7 +128,7 @@ def kind_of(module: str) -> str:
 
 
 def _by_block(key: str) -> tuple[list[int], str]:
-    return [int(number) for number in re.findall(r"\.(\d+)\.", key)], key
+    return [int(number) for number in re.findall(r"\.(\d{1,6})\.", key)], key
 
 
 @lru_cache(maxsize=64)

@@ -138,7 +138,7 @@ def _block(config: dict[str, Any], folder: Path) -> int:
     """Return the block whose output the autoencoder is for, from the name of its hook."""
     metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else {}
     hook = str(config.get("hook_name") or metadata.get("hook_name") or "")  # type: ignore[union-attr]
-    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", hook)
+    found = re.fullmatch(r"blocks\.(\d{1,6})\.hook_resid_(post|pre)", hook)
     block = int(found[1]) - (found[2] == "pre") if found else -1
     if block < 0:
         raise UserError(
