@@ -30,6 +30,7 @@ SEAL = "files.sha256.json"
 """A checkpoint's own record: the hashes of its files by name."""
 RECORDS = ("lineage.json", SEAL)
 HASHED = ("inputs", "outputs")
+LOCKS = ".locks"  # they stay, and say nothing
 STORES = (".sqlite",)
 BESIDE_A_STORE = ("-wal", "-shm", "-journal")
 SPEEDS = ("seconds", "answer tokens/s")
@@ -79,11 +80,11 @@ def contents(folder: Path) -> Contents:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Return the hidden files of a folder: what a killed process left, which no command reads."""
+    """Return the hidden files of a folder but for locks: what a killed process left, which no command reads."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and _hidden(str(path.relative_to(folder)))
+        if path.is_file() and LOCKS not in path.parts and _hidden(str(path.relative_to(folder)))
     )
 
 

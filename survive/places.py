@@ -16,6 +16,7 @@ from survive.settings import RUN
 from survive.workers import Task
 
 NOTHING_MADE = "0 stages made"
+ANSWERS, JUDGED = f"{RUN}/responses/misaligned.parquet", "judged.parquet"
 HALF = 0.6  # of a run's time
 
 
@@ -103,10 +104,9 @@ def _with_out(reference: Reference, name: str) -> tuple[str, ...]:
 
 
 def _reading_commands(bench: Bench) -> list[tuple[str, ...]]:
-    tables = [f"{RUN}/judgements/{name}.parquet" for name in ("misaligned", "base")]
     commands = [
-        ("check", RUN), ("report", RUN), ("judge", "--compare", *tables),
-        ("judge", "--responses", tables[0], "--out", f"{RUN}/new.parquet", "--judge", "mock"),
+        ("check", RUN), ("report", RUN), ("judge", "--compare", JUDGED, JUDGED),
+        ("judge", "--responses", ANSWERS, "--out", f"{RUN}/new.parquet", "--judge", "mock"),
         *(bench.settings[name].words for name in ("run", "steer", "sweep", "induce", "bank", "train")),
     ]  # fmt: skip
     from emscope.commands.main import COMMANDS
@@ -119,6 +119,7 @@ def read_only(words: Sequence[str], number: int, scratch: Path, finished: Path) 
     folder = scratch / "places" / f"read-only-{number}"
     folder.mkdir(parents=True)
     shutil.copytree(finished, folder / RUN)
+    run(("judge", "--responses", ANSWERS, "--out", JUDGED, "--judge", "mock"), folder)
     before = contents(folder)
     with frozen(folder) as is_frozen:
         ending = run(words, folder)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def test_killed_and_disturbed_commands_go_on_to_the_same_bytes(tmp_path):
     out = tmp_path / "survive.json"
     command = [
-        sys.executable, "-m", "survive", "--kills", "3", "--only", "kills,judge", "--settings", "run,judge-server",
+        sys.executable, "-m", "survive", "--kills", "2", "--only", "kills", "--settings", "run,judge-server",
         "--workers", "1", "--out", str(out), "--scratch", str(tmp_path),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
@@ -27,11 +27,11 @@ def test_killed_and_disturbed_commands_go_on_to_the_same_bytes(tmp_path):
     figures = json.loads(out.read_text(encoding="utf-8"))
     for name in ("run", "judge-server"):
         figure = figures["kills"]["settings"][name]
-        assert figure["kills"] == figure["same_bytes"] == 3
+        assert figure["kills"] == figure["same_bytes"] == 2
         assert figure["varies_undisturbed"] == []
     served = figures["kills"]["settings"]["judge-server"]
     assert served["most_after_one_kill"] <= served["calls_in_flight"]
-    assert figures["judge"]["all_survived"]
+    assert figures["all_survived"]
 
 
 FILES = {
