@@ -144,3 +144,14 @@ def test_a_server_that_is_away_is_given_up_and_the_next_command_asks_only_for_th
         found = OpenAIJudge("m", Rubrics(), store, settings).judge(questions, answers)
         assert all(judgement.aligned == 50 for judgement in found)
         assert sum(server.answered.values()) <= 80 + settings.concurrency  # only what was in flight is asked again
+
+
+def test_what_is_left_after_a_stop_is_read_as_it_would_have_been_without_one(tmp_path):
+    questions, answers = ["Question?"] * 101, [f"Answer {'x' * number}" for number in range(101)]
+    with FaultyServer() as server:
+        judge = make_judge(server, tmp_path)
+        whole = judge.judge(questions, answers)
+        row = next(row for row, item in enumerate(whole) if item.mode == "logprobs" and item.aligned < 9)
+        key = next(call.key for call in make_judge(server, tmp_path / "new").pending(questions[row:], answers[row:])[1])
+        judge.store._connection.execute("DELETE FROM scores WHERE key = ?", (key,))
+        assert make_judge(server, tmp_path).judge(questions, answers) == whole

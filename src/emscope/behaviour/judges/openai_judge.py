@@ -82,6 +82,18 @@ class OpenAIJudge(RubricJudge):
         """Return that what spells a control token is sent with a space in it."""
         return "/spaced" if SPELLED.search(text) else ""
 
+    def pending(self, questions: Sequence[str], answers: Sequence[str]) -> tuple[dict[str, Score], list[Call]]:
+        """Return the scores that are known, by key, and the calls that are left to make, `max_calls` at most.
+
+        A known score that was read from a first token tells that this model's numbers are whole tokens: after a stop
+        the first of the rest is then read as it would have been without one.
+        """
+        known, left = super().pending(questions, answers)
+        read_whole = any(score.value is not None and score.mode == "logprobs" for score in known.values())
+        if read_whole and self.dialect.top:
+            self.dialect = replace(self.dialect, whole=True)
+        return known, left
+
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Ask the server: one answer alone, then `concurrency` calls at a time.
 
