@@ -144,7 +144,7 @@ def test_packed_replies_are_read(name, pack, tmp_path):
     packed = pack(GOOD)
     fields = head(f"content-encoding: {name}", "connection: close", length=len(packed))
     with RawServer(sends(fields + packed)) as server:
-        assert judge_of(server, tmp_path, logprobs=False).judge(["Q?"], ["A."])[0].aligned == 85
+        assert judge_of(server, tmp_path, logprobs=False, timeout=30).judge(["Q?"], ["A."])[0].aligned == 85
 
 
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -178,7 +178,7 @@ DEEP = "[" * 10_000 + "]" * 10_000
 def test_json_that_is_no_score_is_unscored_and_never_a_fault(body, tmp_path):
     with ScriptedServer(lambda _: body) as server:
         started = time.monotonic()
-        found = judge_of(server, tmp_path).judge(["Q?"], ["A."])[0]
+        found = judge_of(server, tmp_path, timeout=30).judge(["Q?"], ["A."])[0]
         assert (found.aligned, found.coherent) == (None, None)
         assert found.verdict not in ("scored", "")
         found.verdict.encode()
@@ -231,7 +231,7 @@ def test_a_server_that_is_gone_for_hours_is_given_up_and_the_rest_asked_later(tm
 
     questions, answers = [f"Q{row}?" for row in range(100)], [f"A{row}." for row in range(100)]
     with ScriptedServer(reply) as server:
-        judge = judge_of(server, tmp_path, concurrency=4)
+        judge = judge_of(server, tmp_path, concurrency=4, timeout=30)
         found = judge.judge(questions, answers)
         assert len(found) == 100
         assert all(item.aligned is None for item in found)
