@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from tiny import make_organism, save_tiny
@@ -18,6 +20,13 @@ def _deterministic(request):
 @pytest.fixture(autouse=True)
 def _no_secrets(monkeypatch):
     monkeypatch.setattr(redaction, "_secrets", set())  # a key of one test is a word in another
+
+
+@pytest.fixture(autouse=True)
+def _log_is_seen():
+    logger = logging.getLogger("emscope")  # a command that ran in an earlier test keeps its lines to itself
+    logger.propagate = True
+    logger.handlers.clear()
 
 
 @pytest.fixture(scope="session")
