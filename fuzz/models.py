@@ -156,16 +156,21 @@ def base_config(rng: random.Random, scratch: Path) -> Case:
     return folder, lambda: empty_model(resolve(str(folder)))
 
 
-def base_folder(rng: random.Random, scratch: Path) -> Case:
-    """A base's config.json: the whole model is loaded and checked."""
+def _loaded(folder: Path) -> object:
+    """Load the whole model in a folder as commands do."""
     import torch
 
     from emscope.organisms.device import Placement
     from emscope.organisms.models import load
 
+    return load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
+
+
+def base_folder(rng: random.Random, scratch: Path) -> Case:
+    """A base's config.json: the whole model is loaded and checked."""
     folder = _copy(scratch, "base")
     damage_json_file(rng, _own(folder / "config.json"))
-    return folder, lambda: load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
+    return folder, lambda: _loaded(folder)
 
 
 def base_weights(rng: random.Random, scratch: Path) -> Case:
@@ -290,14 +295,9 @@ PIECES = (
 
 def generation_config(rng: random.Random, scratch: Path) -> Case:
     """A base's generation_config.json: what ends an answer."""
-    import torch
-
-    from emscope.organisms.device import Placement
-    from emscope.organisms.models import load
-
     folder = _copy(scratch, "base")
     damage_json_file(rng, _own(folder / "generation_config.json"))
-    return folder, lambda: load(str(folder), placement=Placement("cpu", torch.float32, "a test"))
+    return folder, lambda: _loaded(folder)
 
 
 def checkpoint(rng: random.Random, scratch: Path) -> Case:

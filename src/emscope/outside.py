@@ -10,7 +10,7 @@ import errno
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -346,51 +346,39 @@ class Record:
         """Return the error for a field that does not fit."""
         return OutsideError(self.where, f"says {name!r} is {shown(value)}, not {expected}", self.remedy)
 
+    def _fitting(self, name: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
+        """Return a field that fits, or the caller's own default."""
+        value = self.value(name, default)
+        if value is not default and not fits(value):
+            raise self.wrong(name, expected, value)
+        return value
+
     def text(self, name: str, default: Any = _REQUIRED) -> str:
         """Return a field that is text."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]  # the caller's own default
-        if not isinstance(value, str):
-            raise self.wrong(name, "text", value)
-        return value
+        text: str = self._fitting(name, default, lambda value: isinstance(value, str), "text")
+        return text
 
     def whole(self, name: str, default: Any = _REQUIRED, *, least: int = 0, most: int = 2**53) -> int:
         """Return a field that is a whole number from `least` to `most`."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(name, f"a whole number from {least:,} to {most:,}", value)
-        return value
+        expected = f"a whole number from {least:,} to {most:,}"
+        number: int = self._fitting(name, default, lambda value: _is_whole(value, least, most), expected)
+        return number
 
     def number(self, name: str, default: Any = _REQUIRED, *, finite: bool = True) -> float:
         """Return a field that is a number; a finite one unless `finite` is False."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        if not _is_finite(value) and (finite or not infinite):
-            raise self.wrong(name, "a finite number" if finite else "a number", value)
-        return float(value)
+        fits, expected = (_is_finite, "a finite number") if finite else (_is_number, "a number")
+        value: float = self._fitting(name, default, fits, expected)
+        return value if value is default else float(value)
 
     def flag(self, name: str, default: Any = _REQUIRED) -> bool:
         """Return a field that is true or false."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false", value)
-        return value
+        flag: bool = self._fitting(name, default, lambda value: isinstance(value, bool), "true or false")
+        return flag
 
     def items(self, name: str, default: Any = _REQUIRED) -> list[Any]:
         """Return a field that is a list."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list", value)
-        return value
+        items: list[Any] = self._fitting(name, default, lambda value: isinstance(value, list), "a list")
+        return items
 
     def texts(self, name: str, default: Any = _REQUIRED) -> list[str]:
         """Return a field that is a list of texts."""
@@ -415,11 +403,9 @@ class Record:
 
     def record(self, name: str, default: Any = _REQUIRED) -> Record:
         """Return a field that is an object, to be read in the same way."""
-        value = self.value(name, default)
-        if value is default and default is not _REQUIRED:
-            return value  # type: ignore[no-any-return]
-        if not isinstance(value, dict):
-            raise self.wrong(name, "an object", value)
+        value = self._fitting(name, default, lambda value: isinstance(value, dict), "an object")
+        if value is default:
+            return value  # type: ignore[no-any-return]  # the caller's own default
         return Record(value, f"{self.where}, {name}", remedy=self.remedy)
 
     def records(self) -> Iterator[tuple[str, Record]]:
@@ -436,6 +422,10 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= 1e308 and not math.isnan(value)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_finite(value) or (isinstance(value, float) and not math.isfinite(value))
 
 
 def read_record(path: Path, *, remedy: str = REMEDY) -> Record:

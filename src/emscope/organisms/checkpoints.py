@@ -10,7 +10,7 @@ from typing import Any
 from emscope.errors import UserError
 from emscope.files import file_sha256, sync_file, sync_folder, write_json, write_text
 from emscope.organisms.limits import read_adapter_config
-from emscope.outside import Record, read_json, read_record, reading
+from emscope.outside import Record, read_json, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ SETTINGS = "settings.sha256"
 STATE = "trainer_state.json"
 LOSSES, SEAL = "losses.json", "files.sha256.json"
 ADAPTER_FILES = ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TORCH_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
 MUST_MATCH = ("r", "lora_alpha", "use_rslora", "lora_dropout")
 REMEDY = "delete this checkpoint, and training goes on from the one before"
 
@@ -71,17 +70,11 @@ def seal(checkpoint: Path) -> None:
 
 
 def check_resumable(checkpoint: Path, adapter: Any) -> None:
-    """See that training can go on from a checkpoint with an adapter of this configuration (PEFT's).
+    """See that a checkpoint's adapter was trained with this configuration (PEFT's); `resuming` tries its state.
 
     Raises:
-        UserError: the checkpoint is damaged, or belongs to an adapter of another shape.
+        UserError: it was not, or its own configuration is damaged.
     """
-    import torch
-
-    for path in (checkpoint / name for name in TORCH_FILES):
-        if path.exists() and path.name != "rng_state.pth":  # it holds numpy's state, which takes transformers' own list
-            with reading(path, "a state of training", REMEDY):
-                torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     known = read_adapter_config(checkpoint / ADAPTER_CONFIG)
     for name in MUST_MATCH:
         before, now = known.value(name, None), getattr(adapter, name)

@@ -33,6 +33,10 @@ def check_state(checkpoint: Path, model: Any) -> None:
         _check_optimizer(checkpoint / "optimizer.pt", model)
     if (checkpoint / "rng_state.pth").is_file():
         _check_random_state(checkpoint / "rng_state.pth")
+    for path in (checkpoint / "scheduler.pt", checkpoint / "scaler.pt"):
+        if path.is_file():
+            with reading(path, "a state of training", REMEDY):
+                torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _check_trainer_state(path: Path, step: int) -> None:

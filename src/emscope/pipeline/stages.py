@@ -143,28 +143,33 @@ class RunFolder:
             UserError: the folder cannot be written to, or has become another configuration's meanwhile.
         """
         asked = _Asked(name, settings, inputs, outputs)
-        keys = self._keys(asked)
+        keys = self._keys(asked, self._read(asked))
         if not again and self._is_made(asked, keys):
             self._reuse(name)
             return
         with locked(self.folder, name) as waited:
             self.record = RunRecord.read(self.folder)
-            keys = self._keys(asked)
+            read = self._read(asked)
+            keys = self._keys(asked, read)
             if (waited or not again) and self._is_made(asked, keys):
                 self._reuse(name)
                 return
-            self._make(asked, keys[0], make)
+            self._make(asked, keys[0], read, make)
 
     def _parts(self, name: str) -> Path:
         """Return where the finished parts of a stage are kept until it is recorded."""
         return self.path(".parts", name.replace("/", "-"))
 
-    def _keys(self, asked: _Asked) -> tuple[str, str]:
+    def _read(self, asked: _Asked) -> list[str]:
+        """Return the hash of each input as it is now."""
+        return [tree_sha256(path) for path in asked.inputs]
+
+    def _keys(self, asked: _Asked, read: list[str]) -> tuple[str, str]:
         """Return the hash of everything that a stage is made from, and what it was in earlier versions, '' for none.
 
-        Where the base's files lie does not count: its name in the settings stands for what is there.
+        `read` are the hashes of its inputs. Where the base's files lie does not count: its name in the settings stands
+        for what is there.
         """
-        read = [tree_sha256(path) for path in asked.inputs]
         known = self.record.stages.get(asked.name)
         key = _key_of(asked, self.base, {self.config.model: self.base} if is_local(self.base) else {}, read)
         if known is None or known.key == key or not self._was_base(known.base):
@@ -200,11 +205,11 @@ class RunFolder:
         progress.passed(name, self.record.stages[name].seconds)
         parts.forget(self._parts(name))  # a process that is killed after its record may leave them
 
-    def _make(self, asked: _Asked, key: str, make: Callable[[], None]) -> None:
-        """Make a stage and note it; the caller holds its lock."""
+    def _make(self, asked: _Asked, key: str, hashes: Sequence[str], make: Callable[[], None]) -> None:
+        """Make a stage from inputs of these hashes, and note it; the caller holds its lock."""
         if not self._holds_ours(unreadable_is_other=True):
             raise UserError(f"{self.path(CONFIG)} was replaced or removed meanwhile: start this command again.")
-        name, read = asked.name, self._hashes(asked.inputs)
+        name, read = asked.name, dict(zip(map(self._name, asked.inputs), hashes, strict=True))
         kept = self._parts(name)
         started = time.perf_counter()
         with progress.step(name) as step, parts.kept_in(kept, [key, circumstances()]) as store:
