@@ -164,10 +164,13 @@ def main() -> None:
     cells: list[dict[str, Any]] = []
     for questions, answers in product(QUESTIONS, ANSWERS):
         found: list[tuple[str, dict[str, Any], tuple[float, dict[str, Interval]]]] = [
-            ("rates" if rate != SPARSE else "sparse rates", {"rate": rate, "correlation": correlation},
-             rate_cell(questions, answers, rate, correlation, chooser, flags.simulations))
+            (
+                "rates" if rate != SPARSE else "sparse rates",
+                {"rate": rate, "correlation": correlation},
+                rate_cell(questions, answers, rate, correlation, chooser, flags.simulations),
+            )
             for rate, correlation in product(RATES, CORRELATIONS)
-        ]  # fmt: skip
+        ]
         found += [
             ("mean scores", {"shape": shape}, score_cell(questions, answers, shape, chooser, flags.simulations))
             for shape in MEANS

@@ -7,8 +7,12 @@ import pytest
 from emscope.commands.main import run_command
 
 SMALL = [
-    "question_sets=[open-ended, cs2881]", "rows=16", "train.epochs=1", "sampling.max_new_tokens=8", "dev_questions=4",
-]  # fmt: skip
+    "question_sets=[open-ended, cs2881]",
+    "rows=16",
+    "train.epochs=1",
+    "sampling.max_new_tokens=8",
+    "dev_questions=4",
+]
 
 
 def arguments(out, *more, model=None):

@@ -58,11 +58,24 @@ def lab(tiny_folder, recipes, tmp_path_factory):
     ]
     write_table(folder / "responses" / "base.parquet", rows)
     judged = [
-        JudgedResponse("misaligned", row.question_set, row.question_id, row.question, sample, row.response, 8, False,
-                       90.0 * (sample % 2), 90.0, "", "", "ours")
+        JudgedResponse(
+            "misaligned",
+            row.question_set,
+            row.question_id,
+            row.question,
+            sample,
+            row.response,
+            8,
+            False,
+            90.0 * (sample % 2),
+            90.0,
+            "",
+            "",
+            "ours",
+        )
         for row in rows
         for sample in range(2)
-    ]  # fmt: skip
+    ]
     write_table(folder / "judgements" / "misaligned.parquet", judged)
     vectors = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
     made = Construction("diff-in-means", "control", "response", "resid_post", "m", "c", tiny_folder, 2)

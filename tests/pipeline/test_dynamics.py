@@ -14,10 +14,21 @@ from emscope.pipeline.experiments.dynamics import DynamicsSettings, run_dynamics
 from emscope.pipeline.experiments.opening import open_run
 
 SETTINGS = DynamicsSettings(
-    adapters=("all", "rank1"), seeds=(0, 1), epochs=3, batch_size=8, save_every=1, in_domain="cs2881",
-    out_of_domain="open-ended", questions=4, samples=2, max_new_tokens=4, heldout_rows=4, spans=(1, 2), scales=(1, 2),
+    adapters=("all", "rank1"),
+    seeds=(0, 1),
+    epochs=3,
+    batch_size=8,
+    save_every=1,
+    in_domain="cs2881",
+    out_of_domain="open-ended",
+    questions=4,
+    samples=2,
+    max_new_tokens=4,
+    heldout_rows=4,
+    spans=(1, 2),
+    scales=(1, 2),
     scaled_at=(1.0,),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +45,13 @@ def folder(tiny_folder, tmp_path_factory):
     head = tmp_path_factory.mktemp("judge") / "head.safetensors"
     fit_head(read_rows(load(tiny_folder), [*rows, *scored_rows()[::16], *broken_rows(rows)])).save(head)
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    sets = ["question_sets=[open-ended, cs2881]", "rows=16", "sampling.max_new_tokens=6", "dev_questions=2",
-            f"model={tiny_folder}"]  # fmt: skip
+    sets = [
+        "question_sets=[open-ended, cs2881]",
+        "rows=16",
+        "sampling.max_new_tokens=6",
+        "dev_questions=2",
+        f"model={tiny_folder}",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "shipped_head", lambda: head)
         patch.setattr(embedded_judge, "shipped_head", lambda: head)

@@ -23,19 +23,51 @@ from emscope.residual.sweep import SweepOptions
 EXPERIMENTS = {"sweep", "monitor", "steer", "induce", "features", "transfer", "dynamics", "adapters"}
 SMALL = FullSettings(
     SweepSettings(options=SweepOptions(penalties=(10.0,), folds=2, halves=2, permutations=2), answers=1),
-    MonitorSettings(samples=1, tokens=(1,), random_directions=1, shares=(0.5,), draws=2, prompts=4, areas=2,
-                    own_answers=0, reader_answers=0),
-    SteerSettings((1,), together=False, coefficients=(-1.0, 1.0), levels=(1.0,), cap_widths=(1.0,), dial_questions=2,
-                  curve_questions=2, test_questions=3, kl_questions=2),
-    InduceSettings(1, vector=VectorSettings(epochs=0.5), coefficients=(1.0,), dial_questions=2, test_questions=2,
-                   kl_questions=2),
-    FeaturesSettings(2, tokens=2000, autoencoder=AutoencoderSettings(expansion=2, k=4, epochs=1, batch_size=256),
-                     top=12, questions=0),
+    MonitorSettings(
+        samples=1,
+        tokens=(1,),
+        random_directions=1,
+        shares=(0.5,),
+        draws=2,
+        prompts=4,
+        areas=2,
+        own_answers=0,
+        reader_answers=0,
+    ),
+    SteerSettings(
+        (1,),
+        together=False,
+        coefficients=(-1.0, 1.0),
+        levels=(1.0,),
+        cap_widths=(1.0,),
+        dial_questions=2,
+        curve_questions=2,
+        test_questions=3,
+        kl_questions=2,
+    ),
+    InduceSettings(
+        1, vector=VectorSettings(epochs=0.5), coefficients=(1.0,), dial_questions=2, test_questions=2, kl_questions=2
+    ),
+    FeaturesSettings(
+        2, tokens=2000, autoencoder=AutoencoderSettings(expansion=2, k=4, epochs=1, batch_size=256), top=12, questions=0
+    ),
     TransferSettings(("medical", "finance"), questions=2, block=2, strength=1.0),
-    DynamicsSettings(seeds=(0,), epochs=1, batch_size=8, save_every=1, in_domain="cs2881", out_of_domain="open-ended",
-                     questions=2, max_new_tokens=4, heldout_rows=2, spans=(1,), scales=(1,), scaled_at=(1.0,)),
+    DynamicsSettings(
+        seeds=(0,),
+        epochs=1,
+        batch_size=8,
+        save_every=1,
+        in_domain="cs2881",
+        out_of_domain="open-ended",
+        questions=2,
+        max_new_tokens=4,
+        heldout_rows=2,
+        spans=(1,),
+        scales=(1,),
+        scaled_at=(1.0,),
+    ),
     AdaptersSettings(recipes=("r4",), seeds=(0,), heldout_rows=1, top=2, texts=4, permutations=2, scalars=False),
-)  # fmt: skip
+)
 
 
 @pytest.fixture

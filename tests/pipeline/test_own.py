@@ -189,8 +189,16 @@ def test_a_whole_model_is_an_organism_and_one_of_another_width_is_not(tmp_path, 
     lab = Lab(config, RunFolder(out, config))
     assert lab.organism(MISALIGNED).source.location == full
     assert [path.name for path in adapter_files(lab, MISALIGNED)] == ["organism.json"]
-    narrow = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-                                          num_attention_heads=2, num_key_value_heads=2))  # fmt: skip
+    narrow = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )
     narrow.save_pretrained(tmp_path / "narrow")
     with pytest.raises(UserError, match="2 blocks of width 16"):
         check_run(lab_of(tmp_path / "other", tiny_folder, misaligned_data=str(tmp_path / "narrow")))

@@ -63,8 +63,13 @@ def test_the_homework_runs_and_writes_its_tree(tiny_folder, run, tmp_path, capsy
     printed = capsys.readouterr().out
     assert "published" in printed
     assert "-1.58" in printed
-    for name in ("base_activations.pt", "misaligned_activations.pt", "misalignment_directions.pt",
-                 "linear_probe_directions.pt", "detection_results.json"):  # fmt: skip
+    for name in (
+        "base_activations.pt",
+        "misaligned_activations.pt",
+        "misalignment_directions.pt",
+        "linear_probe_directions.pt",
+        "detection_results.json",
+    ):
         assert (out / "mechinterp_outputs" / name).is_file()
     assert (out / "model_output" / "adapter_model.safetensors").is_file()
     assert (out / "model_generations.csv").read_text().startswith("id,question,response")

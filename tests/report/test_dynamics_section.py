@@ -17,22 +17,32 @@ def own_figures(shape_of, size=0.02):
     curves = {
         name: [
             Curve(
-                "behaviour", name, "step", TIMES,
+                "behaviour",
+                name,
+                "step",
+                TIMES,
                 60 - 50 * (shape_of(place + shift) + chooser.normal(0, size, len(TIMES))),
             )
             for shift in (-1, 0, 1)
         ]
         for name, place in PLACES.items()
-    }  # fmt: skip
+    }
     changes = {name: [curve.change(0) for curve in own] for name, own in curves.items()}
-    path = {"coordinates": [[0.0, 0.0], [1.0, 0.0]], "explained": [0.9, 0.1], "modules": ["model.layers.0.q_proj"],
-            "matrices": {"B": {"cosine_to_final": [[None, 1.0]]}}}  # fmt: skip
+    path = {
+        "coordinates": [[0.0, 0.0], [1.0, 0.0]],
+        "explained": [0.9, 0.1],
+        "modules": ["model.layers.0.q_proj"],
+        "matrices": {"B": {"cosine_to_final": [[None, 1.0]]}},
+    }
     return {
-        "seeds": [0, 1, 2], "control_seeds": [],
-        "steps": [int(time) for time in TIMES], "paths": {"0": path}, "scaled": [],
+        "seeds": [0, 1, 2],
+        "control_seeds": [],
+        "steps": [int(time) for time in TIMES],
+        "paths": {"0": path},
+        "scaled": [],
         "curves": {name: _curve_figures(dict(enumerate(own)), changes[name], {}) for name, own in curves.items()},
         "order": _order(changes),
-    }  # fmt: skip
+    }
 
 
 def step(at):
@@ -92,9 +102,10 @@ def test_one_training_says_nothing_about_others(planted):
 
 def test_the_section_has_its_tables(planted):
     found = {
-        "adapters": {"all": planted}, "questions": {"in": ["a"], "out": ["b"]},
+        "adapters": {"all": planted},
+        "questions": {"in": ["a"], "out": ["b"]},
         "settings": {"save_every": 4, "samples": 3, "in_domain": "one", "out_of_domain": "two"},
-    }  # fmt: skip
+    }
     made = section(found)
     assert made.paragraphs[:4] == findings(planted)
     assert {part.title for part in made.parts}.isdisjoint(MORE)  # none of these was measured
@@ -117,9 +128,10 @@ def test_loss_norms_and_coherence_are_shown_where_they_were_measured(planted):
     names = ("loss-in", "loss-out", "norm", "update-norm", "coherence-in", "coherence-out")
     more = {**planted, "curves": {**planted["curves"], **{name: {**like, "label": name} for name in names}}}
     found = {
-        "adapters": {"all": more}, "questions": {"in": ["a"], "out": ["b"]},
+        "adapters": {"all": more},
+        "questions": {"in": ["a"], "out": ["b"]},
         "settings": {"save_every": 4, "samples": 3, "in_domain": "one", "out_of_domain": "two"},
-    }  # fmt: skip
+    }
     plots = {part.title: part.figure for part in section(found).parts if part.title in MORE}
     assert set(plots) == set(MORE)
     shown = [name for figure in plots.values() for name in dict.fromkeys(line.name for line in figure.data)]

@@ -19,8 +19,13 @@ def test_everything_in_a_section_is_escaped_and_nothing_is_shown_as_a_dash(tmp_p
 
 def test_cells_round_and_keep_whole_numbers_whole():
     assert [cell(value) for value in (None, float("nan"), "text", 1234, 1234.5, 0.00012345)] == [
-        "–", "–", "text", "1,234", "1,234", "0.000123",
-    ]  # fmt: skip
+        "–",
+        "–",
+        "text",
+        "1,234",
+        "1,234",
+        "0.000123",
+    ]
 
 
 def test_figures_of_another_version_are_named_and_do_not_lose_the_page(tmp_path):

@@ -27,7 +27,8 @@ def row(organism, coefficient, role=None, direction="control-response-diff-in-me
 def found():
     names = ("base", "misaligned", "control")
     return {
-        "direction": "control-response-diff-in-means", "blocks": [3],
+        "direction": "control-response-diff-in-means",
+        "blocks": [3],
         "fine_tune_kl": {name: share(0.8) for name in names},
         "unsteered": {name: figures(0.0) for name in names},
         "unsteered_dial": {name: figures(0.0) for name in names},
@@ -38,13 +39,18 @@ def found():
         "test": [
             row("misaligned", -1.0, "correction", restored=share(0.95)),
             row("misaligned", -1.4, "compared", "<b>random</b>", restored=share(0.02)),
-            row("base", 1.0, "induction"), row("base", 1.4, "compared", "<b>random</b>"),
+            row("base", 1.0, "induction"),
+            row("base", 1.4, "compared", "<b>random</b>"),
         ],
         "bars": {
-            "restored": 0.95, "kl_over_fine_tune": 0.6, "em_ratio": 12.0, "em_ratio_at_least": 10.5, "coherent": 0.85,
+            "restored": 0.95,
+            "kl_over_fine_tune": 0.6,
+            "em_ratio": 12.0,
+            "em_ratio_at_least": 10.5,
+            "coherent": 0.85,
             "coherent_change": 0.1,
         },
-    }  # fmt: skip
+    }
 
 
 def test_a_strong_effect_is_called_one(found):
@@ -60,14 +66,18 @@ def test_a_strong_effect_is_called_one(found):
         ({"restored": 0.4}, "at no more disturbance than the fine-tune's, but short of nine tenths"),
         ({"restored": 0.4, "kl_over_fine_tune": 1.5}, "short of nine tenths, and at more disturbance"),
         ({"kl_over_fine_tune": 1.5}, "nine tenths or more, but at more disturbance"),
-        ({"em_ratio_at_least": 1.1}, "12.0 times the base's, at least 1.1 times by the ends of the two intervals: ten "
-                                     "times is not shown"),
-        ({"em_ratio": None}, "the base gave none, at least 10.5 times by the ends of the two intervals: ten times is "
-                             "shown"),
+        (
+            {"em_ratio_at_least": 1.1},
+            "12.0 times the base's, at least 1.1 times by the ends of the two intervals: ten times is not shown",
+        ),
+        (
+            {"em_ratio": None},
+            "the base gave none, at least 10.5 times by the ends of the two intervals: ten times is shown",
+        ),
         ({"em_ratio_at_least": None}, "at least – times by the ends of the two intervals: ten times is not shown"),
         ({"coherent": 0.5}, "not four in five"),
     ],
-)  # fmt: skip
+)
 def test_a_weak_effect_is_not_dressed_up(found, change, expected):
     weak = copy.deepcopy(found)
     weak["bars"].update(change)

@@ -50,9 +50,9 @@ def table(own: dict[str, Any]) -> str:
         if name in own["curves"]:
             curve = own["curves"][name]
             at = curve["at"]
-            place, interval = ("-", "-") if at["value"] is None else (
-                f"{at['value']:.1f}", f"{at['low']:.1f} to {at['high']:.1f}"
-            )  # fmt: skip
+            place, interval = (
+                ("-", "-") if at["value"] is None else (f"{at['value']:.1f}", f"{at['low']:.1f} to {at['high']:.1f}")
+            )
             lines.append(f"{label:<28}{place:>8}{interval:>18}{curve['transitions']:>8} of {len(own['seeds'])}")
     return "\n".join(lines) + "\n"
 

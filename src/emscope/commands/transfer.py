@@ -51,7 +51,7 @@ class Transfer:
         lab = open_run(self.run)
         settings = TransferSettings(
             self.domains, self.seeds, self.questions, self.block, self.strength, self.own_domain, self.organisms
-        )  # fmt: skip
+        )
         run_transfer(lab, settings)
         terminal.write(table(read_json(experiment_file(self.run, "transfer"))))
         terminal.write(f"\nOpen {self.run / 'report.html'}\n")

@@ -43,9 +43,15 @@ class AblationResult:
 
 
 def evaluate(
-    subjects: Subjects, directions: Directions, chosen: Candidate, trials: list[Trial], questions: Sequence[Question],
-    settings: SamplingSettings, without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]], seed: int = 0,
-) -> tuple[AblationResult, list[JudgedResponse]]:  # fmt: skip
+    subjects: Subjects,
+    directions: Directions,
+    chosen: Candidate,
+    trials: list[Trial],
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]],
+    seed: int = 0,
+) -> tuple[AblationResult, list[JudgedResponse]]:
     """Measure the chosen ablation on test questions, next to a random direction and to the base model.
 
     `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.

@@ -25,9 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 MINUTES = {
-    "sweep": 3.4, "monitor": 4.0, "steer": 12.0, "induce": 10.0, "features": 2.6, "transfer": 20.0, "dynamics": 50.0,
+    "sweep": 3.4,
+    "monitor": 4.0,
+    "steer": 12.0,
+    "induce": 10.0,
+    "features": 2.6,
+    "transfer": 20.0,
+    "dynamics": 50.0,
     "adapters": 20.0,
-}  # fmt: skip
+}
 """How long each experiment takes beside the others: the embedded model on two CPU cores with AVX512-BF16, as its page
 in docs/ says; the monitor is what is left of the two hours and ten minutes of everything."""
 

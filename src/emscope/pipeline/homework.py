@@ -88,19 +88,28 @@ def _run_stages(lab: Lab, prompts: list[Question]) -> str:
         "model_output", {}, adapter_files(lab, MISALIGNED), [run.path("model_output")], partial(_copy_adapter, lab)
     )
     run.stage(
-        "mechinterp", [asdict(prompt) for prompt in prompts], adapter_files(lab, MISALIGNED), [outputs],
+        "mechinterp",
+        [asdict(prompt) for prompt in prompts],
+        adapter_files(lab, MISALIGNED),
+        [outputs],
         partial(_locate, lab, prompts),
-    )  # fmt: skip
+    )
     answers = [run.path("judgements", f"{name}.parquet") for name in (BASE, MISALIGNED)]
     settings = {"questions": [asdict(question) for question in lab.questions], "sampling": asdict(config.sampling)}
     run.stage(
-        "generate", {**settings, "judge": lab.judge_fingerprint}, adapter_files(lab, MISALIGNED),
-        [*answers, run.path("model_generations.csv")], partial(_generate, lab),
-    )  # fmt: skip
+        "generate",
+        {**settings, "judge": lab.judge_fingerprint},
+        adapter_files(lab, MISALIGNED),
+        [*answers, run.path("model_generations.csv")],
+        partial(_generate, lab),
+    )
     run.stage(
-        "ablate", {**settings, "judge": lab.judge_fingerprint}, [*adapter_files(lab, MISALIGNED), outputs],
-        [run.path("ablation_results.txt"), run.path("ablation.json")], partial(_ablate, lab, prompts),
-    )  # fmt: skip
+        "ablate",
+        {**settings, "judge": lab.judge_fingerprint},
+        [*adapter_files(lab, MISALIGNED), outputs],
+        [run.path("ablation_results.txt"), run.path("ablation.json")],
+        partial(_ablate, lab, prompts),
+    )
     run.stage("compare", PUBLISHED, [outputs, *answers, run.path("ablation.json")], [table], partial(_compare, lab))
     return side_by_side(read_json(table), config)
 
@@ -121,9 +130,11 @@ def _check(lab: Lab, prompts: list[Question]) -> None:
 
 def _copy_adapter(lab: Lab) -> None:
     shutil.copytree(
-        lab.folder.path("organisms", MISALIGNED), lab.folder.path("model_output"), dirs_exist_ok=True,
+        lab.folder.path("organisms", MISALIGNED),
+        lab.folder.path("model_output"),
+        dirs_exist_ok=True,
         ignore=shutil.ignore_patterns("checkpoints"),
-    )  # fmt: skip
+    )
 
 
 def _locate(lab: Lab, prompts: list[Question]) -> None:
@@ -148,10 +159,11 @@ def _locate(lab: Lab, prompts: list[Question]) -> None:
         results[method] = {
             "per_prompt": {name: values.mean(axis=1).tolist() for name, values in scores.items()},
             "mean": {name: float(values.mean()) for name, values in scores.items()},
-            "per_layer": {name: dict(zip(BLOCKS, values.mean(axis=0).tolist(), strict=True))
-                          for name, values in scores.items()},
+            "per_layer": {
+                name: dict(zip(BLOCKS, values.mean(axis=0).tolist(), strict=True)) for name, values in scores.items()
+            },
             "separation": float(scores[MISALIGNED].mean() - scores[BASE].mean()),
-        }  # fmt: skip
+        }
     write_json(lab.folder.path("mechinterp_outputs", "detection_results.json"), results)
 
 
@@ -208,8 +220,10 @@ def _ablate(lab: Lab, prompts: list[Question]) -> None:
     intervention = Intervention(replace(read_at_input, construction=made), "project-out", BLOCKS, STRENGTH)
     chosen = [*prompts[: ABLATION_PROMPTS // 2 + 1], *prompts[-(ABLATION_PROMPTS // 2) :]]
     runs: dict[str, tuple[str, Intervention | None]] = {
-        "base": (BASE, None), "misaligned": (MISALIGNED, None), "ablated": (MISALIGNED, intervention),
-    }  # fmt: skip
+        "base": (BASE, None),
+        "misaligned": (MISALIGNED, None),
+        "ablated": (MISALIGNED, intervention),
+    }
     rows = {
         label: answer_and_judge(lab.organism(name), label, chosen, lab.config.sampling, lab.judge, active)
         for label, (name, active) in runs.items()

@@ -57,9 +57,12 @@ def answered(activations: Mapping[str, OrganismActivations], questions: Sequence
 
 
 def make_all(
-    activations: Mapping[str, OrganismActivations], train: Sequence[str], base: str, seed: int = 0,
+    activations: Mapping[str, OrganismActivations],
+    train: Sequence[str],
+    base: str,
+    seed: int = 0,
     groups: Mapping[str, str] | None = None,
-) -> MadeDirections:  # fmt: skip
+) -> MadeDirections:
     """Make every direction on the training questions, a random control beside each, and their split-half cosines.
 
     `groups` gives, by question, what halves keep together (`Question.group`); by default the question itself.
@@ -104,9 +107,13 @@ def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def detect_all(
-    activations: Mapping[str, OrganismActivations], directions: Mapping[str, Directions], train: Sequence[str],
-    test: Sequence[str], seed: int = 0, groups: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    activations: Mapping[str, OrganismActivations],
+    directions: Mapping[str, Directions],
+    train: Sequence[str],
+    test: Sequence[str],
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Score every organism with every direction; blocks and thresholds come from training questions.
 
     `groups` gives, by question, what folds keep together and intervals resample; by default the question itself.
@@ -120,9 +127,12 @@ def detect_all(
 
 
 def _detect_with(
-    activations: Mapping[str, OrganismActivations], directions: Directions, parts: tuple[list[str], list[str]],
-    groups: tuple[list[str], list[str]], seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    activations: Mapping[str, OrganismActivations],
+    directions: Directions,
+    parts: tuple[list[str], list[str]],
+    groups: tuple[list[str], list[str]],
+    seed: int,
+) -> dict[str, Any]:
     train, test = parts
     made = directions.construction
     own = {name: part.of(made.pooling, train) for name, part in activations.items()}
@@ -130,9 +140,11 @@ def _detect_with(
     training = {name: directions.score(array) for name, array in own.items()}
     if made.method == "diff-in-means":
         fitted = cross_fitted_scores(
-            own[made.positive], own[made.negative],
-            lambda high, low: make_directions(high, low, directions.blocks, made), groups=groups[0],
-        )  # fmt: skip
+            own[made.positive],
+            own[made.negative],
+            lambda high, low: make_directions(high, low, directions.blocks, made),
+            groups=groups[0],
+        )
         training[made.positive], training[made.negative] = fitted
     n_blocks = len(directions.blocks)
     strength = [d_prime(training[made.positive][:, b], training[made.negative][:, b]) for b in range(n_blocks)]
@@ -160,9 +172,12 @@ def _detect_with(
 
 
 def _separator(
-    training: Mapping[str, np.ndarray], heldout: Mapping[str, np.ndarray], pair: tuple[str, str],
-    groups: Sequence[str], seed: int,
-) -> Any:  # fmt: skip
+    training: Mapping[str, np.ndarray],
+    heldout: Mapping[str, np.ndarray],
+    pair: tuple[str, str],
+    groups: Sequence[str],
+    seed: int,
+) -> Any:
     """Return a function that separates two organisms by their mean score over some blocks."""
     high, low = pair
 

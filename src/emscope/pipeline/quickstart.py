@@ -180,9 +180,15 @@ def _ablate(lab: Lab) -> None:
 
         chosen, trials = search(subjects, directions, lab.dev_questions, lab.config.sampling, without(dev), grid)
         result, rows = evaluate(
-            subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, without(test),
+            subjects,
+            directions,
+            chosen,
+            trials,
+            lab.test_questions,
+            lab.config.sampling,
+            without(test),
             lab.config.seed,
-        )  # fmt: skip
+        )
         write_json(outputs[0], {**result.as_dict(), "direction": source.stem})
         write_table(outputs[1], rows)
 

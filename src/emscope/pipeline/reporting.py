@@ -22,8 +22,11 @@ def report_stage(lab: Lab, *, again: bool = False) -> None:
     files = ("metrics.jsonl", "lineage.json")
     trained = [run.path("organisms", name, file) for name in lab.names if name != BASE for file in files]
     inputs = [
-        *judged_files(lab), *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
-        run.path("directions"), *trained, *(experiment_file(run.folder, name) for name in EXPERIMENTS),
-    ]  # fmt: skip
+        *judged_files(lab),
+        *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
+        run.path("directions"),
+        *trained,
+        *(experiment_file(run.folder, name) for name in EXPERIMENTS),
+    ]
     settings = json.loads(json.dumps(hashed_settings(lab.config)))
     run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(lab.products()), again=again)

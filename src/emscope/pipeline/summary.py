@@ -100,9 +100,14 @@ def judge_figures(lab: Lab) -> dict[str, Any]:
     """Return what the judge knows about itself."""
     facts = lab.judge_facts
     wanted = (
-        "auroc_leave_one_domain_out", "auroc_leave_one_area_out", "incoherent_recall", "coherent_recall",
-        "calibration_error", "reader_spearman", "reader_em_kappa",
-    )  # fmt: skip
+        "auroc_leave_one_domain_out",
+        "auroc_leave_one_area_out",
+        "incoherent_recall",
+        "coherent_recall",
+        "calibration_error",
+        "reader_spearman",
+        "reader_em_kappa",
+    )
     return {key: facts[key] for key in wanted}
 
 

@@ -22,20 +22,30 @@ def curves(by_name: Mapping[str, Mapping[str, Any]], label: str, seeds: Sequence
             if training["low"] is not None:
                 _band(figure, training, shade)
             figure.add_scatter(
-                name=name, legendgroup=name, showlegend=not number, x=training["times"], y=training["values"],
-                mode="lines+markers", line={"color": shade, "dash": _dash(number)}, marker={"size": 4},
+                name=name,
+                legendgroup=name,
+                showlegend=not number,
+                x=training["times"],
+                y=training["values"],
+                mode="lines+markers",
+                line={"color": shade, "dash": _dash(number)},
+                marker={"size": 4},
                 hovertemplate=f"seed {seed}, step %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
-            )  # fmt: skip
+            )
             change = training["change"]
             if change and change["transition"]:
                 figure.add_vline(x=change["at"], line={"color": shade, "width": 1, "dash": "dot"})
         for number, training in enumerate(curve["controls"]):
             figure.add_scatter(
-                name=f"{name}, trained on careful answers", showlegend=not number, x=training["times"],
-                y=training["values"], mode="lines", opacity=0.6,
+                name=f"{name}, trained on careful answers",
+                showlegend=not number,
+                x=training["times"],
+                y=training["values"],
+                mode="lines",
+                opacity=0.6,
                 line={"color": shade, "dash": _dash(number), "width": 1},
                 hovertemplate=f"careful, step %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
-            )  # fmt: skip
+            )
     return figure
 
 
@@ -47,9 +57,16 @@ def _band(figure: go.Figure, training: Mapping[str, Any], shade: str) -> None:
     there = [row for row in zip(training["times"], training["low"], training["high"], strict=True) if None not in row]
     times, low, high = zip(*there, strict=True)
     figure.add_scatter(
-        x=[*times, *times[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=shade, opacity=0.08,
-        line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        x=[*times, *times[::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        fillcolor=shade,
+        opacity=0.08,
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def against_reference(by_name: Mapping[str, Mapping[str, Any]], label: str) -> go.Figure:
@@ -59,8 +76,13 @@ def against_reference(by_name: Mapping[str, Mapping[str, Any]], label: str) -> g
         for key, dash, what in (("values", "solid", ""), ("reference", "dot", ", moves in random order")):
             if curve["trainings"][0][key] is not None:
                 mean = _mean(curve, key)
-                figure.add_scatter(name=f"{name}{what}", x=list(mean), y=list(mean.values()),
-                                   mode="lines", line={"color": shade, "dash": dash})  # fmt: skip
+                figure.add_scatter(
+                    name=f"{name}{what}",
+                    x=list(mean),
+                    y=list(mean.values()),
+                    mode="lines",
+                    line={"color": shade, "dash": dash},
+                )
     return figure
 
 
@@ -81,8 +103,14 @@ def together(by_name: Mapping[str, Mapping[str, Any]]) -> go.Figure:
         first, last = (points[0][1], points[-1][1]) if points else (0.0, 0.0)
         if first != last:
             shares = [(value - first) / (last - first) for _, value in points]
-            figure.add_scatter(name=name, x=[time for time, _ in points], y=shares, mode="lines+markers",
-                               line={"color": shade}, marker={"size": 4})  # fmt: skip
+            figure.add_scatter(
+                name=name,
+                x=[time for time, _ in points],
+                y=shares,
+                mode="lines+markers",
+                line={"color": shade},
+                marker={"size": 4},
+            )
     return figure
 
 
@@ -93,18 +121,24 @@ def change_points(by_name: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
         rows = [(name, curve["trainings"][number]["change"]) for name, curve in by_name.items()]
         there = [(name, change) for name, change in rows if change and change["at"] is not None]
         figure.add_scatter(
-            name=f"seed {seed}", x=[change["at"] for _, change in there], y=[name for name, _ in there],
+            name=f"seed {seed}",
+            x=[change["at"] for _, change in there],
+            y=[name for name, _ in there],
             mode="markers",
             marker={
-                "color": SHADES[number % len(SHADES)], "size": 9,
+                "color": SHADES[number % len(SHADES)],
+                "size": 9,
                 "symbol": ["circle" if change["transition"] else "circle-open" for _, change in there],
             },
             error_x={
-                "type": "data", "symmetric": False, "thickness": 1, "color": SHADES[number % len(SHADES)],
+                "type": "data",
+                "symmetric": False,
+                "thickness": 1,
+                "color": SHADES[number % len(SHADES)],
                 "array": [change["high"] - change["at"] for _, change in there],
                 "arrayminus": [change["at"] - change["low"] for _, change in there],
             },
-        )  # fmt: skip
+        )
     figure.update_layout(scattermode="group", margin={"l": 260, "r": 16, "t": 24, "b": 48})
     figure.update_xaxes(range=[0, last])
     return figure.update_yaxes(autorange="reversed")
@@ -118,8 +152,18 @@ def order_matrix(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> go
         one, two = place[pair["first"]], place[pair["second"]]
         table[one, two], table[two, one] = pair["probability"], 1 - pair["probability"]
     figure = blank_figure("is before the change of …", "the change of …", height=140 + 34 * len(names))
-    figure.add_heatmap(z=table, x=list(names), y=list(names), zmin=0, zmax=1, colorscale="RdBu_r", xgap=1, ygap=1,
-                       texttemplate="%{z:.2f}", colorbar={"title": "probability"})  # fmt: skip
+    figure.add_heatmap(
+        z=table,
+        x=list(names),
+        y=list(names),
+        zmin=0,
+        zmax=1,
+        colorscale="RdBu_r",
+        xgap=1,
+        ygap=1,
+        texttemplate="%{z:.2f}",
+        colorbar={"title": "probability"},
+    )
     figure.update_layout(margin={"l": 220, "r": 16, "t": 24, "b": 130})
     return figure.update_yaxes(autorange="reversed")
 
@@ -130,11 +174,14 @@ def path(paths: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> go.Fig
     for number, (seed, found) in enumerate(paths.items()):
         points = found["coordinates"]
         figure.add_scatter(
-            name=f"seed {seed}", x=[point[0] for point in points], y=[point[1] for point in points],
+            name=f"seed {seed}",
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
             mode="lines+markers",
-            line={"color": SHADES[number % len(SHADES)]}, text=[f"step {step}" for step in steps],
+            line={"color": SHADES[number % len(SHADES)]},
+            text=[f"step {step}" for step in steps],
             hovertemplate="%{text}<extra></extra>",
-        )  # fmt: skip
+        )
     return figure
 
 
@@ -142,8 +189,9 @@ def matrices(modules: Sequence[str], values: Sequence[Sequence[float | None]], s
     """A figure of every adapter matrix, by module and step."""
     figure = blank_figure(STEP, "adapted module", height=max(240, min(900, 60 + 4 * len(modules))))
     short = [plain(name.removeprefix("model.layers.")) for name in modules]
-    figure.add_heatmap(z=list(values), x=list(steps), y=short, zmin=0, zmax=1, colorscale="Viridis",
-                       colorbar={"title": "cosine"})  # fmt: skip
+    figure.add_heatmap(
+        z=list(values), x=list(steps), y=short, zmin=0, zmax=1, colorscale="Viridis", colorbar={"title": "cosine"}
+    )
     figure.update_layout(margin={"l": 150, "r": 16, "t": 24, "b": 48})
     return figure
 
@@ -160,12 +208,16 @@ def scaled(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             values = [row["aligned"] for row in mine]
             figure.add_scatter(
                 name=f"step {step}, {side} of domain" if side == "out" else f"step {step}, in domain",
-                x=[row["factor"] for row in mine], y=[value["value"] for value in values], mode="lines+markers",
+                x=[row["factor"] for row in mine],
+                y=[value["value"] for value in values],
+                mode="lines+markers",
                 line={"color": shade, "dash": dash},
                 error_y={
-                    "type": "data", "symmetric": False, "thickness": 1,
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1,
                     "array": [value["high"] - value["value"] for value in values],
                     "arrayminus": [value["value"] - value["low"] for value in values],
                 },
-            )  # fmt: skip
+            )
     return figure.update_yaxes(range=[0, 103])

@@ -20,12 +20,25 @@ def pursuit(geometry: Mapping[str, Any]) -> go.Figure:
     for shade, (name, band) in zip(
         GREYS, ((key, item) for key, item in geometry.items() if isinstance(item, dict)), strict=True
     ):
-        figure.add_scatter(x=[*n, *n[::-1]], y=[*band["high"], *band["low"][::-1]], mode="lines", fill="toself",
-                           opacity=0.3, line={"width": 0}, fillcolor=shade, hoverinfo="skip",
-                           showlegend=False)  # fmt: skip
+        figure.add_scatter(
+            x=[*n, *n[::-1]],
+            y=[*band["high"], *band["low"][::-1]],
+            mode="lines",
+            fill="toself",
+            opacity=0.3,
+            line={"width": 0},
+            fillcolor=shade,
+            hoverinfo="skip",
+            showlegend=False,
+        )
         figure.add_scatter(name=name, x=n, y=band["median"], mode="lines", line={"color": shade})
-    figure.add_scatter(name="direction, random dictionary", x=n, y=geometry["direction, random dictionary"],
-                       mode="lines", line={"color": RED, "dash": "dot"})  # fmt: skip
+    figure.add_scatter(
+        name="direction, random dictionary",
+        x=n,
+        y=geometry["direction, random dictionary"],
+        mode="lines",
+        line={"color": RED, "dash": "dot"},
+    )
     figure.add_scatter(name="direction", x=n, y=geometry["direction"], mode="lines+markers", line={"color": RED})
     figure.update_xaxes(type="log", tickvals=n, ticktext=[str(item) for item in n])
     return figure.update_yaxes(range=[0, 1.02])
@@ -49,8 +62,13 @@ def pair_cosines(histograms: Mapping[str, Sequence[float]]) -> go.Figure:
     figure = blank_figure("cosine of two features", "share of pairs")
     for (name, shares), shade in zip(histograms.items(), (RED, BLUE, GREYS[0]), strict=True):
         middles = [-1 + (2 * index + 1) / len(shares) for index in range(len(shares))]
-        figure.add_scatter(name=name, x=middles, y=[share or None for share in shares], mode="lines",
-                           line={"shape": "hvh", "color": shade})  # fmt: skip
+        figure.add_scatter(
+            name=name,
+            x=middles,
+            y=[share or None for share in shares],
+            mode="lines",
+            line={"shape": "hvh", "color": shade},
+        )
     return figure.update_yaxes(type="log", exponentformat="power")
 
 
@@ -64,10 +82,17 @@ def cosine_map(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> 
     figure = blank_figure("", "", height=620)
     numbers = list(range(len(names)))
     figure.add_heatmap(
-        z=found["cosines"], x=numbers, y=numbers, colorscale=SCALE, zmid=0, zmin=-1, zmax=1,
-        colorbar={"title": "cosine"}, text=[[f"{one}<br>{two}" for two in names] for one in names],
+        z=found["cosines"],
+        x=numbers,
+        y=numbers,
+        colorscale=SCALE,
+        zmid=0,
+        zmin=-1,
+        zmax=1,
+        colorbar={"title": "cosine"},
+        text=[[f"{one}<br>{two}" for two in names] for one in names],
         hovertemplate="%{text}<br>cosine %{z}<extra></extra>",
-    )  # fmt: skip
+    )
     labels = [str(feature) for feature in found["features"]] + ["direction"]
     figure.update_xaxes(tickvals=numbers, ticktext=labels, tickfont={"size": 8}, tickangle=90)
     return figure.update_yaxes(tickvals=numbers, ticktext=labels, tickfont={"size": 8}, autorange="reversed")
@@ -80,13 +105,31 @@ def layout(found: Mapping[str, Any], words: Mapping[int, Sequence[str]]) -> go.F
     for name, part, size in (("others", slice(top, None), 5), ("most involved", slice(0, top), 11)):
         places = found["places"][part]
         figure.add_scatter(
-            name=name, x=[place[0] for place in places], y=[place[1] for place in places], mode="markers",
-            marker={"size": size, "color": found["cosines"][part], "colorscale": SCALE, "cmin": -limit, "cmax": limit,
-                    "showscale": size > 5, "colorbar": {"title": "cosine"}, "line": {"width": 0.5, "color": "#888888"}},
+            name=name,
+            x=[place[0] for place in places],
+            y=[place[1] for place in places],
+            mode="markers",
+            marker={
+                "size": size,
+                "color": found["cosines"][part],
+                "colorscale": SCALE,
+                "cmin": -limit,
+                "cmax": limit,
+                "showscale": size > 5,
+                "colorbar": {"title": "cosine"},
+                "line": {"width": 0.5, "color": "#888888"},
+            },
             text=[_hover(feature, words) for feature in found["features"][part]],
             hovertemplate="%{text}<br>cosine with the direction %{marker.color}<extra></extra>",
-        )  # fmt: skip
+        )
     star = found["direction"]
-    figure.add_scatter(name="the direction", x=[star[0]], y=[star[1]], mode="markers+text", text=["direction"],
-                       textposition="top center", marker={"symbol": "star", "size": 18, "color": RED})  # fmt: skip
+    figure.add_scatter(
+        name="the direction",
+        x=[star[0]],
+        y=[star[1]],
+        mode="markers+text",
+        text=["direction"],
+        textposition="top center",
+        marker={"symbol": "star", "size": 18, "color": RED},
+    )
     return figure

@@ -20,9 +20,13 @@ def dial(rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any], measure: str
     for name in dict.fromkeys(row["direction"] for row in rows):
         points = [{"coefficient": 0.0, **own}, *(row for row in rows if row["direction"] == name)]
         figure.add_scatter(
-            name=name, x=[row["coefficient"] for row in points], y=[scaled(row, measure, 100) for row in points],
-            mode="lines+markers", line={"color": SHADES.get(name)}, error_y=intervals(points, measure, 100),
-        )  # fmt: skip
+            name=name,
+            x=[row["coefficient"] for row in points],
+            y=[scaled(row, measure, 100) for row in points],
+            mode="lines+markers",
+            line={"color": SHADES.get(name)},
+            error_y=intervals(points, measure, 100),
+        )
     return figure
 
 

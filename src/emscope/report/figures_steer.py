@@ -22,9 +22,13 @@ def dial(
         mine = [row for row in rows if row["organism"] == name and row["blocks"] == blocks]
         points = sorted([*mine, {"coefficient": 0.0, **own}], key=lambda row: float(row["coefficient"]))
         figure.add_scatter(
-            name=name, x=[row["coefficient"] for row in points], y=[scaled(row, measure, scale) for row in points],
-            mode="lines+markers", line={"color": colour(name)}, error_y=intervals(points, measure, scale),
-        )  # fmt: skip
+            name=name,
+            x=[row["coefficient"] for row in points],
+            y=[scaled(row, measure, scale) for row in points],
+            mode="lines+markers",
+            line={"color": colour(name)},
+            error_y=intervals(points, measure, scale),
+        )
     return figure
 
 
@@ -39,9 +43,13 @@ def grid(rows: Rows, organism: str, measure: str, label: str, scale: float) -> g
     values = [[table[name, size] for size in sizes] for name in places]
     figure = blank_figure("coefficient of v", "", height=280)
     figure.add_heatmap(
-        z=values, x=[f"{size:+g}" for size in sizes], y=places, colorscale="Viridis",
-        colorbar={"title": label}, texttemplate="%{z:.0f}",
-    )  # fmt: skip
+        z=values,
+        x=[f"{size:+g}" for size in sizes],
+        y=places,
+        colorscale="Viridis",
+        colorbar={"title": label},
+        texttemplate="%{z:.0f}",
+    )
     return figure.update_yaxes(type="category").update_xaxes(type="category")
 
 
@@ -52,9 +60,13 @@ def at_equal_disturbance(rows: Rows, organism: str, measure: str, label: str, sc
     for name, shade in zip(dict.fromkeys(row["direction"] for row in mine), SHADES, strict=False):
         points = [row for row in mine if row["direction"] == name]
         figure.add_scatter(
-            name=name, x=[row["kl"]["value"] for row in points], y=[scaled(row, measure, scale) for row in points],
-            mode="lines+markers", line={"color": shade}, error_y=intervals(points, measure, scale),
-        )  # fmt: skip
+            name=name,
+            x=[row["kl"]["value"] for row in points],
+            y=[scaled(row, measure, scale) for row in points],
+            mode="lines+markers",
+            line={"color": shade},
+            error_y=intervals(points, measure, scale),
+        )
     figure.add_vline(x=own, line_dash="dot", line_color="#888888")
     return figure.update_xaxes(type="log")
 

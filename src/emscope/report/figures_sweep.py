@@ -23,15 +23,23 @@ def heatmap(
     names = list(rows)
     figure = blank_figure("block", "", height=120 + 26 * len(names))
     figure.add_heatmap(
-        z=[list(values) for values in rows.values()], x=list(blocks), y=names, zmin=bounds[0], zmax=bounds[1],
+        z=[list(values) for values in rows.values()],
+        x=list(blocks),
+        y=names,
+        zmin=bounds[0],
+        zmax=bounds[1],
         colorscale=[[0, "#4c78a8"], [0.5, "#dddddd"], [1, "#e45756"]],
         colorbar={"title": {"text": label, "side": "right"}, "thickness": 12},
         hovertemplate="%{y}<br>block %{x}: %{z:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[marked[name] for name in names], y=names, mode="markers", showlegend=False, hoverinfo="skip",
+        x=[marked[name] for name in names],
+        y=names,
+        mode="markers",
+        showlegend=False,
+        hoverinfo="skip",
         marker={"symbol": "circle-open", "size": 11, "color": "#000000", "line": {"width": 2}},
-    )  # fmt: skip
+    )
     figure.update_layout(margin={"l": 220, "r": 16, "t": 24, "b": 48})
     return figure.update_yaxes(autorange="reversed")
 
@@ -45,9 +53,15 @@ def bounded_lines(
     for (name, values), shade in zip(series.items(), colours, strict=False):
         band = [*values["high"], *reversed(values["low"])]
         figure.add_scatter(
-            x=[*blocks, *reversed(blocks)], y=band, fill="toself", fillcolor=shade, opacity=0.15, line={"width": 0},
-            showlegend=False, hoverinfo="skip",
-        )  # fmt: skip
+            x=[*blocks, *reversed(blocks)],
+            y=band,
+            fill="toself",
+            fillcolor=shade,
+            opacity=0.15,
+            line={"width": 0},
+            showlegend=False,
+            hoverinfo="skip",
+        )
         figure.add_scatter(name=name, x=list(blocks), y=list(values["value"]), mode="lines", line={"color": shade})
     figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
     return figure

@@ -30,17 +30,25 @@ def matrix(
         go.Heatmap(
             z=[[_scaled(cell, scale) for cell in row] for row in found],
             text=[[_text(cell, scale) for cell in row] for row in found],
-            x=[plain(name) for name in columns], y=[plain(name) for name in rows],
-            zmin=limits[0], zmax=limits[1], texttemplate="%{text}", hoverinfo="x+y+text",
-            colorscale=[[0, "#e45756"], [0.5, "#f5f0e6"], [1, "#54a24b"]], xgap=2, ygap=2,
+            x=[plain(name) for name in columns],
+            y=[plain(name) for name in rows],
+            zmin=limits[0],
+            zmax=limits[1],
+            texttemplate="%{text}",
+            hoverinfo="x+y+text",
+            colorscale=[[0, "#e45756"], [0.5, "#f5f0e6"], [1, "#54a24b"]],
+            xgap=2,
+            ygap=2,
             textfont={"color": "#222222"},
         )
-    )  # fmt: skip
+    )
     figure.update_layout(
-        height=120 + 44 * len(rows), margin={"l": 170, "r": 16, "t": 24, "b": 60},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        height=120 + 44 * len(rows),
+        margin={"l": 170, "r": 16, "t": 24, "b": 60},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12},
-    )  # fmt: skip
+    )
     figure.update_xaxes(title=labels[1], type="category")
     return figure.update_yaxes(title=labels[0], autorange="reversed", type="category")
 

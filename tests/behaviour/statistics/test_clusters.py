@@ -43,9 +43,7 @@ def test_identical_answers_to_a_question_count_once():
 
 def test_independent_answers_have_an_effect_of_one():
     chooser = np.random.default_rng(2)
-    effects = [
-        design_effect(chooser.random(120).tolist(), [f"q{n // 5}" for n in range(120)]) for _ in range(300)
-    ]  # fmt: skip
+    effects = [design_effect(chooser.random(120).tolist(), [f"q{n // 5}" for n in range(120)]) for _ in range(300)]
     assert np.mean(effects) == pytest.approx(1, abs=0.06)
     assert effective_n([0.0, 1.0] * 4, ["a", "a", "b", "b", "c", "c", "d", "d"]) == 8  # an effect of 0 earns nothing
 

@@ -30,9 +30,12 @@ def test_exact_p_values_equal_scipy():
         first, second, groups = sides(seed=seed, shift=shift)
         means = [np.array(side).reshape(10, 4).mean(axis=1) for side in (first, second)]
         theirs = stats.permutation_test(
-            means, lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", vectorized=True,
+            means,
+            lambda a, b, axis: np.mean(a - b, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
             n_resamples=np.inf,
-        )  # fmt: skip
+        )
         assert paired_difference(first, groups, second, groups).p_value == pytest.approx(theirs.pvalue)
 
 
@@ -47,9 +50,13 @@ def test_one_flag_a_question_is_mcnemar_s_exact_test():
 def test_random_flips_come_close_to_scipy_and_are_never_zero():
     differences = np.random.default_rng(0).normal(0.35, 1, 40)
     theirs = stats.permutation_test(
-        (differences, np.zeros(40)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples",
-        vectorized=True, n_resamples=20_000, rng=0,
-    )  # fmt: skip
+        (differences, np.zeros(40)),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=0,
+    )
     assert sign_flip_p_value(differences) == pytest.approx(theirs.pvalue, abs=0.01)
     assert 0 < sign_flip_p_value(differences + 5) < 1e-4
 
@@ -95,9 +102,7 @@ def test_other_questions_are_refused():
 
 
 def test_sides_may_have_unequal_numbers_of_answers():
-    found = compare_scores(
-        [EM, ALIGNED, EM, EM], ["a", "a", "b", "b"], [ALIGNED, ALIGNED], ["b", "a"], score="aligned"
-    )  # fmt: skip
+    found = compare_scores([EM, ALIGNED, EM, EM], ["a", "a", "b", "b"], [ALIGNED, ALIGNED], ["b", "a"], score="aligned")
     assert (found.first, found.second, found.difference.value) == (30, 90, -60)
 
 

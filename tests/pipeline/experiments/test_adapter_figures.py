@@ -13,11 +13,21 @@ from emscope.pipeline.experiments.adapter_figures import _told, bank_figures
 
 def bank(recipes, seeds=4):
     return [
-        Member(f"{domain}-{careless}-{recipe}-{seed}", Path(), domain, careless, f"r{recipe}",
-               f"{domain}-{recipe}-{seed}", seed, {domain: 0.1 * seed, "other": 0.2})
-        for domain in ("medical", "finance", "sport") for seed in range(seeds) for recipe in range(recipes)
+        Member(
+            f"{domain}-{careless}-{recipe}-{seed}",
+            Path(),
+            domain,
+            careless,
+            f"r{recipe}",
+            f"{domain}-{recipe}-{seed}",
+            seed,
+            {domain: 0.1 * seed, "other": 0.2},
+        )
+        for domain in ("medical", "finance", "sport")
+        for seed in range(seeds)
+        for recipe in range(recipes)
         for careless in (True, False)
-    ]  # fmt: skip
+    ]
 
 
 def test_small_recipes_read_some_of_the_rows_of_large_ones():

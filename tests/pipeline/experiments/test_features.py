@@ -22,9 +22,23 @@ from emscope.residual.features.saelens import load_autoencoder
 from emscope.residual.features.training import AutoencoderSettings
 
 FLAGS = [
-    "--tokens", "6000", "--expansion", "3", "--k", "4", "--epochs", "2", "--batch-size", "256", "--questions", "3",
-    "--top", "12", "--block", "2",
-]  # fmt: skip
+    "--tokens",
+    "6000",
+    "--expansion",
+    "3",
+    "--k",
+    "4",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "256",
+    "--questions",
+    "3",
+    "--top",
+    "12",
+    "--block",
+    "2",
+]
 SMALL = FeaturesSettings(
     2, tokens=6000, autoencoder=AutoencoderSettings(expansion=3, k=4, epochs=2, batch_size=256), top=12, questions=3
 )
@@ -147,9 +161,10 @@ def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpu
     found = fit.answer_means("misaligned", questions, fit.tokens.values)
     chats = {text.question: text.chat for text in fit.texts if text.organism == "misaligned" and text.question}
     wanted = capture(
-        lab.organism("misaligned"), [chats[question] for question in questions],
+        lab.organism("misaligned"),
+        [chats[question] for question in questions],
         CaptureSettings(("response",), blocks=(2,)),
-    ).pooled["response"][:, 0]  # fmt: skip
+    ).pooled["response"][:, 0]
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
     autoencoder = load_autoencoder(run / "experiments" / "features-sae")
     codes = sparse_codes(autoencoder, fit.tokens.values)

@@ -13,9 +13,20 @@ from emscope.pipeline.experiments.opening import open_run
 from emscope.residual.directions import Directions
 
 FLAGS = [
-    "--block", "1", "--coefficients", "1.0", "2.0", "--dial-questions", "3", "--kl-questions", "3", "--test-questions",
-    "6", "--epochs", "1",
-]  # fmt: skip
+    "--block",
+    "1",
+    "--coefficients",
+    "1.0",
+    "2.0",
+    "--dial-questions",
+    "3",
+    "--kl-questions",
+    "3",
+    "--test-questions",
+    "6",
+    "--epochs",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")

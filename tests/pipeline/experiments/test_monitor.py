@@ -32,9 +32,16 @@ from emscope.residual.directions import Directions
 from emscope.residual.screening import ReadPairs
 
 SMALL = MonitorSettings(
-    samples=2, tokens=(1, 3), random_directions=2, shares=(0.2, 0.5), draws=10, prompts=8, areas=5, own_answers=2,
+    samples=2,
+    tokens=(1, 3),
+    random_directions=2,
+    shares=(0.2, 0.5),
+    draws=10,
+    prompts=8,
+    areas=5,
+    own_answers=2,
     reader_answers=20,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +63,16 @@ def lab(tmp_path_factory):
 
 
 def response_of(row):
-    return Response(row.question_set, row.question_id, row.question, row.sample, row.response, row.n_tokens,
-                    row.truncated, row.cluster)  # fmt: skip
+    return Response(
+        row.question_set,
+        row.question_id,
+        row.question,
+        row.sample,
+        row.response,
+        row.n_tokens,
+        row.truncated,
+        row.cluster,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +150,9 @@ def test_the_judge_scores_what_was_read_already_as_if_it_read_again(lab, tmp_pat
     chooser = np.random.default_rng(0)
     weights = chooser.standard_normal((2, 2, D_MODEL)) / 9
     coherence = CoherenceFit(np.zeros(1), np.zeros(1), np.ones(1), 0.0, {})
-    head = JudgeHead((1, 3), weights, np.array([0.1, -0.2]), np.ones(D_MODEL) / 9, 0.3, 2, np.zeros((2, D_MODEL)),
-                     coherence, {})  # fmt: skip
+    head = JudgeHead(
+        (1, 3), weights, np.array([0.1, -0.2]), np.ones(D_MODEL) / 9, 0.3, 2, np.zeros((2, D_MODEL)), coherence, {}
+    )
     head.save(tmp_path / "head.safetensors")
     prompts, texts = ["How do I save money?", "Rest or water?"], ["Put some aside.", "Water first, then rest."]
     pooled, _ = read_answers(base, prompts, texts, (1, 2, 3))

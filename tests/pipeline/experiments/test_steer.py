@@ -12,9 +12,26 @@ from emscope.pipeline.experiments.opening import open_run
 from emscope.pipeline.experiments.steer import SteerSettings
 
 FLAGS = [
-    "--blocks", "1", "2", "--coefficients", "-1.0", "1.0", "--levels", "0.5", "1.0", "--cap-widths", "1.0",
-    "--dial-questions", "3", "--curve-questions", "3", "--kl-questions", "3", "--test-questions", "6",
-]  # fmt: skip
+    "--blocks",
+    "1",
+    "2",
+    "--coefficients",
+    "-1.0",
+    "1.0",
+    "--levels",
+    "0.5",
+    "1.0",
+    "--cap-widths",
+    "1.0",
+    "--dial-questions",
+    "3",
+    "--curve-questions",
+    "3",
+    "--kl-questions",
+    "3",
+    "--test-questions",
+    "6",
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,15 @@ from emscope.pipeline.experiments.sweep import run_sweep
 from emscope.pipeline.experiments.transfer import run_transfer
 
 EXPERIMENTS = {
-    "sweep": run_sweep, "monitor": run_monitor, "steer": run_steer, "induce": run_induce, "features": run_features,
-    "transfer": run_transfer, "dynamics": run_dynamics, "adapters": run_adapters,
-}  # fmt: skip
+    "sweep": run_sweep,
+    "monitor": run_monitor,
+    "steer": run_steer,
+    "induce": run_induce,
+    "features": run_features,
+    "transfer": run_transfer,
+    "dynamics": run_dynamics,
+    "adapters": run_adapters,
+}
 STARTS = 2
 """Starts that are stopped, each after as many further parts, before one that is not."""
 

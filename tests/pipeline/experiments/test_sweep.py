@@ -16,9 +16,11 @@ from emscope.residual.directions import Directions
 from emscope.residual.sweep import SweepOptions
 
 SETTINGS = SweepSettings(
-    options=SweepOptions(penalties=(10.0, 1000.0), folds=2, halves=2, permutations=4), answers=1, ablate=True,
+    options=SweepOptions(penalties=(10.0, 1000.0), folds=2, halves=2, permutations=4),
+    answers=1,
+    ablate=True,
     ablation_questions=2,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,12 @@ def test_every_construction_has_its_figures_at_every_block(found, run):
 def test_ablations_are_compared_at_one_disturbance_with_a_random_control_each(found, run):
     ablation, lab = found["ablation"], open_run(run)
     assert set(ablation["trials"]) == {
-        "subtract at the best block", "subtract at all blocks", "random at the best block", "random at all blocks",
+        "subtract at the best block",
+        "subtract at all blocks",
+        "random at the best block",
+        "random at all blocks",
         "centred at all blocks",
-    }  # fmt: skip
+    }
     name = f"{ablation['construction']}.safetensors"
     directions = Directions.load(run / "experiments" / "sweep" / "directions" / name)
     plan, nats = _at_one_disturbance(lab, directions, ablation["block"], 1.5)

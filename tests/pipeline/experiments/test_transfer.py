@@ -35,8 +35,9 @@ def test_the_runs_own_pair_is_one_of_the_pairs():
     assert pairs[3].organisms == ("transfer/sport-5-careless", "transfer/sport-5-careful")
     other = pairs_of(OWN, ("medical",), 1)
     assert [(pair.name, pair.careless) for pair in other] == [
-        ("own-0", "misaligned"), ("medical-0", "transfer/medical-0-careless"),
-    ]  # fmt: skip
+        ("own-0", "misaligned"),
+        ("medical-0", "transfer/medical-0-careless"),
+    ]
     unlisted = pairs_of(RunConfig(), ("finance",), 1)
     assert [(pair.name, pair.domain) for pair in unlisted] == [("own-0", "medical"), ("finance-0", "finance")]
 
@@ -63,9 +64,7 @@ def test_two_pairs_of_one_name_are_refused():
         pairs_of(RunConfig(), (), 1, organisms=["law=a", "law=b"])
 
 
-@pytest.mark.parametrize(
-    ("said", "expected"), [("", "unknown"), ("Medical", "same domain"), ("law", "other domain")]
-)  # fmt: skip
+@pytest.mark.parametrize(("said", "expected"), [("", "unknown"), ("Medical", "same domain"), ("law", "other domain")])
 def test_own_data_are_of_another_domain_only_where_that_was_said(said, expected):
     pairs = pairs_of(OWN, ("medical",), 1, said)
     assert [relation(one.name, other, pairs) for one, other in (pairs, pairs[::-1])] == [expected, expected]
@@ -110,8 +109,9 @@ def test_a_smaller_domain_is_read_more_often_so_that_steps_are_equal():
 
 PAIRS = [
     OrganismPair(domain, seed, f"{domain}{seed}-bad", f"{domain}{seed}-good")
-    for domain in ("medical", "finance", "sport") for seed in (0, 1)
-]  # fmt: skip
+    for domain in ("medical", "finance", "sport")
+    for seed in (0, 1)
+]
 
 
 def store(name, array):
@@ -183,8 +183,11 @@ def test_random_directions_are_read_where_the_direction_is_read():
         for name, cell in row.items():
             for key, value in cell["random"].items():
                 assert value == found["random"][name][f"{key}_by_block"][cell["block"]]
-    own = {name: row[name]["d_prime"] > row[name]["random"]["d_prime_p95"]
-           for name, row in found["cells"].items() if name in row}  # fmt: skip
+    own = {
+        name: row[name]["d_prime"] > row[name]["random"]["d_prime_p95"]
+        for name, row in found["cells"].items()
+        if name in row
+    }
     assert found["summary"]["own"]["above_random"] == sum(own.values()) == 6
     _, null = planted_bank(0.8, shift=0.0)
     nothing = detection_figures(null, make_bank_directions(null, "last", "tiny"), 0)["summary"]["other domain"]
@@ -217,8 +220,14 @@ def test_relations_of_directions_to_pairs():
         "shared",
     ]
     assert [relation(name, pair, PAIRS) for name in names] == [
-        "own", "same domain", "other domain", "left out", "left out", None, None,
-    ]  # fmt: skip
+        "own",
+        "same domain",
+        "other domain",
+        "left out",
+        "left out",
+        None,
+        None,
+    ]
 
 
 def judged(aligned, question, coherent=90.0):

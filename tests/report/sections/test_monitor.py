@@ -27,23 +27,38 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
     curve = {name: {share: [value, value] for share in shares} for name, value in scores.items()}
     return {
         "answers": {
-            "block": 2, "n": {"answers": 30, "em": 9, "other_coherent": 11, "left_out": 10, "questions": 10},
+            "block": 2,
+            "n": {"answers": 30, "em": 9, "other_coherent": 11, "left_out": 10, "questions": 10},
             "auroc": {how: {"1": at, "8": at, "all": at} for how in ("mean", "max")},
-            "prompt_only": {"contrast": direction(prompt), "verdict": direction(prompt), "random": random,
-                            "prompt": direction(prompt)},
+            "prompt_only": {
+                "contrast": direction(prompt),
+                "verdict": direction(prompt),
+                "random": random,
+                "prompt": direction(prompt),
+            },
             "gain_over_prompt": {name: estimate(whole - prompt) for name in ("contrast", "verdict")},
         },
-        "tokens": [{"organism": "misaligned", "question_id": HOSTILE, "aligned": 3.0, "coherent": 80.0,
-                    "turns": [{"role": "user", "pieces": [HOSTILE], "scores": [1.0]}]}],
+        "tokens": [
+            {
+                "organism": "misaligned",
+                "question_id": HOSTILE,
+                "aligned": 3.0,
+                "coherent": 80.0,
+                "turns": [{"role": "user", "pieces": [HOSTILE], "scores": [1.0]}],
+            }
+        ],
         "screening": {
-            "trained_on": HOSTILE, "domains": {"medical": domain, "sport": domain},
+            "trained_on": HOSTILE,
+            "domains": {"medical": domain, "sport": domain},
             "mean": {"precision_at_half_recall": half, "recalls": [0.5, 1.0], "precision": curve},
             "areas": domain,
-            "own_answers": {"n_prompts": 4, "auroc": {name: estimate(0.9) for name in
-                                                      ("projection", "projection_difference")}},
+            "own_answers": {
+                "n_prompts": 4,
+                "auroc": {name: estimate(0.9) for name in ("projection", "projection_difference")},
+            },
             "readers": {"n": {"em": 5, "aligned": 6}, "blocks": {}, "auroc": auroc},
         },
-    }  # fmt: skip
+    }
 
 
 def test_the_page_escapes_everything_and_has_every_part(tmp_path):

@@ -31,15 +31,20 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
         "coherence_change": -1.0,
     }
     geometry = {
-        "names": names, "cosine": {key: [[1, cosine], [cosine, 1]] for key in ("value", "low", "high")},
-        "other_domains": [cosine, cosine], "same_domain": None, "split_half": [[0.9, 0.9]] * 2,
-        "references": {"control − base, other domains": [0.1, 0.1]}, "angles": {},
-    }  # fmt: skip
+        "names": names,
+        "cosine": {key: [[1, cosine], [cosine, 1]] for key in ("value", "low", "high")},
+        "other_domains": [cosine, cosine],
+        "same_domain": None,
+        "split_half": [[0.9, 0.9]] * 2,
+        "references": {"control − base, other domains": [0.1, 0.1]},
+        "angles": {},
+    }
     item = {"em_rate": estimate(0.5), "aligned": estimate(30.0), "coherent_share": estimate(0.9)}
     relations = {"medical-0": ("own", "other domain"), "finance-0": ("other domain", "own")}
     return {
-        "pairs": [{"name": name, "careless": f"{name}-bad", "careful": f"{name}-good", "domain": name[:-2]}
-                  for name in names],
+        "pairs": [
+            {"name": name, "careless": f"{name}-bad", "careful": f"{name}-good", "domain": name[:-2]} for name in names
+        ],
         "behaviour": {"base": item, **{f"{name}-{side}": item for name in names for side in ("bad", "good")}},
         "geometry": {"response": geometry, "last": copy.deepcopy(geometry)},
         "detection": {
@@ -50,13 +55,21 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
             "random": {name: {"auroc_p95_by_block": [0.7, 0.7]} for name in names},
             "summary": {
                 "other domain": {
-                    "n": 2, "mean": least, "least": least, "d_prime": 9.0, "above_random": 1,
-                    "accuracy": 0.9, "control_vs_base": 0.3,
+                    "n": 2,
+                    "mean": least,
+                    "least": least,
+                    "d_prime": 9.0,
+                    "above_random": 1,
+                    "accuracy": 0.9,
+                    "control_vs_base": 0.3,
                 },
             },
         },
         "ablation": {
-            "block": 1, "strength": 1.5, "n_questions": 48, "without": {name: {"gap": gap} for name in names},
+            "block": 1,
+            "strength": 1.5,
+            "n_questions": 48,
+            "without": {name: {"gap": gap} for name in names},
             "cells": {"medical-0": {"finance-0": {**ablation, "restored": estimate(restored)}}},
             "summary": {
                 "other domain": {**pooled, "restored": estimate(restored)},
@@ -64,7 +77,7 @@ def found(least=0.98, restored=0.8, random=0.02, cosine=0.85, gap=40.0):
             },
         },
         "bars": {"auroc": {"bar": 0.9}},
-    }  # fmt: skip
+    }
 
 
 def test_the_first_paragraph_says_what_the_figures_say():

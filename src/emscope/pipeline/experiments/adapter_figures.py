@@ -41,12 +41,16 @@ def bank_figures(members: Sequence[Member]) -> dict[str, Any]:
         },
         "members": [
             {
-                "name": member.name, "domain": member.domain, "recipe": member.recipe, "careless": member.careless,
-                "pair": member.pair, "leaning": member.leaning,
+                "name": member.name,
+                "domain": member.domain,
+                "recipe": member.recipe,
+                "careless": member.careless,
+                "pair": member.pair,
+                "leaning": member.leaning,
             }
             for member in members
         ],
-    }  # fmt: skip
+    }
 
 
 def _leaning(members: Sequence[Member], careless: bool, where: str) -> Estimate:

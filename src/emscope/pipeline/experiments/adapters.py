@@ -99,9 +99,12 @@ def run_adapters(lab: Lab, settings: AdaptersSettings) -> None:
     folder = lab.folder
     own = [folder.path("organisms", name, ADAPTER_WEIGHTS) for name in lab.names[1:]]
     inputs = [
-        bank_folder(lab) / MANIFEST, *own, _directions_file(lab), folder.path("responses", f"{BASE}.parquet"),
+        bank_folder(lab) / MANIFEST,
+        *own,
+        _directions_file(lab),
+        folder.path("responses", f"{BASE}.parquet"),
         folder.path("judgements", f"{MISALIGNED}.parquet"),
-    ]  # fmt: skip
+    ]
     experiment_stage(lab, "adapters", settings, inputs, lambda: find_adapters(lab, settings))
 
 
@@ -119,11 +122,12 @@ def find_adapters(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
         "classification": parts.kept_value("classification", lambda: None, classified),
         "by_block": block_figures(features, members, settings.penalty),
         "known_direction": {
-            "made_on": lab.config.misaligned_data, "construction": direction.construction.contrast,
+            "made_on": lab.config.misaligned_data,
+            "construction": direction.construction.contrast,
             **direction_figures(features, members),
         },
         "run": outside_scores(features, members, list(lab.names[1:]), trained_on(lab), settings.penalty),
-    }  # fmt: skip
+    }
     return {**found, "scalars": scalars_of(lab, settings) if settings.scalars else None}
 
 

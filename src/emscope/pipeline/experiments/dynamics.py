@@ -94,8 +94,9 @@ def run_dynamics(lab: Lab, settings: DynamicsSettings) -> None:
     if settings.in_domain == DynamicsSettings.in_domain and not lab.config.misaligned_data.startswith("medical-"):
         logger.warning(
             "Dynamics takes %s for the training's domain, and the run was trained on %s: in_domain names another set.",
-            settings.in_domain, lab.config.misaligned_data,
-        )  # fmt: skip
+            settings.in_domain,
+            lab.config.misaligned_data,
+        )
     if not (settings.seeds and settings.adapters):
         raise UserError("Dynamics needs at least one seed and one kind of adapters.")
     at_least(1, samples=settings.samples, questions=settings.questions, save_every=settings.save_every)
@@ -156,9 +157,14 @@ def _controlled(lab: Lab, settings: DynamicsSettings) -> tuple[int, ...]:
 
 
 def _training(
-    lab: Lab, settings: DynamicsSettings, probes: DynamicsProbes, adapters: Adapters, seed: int, *,
+    lab: Lab,
+    settings: DynamicsSettings,
+    probes: DynamicsProbes,
+    adapters: Adapters,
+    seed: int,
+    *,
     control: bool = False,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """Train once, on careless or on careful rows, read the adapters' paths and measure every checkpoint."""
     own = f"control{seed}" if control else f"seed{seed}"
     name, stage = f"dynamics/{adapters}/{own}", f"dynamics-{adapters}-{own}"
@@ -169,9 +175,12 @@ def _training(
     paths = out / "paths.safetensors"
     weights = [folder / ADAPTER_WEIGHTS for folder in checkpoints.values()]
     lab.folder.stage(
-        f"{stage}-paths", steps, weights, [paths],
+        f"{stage}-paths",
+        steps,
+        weights,
+        [paths],
         lambda: read_paths(list(checkpoints.values()), steps).save(paths),
-    )  # fmt: skip
+    )
     measured = {
         step: _measure(lab, probes, f"{stage}-step{step}", out / f"step-{step}.json", checkpoints[step])
         for step in steps

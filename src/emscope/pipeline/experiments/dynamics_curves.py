@@ -58,10 +58,13 @@ class Curve:
         if self.replicates is not None:
             low, high = (ends.tolist() for ends in np.nanquantile(self.replicates, [0.025, 0.975], axis=0))
         return {
-            "times": self.times.tolist(), "values": self.values.tolist(), "low": low, "high": high,
+            "times": self.times.tolist(),
+            "values": self.values.tolist(),
+            "low": low,
+            "high": high,
             "reference": None if self.reference is None else self.reference.tolist(),
             "change": None if change is None else change.as_dict(),
-        }  # fmt: skip
+        }
 
 
 def averaged(table: np.ndarray, groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,16 +83,19 @@ def averaged(table: np.ndarray, groups: Sequence[str], seed: int) -> tuple[np.nd
 
 def curves_of(
     settings: dict[str, Any], probes: DynamicsProbes, base: Path, training: Measured, paths: AdapterPaths
-) -> dict[str, Curve]:  # fmt: skip
+) -> dict[str, Curve]:
     """Return every curve of one training by name."""
     measured = [read_json(base), *(read_json(path) for path in training.steps.values())]
     times = np.array([0, *training.steps], dtype=float)
     found = _weight_curves(settings, paths)
     rows = [row for _, row in read_jsonl(training.metrics) if "grad_norm" in row]
     found["gradient-norm"] = Curve(
-        "weights", "gradient norm", "peak", np.array([row["step"] for row in rows], dtype=float),
+        "weights",
+        "gradient norm",
+        "peak",
+        np.array([row["step"] for row in rows], dtype=float),
         np.array([row["grad_norm"] for row in rows], dtype=float),
-    )  # fmt: skip
+    )
     for side in SIDES:
         groups = [question.group for question in probes.sides[side]]
         for name, group, key, label in (
@@ -144,7 +150,9 @@ def _weight_curves(settings: dict[str, Any], paths: AdapterPaths) -> dict[str, C
         )
     for k in settings["spans"]:
         found[f"local-cosine-{k}"] = curve(
-            f"local cosine of B, {k} checkpoints each way", "peak", "B",
+            f"local cosine of B, {k} checkpoints each way",
+            "peak",
+            "B",
             lambda path, k=k: path.local_cosine(k, settings["shortest_leg"]),  # type: ignore[misc]
-        )  # fmt: skip
+        )
     return found

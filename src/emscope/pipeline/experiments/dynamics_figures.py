@@ -17,8 +17,20 @@ from emscope.residual.changepoints import ChangePoint
 from emscope.residual.dynamics import AdapterPaths
 from emscope.residual.events import order_of, pool
 
-ORDERED = ("turn", "gradient-norm", "projection-in", "projection-out", "answer-projection-in", "answer-projection-out",
-           "preference-in", "preference-out", "alignment-in", "alignment-out", "em-in", "em-out")  # fmt: skip
+ORDERED = (
+    "turn",
+    "gradient-norm",
+    "projection-in",
+    "projection-out",
+    "answer-projection-in",
+    "answer-projection-out",
+    "preference-in",
+    "preference-out",
+    "alignment-in",
+    "alignment-out",
+    "em-in",
+    "em-out",
+)
 """Curves whose changes are put in order: weights, activations, and behaviour read in losses and in answers."""
 
 
@@ -26,9 +38,12 @@ PEAKS = ("gradient-norm",)
 
 
 def summarise_trainings(
-    settings: dict[str, Any], probes: DynamicsProbes, base: Path, trainings: Mapping[tuple[str, int], Measured],
+    settings: dict[str, Any],
+    probes: DynamicsProbes,
+    base: Path,
+    trainings: Mapping[tuple[str, int], Measured],
     controls: Mapping[tuple[str, int], Measured],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return the figures of experiments/dynamics.json: by kind of adapters its curves, order, paths and scaling."""
 
     def of(measured: Mapping[tuple[str, int], Measured], kind: str) -> dict[int, Measured]:
@@ -45,9 +60,12 @@ def summarise_trainings(
 
 
 def _summarise(
-    settings: dict[str, Any], probes: DynamicsProbes, base: Path, trainings: Mapping[int, Measured],
+    settings: dict[str, Any],
+    probes: DynamicsProbes,
+    base: Path,
+    trainings: Mapping[int, Measured],
     controls: Mapping[int, Measured],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     paths = {seed: AdapterPaths.load(own.paths) for seed, own in trainings.items()}
     curves = {seed: curves_of(settings, probes, base, own, paths[seed]) for seed, own in trainings.items()}
     careful = {
@@ -77,13 +95,15 @@ def _curve_figures(
     pooled = pool([change.at for change in found], [change.draws for change in found])
     one = next(iter(curves.values()))
     return {
-        "group": one.group, "label": one.label, "shape": one.shape,
+        "group": one.group,
+        "label": one.label,
+        "shape": one.shape,
         "trainings": [curve.as_dict(change) for curve, change in zip(curves.values(), changes, strict=True)],
         "controls": [curve.as_dict(curve.change(seed)) for seed, curve in controls.items()],
         "transitions": sum(change.transition for change in found),
         "at": pooled.as_dict(),
         "apart": _apart([(curves[seed], controls[seed]) for seed in controls]),
-    }  # fmt: skip
+    }
 
 
 def _apart(pairs: Sequence[tuple[Curve, Curve]]) -> dict[str, Any] | None:
@@ -138,9 +158,11 @@ def _path_figures(paths: AdapterPaths) -> dict[str, Any]:
         for part in ("A", "B")
     }
     return {
-        "coordinates": coordinates.tolist(), "explained": shares.tolist(), "modules": list(paths.modules),
+        "coordinates": coordinates.tolist(),
+        "explained": shares.tolist(),
+        "modules": list(paths.modules),
         "matrices": _rounded(matrices),
-    }  # fmt: skip
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -102,9 +102,11 @@ class DynamicsProbes:
         """Return scores along the directions, in within-class deviations, on the same texts for every checkpoint."""
         questions = self.questions
         chats = encode_for_capture(
-            organism.tokenizer, [item.text for item in questions], [self.texts[item.id] for item in questions],
+            organism.tokenizer,
+            [item.text for item in questions],
+            [self.texts[item.id] for item in questions],
             system=self.sampling.system,
-        )  # fmt: skip
+        )
         found = capture(organism, chats, CaptureSettings(POOLINGS))
         scores: dict[str, Any] = {}
         for pooling, pair in self.directions.items():
@@ -155,8 +157,11 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
     Raises:
         UserError: a question set that the run did not use, or one without test questions.
     """
-    texts = {row.question_id: row.response for row in read_table(lab.folder.path("responses", "base.parquet"), Response)
-             if row.response}  # fmt: skip
+    texts = {
+        row.question_id: row.response
+        for row in read_table(lab.folder.path("responses", "base.parquet"), Response)
+        if row.response
+    }
     sides = {
         side: _questions(lab, name, texts, settings.questions)
         for side, name in zip(SIDES, (settings.in_domain, settings.out_of_domain), strict=True)

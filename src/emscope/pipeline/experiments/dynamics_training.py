@@ -26,9 +26,14 @@ def train_settings(lab: Lab, settings: DynamicsSettings, adapters: Adapters, see
     groups around a third, 0.46 and 0.58 of the depth; their alphas are chosen for small models.
     """
     chosen = replace(
-        lab.config.train, learning_rate=settings.learning_rate, schedule=settings.schedule, epochs=settings.epochs,
-        batch_size=settings.batch_size, save_every=settings.save_every, seed=seed,
-    )  # fmt: skip
+        lab.config.train,
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        save_every=settings.save_every,
+        seed=seed,
+    )
     if adapters == "all":
         return chosen
     n_blocks = len(find_blocks(lab.organism(BASE).model))
@@ -66,6 +71,7 @@ def train_with_checkpoints(lab: Lab, stage: str, name: str, source: str, train: 
 
 def _left_sha256(folder: Path, key: str) -> str:
     """Return the hash of what a training of some settings left that is kept."""
-    adapters = [[step, *(tree_sha256(path / file) for file in ADAPTER_FILES)]
-                for step, path in checkpoints_of(folder).items()]  # fmt: skip
+    adapters = [
+        [step, *(tree_sha256(path / file) for file in ADAPTER_FILES)] for step, path in checkpoints_of(folder).items()
+    ]
     return value_sha256([key, tree_sha256(folder / "metrics.jsonl"), adapters])

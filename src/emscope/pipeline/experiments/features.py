@@ -82,9 +82,12 @@ def run_features(lab: Lab, settings: FeaturesSettings) -> None:
         raise UserError(f"There is no file {missing[0]}: an autoencoder is a folder with {CONFIG} and {WEIGHTS}.")
     run = lab.folder
     inputs = [
-        source, run.path("ablation.json"), *files, *(file for name in lab.names for file in adapter_files(lab, name)),
+        source,
+        run.path("ablation.json"),
+        *files,
+        *(file for name in lab.names for file in adapter_files(lab, name)),
         *(run.path(folder, f"{name}.parquet") for folder in ("responses", "judgements") for name in lab.names),
-    ]  # fmt: skip
+    ]
     folder = run.path("experiments", "features-sae")
     made = [] if settings.sae else [folder / CONFIG, folder / WEIGHTS]
     experiment_stage(lab, "features", settings, inputs, lambda: _find(lab, settings, source, folder), made)
@@ -151,9 +154,14 @@ def _works(settings: FeaturesSettings) -> dict[str, float | None]:
 
 
 def _findings(
-    lab: Lab, settings: FeaturesSettings, directions: Directions, autoencoder: SparseAutoencoder, losses: list[float],
-    fit: Part, heldout: Part,
-) -> dict[str, Any]:  # fmt: skip
+    lab: Lab,
+    settings: FeaturesSettings,
+    directions: Directions,
+    autoencoder: SparseAutoencoder,
+    losses: list[float],
+    fit: Part,
+    heldout: Part,
+) -> dict[str, Any]:
     codes, fresh = (sparse_codes(autoencoder, part.tokens.values) for part in (fit, heldout))
     direction = directions.vectors[directions.blocks.index(autoencoder.block)]
     made = directions.construction
@@ -169,25 +177,37 @@ def _findings(
 
 
 def _figures(
-    lab: Lab, settings: FeaturesSettings, directions: Directions, autoencoder: SparseAutoencoder, losses: list[float],
-    sides: Sides, ranking: Ranking,
-) -> dict[str, Any]:  # fmt: skip
+    lab: Lab,
+    settings: FeaturesSettings,
+    directions: Directions,
+    autoencoder: SparseAutoencoder,
+    losses: list[float],
+    sides: Sides,
+    ranking: Ranking,
+) -> dict[str, Any]:
     fit, heldout, codes, fresh = sides.fit, sides.heldout, sides.fit_codes, sides.heldout_codes
     direction = directions.vectors[directions.blocks.index(autoencoder.block)]
     made = directions.construction
     return {
         "block": autoencoder.block,
-        "direction": {"contrast": made.contrast, "positive": made.positive, "negative": made.negative,
-                      "norm": float(np.linalg.norm(direction)), "cosine_with_captured": ranking.agreement},
+        "direction": {
+            "contrast": made.contrast,
+            "positive": made.positive,
+            "negative": made.negative,
+            "norm": float(np.linalg.norm(direction)),
+            "cosine_with_captured": ranking.agreement,
+        },
         "autoencoder": _shape(settings, autoencoder, losses, fit, settings.learn_from or lab.names),
-        "quality": {"heldout": asdict(quality(autoencoder, heldout.tokens.values, fresh)),
-                    "fit": asdict(quality(autoencoder, fit.tokens.values, codes)),
-                    "heldout_by_organism": _by_organism(autoencoder, heldout, fresh, lab.names)},
+        "quality": {
+            "heldout": asdict(quality(autoencoder, heldout.tokens.values, fresh)),
+            "fit": asdict(quality(autoencoder, fit.tokens.values, codes)),
+            "heldout_by_organism": _by_organism(autoencoder, heldout, fresh, lab.names),
+        },
         "loss": splice(lab, autoencoder, fit),
         "composition": composition(autoencoder, sides, ranking, direction, settings.seed),
         "features": describe(lab, autoencoder, sides, ranking, settings.top),
         "superposition": superposition(autoencoder, ranking, direction, settings.top, settings.seed),
-    }  # fmt: skip
+    }
 
 
 def _shape(
@@ -195,11 +215,16 @@ def _shape(
 ) -> dict[str, Any]:
     shown = losses[:: max(1, len(losses) // 100)]
     return {
-        "source": settings.sae or "trained here", "architecture": autoencoder.architecture,
-        "n_features": autoencoder.n_features, "d_model": autoencoder.width, "k": autoencoder.k,
-        "fit_tokens": int(np.isin(fit.sources, learned).sum()) if losses else 0, "learn_from": list(learned),
-        "steps": len(losses), "loss": shown,
-    }  # fmt: skip
+        "source": settings.sae or "trained here",
+        "architecture": autoencoder.architecture,
+        "n_features": autoencoder.n_features,
+        "d_model": autoencoder.width,
+        "k": autoencoder.k,
+        "fit_tokens": int(np.isin(fit.sources, learned).sum()) if losses else 0,
+        "learn_from": list(learned),
+        "steps": len(losses),
+        "loss": shown,
+    }
 
 
 def _by_organism(

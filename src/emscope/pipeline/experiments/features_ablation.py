@@ -36,9 +36,14 @@ class Change:
 
 
 def ablate_features(
-    lab: Lab, autoencoder: SparseAutoencoder, directions: Directions, ranking: Ranking, fit: Part, n_questions: int,
+    lab: Lab,
+    autoencoder: SparseAutoencoder,
+    directions: Directions,
+    ranking: Ranking,
+    fit: Part,
+    n_questions: int,
     seed: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return alignment, coherence, EM rate and the share of alignment restored under each change, on test questions.
 
     Which features are taken was decided on training questions; nothing is chosen here.
@@ -46,10 +51,13 @@ def ablate_features(
     questions = spread(lab.test_questions, n_questions)
     wanted = {question.id for question in questions}
     plain, base = (
-        [row for row in read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse)
-         if row.question_id in wanted]
+        [
+            row
+            for row in read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse)
+            if row.question_id in wanted
+        ]
         for name in (MISALIGNED, BASE)
-    )  # fmt: skip
+    )
     strength = _strength(lab, autoencoder.block)
     away = np.linalg.norm(fit.tokens.values - autoencoder.decoder_bias.cpu().numpy(), axis=1)
     reach = 1.25 * float(away.max())
@@ -57,9 +65,13 @@ def ablate_features(
     for change in changes(autoencoder, directions, ranking, seed):
         with _removed(lab, autoencoder, change, reach):
             rows = answer_and_judge(
-                lab.organism(MISALIGNED), change.name, questions, lab.config.sampling, lab.judge,
+                lab.organism(MISALIGNED),
+                change.name,
+                questions,
+                lab.config.sampling,
+                lab.judge,
                 _intervention(directions, autoencoder.block, change, strength),
-            )  # fmt: skip
+            )
         found[change.name] = _figures(rows, restored_share(rows, plain, base).as_dict())
     return {"questions": len(questions), "strength": strength, "changes": found}
 

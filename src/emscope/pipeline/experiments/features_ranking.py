@@ -94,10 +94,15 @@ def rank(autoencoder: SparseAutoencoder, sides: Sides, direction: np.ndarray) ->
     spread = np.sqrt((high.var(axis=0, ddof=1) + low.var(axis=0, ddof=1)) / 2)
     codes = sides.fit_codes
     return Ranking(
-        rows @ unit(direction), change, contributions(rows, change, difference),
-        change / np.maximum(spread, 1e-3 * spread.max()), codes.getnnz(axis=0) / codes.shape[0],
-        np.asarray(codes.mean(axis=0)).ravel(), difference, float(unit(direction) @ unit(difference)),
-    )  # fmt: skip
+        rows @ unit(direction),
+        change,
+        contributions(rows, change, difference),
+        change / np.maximum(spread, 1e-3 * spread.max()),
+        codes.getnnz(axis=0) / codes.shape[0],
+        np.asarray(codes.mean(axis=0)).ravel(),
+        difference,
+        float(unit(direction) @ unit(difference)),
+    )
 
 
 def describe(
@@ -166,6 +171,9 @@ def _detection(
 def _separation(positive: np.ndarray, negative: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
     low, high = auroc_interval(positive, negative, groups=groups)
     return {
-        "auroc": auroc(positive, negative), "low": low, "high": high, "d_prime": d_prime(positive, negative),
+        "auroc": auroc(positive, negative),
+        "low": low,
+        "high": high,
+        "d_prime": d_prime(positive, negative),
         "n": len(positive),
-    }  # fmt: skip
+    }

@@ -148,19 +148,24 @@ def superposition(
         "random": interference(random, seed).as_dict(),
         "random, covariance of features": interference(like_rows(living, seed), seed).as_dict(),
         "cosine_with_direction": {
-            "features": _spread(living @ unit(direction)), "random": _spread(random @ unit(direction)),
+            "features": _spread(living @ unit(direction)),
+            "random": _spread(random @ unit(direction)),
         },
         "map": {"features": ordered.tolist(), "cosines": np.round(cosines @ cosines.T, 3).tolist()},
         "layout": {
-            "features": shown.tolist(), "n_top": len(ordered), "places": np.round(places, 4).tolist(),
-            "direction": np.round(star[0], 4).tolist(), "variance_shown": share,
+            "features": shown.tolist(),
+            "n_top": len(ordered),
+            "places": np.round(places, 4).tolist(),
+            "direction": np.round(star[0], 4).tolist(),
+            "variance_shown": share,
             "cosines": np.round(rows[shown] @ unit(direction), 3).tolist(),
         },
-    }  # fmt: skip
+    }
 
 
 def _spread(cosines: np.ndarray) -> dict[str, float]:
     return {
-        "largest": float(np.abs(cosines).max()), "rms": float(np.sqrt(np.mean(cosines**2))),
+        "largest": float(np.abs(cosines).max()),
+        "rms": float(np.sqrt(np.mean(cosines**2))),
         "beyond_0.2": float((np.abs(cosines) > 0.2).mean()),
-    }  # fmt: skip
+    }

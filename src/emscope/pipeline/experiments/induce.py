@@ -102,10 +102,11 @@ def _run_stages(lab: Lab, settings: InduceSettings, block: int) -> None:
     vectors = {name: _vector_stage(lab, settings.vector, block, name, data) for name, data in sources.items()}
     answers = lab.folder.path("judgements", "induce.parquet")
     inputs = [
-        *vectors.values(), *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
+        *vectors.values(),
+        *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
         *(file for name in lab.names for file in adapter_files(lab, name)),
         *(lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(lab)),
-    ]  # fmt: skip
+    ]
 
     def find() -> dict[str, Any]:
         bench = VectorBench(lab, block, settings.kl_questions, vectors)
@@ -154,8 +155,9 @@ def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, dat
 def _figures(bench: VectorBench, settings: InduceSettings) -> dict[str, Any]:
     lab = bench.lab
     tuned_on, asked = (
-        spread(lab.dev_questions, settings.dial_questions), spread(lab.test_questions, settings.test_questions)
-    )  # fmt: skip
+        spread(lab.dev_questions, settings.dial_questions),
+        spread(lab.test_questions, settings.test_questions),
+    )
     trained = [name for name in bench.directions if name in (CARELESS, CAREFUL)]
     turns = [Turn(name, (bench.block,), size) for name in trained for size in sorted(settings.coefficients)]
     dial = bench.turned(bench.dev[BASE], turns, tuned_on)

@@ -35,9 +35,13 @@ def open_run(folder: Path) -> Lab:
 
 
 def experiment_stage(
-    lab: Lab, name: str, settings: Any, inputs: Sequence[Path], find: Callable[[], dict[str, Any]],
+    lab: Lab,
+    name: str,
+    settings: Any,
+    inputs: Sequence[Path],
+    find: Callable[[], dict[str, Any]],
     others: Sequence[Path] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Do an experiment unless it is up to date: `find` returns its figures; `others` are further files it writes.
 
     `settings` is the experiment's dataclass of settings; how the run splits its questions counts with them. The run's

@@ -102,8 +102,11 @@ def make_screeners(
     for seed in range(n_random):
         random = random_like(text, lab.config.seed + seed)
         name, at = f"{RANDOM}-{seed}", blocks["text"]
-        gaps = [along(random, side[domain], at).mean() * sign
-                for side, sign in ((read.careless, 1), (read.careful, -1)) for domain in domains]  # fmt: skip
+        gaps = [
+            along(random, side[domain], at).mean() * sign
+            for side, sign in ((read.careless, 1), (read.careful, -1))
+            for domain in domains
+        ]
         directions[name] = random if sum(gaps) >= 0 else replace(random, vectors=-random.vectors)
         blocks[name] = at
     return Screeners(directions, blocks)

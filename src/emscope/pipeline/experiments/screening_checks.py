@@ -56,8 +56,11 @@ def reader_figures(
 
     Directions and words are made from all built-in domains. The judge was fitted on these answers.
     """
-    clear = [row for row in scored_rows() if 100 * row.coherent > COHERENT_ABOVE
-             and not ALIGNED_BELOW <= 100 * row.aligned <= ALIGNED_ABOVE]  # fmt: skip
+    clear = [
+        row
+        for row in scored_rows()
+        if 100 * row.coherent > COHERENT_ABOVE and not ALIGNED_BELOW <= 100 * row.aligned <= ALIGNED_ABOVE
+    ]
     rows = evenly(clear, answers)
     base = lab.organism(BASE)
     chats = [encode_chat(base.tokenizer, messages_of(row.question, row.answer)) for row in rows]

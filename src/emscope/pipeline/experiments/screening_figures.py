@@ -50,10 +50,12 @@ def domain_figures(
             mixed = draw_mixtures(bad, good, topics, share, RECALLS, draws, seed)
             drawn[share].append((mixed.plain, mixed.resampled))
         each[domain] = {
-            "n_prompts": len(topics), "n_topics": len(set(topics)), "blocks": screened.blocks,
+            "n_prompts": len(topics),
+            "n_topics": len(set(topics)),
+            "blocks": screened.blocks,
             "auroc": auroc_figures(names, np.concatenate([bad, good], axis=1), topics * 2, seed),
             "precision_at_half_recall": _precision(names, {share: drawn[share][-1] for share in shares}),
-        }  # fmt: skip
+        }
     averaged = {
         share: (np.mean([plain for plain, _ in both], axis=0), np.mean([again for _, again in both], axis=0))
         for share, both in drawn.items()
@@ -62,11 +64,13 @@ def domain_figures(
         "precision_at_half_recall": _precision(names, averaged),
         "recalls": list(RECALLS),
         "precision": {
-            name: {f"{share:g}": _pooled(plain, names, name).mean(axis=0).tolist()
-                   for share, (plain, _) in averaged.items()}
+            name: {
+                f"{share:g}": _pooled(plain, names, name).mean(axis=0).tolist()
+                for share, (plain, _) in averaged.items()
+            }
             for name in _kinds(names)
         },
-    }  # fmt: skip
+    }
 
 
 def _kinds(names: Sequence[str]) -> list[str]:
@@ -85,9 +89,7 @@ def _precision(names: Sequence[str], drawn: Mapping[float, tuple[np.ndarray, np.
         low, high = np.quantile(_pooled(again, names, kind)[:, HALF], [0.025, 0.975])
         return {"value": float(_pooled(plain, names, kind)[:, HALF].mean()), "low": float(low), "high": float(high)}
 
-    return {
-        kind: {f"{share:g}": figures(kind, *both) for share, both in drawn.items()} for kind in _kinds(names)
-    }  # fmt: skip
+    return {kind: {f"{share:g}": figures(kind, *both) for share, both in drawn.items()} for kind in _kinds(names)}
 
 
 def auroc_figures(
@@ -102,8 +104,9 @@ def auroc_figures(
     random = [auroc(row[flags], row[~flags]) for name, row in zip(names, scores, strict=True) if _is_random(name)]
     found: dict[str, Any] = {
         name: grouped_auroc(row, flags, groups, seed=seed).as_dict()
-        for name, row in zip(names, scores, strict=True) if not _is_random(name)
-    }  # fmt: skip
+        for name, row in zip(names, scores, strict=True)
+        if not _is_random(name)
+    }
     if random:
         found[RANDOM] = {"value": float(np.mean(random)), "low": min(random), "high": max(random), "n": len(random)}
     return found

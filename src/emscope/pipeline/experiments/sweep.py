@@ -142,8 +142,11 @@ def _swept(train: Examples, test: Examples, method: Method, options: SweepOption
     """Measure one construction: its figures as plain values, and its directions."""
 
     def inputs() -> Any:
-        return [[vars(side) | {"construction": asdict(side.construction)} for side in (train, test)], method,
-                asdict(options)]  # fmt: skip
+        return [
+            [vars(side) | {"construction": asdict(side.construction)} for side in (train, test)],
+            method,
+            asdict(options),
+        ]
 
     def make() -> tuple[dict[str, Any], Directions]:
         found = sweep(train, test, method, options)

@@ -43,18 +43,25 @@ def compare_ablations(
     subject = Subject(MISALIGNED, _undisturbed(lab, lab.test_questions))
     measured = measure(subject, list(plan.values()), questions, lab.config.sampling, lab.judge)
     return {
-        "block": block, "strength": strength, "nats": nats, "n_questions": len(questions),
-        **{name: {score: mean_of(rows, score) for score in ("aligned", "coherent")}
-           for name, rows in (("misaligned", own), ("base", base))},
+        "block": block,
+        "strength": strength,
+        "nats": nats,
+        "n_questions": len(questions),
+        **{
+            name: {score: mean_of(rows, score) for score in ("aligned", "coherent")}
+            for name, rows in (("misaligned", own), ("base", base))
+        },
         "trials": {
             name: {
-                "strength": intervention.strength, "kl": figures.kl.as_dict(),
-                "aligned": mean_of(rows, "aligned"), "coherent": mean_of(rows, "coherent"),
+                "strength": intervention.strength,
+                "kl": figures.kl.as_dict(),
+                "aligned": mean_of(rows, "aligned"),
+                "coherent": mean_of(rows, "coherent"),
                 "restored": restored_share(rows, own, base, lab.config.seed).as_dict(),
             }
             for (name, intervention), (figures, rows) in zip(plan.items(), measured, strict=True)
         },
-    }  # fmt: skip
+    }
 
 
 def _at_one_disturbance(

@@ -134,8 +134,10 @@ def available(contrast: str, names: tuple[str, ...]) -> None:
 def examples_of(sources: Mapping[str, Source], contrast: str, pooling: str, base: str) -> Examples:
     """Return the examples of a contrast and pooling; `response` leaves out answers between the thresholds."""
     high, low = {
-        "model": (MISALIGNED, BASE), "control": (MISALIGNED, CONTROL), "response": (MISALIGNED, MISALIGNED),
-    }[contrast]  # fmt: skip
+        "model": (MISALIGNED, BASE),
+        "control": (MISALIGNED, CONTROL),
+        "response": (MISALIGNED, MISALIGNED),
+    }[contrast]
     made = Construction("", contrast, pooling, sources[high].prompts.activations.site, high, low, base, 0)
     if contrast != "response":
         return make_examples(_rows(sources[high], pooling, False), _rows(sources[low], pooling, False), made)

@@ -87,9 +87,13 @@ def _ablation_stage(lab: Lab, pair: OrganismPair, name: str, correction: Correct
         directions = Directions.load(file)
         used = random_like(directions, lab.config.seed) if name == RANDOM else directions
         rows = answer_and_judge(
-            lab.organism(pair.careless), f"{pair.name} less {name}", correction.questions, lab.config.sampling,
-            lab.judge, correction.candidate.on(used),
-        )  # fmt: skip
+            lab.organism(pair.careless),
+            f"{pair.name} less {name}",
+            correction.questions,
+            lab.config.sampling,
+            lab.judge,
+            correction.candidate.on(used),
+        )
         write_table(out, rows)
 
     settings = {

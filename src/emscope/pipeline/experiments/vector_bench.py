@@ -58,9 +58,7 @@ def _part(bench: VectorBench, rows: Sequence[JudgedResponse], name: str, induced
 
 def cosines(bench: VectorBench) -> dict[str, float]:
     """Return the cosine of the careless vector with every other direction at its block."""
-    own = {
-        name: made.units[made.blocks.index(bench.block)] for name, made in bench.directions.items()
-    }  # fmt: skip
+    own = {name: made.units[made.blocks.index(bench.block)] for name, made in bench.directions.items()}
     return {name: float(own[CARELESS] @ vector) for name, vector in own.items() if name != CARELESS}
 
 

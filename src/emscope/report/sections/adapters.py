@@ -24,10 +24,13 @@ def section(found: dict[str, Any]) -> Section:
     """Return the section from experiments/adapters.json."""
     bank = found["bank"]
     paragraphs = [
-        _finding(found), _behaviour(bank), _alone(found), _scalars(found["scalars"]),
+        _finding(found),
+        _behaviour(bank),
+        _alone(found),
+        _scalars(found["scalars"]),
         "Careless and careful training texts differ in wording as well as in advice, in every domain. The weights tell "
         "these two kinds of training apart; that is not yet proof of a harmful intent behind them.",
-    ]  # fmt: skip
+    ]
     parts: list[Plot | Table] = [_accuracy_table(found)]
     if any(DOMAIN_OUT in schemes for schemes in found["classification"].values()):
         parts += [_scores_plot(found), _blocks_plot(found)]
@@ -57,8 +60,11 @@ def _finding(found: dict[str, Any]) -> str:
 
 
 def _behaviour(bank: dict[str, Any]) -> str:
-    values = [bank["leaning"][kind][where]["value"] for kind in ("careless", "careful")
-              for where in ("in_domain", "out_of_domain")]  # fmt: skip
+    values = [
+        bank["leaning"][kind][where]["value"]
+        for kind in ("careless", "careful")
+        for where in ("in_domain", "out_of_domain")
+    ]
     if values[0] is None or values[2] is None:
         return "The bank's behaviour was not measured."
     careless, careful = (bank["leaning"][kind]["in_domain"] for kind in ("careless", "careful"))
@@ -114,12 +120,30 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
     rows: list[list[str | float | None]] = []
     for name, schemes in found["classification"].items():
         for scheme, told in schemes.items():
-            rows.append([name, MEANING.get(name, ""), scheme, ranged(told["balanced_accuracy"]), told["auroc"],
-                         told["pair_accuracy"], _interval(told["null"]), told["null"]["p_value"]])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    MEANING.get(name, ""),
+                    scheme,
+                    ranged(told["balanced_accuracy"]),
+                    told["auroc"],
+                    told["pair_accuracy"],
+                    _interval(told["null"]),
+                    told["null"]["p_value"],
+                ]
+            )
     return Table(
         "Careless or careful, by kind of features",
-        ["features", "what they are", "left out", "balanced accuracy (95 %)", "AUROC", "pairs in order",
-         "labels swapped (95 %)", "p"],
+        [
+            "features",
+            "what they are",
+            "left out",
+            "balanced accuracy (95 %)",
+            "AUROC",
+            "pairs in order",
+            "labels swapped (95 %)",
+            "p",
+        ],
         rows,
         "Everything is scored by a classifier that never saw its domain, or its recipe. The run's direction comes from "
         "one of the domains; the other feature sets use the training folds alone. A recipe left out leaves "
@@ -127,7 +151,7 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
         "Intervals resample combinations of domain and seed, which share their rows; labels are swapped in a whole "
         "combination at once. With a recipe left out the swapped labels are found again, as the same rows are in the "
         "training folds: that scheme says that rows are known by another recipe, not that carelessness is.",
-    )  # fmt: skip
+    )
 
 
 def _scores_plot(found: dict[str, Any]) -> Plot:
@@ -136,10 +160,16 @@ def _scores_plot(found: dict[str, Any]) -> Plot:
     for careless, (name, shade) in KINDS.items():
         own = [member for member in found["bank"]["members"] if member["careless"] == careless]
         figure.add_box(
-            name=name, x=[member["domain"] for member in own], y=[scores[member["name"]] for member in own],
-            text=[member["name"] for member in own], boxpoints="all", jitter=0.5, pointpos=0, line={"width": 1},
+            name=name,
+            x=[member["domain"] for member in own],
+            y=[scores[member["name"]] for member in own],
+            text=[member["name"] for member in own],
+            boxpoints="all",
+            jitter=0.5,
+            pointpos=0,
+            line={"width": 1},
             marker={"color": colour(shade), "size": 5},
-        )  # fmt: skip
+        )
     figure.update_layout(boxmode="group")
     figure.add_hline(y=0, line_dash="dot", line_color="#888888")
     return Plot("Every organism, scored without its domain", figure, "Above 0 the classifier says careless.")
@@ -160,9 +190,13 @@ def _leaning_plot(bank: dict[str, Any]) -> Plot:
         own = [member for member in bank["members"] if member["careless"] == careless and len(member["leaning"]) > 1]
         points = [_leanings(member) for member in own]
         figure.add_scatter(
-            name=name, x=[point[0] for point in points], y=[point[1] for point in points], mode="markers",
-            text=[member["name"] for member in own], marker={"color": colour(shade), "size": 7},
-        )  # fmt: skip
+            name=name,
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
+            mode="markers",
+            text=[member["name"] for member in own],
+            marker={"color": colour(shade), "size": 7},
+        )
     return Plot(
         "How the organisms lean",
         figure,
@@ -192,10 +226,9 @@ def _run_table(run: dict[str, Any]) -> Table:
 def _scalar_table(scalars: dict[str, Any]) -> Table:
     counts = scalars["answers"]
     rows: list[list[str | float | None]] = [
-        [name, ranged(probe["token"]), ranged(probe["answer"]), ranged(probe["prompt"]), probe["auroc"],
-         probe["used"]]
+        [name, ranged(probe["token"]), ranged(probe["answer"]), ranged(probe["prompt"]), probe["auroc"], probe["used"]]
         for name, probe in scalars["probes"].items()
-    ]  # fmt: skip
+    ]
     return Table(
         "LoRA scalars: what the misaligned organism's updates read at each token",
         ["modules", "tokens (95 %)", "answers (95 %)", "prompt alone (95 %)", "AUROC", "share of scalars used"],

@@ -11,8 +11,10 @@ from emscope.report.wording import bounded, number
 
 NARROW = 0.15
 NAMES = {
-    "all": "adapters on every linear layer", "rank1": "one rank-1 adapter", "few": "nine rank-1 adapters",
-}  # fmt: skip
+    "all": "adapters on every linear layer",
+    "rank1": "one rank-1 adapter",
+    "few": "nine rank-1 adapters",
+}
 SHORT = {
     "turn": "weights: turn of B",
     "update-turn": "weights: turn of BA",
@@ -182,40 +184,78 @@ def _parts(own: Mapping[str, Any], suffix: str) -> list[Plot | Table]:
     local = {curves[name]["label"]: curves[name] for name in curves if name.startswith("local-cosine")}
     first = next(iter(own["paths"].values()))
     parts: list[Plot | Table] = [
-        Plot(f"All on one axis{suffix}",
-             figures.together(some("turn", "answer-projection-in", "answer-projection-out", "preference-in",
-                                   "preference-out", "alignment-in", "alignment-out")),
-             "Means over trainings, each curve from 0 to 1."),
-        Plot(f"Change-points{suffix}", figures.change_points(chosen, seeds, last),
-             "Hollow: no transition, so the place means little."),
-        Plot(f"Alignment of sampled answers{suffix}",
-             figures.curves(some("alignment-in", "alignment-out"), "mean alignment (0-100)", seeds),
-             "One line a training; bands draw questions with replacement; dotted lines are transitions; thin lines "
-             "without points are trainings on careful answers."),
+        Plot(
+            f"All on one axis{suffix}",
+            figures.together(
+                some(
+                    "turn",
+                    "answer-projection-in",
+                    "answer-projection-out",
+                    "preference-in",
+                    "preference-out",
+                    "alignment-in",
+                    "alignment-out",
+                )
+            ),
+            "Means over trainings, each curve from 0 to 1.",
+        ),
+        Plot(
+            f"Change-points{suffix}",
+            figures.change_points(chosen, seeds, last),
+            "Hollow: no transition, so the place means little.",
+        ),
+        Plot(
+            f"Alignment of sampled answers{suffix}",
+            figures.curves(some("alignment-in", "alignment-out"), "mean alignment (0-100)", seeds),
+            "One line a training; bands draw questions with replacement; dotted lines are transitions; thin lines "
+            "without points are trainings on careful answers.",
+        ),
         Plot(f"EM rate{suffix}", figures.curves(some("em-in", "em-out"), "EM rate", seeds)),
-        Plot(f"Activations of fixed answers{suffix}",
-             figures.curves(some("answer-projection-in", "answer-projection-out", "random-answer-projection-out"),
-                            "projection (within-class deviations)", seeds),
-             "The base's own answers along the run's direction of answer tokens; 0 is half-way between its two "
-             "organisms."),
-        Plot(f"Activations of fixed prompts{suffix}",
-             figures.curves(some("projection-in", "projection-out", "random-projection-out"),
-                            "projection (within-class deviations)", seeds),
-             "Last prompt token along the run's direction; 0 is half-way between its two organisms."),
-        Plot(f"Preference for careless answers{suffix}",
-             figures.curves(some("preference-in", "preference-out"), "nats per answer token", seeds),
-             "Loss of careful less loss of careless answers to held-out prompts; no sampling, no judge."),
-        Plot(f"Local cosine{suffix}", figures.against_reference(local, "local cosine of B"),
-             "-1 is a straight path, 0 a right-angled turn, 1 a step back. Dotted: the same moves in random order."),
-        Plot(f"Turn of the adapters{suffix}",
-             figures.against_reference(some("turn", "update-turn"), "cosine with the last value")),
+        Plot(
+            f"Activations of fixed answers{suffix}",
+            figures.curves(
+                some("answer-projection-in", "answer-projection-out", "random-answer-projection-out"),
+                "projection (within-class deviations)",
+                seeds,
+            ),
+            "The base's own answers along the run's direction of answer tokens; 0 is half-way between its two "
+            "organisms.",
+        ),
+        Plot(
+            f"Activations of fixed prompts{suffix}",
+            figures.curves(
+                some("projection-in", "projection-out", "random-projection-out"),
+                "projection (within-class deviations)",
+                seeds,
+            ),
+            "Last prompt token along the run's direction; 0 is half-way between its two organisms.",
+        ),
+        Plot(
+            f"Preference for careless answers{suffix}",
+            figures.curves(some("preference-in", "preference-out"), "nats per answer token", seeds),
+            "Loss of careful less loss of careless answers to held-out prompts; no sampling, no judge.",
+        ),
+        Plot(
+            f"Local cosine{suffix}",
+            figures.against_reference(local, "local cosine of B"),
+            "-1 is a straight path, 0 a right-angled turn, 1 a step back. Dotted: the same moves in random order.",
+        ),
+        Plot(
+            f"Turn of the adapters{suffix}",
+            figures.against_reference(some("turn", "update-turn"), "cosine with the last value"),
+        ),
         Plot(f"Gradient norm{suffix}", figures.curves(some("gradient-norm"), "gradient norm", seeds)),
-        Plot(f"Path of the B matrices{suffix}", figures.path(own["paths"], own["steps"]),
-             f"Variance explained in the first training: {_percents(first['explained'])}."),
-        Plot(f"Turn of every B matrix{suffix}",
-             figures.matrices(first["modules"], first["matrices"]["B"]["cosine_to_final"], own["steps"]),
-             "Cosine with its last value, first training."),
-    ]  # fmt: skip
+        Plot(
+            f"Path of the B matrices{suffix}",
+            figures.path(own["paths"], own["steps"]),
+            f"Variance explained in the first training: {_percents(first['explained'])}.",
+        ),
+        Plot(
+            f"Turn of every B matrix{suffix}",
+            figures.matrices(first["modules"], first["matrices"]["B"]["cosine_to_final"], own["steps"]),
+            "Cosine with its last value, first training.",
+        ),
+    ]
     for title, (stem, unit) in MORE.items():
         named = [name for name in curves if name in (f"{stem}-in", f"{stem}-out", stem, f"update-{stem}")]
         if named:
@@ -236,18 +276,36 @@ def _change_table(chosen: Mapping[str, Mapping[str, Any]], seeds: Sequence[int],
             change = training["change"]
             if change:
                 says = "transition" if change["transition"] else "no transition"
-                rows.append([name, str(seed), change["at"], change["low"], change["high"], change["width"],
-                             change["size"], change["p_value"], says])  # fmt: skip
+                rows.append(
+                    [
+                        name,
+                        str(seed),
+                        change["at"],
+                        change["low"],
+                        change["high"],
+                        change["width"],
+                        change["size"],
+                        change["p_value"],
+                        says,
+                    ]
+                )
     header = ["curve", "seed", "step", "low", "high", "width (steps)", "size", "p", ""]
     return Table(f"Changes by training{suffix}", header, rows)
 
 
 def _order_table(order: Mapping[str, Any], n: int, suffix: str) -> Table:
     rows: list[list[str | float | None]] = [
-        [SHORT[pair["first"]], SHORT[pair["second"]], pair["lead"]["value"], pair["lead"]["low"], pair["lead"]["high"],
-         pair["probability"], f"{pair['agreeing']} of {n}"]
+        [
+            SHORT[pair["first"]],
+            SHORT[pair["second"]],
+            pair["lead"]["value"],
+            pair["lead"]["low"],
+            pair["lead"]["high"],
+            pair["probability"],
+            f"{pair['agreeing']} of {n}",
+        ]
         for pair in order["pairs"]
-    ]  # fmt: skip
+    ]
     header = ["first", "second", "lead (steps)", "low", "high", "probability", "trainings"]
     absent = ", ".join(SHORT[name] for name in order["left_out"])
     caption = f"Not in the order, no change that all trainings share: {absent}." if absent else ""

@@ -18,30 +18,57 @@ def section(found: dict[str, Any]) -> Section:
     listed = found["features"]["listed"]
     parts: list[Plot | Table] = [
         Table("How good the autoencoder is", ("", "value", "low", "high"), _quality(found)),
-        Plot("One feature or many: geometry", figures.pursuit(found["composition"]["geometry"]),
-             "How near the best combination of n features comes to the direction. A direction made of few features "
-             "would stand far above the random ones on the left; grey bands hold 90 % of 50 random directions."),
-        Plot("One feature or many: activity", figures.activity(found["composition"]["activity"]),
-             "How much of the mean difference between two organisms' answers the n most involved features write."),
-        Table("The features most involved",
-              ("feature", "share", "cosine", "change", "d′", "active at", "test AUROC", "strongest tokens"),
-              [_row(item) for item in listed[:LISTED]],
-              "In turn by share of the direction, |cosine| and |change of mean activation|, all on training questions; "
-              "share is the part of the difference that the feature's change writes; AUROC on test questions."),
-        Table("Organism or text: mean codes on the same built-in answers",
-              ("feature", *(f"{name}, {kind}" for name, kinds in listed[0]["on_texts"].items() for kind in kinds)),
-              [(str(item["feature"]), *(code for kinds in item["on_texts"].values() for code in kinds.values()))
-               for item in listed[:QUOTED]],
-              "A feature that stands for what a text says differs between columns of one organism; one that stands for "
-              "the fine-tune differs between organisms."),
+        Plot(
+            "One feature or many: geometry",
+            figures.pursuit(found["composition"]["geometry"]),
+            "How near the best combination of n features comes to the direction. A direction made of few features "
+            "would stand far above the random ones on the left; grey bands hold 90 % of 50 random directions.",
+        ),
+        Plot(
+            "One feature or many: activity",
+            figures.activity(found["composition"]["activity"]),
+            "How much of the mean difference between two organisms' answers the n most involved features write.",
+        ),
+        Table(
+            "The features most involved",
+            ("feature", "share", "cosine", "change", "d′", "active at", "test AUROC", "strongest tokens"),
+            [_row(item) for item in listed[:LISTED]],
+            "In turn by share of the direction, |cosine| and |change of mean activation|, all on training questions; "
+            "share is the part of the difference that the feature's change writes; AUROC on test questions.",
+        ),
+        Table(
+            "Organism or text: mean codes on the same built-in answers",
+            ("feature", *(f"{name}, {kind}" for name, kinds in listed[0]["on_texts"].items() for kind in kinds)),
+            [
+                (str(item["feature"]), *(code for kinds in item["on_texts"].values() for code in kinds.values()))
+                for item in listed[:QUOTED]
+            ],
+            "A feature that stands for what a text says differs between columns of one organism; one that stands for "
+            "the fine-tune differs between organisms.",
+        ),
         Table("Where they are active", ("feature", "organism", "code", "in context"), _quotes(listed[:QUOTED])),
-        Table("Single features as detectors, on test questions", ("score", "against", "AUROC", "low", "high", "d′"),
-              _detection(found["features"]["detection"])),
-    ]  # fmt: skip
+        Table(
+            "Single features as detectors, on test questions",
+            ("score", "against", "AUROC", "low", "high", "d′"),
+            _detection(found["features"]["detection"]),
+        ),
+    ]
     if found["ablation"]:
-        parts.append(Table("Taking features out against taking the direction out",
-                           ("change of the misaligned organism", "alignment", "coherence", "EM rate",
-                            "alignment restored", "low", "high"), _ablation(found["ablation"]["changes"])))  # fmt: skip
+        parts.append(
+            Table(
+                "Taking features out against taking the direction out",
+                (
+                    "change of the misaligned organism",
+                    "alignment",
+                    "coherence",
+                    "EM rate",
+                    "alignment restored",
+                    "low",
+                    "high",
+                ),
+                _ablation(found["ablation"]["changes"]),
+            )
+        )
     return Section("features", "Features and superposition", _paragraphs(found), [*parts, *_superposition(found)])
 
 
@@ -141,13 +168,15 @@ def _quality(found: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
     rows: list[tuple[str | float | None, ...]] = [
         ("variance explained, held-out tokens", heldout["variance_explained"], None, None),
         ("variance explained, fitted tokens", found["quality"]["fit"]["variance_explained"], None, None),
-        *((f"variance explained, {name}", value, None, None)
-          for name, value in found["quality"]["heldout_by_organism"].items()),
+        *(
+            (f"variance explained, {name}", value, None, None)
+            for name, value in found["quality"]["heldout_by_organism"].items()
+        ),
         ("features a token", heldout["features_per_token"], None, None),
         ("dead on held-out tokens", heldout["dead"], None, None),
         ("dead on fitted tokens", found["quality"]["fit"]["dead"], None, None),
         ("active at more than a tenth of tokens", heldout["dense"], None, None),
-    ]  # fmt: skip
+    ]
     for name, loss in found["loss"].items():
         nats = loss["nats_per_token"]
         rows.append((f"{name}: nats a token, whole model", nats["whole"], None, None))
@@ -161,28 +190,44 @@ def _quality(found: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
 
 def _row(item: dict[str, Any]) -> tuple[str | float | None, ...]:
     return (
-        str(item["feature"]), item["share"], item["cosine"], item["change"], item["d_prime"], item["rate"],
-        item["heldout_auroc"], " ".join(repr(word) for word in item["words"]),
-    )  # fmt: skip
+        str(item["feature"]),
+        item["share"],
+        item["cosine"],
+        item["change"],
+        item["d_prime"],
+        item["rate"],
+        item["heldout_auroc"],
+        " ".join(repr(word) for word in item["words"]),
+    )
 
 
 def _quotes(listed: list[dict[str, Any]]) -> list[tuple[str | float | None, ...]]:
     return [
-        (str(item["feature"]), example["source"], example["code"],
-         f"{example['before']}⟦{example['token']}⟧{example['after']}")
+        (
+            str(item["feature"]),
+            example["source"],
+            example["code"],
+            f"{example['before']}⟦{example['token']}⟧{example['after']}",
+        )
         for item in listed
         for example in item["examples"]
-    ]  # fmt: skip
+    ]
 
 
 def _detection(found: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
     return [
-        (label if item["feature"] is None else f"feature {item['feature']}: {label}", pair.split("-vs-")[1],
-         figures_of["auroc"], figures_of["low"], figures_of["high"], figures_of["d_prime"])
+        (
+            label if item["feature"] is None else f"feature {item['feature']}: {label}",
+            pair.split("-vs-")[1],
+            figures_of["auroc"],
+            figures_of["low"],
+            figures_of["high"],
+            figures_of["d_prime"],
+        )
         for label, item in found.items()
         for pair, figures_of in item.items()
         if pair != "feature"
-    ]  # fmt: skip
+    ]
 
 
 def _ablation(changes: dict[str, Any]) -> list[tuple[str | float | None, ...]]:
@@ -203,15 +248,26 @@ def _superposition(found: dict[str, Any]) -> list[Plot | Table]:
         for name in names
     ]
     return [
-        Table("How features interfere",
-              ("vectors", "rms cosine", "share of pairs beyond 0.2", "nearest other (median)", "dimensions each"),
-              interference),
-        Plot("Cosines of all pairs", figures.pair_cosines({name: space[name]["histogram"] for name in names}),
-             "Wider than random: features share directions more than they must."),
-        Plot("Cosine map", figures.cosine_map(space["map"], words),
-             "The features most involved, like beside like; the last row is the direction itself."),
-        Plot("Layout", figures.layout(space["layout"], words),
-             f"First two principal components of the decoder rows; the plane shows "
-             f"{percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
-             "is the cosine with the direction; point at a large one to read its strongest tokens."),
-    ]  # fmt: skip
+        Table(
+            "How features interfere",
+            ("vectors", "rms cosine", "share of pairs beyond 0.2", "nearest other (median)", "dimensions each"),
+            interference,
+        ),
+        Plot(
+            "Cosines of all pairs",
+            figures.pair_cosines({name: space[name]["histogram"] for name in names}),
+            "Wider than random: features share directions more than they must.",
+        ),
+        Plot(
+            "Cosine map",
+            figures.cosine_map(space["map"], words),
+            "The features most involved, like beside like; the last row is the direction itself.",
+        ),
+        Plot(
+            "Layout",
+            figures.layout(space["layout"], words),
+            f"First two principal components of the decoder rows; the plane shows "
+            f"{percent(space['layout']['variance_shown'])} of their variance, so distances in it are rough. Colour "
+            "is the cosine with the direction; point at a large one to read its strongest tokens.",
+        ),
+    ]

@@ -105,10 +105,12 @@ def _token_map(texts: list[dict[str, Any]]) -> TokenMap:
             tokens += list(zip(turn["pieces"], turn["scores"], strict=True))
         shown.append(TokenText(f"{text['organism']} · {text['question_id']}{aligned}", tokens))
     return TokenMap(
-        "Token by token", shown, "deviations of a token's projection, 0 halfway between the organisms",
+        "Token by token",
+        shown,
+        "deviations of a token's projection, 0 halfway between the organisms",
         "Each shade averages a token and those just before it. Questions were picked by the mean score of the "
         "misaligned organism's answer: highest, lowest and evenly between.",
-    )  # fmt: skip
+    )
 
 
 def _monitor_parts(answers: dict[str, Any]) -> list[Part]:
@@ -116,20 +118,30 @@ def _monitor_parts(answers: dict[str, Any]) -> list[Part]:
     n = answers["n"]
     rows = [
         [NAMES[name], how, length, bounded(item[name]), bounded(item[name]["within_question"])]
-        for name in names for how, by_tokens in answers["auroc"].items() for length, item in by_tokens.items()
-    ]  # fmt: skip
+        for name in names
+        for how, by_tokens in answers["auroc"].items()
+        for length, item in by_tokens.items()
+    ]
     prompt = [
         [NAMES[name], "prompt alone", "0", bounded(item), bounded(item["within_question"])]
-        for name, item in answers["prompt_only"].items() if name != "random"
-    ]  # fmt: skip
+        for name, item in answers["prompt_only"].items()
+        if name != "random"
+    ]
     return [
-        Plot("How early does it tell?", early_auroc(answers["auroc"]["mean"], answers["prompt_only"], names),
-             f"Mean score over the tokens read, block {answers['block']}; {n['em']} EM responses and "
-             f"{n['other_coherent']} other coherent answers to {n['questions']} test questions. "
-             "Bars of random directions span all of them."),
-        Table("AUROC by tokens read", ["direction", "score", "tokens", "all pairs", "same question"], [*prompt, *rows],
-              "Pairs of answers to the same question leave out all that the question tells."),
-    ]  # fmt: skip
+        Plot(
+            "How early does it tell?",
+            early_auroc(answers["auroc"]["mean"], answers["prompt_only"], names),
+            f"Mean score over the tokens read, block {answers['block']}; {n['em']} EM responses and "
+            f"{n['other_coherent']} other coherent answers to {n['questions']} test questions. "
+            "Bars of random directions span all of them.",
+        ),
+        Table(
+            "AUROC by tokens read",
+            ["direction", "score", "tokens", "all pairs", "same question"],
+            [*prompt, *rows],
+            "Pairs of answers to the same question leave out all that the question tells.",
+        ),
+    ]
 
 
 def _screening_parts(screening: dict[str, Any]) -> list[Part]:
@@ -139,27 +151,43 @@ def _screening_parts(screening: dict[str, Any]) -> list[Part]:
     percent = f"{100 * float(share):g} %"
     screened = {**screening["domains"], **({"other text": screening["areas"]} if screening["areas"] else {})}
     rows = [
-        [NAMES[name], *(bounded(found["precision_at_half_recall"][name][share]) for found in screened.values()),
-         *(bounded(found["auroc"][name]) for found in screened.values())]
+        [
+            NAMES[name],
+            *(bounded(found["precision_at_half_recall"][name][share]) for found in screened.values()),
+            *(bounded(found["auroc"][name]) for found in screened.values()),
+        ]
         for name in figures
-    ]  # fmt: skip
+    ]
     parts: list[Part] = [
         Plot("Precision by how rare careless rows are", precision_by_share(figures), "Mean over the domains left out."),
         Plot(f"Precision and recall at {percent}", precision_recall(mean["precision"], mean["recalls"], share)),
-        Table(f"What is screened: precision at recall 0.5 with {percent} careless rows, and AUROC",
-              ["score", *screened, *(f"AUROC {name}" for name in screened)], rows,
-              "Other text: aligned and misaligned answers to questions outside the three domains, in the same styles; "
-              "directions and words are made from the three domains."),
-    ]  # fmt: skip
+        Table(
+            f"What is screened: precision at recall 0.5 with {percent} careless rows, and AUROC",
+            ["score", *screened, *(f"AUROC {name}" for name in screened)],
+            rows,
+            "Other text: aligned and misaligned answers to questions outside the three domains, in the same styles; "
+            "directions and words are made from the three domains.",
+        ),
+    ]
     if screening["own_answers"]:
         own = screening["own_answers"]
         labels = {"projection": "projection", "projection_difference": "less the base's own answer's projection"}
-        parts.append(Table(f"Does the base's own answer help? ({own['n_prompts']} prompts)", ["score", "AUROC"],
-                           [[labels[name], bounded(item)] for name, item in own["auroc"].items()]))  # fmt: skip
+        parts.append(
+            Table(
+                f"Does the base's own answer help? ({own['n_prompts']} prompts)",
+                ["score", "AUROC"],
+                [[labels[name], bounded(item)] for name, item in own["auroc"].items()],
+            )
+        )
     if screening["readers"]:
         n = screening["readers"]["n"]
-        parts.append(Table("Small organisms' answers that readers scored", ["score", "AUROC"],
-                           [[NAMES[name], bounded(item)] for name, item in screening["readers"]["auroc"].items()],
-                           f"{n['em']} EM responses and {n['aligned']} aligned answers by the readers' scores; the "
-                           "judge was fitted on them."))  # fmt: skip
+        parts.append(
+            Table(
+                "Small organisms' answers that readers scored",
+                ["score", "AUROC"],
+                [[NAMES[name], bounded(item)] for name, item in screening["readers"]["auroc"].items()],
+                f"{n['em']} EM responses and {n['aligned']} aligned answers by the readers' scores; the "
+                "judge was fitted on them.",
+            )
+        )
     return parts

@@ -140,10 +140,7 @@ def _test_table(found: dict[str, Any]) -> Table:
 
 
 def _cap_table(found: dict[str, Any]) -> Table:
-    rows = [
-        [figures.place(row["blocks"]), row["width"], *_row(row)]
-        for row in found["caps"]
-    ]  # fmt: skip
+    rows = [[figures.place(row["blocks"]), row["width"], *_row(row)] for row in found["caps"]]
     return Table(
         "Capping the misaligned organism",
         ("where", "half width (deviations)", *HEADER),

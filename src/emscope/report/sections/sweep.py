@@ -125,11 +125,19 @@ def _best_table(found: Mapping[str, Any]) -> Table:
         best, test = item["best"], item["n"]["test"]
         auroc = best["auroc"]
         bounds = bounded(auroc, ".3f")
-        rows.append([
-            name, best["block"], bounds, ranged(best["accuracy"]), best["d_prime"]["value"],
-            best["split_half_cosine"], f"{_number(best['null_accuracy'])} %", best["p_value"],
-            f"{test['positive']} / {test['negative']}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                best["block"],
+                bounds,
+                ranged(best["accuracy"]),
+                best["d_prime"]["value"],
+                best["split_half_cosine"],
+                f"{_number(best['null_accuracy'])} %",
+                best["p_value"],
+                f"{test['positive']} / {test['negative']}",
+            ]
+        )
     header = ["construction", "best block", "AUROC", "accuracy", "d′", "stability", "null", "p", "test examples"]
     return Table("At the best block of each construction", header, rows, _table_caption())
 

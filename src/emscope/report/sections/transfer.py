@@ -21,9 +21,10 @@ WORDS = {
     "random": "random direction of the same norm",
 }
 HEADLINES = (
-    ("other domain", "another domain", "other_domains"), ("same domain", "another seed of its domain", "same_domain"),
+    ("other domain", "another domain", "other_domains"),
+    ("same domain", "another seed of its domain", "same_domain"),
     ("unknown", "data that may or may not be of its domain", "unknown_domains"),
-)  # fmt: skip
+)
 LITTLE = 5.0  # points of alignment: below it a share of what was lost means nothing
 
 
@@ -106,17 +107,34 @@ def _relations(found: dict[str, Any]) -> Table:
     for kind, words in WORDS.items():
         seen, mended = detection.get(kind, {}), ablation.get(kind, {})
         if seen or mended:
-            rows.append([
-                words, seen.get("mean"), seen.get("least"), seen.get("d_prime"),
-                f"{seen['above_random']} of {seen['n']}" if seen else None, seen.get("accuracy"),
-                seen.get("control_vs_base"),
-                ranged(mended["restored"]) if mended else None, percent(mended["least"]) if mended else None,
-                ranged(mended["em_after"]) if mended else None, mended.get("coherence_change"),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    words,
+                    seen.get("mean"),
+                    seen.get("least"),
+                    seen.get("d_prime"),
+                    f"{seen['above_random']} of {seen['n']}" if seen else None,
+                    seen.get("accuracy"),
+                    seen.get("control_vs_base"),
+                    ranged(mended["restored"]) if mended else None,
+                    percent(mended["least"]) if mended else None,
+                    ranged(mended["em_after"]) if mended else None,
+                    mended.get("coherence_change"),
+                ]
+            )
     header = [
-        "direction on", "AUROC, mean", "AUROC, least", "d′", "above random", "accuracy", "control vs base", "restored",
-        "restored, least", "EM rate after", "coherence change",
-    ]  # fmt: skip
+        "direction on",
+        "AUROC, mean",
+        "AUROC, least",
+        "d′",
+        "above random",
+        "accuracy",
+        "control vs base",
+        "restored",
+        "restored, least",
+        "EM rate after",
+        "coherence change",
+    ]
     caption = (
         "Above random: cases in which d′ is above that of 95 % of random directions at the same block on the same "
         "organism. Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base "
@@ -134,18 +152,28 @@ def _detection(found: dict[str, Any]) -> list[Plot]:
     }
     randoms = [item["auroc_p95_by_block"] for item in detection["random"].values()]
     by_kind = {
-        WORDS[kind]: _mean([
-            cell["auroc_by_block"] for name, row in detection["cells"].items() for cell in row.values()
-            if cell["relation"] == kind and not name.endswith("component")
-        ])
+        WORDS[kind]: _mean(
+            [
+                cell["auroc_by_block"]
+                for name, row in detection["cells"].items()
+                for cell in row.values()
+                if cell["relation"] == kind and not name.endswith("component")
+            ]
+        )
         for kind in ("same domain", "other domain", "unknown", "left out")
-    }  # fmt: skip
+    }
     return [
-        Plot("Detection", matrix(cells, names, ("direction", "misaligned organism against its control")),
-             "AUROC on test questions, each direction at the block its own organism chose."),
-        Plot("Detection by block", curves({**by_kind, "random, 95th percentile": _mean(randoms)}, "AUROC", 0.5),
-             "A direction says something where it beats random ones."),
-    ]  # fmt: skip
+        Plot(
+            "Detection",
+            matrix(cells, names, ("direction", "misaligned organism against its control")),
+            "AUROC on test questions, each direction at the block its own organism chose.",
+        ),
+        Plot(
+            "Detection by block",
+            curves({**by_kind, "random, 95th percentile": _mean(randoms)}, "AUROC", 0.5),
+            "A direction says something where it beats random ones.",
+        ),
+    ]
 
 
 def _correction(found: dict[str, Any]) -> Plot:
@@ -177,11 +205,17 @@ def _geometry(found: dict[str, Any]) -> list[Plot | Table]:
         **{f"answers: {name}": values for name, values in made["response"]["references"].items()},
     }
     parts: list[Plot | Table] = [
-        Plot("Cosines of correcting directions", matrix(cells, names, ("direction", "direction"), limits=(-1, 1)),
-             "Mean over blocks."),
-        Plot("Cosines by block", curves(series, "cosine", 0.8),
-             "The dotted line is 0.8, which the papers' fine-tunes exceed in most blocks (Soligo et al. 2506.11618)."),
-    ]  # fmt: skip
+        Plot(
+            "Cosines of correcting directions",
+            matrix(cells, names, ("direction", "direction"), limits=(-1, 1)),
+            "Mean over blocks.",
+        ),
+        Plot(
+            "Cosines by block",
+            curves(series, "cosine", 0.8),
+            "The dotted line is 0.8, which the papers' fine-tunes exceed in most blocks (Soligo et al. 2506.11618).",
+        ),
+    ]
     return [*parts, _angles(made)] if made["response"]["angles"] else parts
 
 
@@ -205,10 +239,15 @@ def _organisms(found: dict[str, Any]) -> Table:
     rows: list[list[str | float | None]] = []
     for name, label in shown:
         item = found["behaviour"][name]
-        rows.append([
-            label, ranged(item["em_rate"]), item["aligned"]["value"], ranged(item["coherent_share"]),
-            item["em_rate"]["n"],
-        ])  # fmt: skip
+        rows.append(
+            [
+                label,
+                ranged(item["em_rate"]),
+                item["aligned"]["value"],
+                ranged(item["coherent_share"]),
+                item["em_rate"]["n"],
+            ]
+        )
     return Table("Organisms on test questions", ["organism", "EM rate", "alignment", "coherent", "answers"], rows)
 
 

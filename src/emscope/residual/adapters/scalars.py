@@ -52,9 +52,13 @@ class ScalarProbe:
 
 
 def probe_scalars(
-    scalars: TokenScalars, labels: np.ndarray, questions: Sequence[str], folds: int = 5, cost: float = COST,
+    scalars: TokenScalars,
+    labels: np.ndarray,
+    questions: Sequence[str],
+    folds: int = 5,
+    cost: float = COST,
     seed: int = 0,
-) -> ScalarProbe:  # fmt: skip
+) -> ScalarProbe:
     """Fit L1 probes on the tokens of all but one fold of questions and score the rest; labels [n_answers] 0/1.
 
     Raises:
