@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from emscope.behaviour.judging import Judge, Judgement
     from emscope.behaviour.questions import Question
     from emscope.behaviour.responses import Response
-    from emscope.behaviour.statistics import Estimate, PairedDifference
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
     from emscope.face.altered import Altered, ablate, applied, steer
@@ -19,11 +18,14 @@ if TYPE_CHECKING:
     from emscope.face.loading import load
     from emscope.face.runs import Run, open_run, run
     from emscope.face.tables import Answers, Judgements, Questions, Table
+    from emscope.face.training import train
     from emscope.interventions.operators import Intervention
     from emscope.organisms.models import Organism
+    from emscope.organisms.train import TrainSettings
     from emscope.pipeline.config import RunConfig
     from emscope.residual.directions import Directions, random_like
     from emscope.residual.store import ActivationStore
+    from emscope.statistics import Estimate, PairedDifference
 
 __version__ = "0.1.0"
 
@@ -49,6 +51,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "Table",
+    "TrainSettings",
     "UserError",
     "ablate",
     "applied",
@@ -66,13 +69,14 @@ __all__ = [
     "random_like",
     "run",
     "steer",
+    "train",
 ]
 
 _HOMES = {
     "behaviour.judging": ("Judge", "Judgement"),
     "behaviour.questions": ("Question",),
     "behaviour.responses": ("Response",),
-    "behaviour.statistics": ("Estimate", "PairedDifference"),
+    "statistics": ("Estimate", "PairedDifference"),
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
     "face.altered": ("Altered", "ablate", "applied", "steer"),
@@ -81,8 +85,10 @@ _HOMES = {
     "face.loading": ("load",),
     "face.runs": ("Run", "open_run", "run"),
     "face.tables": ("Answers", "Judgements", "Questions", "Table"),
+    "face.training": ("train",),
     "interventions.operators": ("Intervention",),
     "organisms.models": ("Organism",),
+    "organisms.train": ("TrainSettings",),
     "pipeline.config": ("RunConfig",),
     "residual.directions": ("Directions", "random_like"),
     "residual.store": ("ActivationStore",),

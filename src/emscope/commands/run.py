@@ -12,11 +12,9 @@ from emscope import terminal
 from emscope.commands.common import GOES_ON
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
-from emscope.locking import is_locked
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
-from emscope.pipeline.record import RunRecord
-from emscope.pipeline.stages import RunFolder, as_recorded
+from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 from emscope.report.wording import percent
 
 NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
@@ -71,16 +69,16 @@ class Run:
         config = as_recorded(out, anywhere(config))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
-            from emscope.pipeline.homework import run_homework
+            from emscope.experiments.homework.measure import run_homework
 
             terminal.write(run_homework(config, run))
         else:
             if config.preset == "full":
-                from emscope.pipeline.full import run_full
+                from emscope.experiments.conduct import run_full
 
                 run_full(config, run)
             else:
-                from emscope.pipeline.quickstart import run_quickstart
+                from emscope.experiments.main.measure import run_quickstart
 
                 run_quickstart(config, run)
             terminal.write(headline(read_json(run.path("summary.json"))))
@@ -104,13 +102,6 @@ class Run:
         if not (self.config / "config.yaml").is_file():
             raise UserError(f"The folder {self.config} has no config.yaml: a new run there is made with --out.")
         return self.config / "config.yaml"
-
-
-def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds any work: finished, begun, or in the making."""
-    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
-        return True
-    return any(folder.glob(".parts/*")) or is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:

@@ -19,15 +19,15 @@ from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
-from emscope.behaviour.statistics import em_rate as rate_of
-from emscope.behaviour.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
 from emscope.face.altered import Altered, Subject, subject_of
 from emscope.face.tables import YOURS, Answers, Judgements, Questions, id_of
 from emscope.notebook import Shown
 from emscope.organisms.thoughts import with_thought
+from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
+from emscope.statistics import em_rate as rate_of
+from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 Asked = str | Path | Iterable[str] | Iterable[Question]
 """A question set or file by name, texts to ask, or questions."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.statistics import Estimate, estimate_mean
 from emscope.behaviour.tables import question_name
 from emscope.errors import UserError
 from emscope.face.altered import Subject, subject_of
@@ -25,6 +24,7 @@ from emscope.residual.held_out import HeldOut, held_out_figures
 from emscope.residual.scorers import fit_scorers
 from emscope.residual.store import ActivationStore
 from emscope.residual.sweep import SweepOptions, cross_fit, directions_of
+from emscope.statistics import Estimate, estimate_mean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

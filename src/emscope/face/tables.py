@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response
-from emscope.behaviour.statistics import Estimate, alignment_mean, coherent_share, em_rate
 from emscope.behaviour.tables import JudgedResponse, read_responses, read_table, write_table
 from emscope.errors import UserError, did_you_mean
 from emscope.files import value_sha256
 from emscope.notebook import html_table
+from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
 
 Row = TypeVar("Row")
 
