@@ -27,6 +27,8 @@ def test_tables_directions_and_organisms_are_there_by_name(opened, run):
     assert judged.column("response") == opened.answers("misaligned").column("response")
     assert opened.direction().construction.pooling == "response"
     assert opened.direction(opened.directions[0]).vectors.shape == (4, 32)
+    assert opened.direction("last").construction.pooling == "last"
+    assert opened.direction("last-probe").construction.method == "probe"
     assert set(opened.test_questions) < set(opened.questions)
     assert opened.activations("base").question_ids == tuple(opened.questions.column("id"))
 
