@@ -262,11 +262,9 @@ def probe(
     """
     sides = _sides(positive, negative, pooling, contrast)
     construction = _construction(positive, negative, sides, method)
-    if min(len(sides.positive), len(sides.negative)) < MIN_SIDE:
-        raise UserError(
-            f"The two sides hold {len(sides.positive)} and {len(sides.negative)} rows; what separates them on rows left "
-            f"out needs {MIN_SIDE} of each."
-        )
+    sizes = len(sides.positive), len(sides.negative)
+    if min(sizes) < MIN_SIDE:
+        raise UserError(f"The two sides hold {sizes[0]} and {sizes[1]} rows; a probe needs {MIN_SIDE} of each.")
     examples = _examples(sides, construction)
     scores, penalties = cross_fit(examples, method, SweepOptions(folds=folds, seed=seed))
     weights = examples.weights()
@@ -274,7 +272,7 @@ def probe(
     fits = fit_scorers(method, examples.activations, examples.labels[None], weights[None], penalties)
     blocks = positive.activations.blocks
     directions = replace(directions_of(examples, fits, method, penalties), blocks=blocks)
-    return Probe(directions, held_out, blocks, len(sides.positive), len(sides.negative))
+    return Probe(directions, held_out, blocks, *sizes)
 
 
 def _examples(sides: _Sides, construction: Construction) -> Examples:
