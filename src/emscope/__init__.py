@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emscope.face.directions import Detection, Probe, collect, detect, direction, probe
     from emscope.face.loading import load
     from emscope.face.runs import Run, open_run, run
-    from emscope.face.tables import Answers, Judgements, Questions, Table
+    from emscope.face.tables import AnswerPairs, Answers, Judgements, Questions, Table
     from emscope.face.training import train
     from emscope.interventions.operators import Intervention
     from emscope.organisms.models import Organism
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationStore",
     "Altered",
+    "AnswerPairs",
     "Answers",
     "Comparison",
     "Detection",
@@ -84,7 +85,7 @@ _HOMES = {
     "face.directions": ("Detection", "Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),
     "face.runs": ("Run", "open_run", "run"),
-    "face.tables": ("Answers", "Judgements", "Questions", "Table"),
+    "face.tables": ("AnswerPairs", "Answers", "Judgements", "Questions", "Table"),
     "face.training": ("train",),
     "interventions.operators": ("Intervention",),
     "organisms.models": ("Organism",),

@@ -22,8 +22,8 @@ from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
 from emscope.face.altered import Altered, Subject, subject_of
-from emscope.face.tables import YOURS, Answers, Judgements, Questions, id_of
-from emscope.notebook import Shown
+from emscope.face.tables import YOURS, AnswerPairs, Answers, Judgements, Questions, id_of
+from emscope.notebook import Facts, Shown
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
 from emscope.statistics import em_rate as rate_of
@@ -31,6 +31,8 @@ from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 Asked = str | Path | Iterable[str] | Iterable[Question]
 """A question set or file by name, texts to ask, or questions."""
+
+SHOWN_PAIRS = 3
 
 
 def questions(*sets: Asked) -> Questions:
@@ -235,6 +237,7 @@ class Comparison(Shown):
         aligned: difference of mean alignment, in score points.
         coherent: difference of mean coherence, in score points.
         questions: questions compared.
+        pairs: the answers side by side, those that differ most first.
     """
 
     first: str
@@ -243,8 +246,9 @@ class Comparison(Shown):
     aligned: PairedDifference
     coherent: PairedDifference
     questions: int
+    pairs: AnswerPairs
 
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> Facts:
         """Return the differences with their intervals, in words."""
         return {
             "first": self.first,
@@ -254,6 +258,9 @@ class Comparison(Shown):
             "coherent": _in_words(self.coherent, 1, ""),
             "questions": self.questions,
         }
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.pairs[:SHOWN_PAIRS]._repr_html_()
 
 
 def _in_words(found: PairedDifference, scale: float, unit: str) -> str:
@@ -278,6 +285,7 @@ def compare(first: Judgements, second: Judgements, *, seed: int = 0) -> Comparis
         compare_scores(*sides, score="aligned", seed=seed),
         compare_scores(*sides, score="coherent", seed=seed),
         len(set(first.groups)),
+        AnswerPairs.of(first, second),
     )
 
 

@@ -15,7 +15,7 @@ from emscope.errors import UserError
 from emscope.face.altered import Subject, subject_of
 from emscope.face.answers import Asked, questions
 from emscope.face.tables import Answers, Judgements
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.blocks import Site, find_blocks
 from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture, organism_width
 from emscope.residual.contrasts import Examples, Rows, make_examples
@@ -216,7 +216,7 @@ class Probe(Shown):
         """The block with the largest d′ on questions left out; choosing it flatters its own figures a little."""
         return self.blocks[int(np.nan_to_num(self.held_out.d_prime.value, nan=-np.inf).argmax())]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return the best block and its AUROC."""
         at = self.blocks.index(self.best_block)
         found = self.held_out.auroc
@@ -322,7 +322,7 @@ class Detection(Shown):
         """Which side the organism is nearer to."""
         return f"nearer to the {'misaligned' if self.mean.value > 0 else 'aligned'} organism"
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return the verdict and the mean score with its interval."""
         mean = f"{self.mean.value:+.2f} ({self.mean.low:+.2f} to {self.mean.high:+.2f})"
         return {"organism": self.organism, "verdict": self.verdict, "mean": mean, "block": self.block, "n": self.mean.n}
