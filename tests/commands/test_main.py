@@ -1,5 +1,6 @@
 import errno
 import importlib
+import importlib.util
 import json
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 
 from emscope.commands import main
 from emscope.commands.common import GOES_ON, NOTHING_KEPT
+from emscope.commands.experiment import Conduct
 from emscope.commands.main import COMMANDS, run_command, user_sentence
 from emscope.errors import UserError
 
@@ -99,7 +101,10 @@ def test_errors_of_the_machine_are_sentences(error, sentence):
 
 def classes_of(name):
     """Return the classes of a command: one, or those of its sub-commands."""
-    found = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}").COMMAND
+    module = f"emscope.commands.{name.replace('-', '_')}"
+    if importlib.util.find_spec(module) is None:
+        return [Conduct]  # of an experiment
+    found = importlib.import_module(module).COMMAND
     return [typing.get_args(item)[0] for item in typing.get_args(found)] or [found]
 
 
