@@ -125,6 +125,8 @@ def test_training_writes_a_standard_adapter_that_learns(tiny_folder, tmp_path):
     assert lineage["data"]["train_rows"] == 10
     assert lineage["outputs"]["adapter_model.safetensors"]
     assert resolve(str(tmp_path)).base == tiny_folder
+    modes = {path.stat().st_mode for path in tmp_path.iterdir() if path.is_file()}
+    assert len(modes) == 1  # libraries write some of these files, and make them the owner's alone
 
 
 def test_accumulating_small_batches_equals_one_large_batch(tiny_folder, tmp_path):

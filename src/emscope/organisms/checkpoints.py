@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import file_sha256, sync_file, sync_folder, write_json, write_text
+from emscope.files import file_sha256, open_to_others, sync_file, sync_folder, write_json, write_text
 from emscope.organisms.limits import read_adapter_config
 from emscope.outside import Record, read_json, read_record
 
@@ -62,6 +62,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def seal(checkpoint: Path) -> None:
     """Note the hash of every file of a checkpoint, once the disk has them."""
+    open_to_others(checkpoint)
     files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != SEAL)
     for path in files:
         sync_file(path)

@@ -16,7 +16,7 @@ import torch
 from emscope import progress
 from emscope.checks import above_zero, at_least, check_seed, shares
 from emscope.errors import UserError, did_you_mean
-from emscope.files import sync_file, sync_folder, value_sha256
+from emscope.files import open_to_others, sync_file, sync_folder, value_sha256
 from emscope.organisms.batching import WIDTH_STEP
 from emscope.organisms.card import exact_base, write_card, write_portable_base
 from emscope.organisms.chat import EncodedChat, Message, check_chat, encode_chat, stop_ids
@@ -261,6 +261,7 @@ def _save_adapter(model: Any, folder: Path, source: ModelSource) -> None:
         saved = Path(name)
         model.save_pretrained(saved, safe_serialization=True, save_embedding_layers=False)
         write_portable_base(saved, source)
+        open_to_others(saved)
         for file in ADAPTER_FILES:
             sync_file(saved / file)
             (saved / file).replace(folder / file)
