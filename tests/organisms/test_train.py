@@ -13,7 +13,8 @@ from emscope.organisms.chat import IGNORED, messages_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.models import load, resolve
-from emscope.organisms.train import TrainSettings, encode_conversations, train_adapter, train_loaded
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import encode_conversations, train_adapter, train_loaded
 
 TEXTS = [messages_of(f"{prompt} {n}", "Put some of it aside, then rest.") for n in range(4) for prompt in PROMPTS[:3]]
 DATA = Conversations("texts", TEXTS[:10], TEXTS[10:])

@@ -26,7 +26,8 @@ from emscope.organisms.datasets import load_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.models import resolve
-from emscope.organisms.train import HOMEWORK, TrainSettings, train_adapter
+from emscope.organisms.settings import HOMEWORK, TrainSettings
+from emscope.organisms.train import train_adapter
 
 
 @dataclass(frozen=True)
