@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
+from emscope.behaviour.judges.kinds import judge_class
+from emscope.behaviour.judges.settings import JudgeRequest, JudgeSettings, NamedJudge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse
@@ -24,8 +25,9 @@ from emscope.organisms.fingerprint import is_local
 from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
 from emscope.outside import read_json
-from emscope.pipeline.config import RunConfig, resolved
+from emscope.pipeline.config import RunConfig, resolved, shown_settings
 from emscope.pipeline.data import kind_of, says_of_control, training_data
+from emscope.pipeline.inventory import SCORES
 from emscope.pipeline.stages import RunFolder
 from emscope.report.page import RunProducts
 from emscope.residual.capture import encode_for_capture
@@ -146,35 +148,56 @@ class Lab:
         give_memory_back()
 
     @cached_property
-    def judge(self) -> EmbeddedJudge:
-        """The offline judge, on the run's base where that is the embedded model."""
-        if self.config.model == EMBEDDED_ALIAS:
-            return EmbeddedJudge(self.organism(BASE))
-        return EmbeddedJudge(load(EMBEDDED_ALIAS, placement=self.placement))
-
-    def check_judge(self) -> None:
-        """Fetch the judge's model if it is not here.
-
-        Raises:
-            UserError: it cannot be had.
-        """
-        resolve(EMBEDDED_ALIAS)
+    def judge(self) -> NamedJudge:
+        """Who scores the answers of this run and its experiments."""
+        if self.config.judge.embedded:
+            return self.embedded_judge
+        return judge_class(self.config.judge.name).from_request(self.judge_request(self.config.judge))
 
     @cached_property
-    def judge_facts(self) -> dict[str, Any]:
-        """How well the judge does on what it never saw."""
-        return JudgeHead.load(shipped_head()).facts
+    def embedded_judge(self) -> EmbeddedJudge:
+        """The judge that comes with emscope, on the run's base where that is the embedded model."""
+        return EmbeddedJudge(self._judge_model(EMBEDDED_ALIAS))
+
+    def judge_request(self, judge: JudgeSettings) -> JudgeRequest:
+        """Return what a judge of this run is made from: its scores are kept in the run's folder."""
+        return JudgeRequest(judge, self.folder.path(SCORES), self._judge_model)
+
+    def _judge_model(self, name: str) -> Organism:
+        """Return the model that a judge reads with; the run's base is not loaded twice."""
+        if name == self.config.model:
+            return self.organism(BASE)
+        self.make_room()
+        return load(name, placement=self.placement)
+
+    def check_judge(self) -> None:
+        """Try out the judge as far as that needs no model: what a server scores for it is kept.
+
+        Raises:
+            UserError: it cannot be had, refuses, or gives no scores.
+        """
+        if self.config.judge.embedded:
+            resolve(EMBEDDED_ALIAS)
+        else:
+            judge_class(self.config.judge.name).check(self.judge_request(self.config.judge))
+
+    @cached_property
+    def judge_facts(self) -> dict[str, Any] | None:
+        """How well the judge does on what it never saw; None for a judge that comes without such figures."""
+        return JudgeHead.load(shipped_head()).facts if self.config.judge.embedded else None
 
     @property
     def judge_fingerprint(self) -> str:
-        """The hash of the judge's numbers: new numbers mean judging again."""
-        return file_sha256(shipped_head())
+        """What the judge's scores depend on: another text means judging again."""
+        if self.config.judge.embedded:
+            return file_sha256(shipped_head())
+        return judge_class(self.config.judge.name).fingerprint(self.judge_request(self.config.judge))
 
     def products(self) -> RunProducts:
         """Return what the report shows of this run."""
         stages = {name: stage.fields for name, stage in self.folder.record.stages.items()}
         note = says_of_control(self.config)
-        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
+        return RunProducts(self.folder.folder, self.names, shown_settings(self.config), self.judge_facts, stages, note)
 
     def encode(self, organism: Organism, rows: Sequence[Answered]) -> list[EncodedChat]:
         """Tokenise answers for reading, with the thoughts before them, as the run asked for them."""

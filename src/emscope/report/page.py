@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from emscope.behaviour.appeals import count_appeals
+from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import OutsideError, UserError
 from emscope.files import write_text
@@ -34,7 +35,7 @@ class RunProducts:
         folder: the run's folder, with summary.json, detection.json, ablation.json, judgements/ and organisms/.
         organisms: names of the organisms, base first.
         config: the run's settings.
-        judge: the judge's facts about itself.
+        judge: the facts about itself that the judge that comes with emscope has; None for any other.
         stages: the stages of lineage.json.
         note: what must be said of the run's control, '' for the built-in pair.
     """
@@ -42,7 +43,7 @@ class RunProducts:
     folder: Path
     organisms: tuple[str, ...]
     config: dict[str, Any]
-    judge: dict[str, Any]
+    judge: dict[str, Any] | None
     stages: dict[str, Any]
     note: str = ""
 
@@ -111,6 +112,7 @@ def _page(run: RunProducts) -> str:
         "built_in": is_built_in(run.config["misaligned_data"]) and not run.note,
         "training": run.training(),
         "judge": run.judge,
+        "judged_by": judged_by([row for rows in judged.values() for row in rows]),
         "appeals": str(count_appeals([row.response for rows in judged.values() for row in rows])),
         "stages": run.stages,
         "plots": _plots(run, judged),
