@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emscope.behaviour.statistics import count_answers
 from emscope.behaviour.tables import JudgedResponse
+from emscope.statistics import count_answers
 
 
 @dataclass(frozen=True)
