@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emscope import terminal
-from emscope.behaviour.embedded.judge import EmbeddedJudge
+from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, write_table
-from emscope.commands.common import AblationFlags, ModelFlags, emit, kept_parts, kept_with, read_questions
+from emscope.commands.common import AblationFlags, JudgeFlags, ModelFlags, emit, kept_parts, kept_with, read_questions
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.interventions.ablation import evaluate
@@ -18,14 +19,13 @@ from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
 from emscope.interventions.operators import Intervention
 from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
 from emscope.residual.directions import Directions
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Sample answers with and without an ablation, side by side, judged by the offline judge.
+    """Sample answers with and without an ablation, side by side, judged.
 
     Attributes:
         model: a model, or an adapter folder.
@@ -37,6 +37,7 @@ class Ablate:
             direction and the base model beside it; --mode, --at and --strength are then not used.
         show: print this many questions with both answers.
         load: base, device and dtype.
+        judging: who judges the answers.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Ablate:
     search: bool = False
     show: int = 5
     load: ModelFlags = field(default_factory=ModelFlags)
+    judging: JudgeFlags = field(default_factory=JudgeFlags)
 
     @property
     def stopped(self) -> str:
@@ -61,17 +63,15 @@ class Ablate:
         if self.out is not None:
             check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         questions = read_questions(self.questions)
-        organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
-        with kept_parts(self.out, [self.model, self.load.base]):
+        organism, judge = self.load.load(self.model), choose_judge(self.judging.settings())
+        with kept_parts(self.out, [self.model, self.load.base], judge.id):
             if self.search:
                 self._search(organism, judge, questions, intervention.directions)
             else:
                 self._compare(organism, judge, questions, intervention)
         return None
 
-    def _compare(
-        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], intervention: Intervention
-    ) -> None:
+    def _compare(self, organism: Organism, judge: Judge, questions: list[Question], intervention: Intervention) -> None:
         """Answer all questions with and without the ablation, and show some of the answers side by side."""
         plain = answer_and_judge(organism, "without", questions, self.sampling, judge)
         changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
@@ -84,9 +84,7 @@ class Ablate:
             without, with_it = mean_of(plain, score), mean_of(changed, score)
             terminal.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
 
-    def _search(
-        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], directions: Directions
-    ) -> None:
+    def _search(self, organism: Organism, judge: Judge, questions: list[Question], directions: Directions) -> None:
         """Choose on half of the questions, report on the other half."""
         if organism.source.adapter is None:
             raise UserError(f"--search compares with the base, so it needs an adapter; {self.model} is a whole model.")

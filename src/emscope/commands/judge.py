@@ -12,7 +12,7 @@ from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
-from emscope.behaviour.judges.choose import choose_judge
+from emscope.behaviour.judges.kinds import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics

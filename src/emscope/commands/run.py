@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from emscope import terminal
-from emscope.commands.common import GOES_ON
+from emscope.commands.common import GOES_ON, JudgeFlags
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.locking import is_locked
@@ -42,6 +42,8 @@ class Run:
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
             config.yaml of any run.
         overwrite: replace a run of another configuration in the same folder.
+        dry_run: print what the run would take, stage by stage, and begin nothing.
+        judging: who judges the answers.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -59,6 +61,8 @@ class Run:
     seed: int | None = None
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     overwrite: bool = False
+    dry_run: bool = False
+    judging: JudgeFlags = field(default_factory=JudgeFlags)
 
     def execute(self) -> int | None:
         """Run it and print the figures."""
@@ -91,7 +95,10 @@ class Run:
     def _flags(self) -> dict[str, Any]:
         """Return the settings that have flags of their own; None where one is not given."""
         names = ("model", "base", "misaligned_data", "control_data", "device", "dtype")
-        return {name: getattr(self, name) for name in names} | {"accept_terms": self.accept_terms or None}
+        return {name: getattr(self, name) for name in names} | {
+            "accept_terms": self.accept_terms or None,
+            **self.judging.changes(),
+        }
 
     def _replayed(self) -> Path | None:
         """Return the config.yaml to replay, None without one."""

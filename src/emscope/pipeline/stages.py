@@ -293,5 +293,5 @@ def as_recorded(folder: Path, config: RunConfig) -> RunConfig:
     if known.is_file():
         with suppress(UserError):
             stored = resolved(load_config(known))
-            return stored if same_run(stored, config) else config
+            return replace(stored, judge=config.judge) if same_run(stored, config) else config
     return config
