@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emscope.errors import OutsideError, UserError
-from emscope.organisms.architecture import text_config
 from emscope.organisms.limits import check_size
 from emscope.outside import Record, reading
 
@@ -204,6 +203,8 @@ def check_all_was_read(file: GgufFile, model: Any, loading: Any) -> None:
             f"{file.path} lacks {_some(lacking)} of its model, or has it in another shape: it was not made for this "
             "architecture or by a tool that transformers knows; bring the model as safetensors."
         )
+    from emscope.organisms.architecture import text_config  # needs torch, which whoever only names a GGUF does without
+
     tied = text_config(model.config).tie_word_embeddings
     unused = {ROPE_FACTORS, HEAD} if tied else {ROPE_FACTORS}
     held = sum(n for name, n in file.values.items() if name not in unused)

@@ -10,7 +10,7 @@ from edges import ENDS, without
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands.adapters import COMMAND
-from emscope.commands.main import parse
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments.adapters.measure import (
     AdaptersSettings,
