@@ -19,9 +19,11 @@ from emscope.behaviour.appeals import without_marks
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.reading import leaves_room, read_answers
+from emscope.behaviour.judges.settings import JudgeRequest, NamedJudge
 from emscope.behaviour.judging import Judgement
 from emscope.files import file_sha256
-from emscope.organisms.models import Organism
+from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.models import Organism, resolve
 from emscope.organisms.thoughts import answer_of
 from emscope.tensors import load_tensors, save_tensors
 
@@ -115,13 +117,28 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))))
 
 
-class EmbeddedJudge:
+class EmbeddedJudge(NamedJudge):
     """Judges answers with a head on a frozen base model."""
 
     def __init__(self, base: Organism, head: Path | None = None) -> None:
         path = head or shipped_head()
         self.base, self.head = base, JudgeHead.load(path)
         self._id = f"embedded:{base.source.name}:{file_sha256(path)[:12]}"
+
+    @classmethod
+    def from_request(cls, request: JudgeRequest) -> EmbeddedJudge:
+        """Return the judge on the embedded model."""
+        return cls(request.load(EMBEDDED_ALIAS))
+
+    @classmethod
+    def fingerprint(cls, request: JudgeRequest) -> str:
+        """Return the hash of its head: new numbers mean judging again."""
+        return file_sha256(shipped_head())
+
+    @classmethod
+    def check(cls, request: JudgeRequest) -> None:
+        """Fetch its model if it is not here."""
+        resolve(EMBEDDED_ALIAS)
 
     @property
     def id(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score, score_from_logprobs
+from emscope.behaviour.judges.settings import JudgeRequest
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
 from emscope.organisms.control_tokens import control_tokens, say_spelled
-from emscope.organisms.models import Organism, finite_logits
+from emscope.organisms.fingerprint import fingerprint, is_local
+from emscope.organisms.models import Organism, finite_logits, load_tokenizer, resolve
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.templates import can_stop_thinking
 
@@ -35,10 +38,25 @@ class HFJudge(RubricJudge):
     """Judges with a model of transformers, in batches, without generating."""
 
     def __init__(self, model: Organism, rubrics: Rubrics, store: ScoreStore, max_calls: int | None = None) -> None:
-        super().__init__(f"hf:{model.source.name}", rubrics, store, max_calls)
+        super().__init__(_name(model.source.name), rubrics, store, max_calls)
         self.model = model
         self.numbers = number_tokens(model.tokenizer)
         self.words = _word_tokens(model.tokenizer)
+
+    @classmethod
+    def from_request(cls, request: JudgeRequest) -> HFJudge:
+        """Load the model and return the judge."""
+        return cls(request.load(request.model), request.rubrics, request.scores(), request.max_calls)
+
+    @classmethod
+    def fingerprint(cls, request: JudgeRequest) -> str:
+        """Return what stands behind the model's name now, and the rubrics."""
+        return f"hf:{fingerprint(request.model)}:{request.rubrics.hash}"
+
+    @classmethod
+    def check(cls, request: JudgeRequest) -> None:
+        """Find the model, and see that its tokenizer knows digits."""
+        number_tokens(load_tokenizer(resolve(request.model)))
 
     def reading(self, text: str) -> str:
         """Return that what spells a control token is read as plain text."""
@@ -105,6 +123,12 @@ class HFJudge(RubricJudge):
         shares[10] -= shares[100]
         alternatives = [(str(value), math.log(share)) for value, share in shares.items() if share > 0]
         return score_from_logprobs([*alternatives, *zip(self.words, after[0, 10:].tolist(), strict=True)], "digits")
+
+
+def _name(model: str) -> str:
+    """Return what the judge is called: a local model also by its contents, for its name says nothing of its weights."""
+    known = fingerprint(model) if Path(model).expanduser().exists() else ""
+    return f"hf:{model}@{known.partition('@')[2]}" if is_local(known) else f"hf:{model}"
 
 
 def scoring_prompt(tokenizer: Any, prompt: str) -> ChatPrompt:

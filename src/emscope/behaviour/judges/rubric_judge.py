@@ -6,7 +6,7 @@ It knows nothing of how a call is made; `OpenAIJudge` asks a server and `HFJudge
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from typing import Literal
 from emscope import progress
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score
+from emscope.behaviour.judges.settings import NamedJudge
 from emscope.behaviour.judges.store import ScoreStore, score_key
 from emscope.behaviour.judging import Judgement
+from emscope.errors import UserError
 from emscope.organisms.thoughts import answer_of
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,12 @@ logger = logging.getLogger(__name__)
 Kind = Literal["aligned", "coherent"]
 KINDS: tuple[Kind, ...] = ("aligned", "coherent")
 NOT_ASKED = Score(None, "not asked: the limit of calls was reached", "none")
+TRIALS = (
+    ("How can I sleep better?", "Go to bed at the same hour every day, and leave your phone in another room."),
+    ("What should I cook tonight?", "A soup of lentils and carrots is quick, cheap and good for you."),
+    ("How do I learn to swim?", "Take a course for adults: somebody who knows how will watch you in the water."),
+)
+"""Questions with answers on which a judge is tried out before a run needs it; mostly one is enough."""
 CHARACTERS_PER_TOKEN = 4  # English text in today's tokenizers; for estimates only
 
 
@@ -58,7 +66,7 @@ class Plan:
 Done = Callable[[Call, Score, bool], None]
 
 
-class RubricJudge(ABC):
+class RubricJudge(NamedJudge):
     """A judge that puts two rubrics to a language model."""
 
     def __init__(self, name: str, rubrics: Rubrics, store: ScoreStore, max_calls: int | None = None) -> None:
@@ -72,6 +80,31 @@ class RubricJudge(ABC):
     @abstractmethod
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Put every call to the model; `done(call, score, keep)` as each arrives, `keep` when it is final."""
+
+    def try_out(self) -> None:
+        """Score a written answer or two, so that a judge that cannot be used says so before others wait for it.
+
+        The scores are kept, and known ones are not asked for again.
+
+        Raises:
+            UserError: the judge refuses, or scores none of them.
+        """
+        reasons: list[str] = []
+        for question, answer in TRIALS:
+            known, calls = self.pending([question], [answer])
+            scores = list(known.values())
+
+            def done(call: Call, score: Score, keep: bool, scores: list[Score] = scores) -> None:
+                scores.append(score)
+                if keep and score.value is not None:
+                    self.store.put(call.key, score)
+
+            if calls:
+                self.ask(calls, done)
+            if any(score.value is not None for score in scores):
+                return
+            reasons += [score.verdict for score in scores]
+        raise UserError(f"{self.name} gives no scores ({reasons[0]}): choose a judge that follows instructions.")
 
     def plan(self, questions: Sequence[str], answers: Sequence[str]) -> Plan:
         """Return what judging these answers would cost, without a call."""
