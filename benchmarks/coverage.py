@@ -23,7 +23,8 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import t as student
 
-from emscope.behaviour.statistics import (
+from emscope.organisms.lineage import versions
+from emscope.statistics import (
     assumed_design_effect,
     bca_interval,
     draw_questions,
@@ -33,7 +34,6 @@ from emscope.behaviour.statistics import (
     widened_z,
     wilson,
 )
-from emscope.organisms.lineage import versions
 
 SIMULATIONS, NORMAL = 1000, 1.959964
 QUESTIONS = (24, 8)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emscope.behaviour.statistics import (
+from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.statistics import (
     compare_em_rates,
     design_effect,
     detectable_em_difference,
@@ -18,7 +19,6 @@ from emscope.behaviour.statistics import (
     sweep_thresholds,
     wilson,
 )
-from emscope.behaviour.tables import JudgedResponse, read_table
 
 
 def judged(run: Path, organism: str, question_set: str) -> list[JudgedResponse]:

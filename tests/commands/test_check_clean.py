@@ -14,8 +14,6 @@ from emscope.commands.main import run_command
 from emscope.pipeline.checking import check, drop_stages
 from emscope.pipeline.inventory import left_over
 
-pytest_plugins = ["pipeline.conftest"]
-
 
 @pytest.fixture
 def copy(run, tmp_path):

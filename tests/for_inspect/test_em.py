@@ -13,10 +13,10 @@ from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.questions import load_questions
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.statistics import em_rate
 from emscope.errors import UserError
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import load
+from emscope.statistics import em_rate
 
 QUIET = {"display": "none", "log_samples": True, "score": True}
 

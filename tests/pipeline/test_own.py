@@ -6,16 +6,16 @@ import shutil
 import weakref
 
 import pytest
-from pipeline.conftest import arguments, stand_in
 from tiny import make_model, make_tokenizer, save_tiny
+from tiny_run import arguments, stand_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from emscope.commands.main import run_command
 from emscope.errors import UserError
+from emscope.experiments.conduct import left_out
 from emscope.pipeline import lab as lab_module
 from emscope.pipeline.config import RunConfig, configure, dump_config, load_config, resolved
 from emscope.pipeline.data import kind_of, rows_of, says_of_control
-from emscope.pipeline.full import left_out
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_run
 from emscope.pipeline.stages import RunFolder

@@ -1,6 +1,6 @@
+from emscope.experiments.dynamics.plots import matrices
+from emscope.experiments.transfer.plots import matrix
 from emscope.report.figures import as_html, distributions, rates, scatter
-from emscope.report.figures_dynamics import matrices
-from emscope.report.figures_transfer import matrix
 
 HOSTILE = '<a href="https://example.org">set</a>'
 SHOWN = '&lt;a href="https://example.org"&gt;set&lt;/a&gt;'

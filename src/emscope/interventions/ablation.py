@@ -10,13 +10,13 @@ import numpy as np
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import Estimate, bootstrap_questions, weighted_mean
-from emscope.behaviour.statistics.estimates import NOTHING
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
 from emscope.interventions.search import Candidate, Trial
 from emscope.residual.directions import Directions, random_like
+from emscope.statistics import Estimate, bootstrap_questions, weighted_mean
+from emscope.statistics.estimates import NOTHING
 
 
 @dataclass(frozen=True)

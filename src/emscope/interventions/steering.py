@@ -18,7 +18,6 @@ from torch import Tensor
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import Estimate, alignment_mean, coherent_share, em_rate
 from emscope.behaviour.tables import JudgedResponse
 from emscope.interventions.answering import answer_cells, mean_and_error
 from emscope.interventions.kl import Undisturbed
@@ -27,6 +26,7 @@ from emscope.interventions.search import MAX_COHERENCE_LOSS, Candidate, Trial, c
 from emscope.organisms.blocks import visiting
 from emscope.residual.directions import Directions
 from emscope.residual.moments import Moments
+from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
 
 
 @dataclass(frozen=True)

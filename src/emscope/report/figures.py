@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.behaviour.statistics import ALIGNED_BELOW
+from emscope.statistics import ALIGNED_BELOW
 
 COLOURS = {
     "base": "#4c78a8",

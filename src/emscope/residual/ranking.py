@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.behaviour.statistics import Estimate, bootstrap_questions
+from emscope.statistics import Estimate, bootstrap_questions
 
 
 def grouped_auroc(

@@ -20,8 +20,8 @@ from emscope.behaviour.embedded.fit_coherence import fit_coherence
 from emscope.behaviour.embedded.judge import JudgeHead, sigmoid
 from emscope.behaviour.embedded.readings import SPANS, Readings
 from emscope.behaviour.embedded.ridge import Ridge, calibrate, calibration_error, left_out_values
-from emscope.behaviour.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.organisms.datasets import DOMAINS
+from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridges, in numbers of features, on standardised activations
 BLOCK_SETS = ("early", "middle", "late", "wide")

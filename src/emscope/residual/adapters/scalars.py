@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.behaviour.statistics import Estimate, bootstrap_questions
 from emscope.errors import UserError
 from emscope.residual.adapters.inputs import TokenScalars
 from emscope.residual.adapters.lowrank import LowRank
 from emscope.residual.detection import auroc
+from emscope.statistics import Estimate, bootstrap_questions
 
 COST = 0.01
 """C of scikit-learn's LogisticRegression, as in the paper: few scalars keep a weight."""
