@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
+from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge, trial_keys
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score, score_from_logprobs
 from emscope.behaviour.judges.settings import JudgeRequest
@@ -55,8 +55,16 @@ class HFJudge(RubricJudge):
 
     @classmethod
     def check(cls, request: JudgeRequest) -> None:
-        """Find the model, and see that its tokenizer knows digits."""
-        number_tokens(load_tokenizer(resolve(request.model)))
+        """See that the tokenizer knows digits, and have one written answer judged, unless that was done before."""
+        source = resolve(request.model)
+        number_tokens(load_tokenizer(source))
+        tried = tuple(trial_keys(_name(source.name), request.rubrics))
+        with request.scores() as store:
+            if any(score.value is not None for score in store.get(tried).values()):
+                return
+        judge = cls.from_request(request)
+        with judge.store:
+            judge.try_out()
 
     def reading(self, text: str) -> str:
         """Return that what spells a control token is read as plain text."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,7 +104,9 @@ class RubricJudge(NamedJudge):
             if any(score.value is not None for score in scores):
                 return
             reasons += [score.verdict for score in scores]
-        raise UserError(f"{self.name} gives no scores ({reasons[0]}): choose a judge that follows instructions.")
+        raise UserError(
+            f"{self.name} gives no scores ({reasons[0]}): choose one that follows instructions, or see to its server."
+        )
 
     def plan(self, questions: Sequence[str], answers: Sequence[str]) -> Plan:
         """Return what judging these answers would cost, without a call."""
@@ -181,6 +183,13 @@ class RubricJudge(NamedJudge):
     def reading(self, text: str) -> str:
         """Return how the model is shown a text that spells control tokens, '' for any other; part of a score's key."""
         return ""
+
+
+def trial_keys(judge: str, rubrics: Rubrics) -> Iterator[str]:
+    """Yield the addresses of the scores that `try_out` of a judge of this name keeps."""
+    for question, answer in TRIALS:
+        for kind in KINDS:
+            yield score_key(judge, f"{rubrics.hash}/{kind}", question, answer)
 
 
 def _judgement(scores: Sequence[Score]) -> Judgement:

@@ -154,7 +154,7 @@ class NamedJudge(ABC):
 
     @classmethod
     def check(cls, request: JudgeRequest) -> None:
-        """Try whatever can fail, without loading a model, before long work that needs the judge begins.
+        """Try whatever can fail before long work that needs the judge begins.
 
         Raises:
             UserError: the judge would fail later.
