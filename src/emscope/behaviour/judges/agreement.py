@@ -142,11 +142,20 @@ def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> 
     pairs = matched(first, second)
     if not pairs:
         raise UserError("The two tables share no answer: compare judgements of the same questions and answers.")
-    both = [pair for pair in pairs if all(np.isfinite(is_em(side.judgement)) for side in pair)]
-    if not both:
+    found = agreement_of_pairs(pairs, len(first) + len(second) - 2 * len(pairs))
+    if found is None:
         raise UserError("No answer has both scores in both tables, so there is nothing to compare.")
-    flags = np.array([[is_em(side.judgement) for side in pair] for pair in both])
-    a, b = flags.T.astype(bool)
+    return found
+
+
+def agreement_of_pairs(pairs: Sequence[tuple[JudgedAnswer, JudgedAnswer]], unmatched: int = 0) -> Agreement | None:
+    """Compare two judges on answers that are paired; None where no answer was scored by both."""
+    flags = np.array([[is_em(first.judgement), is_em(second.judgement)] for first, second in pairs]).reshape(-1, 2)
+    scored = np.isfinite(flags).all(axis=1)
+    if not scored.any():
+        return None
+    both = [pairs[int(row)] for row in np.flatnonzero(scored)]
+    a, b = flags[scored].T.astype(bool)
     counts = {"both": a & b, "only_a": a & ~b, "only_b": ~a & b, "neither": ~a & ~b}
     return Agreement(
         _score_agreement([(one.judgement.aligned, two.judgement.aligned) for one, two in both]),
@@ -156,7 +165,7 @@ def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> 
         (float(a.mean()), float(b.mean())),
         _by_question([one.question for one, _ in both], a, b),
         len(pairs) - len(both),
-        len(first) + len(second) - 2 * len(pairs),
+        unmatched,
     )
 
 
