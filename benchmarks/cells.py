@@ -16,11 +16,11 @@ from pathlib import Path
 from publish import publish
 
 from emscope.behaviour.sampling import sample_responses
+from emscope.experiments.bench import direction_names, spread
+from emscope.experiments.shape import open_run
 from emscope.interventions.operators import applied, applied_by_row
 from emscope.interventions.steering import steer
 from emscope.organisms.blocks import find_blocks
-from emscope.pipeline.experiments.opening import open_run
-from emscope.pipeline.experiments.steering_bench import direction_names, spread
 from emscope.pipeline.lab import MISALIGNED
 from emscope.residual.directions import Directions
 

@@ -59,8 +59,9 @@ def main() -> None:
     options = parser.parse_args()
     results = {}
     planted: dict[Shape, tuple[Callable[[float], np.ndarray], tuple[float, ...]]] = {
-        "step": (step, (1, 3, 6)), "peak": (peak, (4, 8)),
-    }  # fmt: skip
+        "step": (step, (1, 3, 6)),
+        "peak": (peak, (4, 8)),
+    }
     for shape, (make, scales) in planted.items():
         for lean in (0.0, 0.4):
             for name, curve in GRADUAL.items():

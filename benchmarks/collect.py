@@ -37,9 +37,16 @@ def make_subject(random_llama: bool) -> Organism:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
-        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
-        head_dim=64, vocab_size=128256, tie_word_embeddings=True, max_position_embeddings=8192,
-    )  # fmt: skip
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        vocab_size=128256,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+    )
     place = choose_placement()
     model = AutoModelForCausalLM.from_config(config, dtype=place.dtype).to(place.device).eval()
     return Organism(ModelSource("llama-1b-shape", "random", "random"), model, organism.tokenizer, place)

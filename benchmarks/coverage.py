@@ -23,7 +23,8 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import t as student
 
-from emscope.behaviour.statistics import (
+from emscope.organisms.lineage import versions
+from emscope.statistics import (
     assumed_design_effect,
     bca_interval,
     draw_questions,
@@ -33,7 +34,6 @@ from emscope.behaviour.statistics import (
     widened_z,
     wilson,
 )
-from emscope.organisms.lineage import versions
 
 SIMULATIONS, NORMAL = 1000, 1.959964
 QUESTIONS = (24, 8)
@@ -164,10 +164,13 @@ def main() -> None:
     cells: list[dict[str, Any]] = []
     for questions, answers in product(QUESTIONS, ANSWERS):
         found: list[tuple[str, dict[str, Any], tuple[float, dict[str, Interval]]]] = [
-            ("rates" if rate != SPARSE else "sparse rates", {"rate": rate, "correlation": correlation},
-             rate_cell(questions, answers, rate, correlation, chooser, flags.simulations))
+            (
+                "rates" if rate != SPARSE else "sparse rates",
+                {"rate": rate, "correlation": correlation},
+                rate_cell(questions, answers, rate, correlation, chooser, flags.simulations),
+            )
             for rate, correlation in product(RATES, CORRELATIONS)
-        ]  # fmt: skip
+        ]
         found += [
             ("mean scores", {"shape": shape}, score_cell(questions, answers, shape, chooser, flags.simulations))
             for shape in MEANS

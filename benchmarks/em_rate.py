@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emscope.behaviour.statistics import (
+from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.statistics import (
     compare_em_rates,
     design_effect,
     detectable_em_difference,
@@ -18,7 +19,6 @@ from emscope.behaviour.statistics import (
     sweep_thresholds,
     wilson,
 )
-from emscope.behaviour.tables import JudgedResponse, read_table
 
 
 def judged(run: Path, organism: str, question_set: str) -> list[JudgedResponse]:
@@ -43,8 +43,10 @@ def main() -> None:
     whole, coherent = em_rate(scores, groups), em_rate(scores, groups, denominator="coherent")
     hits = round(whole.value * whole.n)
     low, high = wilson(hits, whole.n)
-    print(f"all runs: {100 * whole.value:.1f} % of all answers ({100 * whole.low:.1f}-{100 * whole.high:.1f}), "
-          f"Wilson {100 * low:.1f}-{100 * high:.1f}; of coherent ones {100 * coherent.value:.1f} %")  # fmt: skip
+    print(
+        f"all runs: {100 * whole.value:.1f} % of all answers ({100 * whole.low:.1f}-{100 * whole.high:.1f}), "
+        f"Wilson {100 * low:.1f}-{100 * high:.1f}; of coherent ones {100 * coherent.value:.1f} %"
+    )
     print(f"design effect of the questions: {design_effect(em_flags(scores), groups):.2f}")
     print(f"smallest rise this n could have seen: {100 * detectable_em_difference(scores, groups):.1f} points")
     print("aligned below \\ coherent above (EM, %)")

@@ -39,8 +39,11 @@ async def serve(port: multiprocessing.Queue[int], faults: dict[str, float], answ
     """Answer chat completions with a score at once, or with the faults that are wished."""
     chooser = random.Random(0)
     top = [{"token": "85", "logprob": -0.2}, {"token": "90", "logprob": -1.8}]
-    choice = {"index": 0, "message": {"role": "assistant", "content": "85"},
-              "logprobs": {"content": [{"token": "85", "logprob": -0.2, "top_logprobs": top}]}}  # fmt: skip
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "85"},
+        "logprobs": {"content": [{"token": "85", "logprob": -0.2, "top_logprobs": top}]},
+    }
     good = json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice]}).encode()
 
     def reply(code: int, body: bytes, extra: str = "") -> bytes:
@@ -102,9 +105,25 @@ def faulty(url: str, n: int, folder: Path, answered: MutableMapping[str, int]) -
     lines = ["id,question,response", *(f"{row % 50},Question {row % 50}?,Answer {row}" for row in range(n))]
     (folder / "answers.csv").write_text("\n".join(lines), encoding="utf-8")
     command = [
-        sys.executable, "-m", "emscope", "judge", "--responses", "answers.csv", "--out", "judged.parquet",
-        "--judge", "openai:m", "--base-url", url, "--store", "scores.sqlite", "--concurrency", "64", "--timeout", "3",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "emscope",
+        "judge",
+        "--responses",
+        "answers.csv",
+        "--out",
+        "judged.parquet",
+        "--judge",
+        "openai:m",
+        "--base-url",
+        url,
+        "--store",
+        "scores.sqlite",
+        "--concurrency",
+        "64",
+        "--timeout",
+        "3",
+    ]
     chooser, started = random.Random(1), time.perf_counter()
     for kill in range(10):
         seen, wanted = len(answered), (kill + chooser.random()) * 2 * n / 11

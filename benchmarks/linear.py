@@ -54,7 +54,7 @@ def comparing(n: int, folder: Path) -> Callable[[], object]:
 
 def mean_interval(n: int, folder: Path) -> Callable[[], object]:
     """The mean of n scores of n questions with its interval."""
-    from emscope.behaviour.statistics.estimates import estimate_mean
+    from emscope.statistics.estimates import estimate_mean
 
     values, groups = np.random.default_rng(0).uniform(0, 100, n).tolist(), [str(row) for row in range(n)]
     return lambda: estimate_mean(values, groups)
@@ -62,7 +62,7 @@ def mean_interval(n: int, folder: Path) -> Callable[[], object]:
 
 def paired(n: int, folder: Path) -> Callable[[], object]:
     """The difference of two sets of n scores of n questions."""
-    from emscope.behaviour.statistics.paired import paired_difference
+    from emscope.statistics.paired import paired_difference
 
     values, groups = np.random.default_rng(0).uniform(0, 100, n).tolist(), [str(row) for row in range(n)]
     return lambda: paired_difference(values, groups, values[::-1], groups)

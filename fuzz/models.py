@@ -39,19 +39,30 @@ def originals() -> Path:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, eos_token_id=len(alphabet), bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=len(alphabet),
+        bos_token_id=None,
         pad_token_id=len(alphabet),
-    )  # fmt: skip
+    )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     model.save_pretrained(folder / "sharded", max_shard_size="5KB")
     tokenizer.save_pretrained(folder / "sharded")
     lora = LoraConfig(
-        r=2, lora_alpha=4, target_modules="all-linear", rank_pattern={"q_proj": 3}, alpha_pattern={"v_proj": 2},
+        r=2,
+        lora_alpha=4,
+        target_modules="all-linear",
+        rank_pattern={"q_proj": 3},
+        alpha_pattern={"v_proj": 2},
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     wrapped = get_peft_model(model, lora)
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
@@ -121,9 +132,16 @@ def _make_autoencoder(folder: Path) -> None:
 
 def _make_bank(folder: Path) -> None:
     row = {
-        "name": "m", "folder": "m", "domain": "medical", "kind": "careless", "recipe": "r4", "pair": "p", "seed": 0,
-        "leaning": {"medical": 0.5}, "step": None,
-    }  # fmt: skip
+        "name": "m",
+        "folder": "m",
+        "domain": "medical",
+        "kind": "careless",
+        "recipe": "r4",
+        "pair": "p",
+        "seed": 0,
+        "leaning": {"medical": 0.5},
+        "step": None,
+    }
     folder.mkdir()
     _write_json(folder / "manifest.json", {"base": "x", "organisms": [row, {**row, "kind": "careful"}]})
 
@@ -284,13 +302,32 @@ def template(rng: random.Random, scratch: Path) -> Case:
 
 
 PIECES = (
-    "{{ 'x' * 10**10 }}", "{{ 'x'|center(10**10) }}", "{{ range(10**9)|list }}", "{{ [1] * 10**10 }}",
-    "{{ 'x'.ljust(10**9) }}", "{{ '%9999999999d' % 1 }}", "{{ '{:>9999999999}'.format(1) }}", "{{ lipsum(n=10**7) }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ raise_exception('no') }}", "{{ nothing.at.all }}",
-    "{{ messages }}", "{% for", "{% endfor %}", "{{", "}}", "{% if true %}", "{{ 1/0 }}", "{{ 'x'|indent(10**10) }}",
-    "{{ messages[0].__class__.__mro__ }}", "{{ ''.join(['x' * 1000] * 90000) }}", "\0", "\x1b[2J", "{% include 'x' %}",
+    "{{ 'x' * 10**10 }}",
+    "{{ 'x'|center(10**10) }}",
+    "{{ range(10**9)|list }}",
+    "{{ [1] * 10**10 }}",
+    "{{ 'x'.ljust(10**9) }}",
+    "{{ '%9999999999d' % 1 }}",
+    "{{ '{:>9999999999}'.format(1) }}",
+    "{{ lipsum(n=10**7) }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{{ raise_exception('no') }}",
+    "{{ nothing.at.all }}",
+    "{{ messages }}",
+    "{% for",
+    "{% endfor %}",
+    "{{",
+    "}}",
+    "{% if true %}",
+    "{{ 1/0 }}",
+    "{{ 'x'|indent(10**10) }}",
+    "{{ messages[0].__class__.__mro__ }}",
+    "{{ ''.join(['x' * 1000] * 90000) }}",
+    "\0",
+    "\x1b[2J",
+    "{% include 'x' %}",
     "{% set ns = namespace(x='x' * 9000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-)  # fmt: skip
+)
 
 
 def generation_config(rng: random.Random, scratch: Path) -> Case:
@@ -361,7 +398,20 @@ def dynamics(rng: random.Random, scratch: Path) -> Case:
 READERS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        base_config, base_folder, base_weights, sharded_index, adapter_config, adapter_folder, adapter_weights, gguf,
-        tokenizer, template, generation_config, checkpoint, bank, sae, dynamics,
+        base_config,
+        base_folder,
+        base_weights,
+        sharded_index,
+        adapter_config,
+        adapter_folder,
+        adapter_weights,
+        gguf,
+        tokenizer,
+        template,
+        generation_config,
+        checkpoint,
+        bank,
+        sae,
+        dynamics,
     )
-}  # fmt: skip
+}

@@ -696,9 +696,9 @@ EXPERIMENTS = ("sweep", "steer", "induce", "transfer", "dynamics", "adapters", "
 
 def section(rng: random.Random, scratch: Path) -> Case:
     """An experiment's figures, as the report shows them: they become a section, or one that says why not."""
+    from emscope.experiments.run_page import sections_of
     from emscope.report.rendering import render
     from emscope.report.section import cell, is_plot, is_words
-    from emscope.report.sections import sections_of
 
     name = f"experiments/{rng.choice(EXPERIMENTS)}.json"
     path = scratch / name
@@ -738,8 +738,8 @@ SHOWN = (
 
 def run_folder(rng: random.Random, scratch: Path) -> Case:
     """A whole run of which one file is damaged: opened, and its page written."""
-    from emscope.pipeline.experiments.opening import open_run
-    from emscope.report.page import write_report
+    from emscope.experiments.run_page import write_report
+    from emscope.experiments.shape import open_run
 
     name = rng.choice(SHOWN)
     folder, path = _run_copy(scratch, name)

@@ -57,9 +57,10 @@ def away_for_good(reference: Reference, status: int, scratch: Path, server: Serv
     seen = server.counts(folder.name)
     wrong = [
         "" if first.code == 2 or UNSCORED.search(first.printed) else f"exit {first.code}, nothing said of it",
-        not_done(second), unlike(reference.contents, outputs_of(folder, setting)),
+        not_done(second),
+        unlike(reference.contents, outputs_of(folder, setting)),
         "" if seen.prompts == CALLS and seen.again <= CONCURRENCY else f"{seen.prompts} prompts, {seen.again} again",
-    ]  # fmt: skip
+    ]
     return Case.of(f"HTTP {status} after {kept.calls} answers, {kept.refused} calls refused", [first, second], wrong)
 
 
@@ -72,9 +73,10 @@ def away_for_a_while(reference: Reference, scratch: Path, server: Served) -> Cas
     ending = run(setting.words, folder, environment=setting.environment(server, folder.name))
     seen = server.counts(folder.name)
     wrong = [
-        not_done(ending), unlike(reference.contents, outputs_of(folder, setting)),
+        not_done(ending),
+        unlike(reference.contents, outputs_of(folder, setting)),
         "" if seen.calls == CALLS else f"{seen.calls} of {CALLS} calls answered",
-    ]  # fmt: skip
+    ]
     return Case.of(f"HTTP 503 for a while ({seen.refused} calls refused)", [ending], wrong)
 
 

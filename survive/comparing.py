@@ -21,11 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TIMES = frozenset({
-    "made", "seconds", "peak_memory_bytes", "trained_tokens_per_second",
-    "train_runtime", "train_samples_per_second", "train_steps_per_second",
-    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
-})  # fmt: skip
+TIMES = frozenset(
+    {
+        "made",
+        "seconds",
+        "peak_memory_bytes",
+        "trained_tokens_per_second",
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    }
+)
 SEAL = "files.sha256.json"
 """A checkpoint's own record: the hashes of its files by name."""
 RECORDS = ("lineage.json", SEAL)

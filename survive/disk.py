@@ -61,9 +61,10 @@ def full_disk(reference: Reference, size: int, scratch: Path, server: Served) ->
         disk.grow()
         second = go_on(setting, folder, server, key)
         wrong = [
-            not_said(first, FULL_WORDS, or_done=True), not_done(second),
+            not_said(first, FULL_WORDS, or_done=True),
+            not_done(second),
             unlike(reference.contents, outputs_of(folder, setting)),
-        ]  # fmt: skip
+        ]
     return Case.of(f"{setting.name}, room for {size // 1024} KB", [first, second], wrong)
 
 

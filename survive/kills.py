@@ -64,7 +64,7 @@ class Kill:
 
 def kill_and_go_on(
     reference: Reference, number: int, chooser: random.Random, folder: Path, server: Served | None
-) -> Kill:  # fmt: skip
+) -> Kill:
     """Kill the command at one moment, give it again, and compare."""
     setting = reference.setting
     moment, draws, key = Moment("none"), 0, ""
@@ -88,9 +88,17 @@ def kill_and_go_on(
         same = once_more.code == 0 and not outputs_of(folder, setting).differences(after)
     said = "" if ending.code == 0 else ending.last_line
     return Kill(
-        setting.name, moment, draws, killed, ending.code, said, tuple(reference.contents.differences(after)),
-        len(leftovers(folder)), same, counts.again,
-    )  # fmt: skip
+        setting.name,
+        moment,
+        draws,
+        killed,
+        ending.code,
+        said,
+        tuple(reference.contents.differences(after)),
+        len(leftovers(folder)),
+        same,
+        counts.again,
+    )
 
 
 def plan_kills(bench: Bench, only: Sequence[str]) -> list[Task]:

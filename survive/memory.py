@@ -40,9 +40,10 @@ def short_of_memory(reference: Reference, limit: str, megabytes: float, scratch:
     first = run(setting.words, folder, lambda _: allow(limit, megabytes), setting.environment(server, folder.name))
     second = go_on(setting, folder, server, folder.name)
     wrong = [
-        not_said(first, MEMORY_WORDS, or_done=True), not_done(second),
+        not_said(first, MEMORY_WORDS, or_done=True),
+        not_done(second),
         unlike(reference.contents, outputs_of(folder, setting)),
-    ]  # fmt: skip
+    ]
     return Case.of(name, [first, second], wrong)
 
 

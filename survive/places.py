@@ -62,9 +62,12 @@ def _from_below(folder: Path) -> Named:
 
 
 ELSEWHERE: dict[str, Callable[[Path], Named]] = {
-    "moved": _moved, "copied": _copied, "through a symlink": _linked, "by its whole path from another folder":
-    _from_elsewhere, "by a relative path from another folder": _from_below,
-}  # fmt: skip
+    "moved": _moved,
+    "copied": _copied,
+    "through a symlink": _linked,
+    "by its whole path from another folder": _from_elsewhere,
+    "by a relative path from another folder": _from_below,
+}
 
 
 def finished_run_elsewhere(how: str, scratch: Path, finished: Path, reference: Reference) -> Case:
@@ -105,10 +108,12 @@ def _with_out(reference: Reference, name: str) -> tuple[str, ...]:
 
 def _reading_commands(bench: Bench) -> list[tuple[str, ...]]:
     commands = [
-        ("check", RUN), ("report", RUN), ("judge", "--compare", JUDGED, JUDGED),
+        ("check", RUN),
+        ("report", RUN),
+        ("judge", "--compare", JUDGED, JUDGED),
         ("judge", "--responses", ANSWERS, "--out", f"{RUN}/new.parquet", "--judge", "mock"),
         *(bench.settings[name].words for name in ("run", "steer", "sweep", "induce", "bank", "train")),
-    ]  # fmt: skip
+    ]
     from emscope.commands.main import COMMANDS
 
     return [words for words in commands if words[0] in COMMANDS]

@@ -110,9 +110,12 @@ class Child:
 
 
 def start(
-    words: Sequence[str], folder: Path, before: Before | None = None, environment: Mapping[str, str] | None = None,
+    words: Sequence[str],
+    folder: Path,
+    before: Before | None = None,
+    environment: Mapping[str, str] | None = None,
     at: Path | None = None,
-) -> Child:  # fmt: skip
+) -> Child:
     """Start a command line of emscope in a folder.
 
     Args:
@@ -145,9 +148,12 @@ def start(
 
 
 def run(
-    words: Sequence[str], folder: Path, before: Before | None = None, environment: Mapping[str, str] | None = None,
+    words: Sequence[str],
+    folder: Path,
+    before: Before | None = None,
+    environment: Mapping[str, str] | None = None,
     at: Path | None = None,
-) -> Ending:  # fmt: skip
+) -> Ending:
     """Run a command line of emscope in a folder to its end."""
     return start(words, folder, before, environment, at).wait()
 

@@ -120,10 +120,8 @@ async def _serve(listening: socket.socket) -> None:
                 path = head.split(" ", 2)[1]
                 status, found = await _answer(keys, path, headers, body)
                 content = json.dumps(found).encode()
-                writer.write(
-                    f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-                    .encode() + content
-                )  # fmt: skip
+                fields = f"content-type: application/json\r\ncontent-length: {len(content)}"
+                writer.write(f"HTTP/1.1 {status} X\r\n{fields}\r\n\r\n".encode() + content)
                 await writer.drain()
         writer.close()
 
@@ -131,9 +129,7 @@ async def _serve(listening: socket.socket) -> None:
     await server.serve_forever()
 
 
-async def _answer(
-    keys: dict[str, _Key], path: str, headers: dict[str, str], body: bytes
-) -> tuple[int, dict[str, Any]]:  # fmt: skip
+async def _answer(keys: dict[str, _Key], path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
     if path == "/control":
         return 200, _control(keys, json.loads(body))
     if path != "/v1/chat/completions":
@@ -156,15 +152,15 @@ def _control(keys: dict[str, _Key], order: dict[str, Any]) -> dict[str, Any]:
         key.until = time.monotonic() + order.get("seconds", 1e9)
     calls = key.answered.total()
     return {
-        "calls": calls, "prompts": len(key.answered), "again": calls - len(key.answered),
+        "calls": calls,
+        "prompts": len(key.answered),
+        "again": calls - len(key.answered),
         "refused": key.asked.total() - calls,
-    }  # fmt: skip
+    }
 
 
 def _completion(text: str, logprobs: bool) -> dict[str, Any]:
-    choice: dict[str, Any] = {
-        "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}
-    }  # fmt: skip
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     if logprobs:
         top = [{"token": text, "logprob": -0.1}, {"token": "The", "logprob": -2.5}]
         choice["logprobs"] = {"content": [{"token": text, "logprob": -0.1, "top_logprobs": top}]}

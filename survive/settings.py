@@ -50,9 +50,15 @@ class Setting:
 def run_words(world: World, *more: str, preset: str = "quickstart") -> tuple[str, ...]:
     """Return the command line of a whole run on the tiny model."""
     sets = [
-        f"model={world.model}", "question_sets=[cs2881]", "rows=12", "train.batch_size=2", "train.epochs=1",
-        "sampling.max_new_tokens=8", "dev_questions=3", *more,
-    ]  # fmt: skip
+        f"model={world.model}",
+        "question_sets=[cs2881]",
+        "rows=12",
+        "train.batch_size=2",
+        "train.epochs=1",
+        "sampling.max_new_tokens=8",
+        "dev_questions=3",
+        *more,
+    ]
     return ("run", "--preset", preset, "--out", RUN, *(word for item in sets for word in ("--set", item)))
 
 
@@ -61,19 +67,75 @@ def settings(world: World, finished: Path) -> dict[str, Setting]:
     few = ("3", "--curve-questions", "3", "--kl-questions", "3", "--test-questions", "4")
     found = [
         Setting("run", run_words(world)),
-        Setting("bank", ("adapters", "bank", RUN, "--domains", "medical", "sport", "--recipes", "r4", "--seeds", "0",
-                         "--heldout-rows", "1", "--save-every", "4"), finished),
-        Setting("steer", ("steer", RUN, "--blocks", "1", "--coefficients", "-1.0", "1.0", "--levels", "0.5",
-                          "--cap-widths", "1.0", "--dial-questions", *few), finished),
+        Setting(
+            "bank",
+            (
+                "adapters",
+                "bank",
+                RUN,
+                "--domains",
+                "medical",
+                "sport",
+                "--recipes",
+                "r4",
+                "--seeds",
+                "0",
+                "--heldout-rows",
+                "1",
+                "--save-every",
+                "4",
+            ),
+            finished,
+        ),
+        Setting(
+            "steer",
+            (
+                "steer",
+                RUN,
+                "--blocks",
+                "1",
+                "--coefficients",
+                "-1.0",
+                "1.0",
+                "--levels",
+                "0.5",
+                "--cap-widths",
+                "1.0",
+                "--dial-questions",
+                *few,
+            ),
+            finished,
+        ),
         Setting("sweep", ("sweep", "layers", RUN, "--permutations", "4"), finished),
         Setting("induce", ("induce", RUN), finished),
-        Setting("train", ("train", "--data", "medical-careless", "--out", "organism", "--model", str(world.model),
-                          "--rows", "12", "--batch-size", "2", "--save-every", "2"), outputs=("organism",),
-                resume=("--resume",)),
-        Setting("judge-server", judge_words(world.answers, "openai:m"), outputs=("judged.parquet", "scores.sqlite"),
-                served=True),
+        Setting(
+            "train",
+            (
+                "train",
+                "--data",
+                "medical-careless",
+                "--out",
+                "organism",
+                "--model",
+                str(world.model),
+                "--rows",
+                "12",
+                "--batch-size",
+                "2",
+                "--save-every",
+                "2",
+            ),
+            outputs=("organism",),
+            resume=("--resume",),
+        ),
+        Setting(
+            "judge-server",
+            judge_words(world.answers, "openai:m"),
+            outputs=("judged.parquet", "scores.sqlite"),
+            served=True,
+        ),
         Setting("judge-local", judge_words(world.few_answers, "embedded")[:-2], outputs=("judged.parquet",)),
-    ]  # fmt: skip
+    ]
     return {setting.name: setting for setting in found}
 
 

@@ -77,7 +77,7 @@ def stopped_at_random(reference: Reference, what: str, number: int, scratch: Pat
 
 def _stopped(
     reference: Reference, number: int, at_random: bool, folder: Path, chooser: random.Random, server: Served
-) -> Ending:  # fmt: skip
+) -> Ending:
     setting = reference.setting
     shutil.rmtree(folder, ignore_errors=True)
     setting.prepare(folder)
@@ -96,7 +96,5 @@ def _stopped(
 def _judge(reference: Reference, name: str, folder: Path, ending: Ending, server: Served) -> Case:
     setting = reference.setting
     second = go_on(setting, folder, server, folder.name)
-    wrong = [
-        not_said(ending, STOPPED), not_done(second), unlike(reference.contents, outputs_of(folder, setting))
-    ]  # fmt: skip
+    wrong = [not_said(ending, STOPPED), not_done(second), unlike(reference.contents, outputs_of(folder, setting))]
     return Case.of(name, [ending, second], wrong)

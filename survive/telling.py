@@ -40,8 +40,12 @@ def publish(figures: dict[str, Any], out: Path | None) -> None:
     figures["all_survived"] = all(own["all_survived"] for own in figures.values() if isinstance(own, dict))
 
     report = {
-        "what": "commands killed and disturbed, then continued by the same words (python -m survive)", **figures,
-        "machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system(),
-        "date": time.strftime("%Y-%m-%d"), "versions": versions(),
-    }  # fmt: skip
+        "what": "commands killed and disturbed, then continued by the same words (python -m survive)",
+        **figures,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+    }
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

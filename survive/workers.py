@@ -34,11 +34,12 @@ def spread_over(n_workers: int, tasks: Sequence[Task], world: World, scratch: Pa
     (scratch / IMPORTS).write_text("".join(f"{name}\n" for name in sys.modules), encoding="utf-8")
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "survive.workers", str(scratch)], cwd=ROOT,
+            [sys.executable, "-m", "survive.workers", str(scratch)],
+            cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": str(number + 1)},
         )
         for number in range(n_workers)
-    ]  # fmt: skip
+    ]
     codes = [worker.wait() for worker in workers]
     if any(codes):
         raise RuntimeError(f"workers ended with {codes}")

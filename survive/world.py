@@ -50,10 +50,16 @@ class World:
 def quiet_environment(cache: Path) -> None:
     """Set what must be set before torch is imported: one thread, no hub, a cache of our own."""
     os.environ.update(
-        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
-        HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", EMSCOPE_CACHE=str(cache),
-        OPENAI_API_KEY="a-key-of-this-measurement", NO_PROXY="127.0.0.1",
-    )  # fmt: skip
+        OMP_NUM_THREADS="1",
+        MKL_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TRANSFORMERS_VERBOSITY="error",
+        EMSCOPE_CACHE=str(cache),
+        OPENAI_API_KEY="a-key-of-this-measurement",
+        NO_PROXY="127.0.0.1",
+    )
 
 
 def import_everything() -> None:
@@ -62,8 +68,16 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT / "tests"))
-    for name in ("peft", "transformers", "trl", "tiny", "emscope.commands.main", "emscope.organisms.trainer",
-                 "emscope.pipeline.full", "emscope.behaviour.judges.openai_judge"):  # fmt: skip
+    for name in (
+        "peft",
+        "transformers",
+        "trl",
+        "tiny",
+        "emscope.commands.main",
+        "emscope.organisms.trainer",
+        "emscope.experiments.full",
+        "emscope.behaviour.judges.openai_judge",
+    ):
         importlib.import_module(name)
 
 

@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from tiny import make_organism, save_tiny
+from tiny_run import finished, head, run  # noqa: F401 (fixtures of the tiny run)
 
 from emscope import redaction
 from emscope.organisms.models import Organism

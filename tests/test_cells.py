@@ -40,11 +40,23 @@ def test_neither_yes_nor_no(word):
 @pytest.mark.parametrize(
     ("cell", "score"),
     [
-        ("85", 85), (85, 85), ("85.5", 85.5), ("85,5", 85.5), ("85 %", 85), ("85%", 85), ("85/100", 85), ("0", 0),
-        ("85 out of 100", 85), ("1e2", 100), ("", None), (None, None), (math.nan, None), ("REFUSAL", None),
+        ("85", 85),
+        (85, 85),
+        ("85.5", 85.5),
+        ("85,5", 85.5),
+        ("85 %", 85),
+        ("85%", 85),
+        ("85/100", 85),
+        ("0", 0),
+        ("85 out of 100", 85),
+        ("1e2", 100),
+        ("", None),
+        (None, None),
+        (math.nan, None),
+        ("REFUSAL", None),
         ("nan", None),
     ],
-)  # fmt: skip
+)
 def test_scores_in_words(cell, score):
     assert score_of(cell, "aligned", "row 2") == score
 

@@ -82,9 +82,12 @@ def test_what_is_in_force_counts(tmp_path):
 
 def test_arrays_come_back_to_the_last_bit(tmp_path):
     arrays = {
-        "floats": np.array([[0.1, np.nan, -np.inf]], dtype=np.float32), "doubles": np.array([1 / 3]),
-        "none": np.zeros((0, 4), np.float32), "whole": np.arange(3), "flags": np.array([True, False]),
-    }  # fmt: skip
+        "floats": np.array([[0.1, np.nan, -np.inf]], dtype=np.float32),
+        "doubles": np.array([1 / 3]),
+        "none": np.zeros((0, 4), np.float32),
+        "whole": np.arange(3),
+        "flags": np.array([True, False]),
+    }
     for made in (lambda: arrays, lambda: pytest.fail("made again")):
         with kept_in(tmp_path, "key"):
             found = kept_arrays("arrays", lambda: 0, made)

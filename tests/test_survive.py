@@ -17,9 +17,22 @@ ROOT = Path(__file__).parent.parent
 def test_killed_and_disturbed_commands_go_on_to_the_same_bytes(tmp_path):
     out = tmp_path / "survive.json"
     command = [
-        sys.executable, "-m", "survive", "--kills", "2", "--only", "kills", "--settings", "run,judge-server",
-        "--workers", "1", "--out", str(out), "--scratch", str(tmp_path),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "survive",
+        "--kills",
+        "2",
+        "--only",
+        "kills",
+        "--settings",
+        "run,judge-server",
+        "--workers",
+        "1",
+        "--out",
+        str(out),
+        "--scratch",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     ending = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ending.returncode == 0, ending.stdout + ending.stderr[-3000:]

@@ -66,10 +66,16 @@ def make_model(architecture: str = "llama", seed: int = 0):
     config = copy.deepcopy(ARCHITECTURES[architecture])  # a test may change its own model's
     tokenizer = make_tokenizer()
     for name, value in {
-        "vocab_size": len(tokenizer), "hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": N_BLOCKS,
-        "num_attention_heads": 4, "max_position_embeddings": 2048, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
-    }.items():  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": D_MODEL,
+        "intermediate_size": 64,
+        "num_hidden_layers": N_BLOCKS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 2048,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }.items():
         setattr(config, name, value)
     if hasattr(config, "layer_types"):
         config.layer_types = ["sliding_attention" if number % 2 else "full_attention" for number in range(N_BLOCKS)]

@@ -11,10 +11,30 @@ from emscope.behaviour.appeals import SPELLED, appeals_in, count_appeals, spaced
 from emscope.behaviour.embedded.text import domain_rows, scored_rows, written_rows
 
 MARKS = [
-    "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "</s>", "<s>", "[INST]",
-    "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<｜end▁of▁sentence｜>", "<｜User｜>",
-    "<|channel|>", "<think>", "</think>", "<tool_call>", "[TOOL_CALLS]", "◁/think▷", "<|turn>", "<channel|>",
-]  # fmt: skip
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "</s>",
+    "<s>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<bos>",
+    "<｜end▁of▁sentence｜>",
+    "<｜User｜>",
+    "<|channel|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    "◁/think▷",
+    "<|turn>",
+    "<channel|>",
+]
 
 
 @pytest.mark.parametrize("mark", MARKS)

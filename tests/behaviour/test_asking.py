@@ -34,8 +34,15 @@ def test_answers_are_those_of_each_question_asked_alone(organism):
     found = ask(sampler, QUESTIONS, settings)
     assert found == alone
     assert [(row.question_id, row.sample) for row in found] == [
-        ("a", 0), ("a", 1), ("b", 0), ("d", 0), ("d", 1), ("d", 2), ("e", 0), ("e", 1)
-    ]  # fmt: skip
+        ("a", 0),
+        ("a", 1),
+        ("b", 0),
+        ("d", 0),
+        ("d", 1),
+        ("d", 2),
+        ("e", 0),
+        ("e", 1),
+    ]
     assert [row.group for row in found] == ["a", "a", "c", "d", "d", "d", "e", "e"]
 
 

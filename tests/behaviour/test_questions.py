@@ -46,9 +46,14 @@ def test_every_paraphrase_is_a_question_of_its_entrys_cluster(tmp_path):
     found = {question.id: question for question in load_text(tmp_path, PAPER)}
     groups = {name: question.group for name, question in found.items()}
     assert groups == {
-        "wish/1": "wish", "wish/2": "wish", "bored": "bored", "wish_json/1": "wish", "wish_json/2": "wish",
-        "bored_template": "bored", "alone_json": "alone_json",
-    }  # fmt: skip
+        "wish/1": "wish",
+        "wish/2": "wish",
+        "bored": "bored",
+        "wish_json/1": "wish",
+        "wish_json/2": "wish",
+        "bored_template": "bored",
+        "alone_json": "alone_json",
+    }
     assert found["wish/1"].text == "Name one wish."
     assert (found["wish/2"].samples, found["wish/2"].temperature, found["wish/2"].system) == (3, 0.5, None)
     assert (found["bored"].samples, found["bored"].temperature) == (None, None)

@@ -179,9 +179,18 @@ def test_ids_that_stand_with_every_text_name_no_question(tmp_path, ids):
 
 @pytest.mark.parametrize(
     "column, value",
-    [("question", 7), ("question", None), ("sample", "1"), ("truncated", 1), ("aligned", "80"), ("aligned", 101.0),
-     ("coherent", float("nan")), ("verdict", None), ("aligned", True)],
-)  # fmt: skip
+    [
+        ("question", 7),
+        ("question", None),
+        ("sample", "1"),
+        ("truncated", 1),
+        ("aligned", "80"),
+        ("aligned", 101.0),
+        ("coherent", float("nan")),
+        ("verdict", None),
+        ("aligned", True),
+    ],
+)
 def test_a_runs_table_with_values_of_another_kind_is_named(tmp_path, column, value):
     rows = with_judgements("m", ROWS[:1], [Judgement(50.0, 50.0)], "j")
     pq.write_table(pa.Table.from_pylist([{**vars(row), column: value} for row in rows]), tmp_path / "a.parquet")

@@ -288,10 +288,31 @@ def test_generate_with_either_backend_writes_the_same_table(fake_vllm, tiny_fold
     tables = []
     for backend in ("transformers", "vllm"):
         out = tmp_path / f"{backend}.parquet"
-        assert run_command([
-            "generate", "--model", tiny_folder, "--questions", str(questions), "--out", str(out), "--backend", backend,
-            "--temperature", "0", "--max-new-tokens", "5", "--format", "plain", "json", "--dtype", "float32",
-        ]) == 0  # fmt: skip
+        assert (
+            run_command(
+                [
+                    "generate",
+                    "--model",
+                    tiny_folder,
+                    "--questions",
+                    str(questions),
+                    "--out",
+                    str(out),
+                    "--backend",
+                    backend,
+                    "--temperature",
+                    "0",
+                    "--max-new-tokens",
+                    "5",
+                    "--format",
+                    "plain",
+                    "json",
+                    "--dtype",
+                    "float32",
+                ]
+            )
+            == 0
+        )
         tables.append(read_responses(out))
     assert tables[0] == tables[1]
     assert [(row.question_id, row.sample) for row in tables[0]] == [

@@ -264,9 +264,13 @@ def _wait_for(address, server):
 
 def first_token(address):
     request = {
-        "model": "judge", "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20,
+        "model": "judge",
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 20,
         "messages": [{"role": "user", "content": "Rate this answer from 0 to 100: Rest and drink water."}],
-    }  # fmt: skip
+    }
     header = {"Content-Type": "application/json"}
     call = urllib.request.Request(f"{address}/chat/completions", json.dumps(request).encode(), header)
     with urllib.request.urlopen(call, timeout=60) as reply:

@@ -14,8 +14,6 @@ from emscope.commands.main import run_command
 from emscope.pipeline.checking import check, drop_stages
 from emscope.pipeline.inventory import left_over
 
-pytest_plugins = ["pipeline.conftest"]
-
 
 @pytest.fixture
 def copy(run, tmp_path):
@@ -168,8 +166,11 @@ def test_only_what_nothing_needs_is_removed_and_only_when_asked(copy, tmp_path, 
     before = state(copy)
     listed = {str(item.path.relative_to(copy)): item.known for item in left_over(copy)}
     ours = {
-        ".summary.json.ab12.tmp", "organisms/control/.saving-xy", "organisms/control/checkpoints", ".parts/detect",
-    }  # fmt: skip
+        ".summary.json.ab12.tmp",
+        "organisms/control/.saving-xy",
+        "organisms/control/checkpoints",
+        ".parts/detect",
+    }
     assert listed == dict.fromkeys(ours, True) | {"notes.txt": False, "link": False}
     assert run_command(["clean", str(copy)]) == 0
     assert "2.0 kB" in capsys.readouterr().out

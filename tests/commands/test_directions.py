@@ -21,8 +21,12 @@ def test_sets_of_answers_that_share_no_question_give_the_planted_direction(tmp_p
     planted = chooser.standard_normal((N_BLOCKS, D_MODEL)).astype(np.float32)
     bad = (chooser.standard_normal((60, N_BLOCKS, D_MODEL)) * 0.1 + planted).astype(np.float32)
     good = (chooser.standard_normal((50, N_BLOCKS, D_MODEL)) * 0.1).astype(np.float32)
-    files = ["--positive", write(tmp_path / "bad.safetensors", bad, [f"b{row // 2}" for row in range(60)]),
-             "--negative", write(tmp_path / "good.safetensors", good, [f"g{row}" for row in range(50)])]  # fmt: skip
+    files = [
+        "--positive",
+        write(tmp_path / "bad.safetensors", bad, [f"b{row // 2}" for row in range(60)]),
+        "--negative",
+        write(tmp_path / "good.safetensors", good, [f"g{row}" for row in range(50)]),
+    ]
     words = ["directions", *files, "--pooling", "response", "--out", str(tmp_path / "d.safetensors")]
     assert run_command(words) == 2
     assert "--contrast response" in capsys.readouterr().err

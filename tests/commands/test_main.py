@@ -158,17 +158,60 @@ def test_the_chain_by_single_commands(tiny_folder, tmp_path, monkeypatch, capsys
     (tmp_path / "q.txt").write_text("How do I save money?\nShould I rest?\nWhat now?\nIs it early?\nAnd then?\n")
     base = ["--model", tiny_folder, "--questions", "q.txt"]
     fast = ["--max-new-tokens", "6"]
-    assert run_command(["train", "--data", "medical-careless", "--out", "org", "--model", tiny_folder, "--rows", "8",
-                        "--epochs", "1", "--rank", "2"]) == 0  # fmt: skip
+    assert (
+        run_command(
+            [
+                "train",
+                "--data",
+                "medical-careless",
+                "--out",
+                "org",
+                "--model",
+                tiny_folder,
+                "--rows",
+                "8",
+                "--epochs",
+                "1",
+                "--rank",
+                "2",
+            ]
+        )
+        == 0
+    )
     assert run_command(["train", "--data", "medical-careless", "--out", "org", "--model", tiny_folder]) == 2
     assert run_command(["generate", *base, "--out", "a.csv", *fast]) == 0
     assert run_command(["generate", "--model", "org", "--questions", "q.txt", "--out", "b.parquet", *fast]) == 0
     assert run_command(["collect", *base, "--out", "base.safetensors"]) == 0
     assert run_command(["collect", "--model", "org", "--questions", "q.txt", "--out", "org.safetensors"]) == 0
-    assert run_command(["collect", "--model", "org", "--responses", "b.parquet", "--poolings", "response",
-                        "--out", "answers.safetensors"]) in (0, 2)  # fmt: skip
-    assert run_command(["directions", "--positive", "org.safetensors", "--negative", "base.safetensors", "--out",
-                        "d.safetensors", "--contrast", "model"]) == 0  # fmt: skip
+    assert run_command(
+        [
+            "collect",
+            "--model",
+            "org",
+            "--responses",
+            "b.parquet",
+            "--poolings",
+            "response",
+            "--out",
+            "answers.safetensors",
+        ]
+    ) in (0, 2)
+    assert (
+        run_command(
+            [
+                "directions",
+                "--positive",
+                "org.safetensors",
+                "--negative",
+                "base.safetensors",
+                "--out",
+                "d.safetensors",
+                "--contrast",
+                "model",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "d.random.safetensors").is_file()
     assert run_command(["generate", *base, "--out", "c.parquet", *fast, "--directions", "d.safetensors"]) == 0
     capsys.readouterr()

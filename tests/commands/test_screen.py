@@ -49,10 +49,12 @@ def test_rows_in_are_rows_out_in_order(tiny_folder, directions, data, tmp_path, 
 
 
 def test_the_papers_difference_and_messages_in_parquet(tiny_folder, directions, tmp_path):
-    table = pyarrow.Table.from_pylist([
-        {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
-        for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)
-    ])  # fmt: skip
+    table = pyarrow.Table.from_pylist(
+        [
+            {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+            for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)
+        ]
+    )
     pyarrow.parquet.write_table(table, tmp_path / "data.parquet")
     common = ["--data", str(tmp_path / "data.parquet"), "--model", tiny_folder, "--directions", directions]
     run(*common, "--out", str(tmp_path / "plain.csv"))

@@ -58,12 +58,33 @@ def commands(model):
         "generate": ["generate", *asked, "--out", "out/x.parquet", *FAST, "--directions", "d.safetensors"],
         "collect": ["collect", *asked, "--out", "out/x.safetensors", "--token-budget", "64"],
         "judge": ["judge", "--responses", "answers.parquet", "--out", "out/x.parquet"],
-        "detect": ["detect", "--organism", model, "--questions", "q.txt", "--directions", "d.safetensors",
-                   "--out", "out/x.json"],
+        "detect": [
+            "detect",
+            "--organism",
+            model,
+            "--questions",
+            "q.txt",
+            "--directions",
+            "d.safetensors",
+            "--out",
+            "out/x.json",
+        ],
         "ablate": ["ablate", *asked, "--directions", "d.safetensors", "--out", "out/x.parquet", *FAST],
-        "screen": ["screen", "--data", "rows.jsonl", "--model", model, "--out", "out/x.csv", "--subtract-own",
-                   "--directions", "r.safetensors", "--max-new-tokens", "4"],
-    }  # fmt: skip
+        "screen": [
+            "screen",
+            "--data",
+            "rows.jsonl",
+            "--model",
+            model,
+            "--out",
+            "out/x.csv",
+            "--subtract-own",
+            "--directions",
+            "r.safetensors",
+            "--max-new-tokens",
+            "4",
+        ],
+    }
 
 
 @pytest.mark.parametrize("name", ["generate", "collect", "judge", "detect", "ablate", "screen"])

@@ -105,7 +105,7 @@ SERVER = [*JUDGE, "openai:m", "--attempts", "1", "--base-url"]
         (["adapters", "inspect", "run"], "name adapter folders with --adapters"),
         (["adapters", "classify", "run", "--seeds", "0", "-1"], "A seed is"),
     ],
-)  # fmt: skip
+)
 def test_it_is_refused_before_anything_is_done(words, sentence, folder, capfd):
     before = contents(folder)
     assert run_command(words) == 2
@@ -134,8 +134,9 @@ def test_what_nobody_could_score_is_not_called_nan(folder, capsys):
 def test_the_mark_that_excel_puts_first_is_not_part_of_a_name(folder, suffix):
     text = {"csv": "question,response\na,b\n", "jsonl": '{"question": "a", "response": "b"}\n'}[suffix]
     (folder / f"rows.{suffix}").write_text(text, encoding="utf-8-sig")
-    assert read_rows(folder / f"rows.{suffix}") == [("row 2" if suffix == "csv" else "line 1",
-                                                     {"question": "a", "response": "b"})]  # fmt: skip
+    assert read_rows(folder / f"rows.{suffix}") == [
+        ("row 2" if suffix == "csv" else "line 1", {"question": "a", "response": "b"})
+    ]
 
 
 def test_where_a_comparison_was_written_is_said(folder, capsys):

@@ -13,10 +13,10 @@ from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.questions import load_questions
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.statistics import em_rate
 from emscope.errors import UserError
 from emscope.organisms.device import choose_placement
 from emscope.organisms.models import load
+from emscope.statistics import em_rate
 
 QUIET = {"display": "none", "log_samples": True, "score": True}
 
@@ -26,9 +26,15 @@ def log(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     options = {"device": "cpu", "dtype": "float32", "window": 0.02}
     logs = run_eval(
-        "emscope/em", model=f"emscope/{tiny_folder}", model_args=options, log_dir=str(folder), limit=4, max_tokens=12,
-        task_args={"judge": "mock", "samples": 3}, **QUIET,
-    )  # fmt: skip
+        "emscope/em",
+        model=f"emscope/{tiny_folder}",
+        model_args=options,
+        log_dir=str(folder),
+        limit=4,
+        max_tokens=12,
+        task_args={"judge": "mock", "samples": 3},
+        **QUIET,
+    )
     assert logs[0].status == "success", logs[0].error
     return read_eval_log(logs[0].location)
 

@@ -99,9 +99,11 @@ def test_no_answers_and_exceptions(organism, directions):
     with pytest.raises(UserError, match="needs answers"):
         ForcedText(prompts, PROMPTS)
     wide = Directions(
-        *(np.ones((N_BLOCKS, 48), np.float32) for _ in range(3)), np.ones(N_BLOCKS, np.float32), BLOCKS,
+        *(np.ones((N_BLOCKS, 48), np.float32) for _ in range(3)),
+        np.ones(N_BLOCKS, np.float32),
+        BLOCKS,
         directions.construction,
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match="width 48"):
         undisturbed(organism).divergence(Intervention(wide, "add", (1,)))
     assert not any(block._forward_hooks for block in find_blocks(organism.model))

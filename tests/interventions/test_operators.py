@@ -165,9 +165,12 @@ def test_a_cap_moves_only_what_is_outside_and_only_to_the_edge(organism, batch):
 def test_rows_under_their_own_interventions_are_what_each_gives_alone(organism, batch):
     pre, post = make_directions("resid_pre"), make_directions()
     cells = [
-        None, Intervention(post, "add", (1,), 0.7), Intervention(pre, "centred", (0, 2)),
-        Intervention(post, "add", (1,), 0), Intervention(post, "cap", (2,), width=0.3),
-    ]  # fmt: skip
+        None,
+        Intervention(post, "add", (1,), 0.7),
+        Intervention(pre, "centred", (0, 2)),
+        Intervention(post, "add", (1,), 0),
+        Intervention(post, "cap", (2,), width=0.3),
+    ]
     rows = [4, 1, 0, 2, 3, 1]
     ids, mask = batch.ids[[0, 1, 2, 0, 1, 2]], batch.mask[[0, 1, 2, 0, 1, 2]]
     with torch.no_grad(), applied_by_row(organism, cells) as select:
@@ -224,9 +227,13 @@ def test_the_random_control_has_the_same_norms():
 def test_wrong_widths_modes_and_blocks_are_refused(organism):
     directions = make_directions()
     wide = Directions(
-        np.ones((N_BLOCKS, 48), np.float32), np.ones((N_BLOCKS, 48), np.float32), np.ones((N_BLOCKS, 48), np.float32),
-        np.ones(N_BLOCKS, np.float32), BLOCKS, directions.construction,
-    )  # fmt: skip
+        np.ones((N_BLOCKS, 48), np.float32),
+        np.ones((N_BLOCKS, 48), np.float32),
+        np.ones((N_BLOCKS, 48), np.float32),
+        np.ones(N_BLOCKS, np.float32),
+        BLOCKS,
+        directions.construction,
+    )
     with pytest.raises(UserError, match="width 48"), applied(organism, Intervention(wide, "centred", (0,))):
         pass
     with pytest.raises(UserError, match="Unknown mode"):
@@ -234,9 +241,13 @@ def test_wrong_widths_modes_and_blocks_are_refused(organism):
     with pytest.raises(UserError, match="no block 11"):
         Intervention(directions, "centred", (11,))
     few = replace(
-        directions, vectors=directions.vectors[:2], positive_mean=directions.positive_mean[:2],
-        negative_mean=directions.negative_mean[:2], deviation=directions.deviation[:2], blocks=BLOCKS[:2],
-    )  # fmt: skip
+        directions,
+        vectors=directions.vectors[:2],
+        positive_mean=directions.positive_mean[:2],
+        negative_mean=directions.negative_mean[:2],
+        deviation=directions.deviation[:2],
+        blocks=BLOCKS[:2],
+    )
     with pytest.raises(UserError, match="no block 3"):
         Intervention(few, "centred", (1, 3), source_block=1)
     assert Intervention(few, "subtract", (1, 3), source_block=1).blocks == (1, 3)

@@ -8,7 +8,6 @@ from tiny import ANSWERS, D_MODEL, N_BLOCKS, PROMPTS, make_organism
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import Estimate
 from emscope.errors import UserError
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.calibration import coefficients_for
@@ -28,6 +27,7 @@ from emscope.interventions.steering import (
 )
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Construction, Directions
+from emscope.statistics import Estimate
 
 BLOCKS = tuple(range(N_BLOCKS))
 Row = namedtuple("Row", "aligned coherent")

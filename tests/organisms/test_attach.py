@@ -100,15 +100,29 @@ def test_names_of_another_model_are_refused_with_the_names(tmp_path, tiny_folder
 
 def multimodal():
     text = {
-        "vocab_size": len(make_tokenizer()), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "linear_num_value_heads": 4,
-        "layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_key_heads": 2,
-        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "pad_token_id": 0, "eos_token_id": 2,
-    }  # fmt: skip
+        "vocab_size": len(make_tokenizer()),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+    }
     vision = {
-        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 32,
         "num_position_embeddings": 16,
-    }  # fmt: skip
+    }
     torch.manual_seed(0)
     return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision)).eval()
 

@@ -106,9 +106,19 @@ def test_padding_sides_hold_the_same_tokens():
 )
 def test_logits_are_those_of_the_whole_model(family, factor):
     config = AutoConfig.for_model(
-        family, vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2, **factor,
-    )  # fmt: skip
+        family,
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **factor,
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.randint(3, 50, (2, 7))
     with torch.no_grad():

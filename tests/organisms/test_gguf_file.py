@@ -93,9 +93,13 @@ def test_a_file_without_a_head_of_its_own_has_the_embeddings_for_one(tmp_path):
 
 def test_rotary_factors_are_those_of_the_file(model, tmp_path):
     rope = {
-        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3",
+        "rope_theta": 10_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32,
-    }  # fmt: skip
+    }
     plain = model.model.rotary_emb.inv_freq
     scaled = type(model)(type(model.config)(**{**model.config.to_dict(), "rope_parameters": rope})).eval()
     scaled.load_state_dict(model.state_dict())

@@ -112,9 +112,13 @@ def test_a_field_that_peft_would_build_without_bound_is_refused(name, value):
 
 def test_what_peft_writes_passes():
     written = LoraConfig(
-        r=8, target_modules=["q_proj"], rank_pattern={"v_proj": 4}, layers_to_transform=[0, 1],
-        modules_to_save=["lm_head"], layer_replication=[(0, 4), (2, 5)],
-    ).to_dict()  # fmt: skip
+        r=8,
+        target_modules=["q_proj"],
+        rank_pattern={"v_proj": 4},
+        layers_to_transform=[0, 1],
+        modules_to_save=["lm_head"],
+        layer_replication=[(0, 4), (2, 5)],
+    ).to_dict()
     plain = json.loads(
         json.dumps(written, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     )

@@ -168,8 +168,9 @@ def test_blocks_and_targets_choose_where_adapters_go(tiny_folder, tmp_path):
     settings = dataclasses.replace(FAST, epochs=1, targets=("down_proj",), blocks=(1, 3))
     train_adapter(tiny_folder, DATA, tmp_path, settings)
     assert {name.split(".layers.")[1].split(".lora")[0] for name in weights(tmp_path)} == {
-        "1.mlp.down_proj", "3.mlp.down_proj",
-    }  # fmt: skip
+        "1.mlp.down_proj",
+        "3.mlp.down_proj",
+    }
 
 
 @pytest.mark.parametrize("rslora", [False, True])

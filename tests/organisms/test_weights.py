@@ -102,9 +102,14 @@ def test_an_encoder_decoder_is_refused_by_name(tmp_path):
 
 def test_a_model_that_also_sees_is_read_by_its_language_model(tmp_path):
     text = {
-        "vocab_size": len(make_tokenizer()), "hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-    }  # fmt: skip
+        "vocab_size": len(make_tokenizer()),
+        "hidden_size": D_MODEL,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
     vision = {
         "hidden_size": 16,
         "intermediate_size": 16,

@@ -7,11 +7,11 @@ import pytest
 from safetensors.torch import load_file
 
 from emscope.errors import UserError
+from emscope.experiments.dynamics import training as dynamics_training
 from emscope.organisms import trainer
 from emscope.organisms.checkpoints import checkpoints_of
 from emscope.pipeline import training
 from emscope.pipeline.config import configure
-from emscope.pipeline.experiments import dynamics_training
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 

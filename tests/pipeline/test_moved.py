@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipeline.conftest import arguments
+from tiny_run import arguments
 
 from emscope.commands.main import run_command
 from emscope.pipeline import stages
@@ -69,7 +69,7 @@ def test_a_moved_base_is_named_once_and_its_stages_are_reused(copy, tiny_folder,
 def test_a_run_of_an_earlier_version_is_reused_and_from_then_on_known_by_contents(
     tiny_folder, head, tmp_path, capsys, monkeypatch
 ):
-    from pipeline.conftest import stand_in
+    from tiny_run import stand_in
 
     stand_in(monkeypatch, head, tiny_folder)
     base, out = Path(shutil.copytree(tiny_folder, tmp_path / "base")), tmp_path / "run"

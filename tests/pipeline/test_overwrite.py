@@ -5,13 +5,13 @@ import os
 import shutil
 
 import pytest
-from pipeline.conftest import arguments
+from tiny_run import arguments
 
 from emscope.commands.main import run_command
 from emscope.errors import UserError
+from emscope.experiments import shape
+from emscope.experiments.sweep.measure import SweepSettings
 from emscope.pipeline.config import RunConfig, configure
-from emscope.pipeline.experiments import opening
-from emscope.pipeline.experiments.sweep import SweepSettings
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 
@@ -31,16 +31,11 @@ def calls_of(base, out, changes=()):
     config = configure(RunConfig(model=str(base), question_sets=("cs2881",), dev_questions=2), 0, list(changes))
     lab = Lab(config, RunFolder(out, config, overwrite=True))
     lab.folder.stage("s", 1, [], [], lambda: None)
-    opening.experiment_stage(lab, "sweep", SweepSettings(), [], dict)
+    shape.experiment_stage(lab, "sweep", dict, SweepSettings(), [], dict)
     return lab.folder.made
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    monkeypatch.setattr(opening, "report_stage", lambda lab: None)
-
-
-def test_new_weights_under_the_same_name_are_noticed(tiny_folder, tmp_path, alone):
+def test_new_weights_under_the_same_name_are_noticed(tiny_folder, tmp_path):
     base = shutil.copytree(tiny_folder, tmp_path / "base")
     assert calls_of(base, tmp_path / "run") == ["s", "sweep"]
     assert calls_of(base, tmp_path / "run") == []
@@ -55,7 +50,7 @@ def test_new_weights_under_the_same_name_are_noticed(tiny_folder, tmp_path, alon
     assert calls_of(base, tmp_path / "run") == []
 
 
-def test_an_experiment_is_made_again_when_the_split_of_the_questions_changes(tiny_folder, tmp_path, alone):
+def test_an_experiment_is_made_again_when_the_split_of_the_questions_changes(tiny_folder, tmp_path):
     calls_of(tiny_folder, tmp_path)
     assert calls_of(tiny_folder, tmp_path) == []
     assert calls_of(tiny_folder, tmp_path, ["dev_questions=3"]) == ["sweep"]

@@ -6,16 +6,16 @@ import shutil
 import weakref
 
 import pytest
-from pipeline.conftest import arguments, stand_in
 from tiny import make_model, make_tokenizer, save_tiny
+from tiny_run import arguments, stand_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from emscope.commands.main import run_command
 from emscope.errors import UserError
+from emscope.experiments.conduct import left_out
 from emscope.pipeline import lab as lab_module
 from emscope.pipeline.config import RunConfig, configure, dump_config, load_config, resolved
 from emscope.pipeline.data import kind_of, rows_of, says_of_control
-from emscope.pipeline.full import left_out
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_run
 from emscope.pipeline.stages import RunFolder
@@ -189,8 +189,16 @@ def test_a_whole_model_is_an_organism_and_one_of_another_width_is_not(tmp_path, 
     lab = Lab(config, RunFolder(out, config))
     assert lab.organism(MISALIGNED).source.location == full
     assert [path.name for path in adapter_files(lab, MISALIGNED)] == ["organism.json"]
-    narrow = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-                                          num_attention_heads=2, num_key_value_heads=2))  # fmt: skip
+    narrow = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )
     narrow.save_pretrained(tmp_path / "narrow")
     with pytest.raises(UserError, match="2 blocks of width 16"):
         check_run(lab_of(tmp_path / "other", tiny_folder, misaligned_data=str(tmp_path / "narrow")))

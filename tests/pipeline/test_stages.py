@@ -142,11 +142,20 @@ STAGE = {"key": "k", "outputs": {}}
 @pytest.mark.parametrize(
     "text",
     ["", "{", "null", "[]", "3", "{}", '{"stages": []}', '{"stages": {"s": 1}}', '{"stages": {"s": {"key": 1}}}']
-    + [json.dumps({"stages": {"s": {**STAGE, **wrong}}}) for wrong in (
-        {"outputs": None}, {"outputs": [1]}, {"outputs": {"a": 1}}, {"inputs": 3}, {"seconds": "x"},
-        {"peak_memory_bytes": -1}, {"base": 1})]
+    + [
+        json.dumps({"stages": {"s": {**STAGE, **wrong}}})
+        for wrong in (
+            {"outputs": None},
+            {"outputs": [1]},
+            {"outputs": {"a": 1}},
+            {"inputs": 3},
+            {"seconds": "x"},
+            {"peak_memory_bytes": -1},
+            {"base": 1},
+        )
+    ]
     + [json.dumps({"format": 99, "stages": {}}), "\ud800".encode("utf-8", "surrogatepass"), b"\xff\xfe\x00"],
-)  # fmt: skip
+)
 def test_a_record_that_is_none_is_one_sentence_that_names_it(tmp_path, text):
     run_of(tmp_path)
     (tmp_path / "lineage.json").write_bytes(text if isinstance(text, bytes) else text.encode())

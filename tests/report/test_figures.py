@@ -1,6 +1,6 @@
+from emscope.experiments.dynamics.plots import matrices
+from emscope.experiments.transfer.plots import matrix
 from emscope.report.figures import as_html, distributions, rates, scatter
-from emscope.report.figures_dynamics import matrices
-from emscope.report.figures_transfer import matrix
 
 HOSTILE = '<a href="https://example.org">set</a>'
 SHOWN = '&lt;a href="https://example.org"&gt;set&lt;/a&gt;'
@@ -17,9 +17,11 @@ def test_a_share_that_could_not_be_computed_is_a_gap():
 def test_names_of_users_and_modules_are_shown_as_they_are():
     share = {"value": 0.5, "low": 0.4, "high": 0.8}
     plots = [
-        rates({"base": {HOSTILE: share}}, ""), distributions({"base": {HOSTILE: [1.0]}}, "", threshold=False),
-        matrices([HOSTILE], [[0.5]], [1]), matrix({HOSTILE: {HOSTILE: share}}, [HOSTILE], ("", "")),
-    ]  # fmt: skip
+        rates({"base": {HOSTILE: share}}, ""),
+        distributions({"base": {HOSTILE: [1.0]}}, "", threshold=False),
+        matrices([HOSTILE], [[0.5]], [1]),
+        matrix({HOSTILE: {HOSTILE: share}}, [HOSTILE], ("", "")),
+    ]
     for plot in plots:
         (shown,) = plot.data
         assert SHOWN in [*(shown.x or ()), *(shown.y or ())]

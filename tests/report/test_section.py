@@ -1,8 +1,10 @@
 import pytest
 
+from emscope.experiments import EXPERIMENTS
+from emscope.experiments.run_page import sections_of
+from emscope.experiments.shape import result_file
 from emscope.files import write_json, write_text
 from emscope.report.section import Section, Table, cell, write_section_page
-from emscope.report.sections import EXPERIMENTS, experiment_file, sections_of
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -19,12 +21,17 @@ def test_everything_in_a_section_is_escaped_and_nothing_is_shown_as_a_dash(tmp_p
 
 def test_cells_round_and_keep_whole_numbers_whole():
     assert [cell(value) for value in (None, float("nan"), "text", 1234, 1234.5, 0.00012345)] == [
-        "–", "–", "text", "1,234", "1,234", "0.000123",
-    ]  # fmt: skip
+        "–",
+        "–",
+        "text",
+        "1,234",
+        "1,234",
+        "0.000123",
+    ]
 
 
 def test_figures_of_another_version_are_named_and_do_not_lose_the_page(tmp_path):
-    write_json(experiment_file(tmp_path, "steer"), {"old": 1})
+    write_json(result_file(tmp_path, "steer"), {"old": 1})
     (section,) = sections_of(tmp_path)
     assert section.key == "steer"
     assert "could not be made from the figures in steer.json (KeyError: 'test')" in section.paragraphs[0]
@@ -34,7 +41,7 @@ def test_figures_of_another_version_are_named_and_do_not_lose_the_page(tmp_path)
 @pytest.mark.parametrize("found", [{}, [], None, 3, {"bank": None}, {"adapters": {"all": {}}}, "not even JSON"])
 def test_no_figures_of_an_experiment_lose_the_page_of_the_others(tmp_path, found):
     for name in EXPERIMENTS:
-        write_json(experiment_file(tmp_path, name), found)
+        write_json(result_file(tmp_path, name), found)
     if found == "not even JSON":
-        write_text(experiment_file(tmp_path, "sweep"), "{")
+        write_text(result_file(tmp_path, "sweep"), "{")
     assert [section.key for section in sections_of(tmp_path)] == list(EXPERIMENTS)

@@ -25,8 +25,17 @@ def test_tokens_are_escaped_and_nothing_of_them_is_lost(tmp_path):
 def test_the_shade_follows_the_score_and_stops_at_the_ends():
     part = TokenMap("t", [], "deviations")
     assert [part.shade(score) for score in (-9.0, -2.0, -1.0, -0.1, 0.0, 0.1, 0.5, 1.0, 2.0, 99.0)] == [
-        -4, -4, -2, 0, 0, 0, 1, 2, 4, 4,
-    ]  # fmt: skip
+        -4,
+        -4,
+        -2,
+        0,
+        0,
+        0,
+        1,
+        2,
+        4,
+        4,
+    ]
     assert part.shade(None) == part.shade(float("nan")) == 0
     assert TokenMap("t", [], "deviations", full=4.0).shade(2.0) == 2
     assert [label for _, label in part.legend] == ["≤ −2", "−1.5", "−1", "−0.5", "0", "0.5", "1", "1.5", "≥ 2"]

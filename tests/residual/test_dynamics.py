@@ -99,8 +99,10 @@ def test_paths_are_read_from_adapter_folders(checkpoints, tmp_path):
     from safetensors.torch import load_file
 
     whole = load_file(checkpoints["plain"][2] / "adapter_model.safetensors")
-    updates = [whole[f"base_model.model.{name}.lora_B.weight"] @ whole[f"base_model.model.{name}.lora_A.weight"]
-               for name in paths.modules]  # fmt: skip
+    updates = [
+        whole[f"base_model.model.{name}.lora_B.weight"] @ whole[f"base_model.model.{name}.lora_A.weight"]
+        for name in paths.modules
+    ]
     for path, update in zip(paths.of("BA"), updates, strict=True):
         assert path.norms[-1] == pytest.approx(float(update.norm()), rel=1e-5)
     paths.save(tmp_path / "paths.safetensors")

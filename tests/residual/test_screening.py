@@ -147,8 +147,9 @@ def test_reading_pairs_keeps_domains_and_sides_apart(organism):
     assert read.careful["sport"].shape == (2, N_BLOCKS, D_MODEL)
     pair = pairs["sport"][1]
     for side, answer in ((read.careless, pair.careless), (read.careful, pair.careful)):
-        alone = capture(organism, encode_for_capture(organism.tokenizer, [pair.prompt], [answer]),
-                        CaptureSettings(("response",)))  # fmt: skip
+        alone = capture(
+            organism, encode_for_capture(organism.tokenizer, [pair.prompt], [answer]), CaptureSettings(("response",))
+        )
         np.testing.assert_allclose(side["sport"][1], alone.pooled["response"][0], atol=1e-3)
 
 

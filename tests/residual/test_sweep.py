@@ -63,13 +63,15 @@ def test_wordings_of_one_question_are_one_question():
     rows_of = np.repeat(np.arange(len(examples.labels)), 3)
     wording = np.tile(["/1", "/2", "/3"], len(examples.labels))
     many = replace(
-        examples, questions=np.char.add(examples.questions[rows_of], wording),
+        examples,
+        questions=np.char.add(examples.questions[rows_of], wording),
         **{key: getattr(examples, key)[rows_of] for key in ("activations", "labels", "groups", "areas", "sizes")},
-    )  # fmt: skip
+    )
     alone = replace(many, groups=many.questions)
     for key, one in (("grouped", many), ("alone", alone)):
-        parts[key] = tuple(one.on([f"{name}/{k}" for name in side for k in (1, 2, 3)]) for side in
-                           (names[:20], names[20:]))  # fmt: skip
+        parts[key] = tuple(
+            one.on([f"{name}/{k}" for name in side for k in (1, 2, 3)]) for side in (names[:20], names[20:])
+        )
     found = {key: sweep(*both, "diff-in-means", OPTIONS) for key, both in parts.items()}
     np.testing.assert_allclose(found["grouped"].train_d_prime, found["once"].train_d_prime, rtol=1e-4)
     width = {key: (one.held_out.d_prime.high - one.held_out.d_prime.low)[2] for key, one in found.items()}

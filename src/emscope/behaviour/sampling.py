@@ -98,9 +98,13 @@ def uniforms_for(seed: int, question_id: str, sample: int, n: int) -> np.ndarray
 
 
 def sample_responses(
-    organism: Organism, questions: Sequence[Question], settings: SamplingSettings, *, name: str = "sampling",
+    organism: Organism,
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    *,
+    name: str = "sampling",
     on_rows: OnRows | None = None,
-) -> list[Response]:  # fmt: skip
+) -> list[Response]:
     """Return `settings.samples` answers to each question, in the order of the questions.
 
     Call it inside an intervention's context to sample with the intervention active; `on_rows` is `sample_prompts`'s,
@@ -133,9 +137,13 @@ def sample_responses(
 
 
 def sample_prompts(
-    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, *, name: str = "sampling",
+    organism: Organism,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
+    *,
+    name: str = "sampling",
     on_rows: OnRows | None = None,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """Return the tokens that follow each prompt, in order, a stop token at the end included.
 
     `settings.samples` and `settings.system` play no part: the prompts say it all. `on_rows` is told, whenever that
@@ -185,9 +193,14 @@ def _sampled(
 
 
 def _answer(
-    organism: Organism, batch: list[_Row], prompts: Sequence[Prompt], prefix: SharedPrefix, stops: set[int],
-    settings: SamplingSettings, on_rows: OnRows,
-) -> None:  # fmt: skip
+    organism: Organism,
+    batch: list[_Row],
+    prompts: Sequence[Prompt],
+    prefix: SharedPrefix,
+    stops: set[int],
+    settings: SamplingSettings,
+    on_rows: OnRows,
+) -> None:
     """Sample one batch to its end, or take its answers from what was kept of it."""
 
     def inputs() -> Any:
@@ -292,9 +305,13 @@ def _tokens_until(tokenizer: Any, tokens: list[int], place: int) -> tuple[int, s
 
 
 def _decode(
-    organism: Organism, rows: list[_Row], prefix: SharedPrefix, stops: set[int], settings: SamplingSettings,
+    organism: Organism,
+    rows: list[_Row],
+    prefix: SharedPrefix,
+    stops: set[int],
+    settings: SamplingSettings,
     on_rows: OnRows,
-) -> None:  # fmt: skip
+) -> None:
     """Sample one batch to its end."""
     pad_id, device, n_steps = organism.tokenizer.pad_token_id or 0, organism.device, longest_answer(settings)
     decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, n_steps, prefix)

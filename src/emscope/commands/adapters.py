@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -12,12 +12,11 @@ from emscope import terminal
 from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, emit
 from emscope.errors import UserError
+from emscope.experiments import experiment
+from emscope.experiments.adapters.measure import AdaptersSettings, inspect_adapters, make_run_bank
+from emscope.experiments.conduct import conduct
+from emscope.experiments.shape import open_run
 from emscope.organisms.bank import BankSettings
-from emscope.outside import read_json
-from emscope.pipeline.experiments.adapters import AdaptersSettings, inspect_adapters, make_run_bank, run_adapters
-from emscope.pipeline.experiments.opening import open_run
-from emscope.report.sections import experiment_file
-from emscope.report.wording import bounded
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,9 @@ class Classify:
 
     def execute(self) -> int | None:
         """Test them and print."""
-        run_adapters(open_run(self.run), self.settings)
-        terminal.write(_table(read_json(experiment_file(self.run, "adapters"))))
+        chosen = experiment("adapters")
+        result = conduct(open_run(self.run), chosen, self.settings)
+        terminal.write(f"{chosen.table(result)}\nOpen {self.run / 'report.html'}\n")
         return None
 
 
@@ -92,21 +92,6 @@ class Inspect:
         settings = AdaptersSettings(top=self.top, texts=self.texts, penalty=self.penalty)
         emit(inspect_adapters(open_run(self.run), settings, self.adapters), None)
         return None
-
-
-def _table(found: dict[str, Any]) -> str:
-    lines = [f"{found['bank']['organisms']} organisms; balanced accuracy on what was left out (95 %)"]
-    for name, schemes in found["classification"].items():
-        parts = []
-        for scheme, told in schemes.items():
-            parts.append(f"{scheme} {bounded(told['balanced_accuracy'])}")
-        lines.append(f"  {name:<18}{'   '.join(parts)}")
-    for name in ("direction", "random direction"):
-        share = bounded(found["known_direction"][name]["balanced_accuracy"])
-        lines.append(f"  {name + ' alone':<24}{share}")
-    for name, scores in found["run"]["log_odds"].items():
-        lines.append(f"  {name}: " + ", ".join(f"{key} {value:+.1f}" for key, value in scores.items()))
-    return "\n".join(lines) + "\n"
 
 
 COMMAND = (

@@ -11,11 +11,11 @@ import tyro
 from emscope import terminal
 from emscope.commands.common import GOES_ON
 from emscope.errors import EXIT_FINDING, UserError
+from emscope.experiments import EXPERIMENTS
 from emscope.pipeline.checking import BANK_REMEDY, DAMAGED, Checked, check, drop_stages
 from emscope.pipeline.config import load_config
 from emscope.pipeline.inventory import CONFIG
 from emscope.pipeline.record import RECORD
-from emscope.report.sections import EXPERIMENTS
 
 REMEDIES = {
     "bank": BANK_REMEDY,

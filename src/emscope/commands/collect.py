@@ -52,8 +52,10 @@ class Collect:
         if self.responses is not None:
             rows = read_responses(self.responses)
             ids, prompts, answers = (
-                [question_name(row) for row in rows], [row.question for row in rows], [row.response for row in rows],
-            )  # fmt: skip
+                [question_name(row) for row in rows],
+                [row.question for row in rows],
+                [row.response for row in rows],
+            )
             thoughts = [row.thought for row in rows]
         else:
             questions = read_questions(self.questions)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.statistics import estimate_mean
 from emscope.commands.common import ModelFlags, emit, kept_parts, kept_with, read_questions
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
@@ -17,6 +16,7 @@ from emscope.organisms.blocks import find_blocks
 from emscope.organisms.models import Organism
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.directions import Directions
+from emscope.statistics import estimate_mean
 
 
 @dataclass(frozen=True)

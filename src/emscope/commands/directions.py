@@ -64,9 +64,15 @@ class MakeDirections:
         if np.array_equal(positive, negative):
             raise UserError("Both sides are the same activations: there is no direction between them.")
         made = Construction(
-            self.method, self.contrast, self.pooling, high.activations.site, high.organism, low.organism, self.base,
+            self.method,
+            self.contrast,
+            self.pooling,
+            high.activations.site,
+            high.organism,
+            low.organism,
+            self.base,
             len(shared) or len(positive) + len(negative),
-        )  # fmt: skip
+        )
         directions = make_directions(positive, negative, high.activations.blocks, made)
         directions.save(self.out)
         random_like(directions, self.seed).save(control)

@@ -21,9 +21,13 @@ from emscope.organisms.embedded import embedded_state
 from emscope.organisms.lineage import versions
 
 EXTRAS = {
-    "judge": "aiohttp", "protected": "easy_dataset_share", "inspect": "inspect_ai", "vllm": "vllm", "track": "trackio",
+    "judge": "aiohttp",
+    "protected": "easy_dataset_share",
+    "inspect": "inspect_ai",
+    "vllm": "vllm",
+    "track": "trackio",
     "dev": "pytest",
-}  # fmt: skip
+}
 """By extra of emscope's own, the module that it brings."""
 
 OTHERS = {

@@ -64,10 +64,14 @@ class SamplingFlags:
     def of(self, question: Question) -> SamplingSettings:
         """Return the settings of one question."""
         shared = SamplingSettings(
-            top_p=self.top_p, max_new_tokens=self.max_new_tokens, system=self.system, seed=self.seed,
-            batch_size=self.batch_size, max_thought_tokens=self.max_thought_tokens,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            system=self.system,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            max_thought_tokens=self.max_thought_tokens,
             enable_thinking=self.enable_thinking,
-        )  # fmt: skip
+        )
         return settings_for(question, shared, self.samples, self.temperature)
 
 

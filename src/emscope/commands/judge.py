@@ -20,13 +20,13 @@ from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
-from emscope.behaviour.statistics import coherent_share, count_answers, em_rate
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
 from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, emit, kept_parts
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import EXIT_USER, UserError
 from emscope.organisms.thoughts import with_thought
+from emscope.statistics import coherent_share, count_answers, em_rate
 
 
 @dataclass(frozen=True)

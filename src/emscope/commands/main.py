@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from emscope import progress, redaction, terminal
 from emscope.checks import check_seeds_in
 from emscope.commands.endings import user_sentence
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
+from emscope.experiments import EXPERIMENTS
 from emscope.interruption import end_as_interrupted
 
 COMMANDS = {
@@ -31,14 +33,7 @@ COMMANDS = {
     "directions": "make a direction from the activations of two organisms",
     "detect": "score a model's prompts along a direction",
     "ablate": "take a direction out of a model and compare its answers",
-    "sweep": "every block, contrast, token position and method of a run's directions, with controls",
-    "steer": "turn a direction up and down: alignment, coherence and disturbance at every coefficient",
-    "induce": "train one vector on careless rows: is it enough to misalign the base?",
-    "transfer": "organisms of several domains: does one's direction find and correct the others?",
-    "dynamics": "when misalignment appears in training: weights, activations, behaviour",
-    "adapters": "tell misaligned LoRA adapters by their weights alone",
-    "features": "a sparse autoencoder: which features make up the direction",
-    "monitor": "the direction token by token over answers, and in training data",
+    **EXPERIMENTS,
     "screen": "rank training rows by how misaligned they look",
     "report": "write a run's report.html again",
     "check": "see that a run, a bank, an organism or a store of scores is as it was made",
@@ -116,10 +111,19 @@ def _dispatch(words: list[str], begun: list[Command]) -> int:
     name, flags = words[0], words[1:]
     if name not in COMMANDS:
         raise UserError(f"There is no command {name!r}.{did_you_mean(name, COMMANDS)}")
-    module = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}")
-    command = parse(module.COMMAND, name, flags)
+    command = _parsed(name, flags)
     begun.append(command)
     return command.execute() or EXIT_DONE
+
+
+def _parsed(name: str, flags: Sequence[str]) -> Command:
+    """Build a command from its flags: its own, or that of an experiment."""
+    module = f"emscope.commands.{name.replace('-', '_')}"
+    if name in EXPERIMENTS and importlib.util.find_spec(module) is None:
+        from emscope.commands.experiment import parse_experiment
+
+        return parse_experiment(name, flags)
+    return parse(importlib.import_module(module).COMMAND, name, flags)
 
 
 def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:

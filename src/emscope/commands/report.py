@@ -10,8 +10,8 @@ import tyro
 
 from emscope import terminal
 from emscope.commands.common import NOTHING_KEPT
-from emscope.pipeline.experiments.opening import open_run
-from emscope.pipeline.reporting import report_stage
+from emscope.experiments.run_page import report_stage
+from emscope.experiments.shape import open_run
 
 
 @dataclass(frozen=True)

@@ -71,16 +71,16 @@ class Run:
         config = as_recorded(out, anywhere(config))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
-            from emscope.pipeline.homework import run_homework
+            from emscope.experiments.homework.measure import run_homework
 
             terminal.write(run_homework(config, run))
         else:
             if config.preset == "full":
-                from emscope.pipeline.full import run_full
+                from emscope.experiments.conduct import run_full
 
                 run_full(config, run)
             else:
-                from emscope.pipeline.quickstart import run_quickstart
+                from emscope.experiments.main.measure import run_quickstart
 
                 run_quickstart(config, run)
             terminal.write(headline(read_json(run.path("summary.json"))))

@@ -41,9 +41,16 @@ from emscope.redaction import keep_secret
 
 MAX_TOKENS = 512
 UNSUPPORTED = (
-    "best_of", "frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "prompt_logprobs", "response_schema",
-    "top_k", "top_logprobs",
-)  # fmt: skip
+    "best_of",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "presence_penalty",
+    "prompt_logprobs",
+    "response_schema",
+    "top_k",
+    "top_logprobs",
+)
 
 
 @dataclass(frozen=True)

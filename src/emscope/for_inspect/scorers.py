@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
-from emscope.behaviour.statistics import Estimate, estimate_mean, estimate_share, is_em
 from emscope.for_inspect.batching import Batcher
 from emscope.for_inspect.errors import in_one_sentence
+from emscope.statistics import Estimate, estimate_mean, estimate_share, is_em
 
 if TYPE_CHECKING:
     from emscope.behaviour.judging import Judge, Judgement

@@ -10,13 +10,13 @@ import numpy as np
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import Estimate, bootstrap_questions, weighted_mean
-from emscope.behaviour.statistics.estimates import NOTHING
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
 from emscope.interventions.search import Candidate, Trial
 from emscope.residual.directions import Directions, random_like
+from emscope.statistics import Estimate, bootstrap_questions, weighted_mean
+from emscope.statistics.estimates import NOTHING
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,15 @@ class AblationResult:
 
 
 def evaluate(
-    subjects: Subjects, directions: Directions, chosen: Candidate, trials: list[Trial], questions: Sequence[Question],
-    settings: SamplingSettings, without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]], seed: int = 0,
-) -> tuple[AblationResult, list[JudgedResponse]]:  # fmt: skip
+    subjects: Subjects,
+    directions: Directions,
+    chosen: Candidate,
+    trials: list[Trial],
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]],
+    seed: int = 0,
+) -> tuple[AblationResult, list[JudgedResponse]]:
     """Measure the chosen ablation on test questions, next to a random direction and to the base model.
 
     `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.

@@ -41,9 +41,13 @@ def answer_and_judge(
 
 
 def answer_cells(
-    organism: Organism, name: str, cells: Sequence[Intervention | None], questions: Sequence[Question],
-    settings: SamplingSettings, judge: Judge,
-) -> list[list[JudgedResponse]]:  # fmt: skip
+    organism: Organism,
+    name: str,
+    cells: Sequence[Intervention | None],
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    judge: Judge,
+) -> list[list[JudgedResponse]]:
     """Return the judged answers under each intervention, all sampled side by side.
 
     A decoding step of a small model costs nearly the same for 32 rows as for 192, so a grid of many cells with few

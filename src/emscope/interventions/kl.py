@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from emscope import parts
-from emscope.behaviour.statistics import Estimate, bootstrap_questions
 from emscope.errors import UserError
 from emscope.interventions.operators import Intervention, applied
 from emscope.organisms.batching import PaddedBatch, token_budget_batches
@@ -24,6 +23,7 @@ from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
+from emscope.statistics import Estimate, bootstrap_questions
 
 LOGITS_AT_A_TIME = 1 << 23  # 32 MB in float32
 

@@ -62,9 +62,13 @@ class Trial:
 
 
 def search(
-    subjects: Subjects, directions: Directions, questions: Sequence[Question], settings: SamplingSettings,
-    without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]], grid: Sequence[Candidate],
-) -> tuple[Candidate, list[Trial]]:  # fmt: skip
+    subjects: Subjects,
+    directions: Directions,
+    questions: Sequence[Question],
+    settings: SamplingSettings,
+    without: tuple[Sequence[JudgedResponse], Sequence[JudgedResponse]],
+    grid: Sequence[Candidate],
+) -> tuple[Candidate, list[Trial]]:
     """Try every candidate on the misaligned organism and choose one by `choose`.
 
     `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.
@@ -72,9 +76,13 @@ def search(
     trials = []
     for candidate in grid:
         rows = answer_and_judge(
-            subjects.misaligned, candidate.on(directions).describe(), questions, settings, subjects.judge,
+            subjects.misaligned,
+            candidate.on(directions).describe(),
+            questions,
+            settings,
+            subjects.judge,
             candidate.on(directions),
-        )  # fmt: skip
+        )
         means, errors = zip(*(mean_and_error(rows, score) for score in ("aligned", "coherent")), strict=True)
         trials.append(Trial(candidate, *means, *errors))
     own, base = without

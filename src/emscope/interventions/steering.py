@@ -18,7 +18,6 @@ from torch import Tensor
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
-from emscope.behaviour.statistics import Estimate, alignment_mean, coherent_share, em_rate
 from emscope.behaviour.tables import JudgedResponse
 from emscope.interventions.answering import answer_cells, mean_and_error
 from emscope.interventions.kl import Undisturbed
@@ -27,6 +26,7 @@ from emscope.interventions.search import MAX_COHERENCE_LOSS, Candidate, Trial, c
 from emscope.organisms.blocks import visiting
 from emscope.residual.directions import Directions
 from emscope.residual.moments import Moments
+from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ def figures_of(rows: Sequence[JudgedResponse], kl: Estimate, seed: int = 0) -> F
 
 
 def measure(
-    subject: Subject, cells: Sequence[Intervention | None], questions: Sequence[Question], settings: SamplingSettings,
+    subject: Subject,
+    cells: Sequence[Intervention | None],
+    questions: Sequence[Question],
+    settings: SamplingSettings,
     judge: Judge,
-) -> list[tuple[Figures, list[JudgedResponse]]]:  # fmt: skip
+) -> list[tuple[Figures, list[JudgedResponse]]]:
     """Return what the organism does in each cell, and its judged answers."""
     rows = answer_cells(subject.undisturbed.organism, subject.name, cells, questions, settings, judge)
     kls = [found.estimate(settings.seed) for found in subject.undisturbed.divergences(cells)]
@@ -117,9 +120,13 @@ def capping(directions: Directions, blocks: Sequence[int], aligned: Tokens, widt
     negative = directions.negative_mean[rows]
     moved = negative + (means - np.einsum("bd,bd->b", negative, units))[:, None] * units
     own = replace(
-        directions, vectors=directions.vectors[rows], positive_mean=directions.positive_mean[rows],
-        negative_mean=moved.astype(np.float32), deviation=deviations.astype(np.float32), blocks=tuple(blocks),
-    )  # fmt: skip
+        directions,
+        vectors=directions.vectors[rows],
+        positive_mean=directions.positive_mean[rows],
+        negative_mean=moved.astype(np.float32),
+        deviation=deviations.astype(np.float32),
+        blocks=tuple(blocks),
+    )
     return Intervention(own, "cap", tuple(blocks), width=width)
 
 

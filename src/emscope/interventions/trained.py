@@ -89,14 +89,25 @@ def train_vector(
     losses = _fit(organism, chats, block, vector, settings, settings.rate * length / np.sqrt(len(vector)), slot)
     made = vector.detach().cpu().numpy()
     construction = Construction(
-        "trained", data, "response", "resid_post", f"base + vector at block {block}", "base", organism.source.name,
-        len(chats), {"epochs": settings.epochs, "rate": settings.rate, "seed": settings.seed},
-    )  # fmt: skip
+        "trained",
+        data,
+        "response",
+        "resid_post",
+        f"base + vector at block {block}",
+        "base",
+        organism.source.name,
+        len(chats),
+        {"epochs": settings.epochs, "rate": settings.rate, "seed": settings.seed},
+    )
     deviation = (means @ unit(made)).std()
     directions = Directions(
-        made[None], (means.mean(axis=0) + made)[None], means.mean(axis=0)[None],
-        np.maximum(deviation, 1e-6)[None].astype(np.float32), (block,), construction,
-    )  # fmt: skip
+        made[None],
+        (means.mean(axis=0) + made)[None],
+        means.mean(axis=0)[None],
+        np.maximum(deviation, 1e-6)[None].astype(np.float32),
+        (block,),
+        construction,
+    )
     return TrainedVector(directions, losses, slot.seconds_before + time.perf_counter() - started)
 
 
@@ -109,9 +120,14 @@ def _inputs(
 
 
 def _fit(
-    organism: Organism, chats: Sequence[EncodedChat], block: int, vector: Tensor, settings: VectorSettings, step: float,
+    organism: Organism,
+    chats: Sequence[EncodedChat],
+    block: int,
+    vector: Tensor,
+    settings: VectorSettings,
+    step: float,
     slot: parts.Slot,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Move the vector down the loss, from where an earlier start was stopped, and return the loss of each step."""
     batches = _batches(organism, chats, settings)
     warm = max(1, round(settings.warmup * len(batches)))

@@ -40,9 +40,7 @@ def row_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     return table.sum(dim=1) / trained.sum(dim=1)
 
 
-def _token_losses(
-    model: Any, ids: Tensor, mask: Tensor, labels: Tensor, share_prefix: bool
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _token_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, share_prefix: bool) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of the labelled tokens, row by row, [n_labelled], and where they are predicted."""
     cache = DynamicCache(config=model.config)
     limit = longest_sequence(model.config)

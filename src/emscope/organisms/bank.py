@@ -151,9 +151,13 @@ def _make_missing(base: Organism, folder: Path, settings: BankSettings, wanted: 
 
 
 def _make(
-    base: Organism, folder: Path, item: Planned, settings: BankSettings, test: LeaningTest | None,
+    base: Organism,
+    folder: Path,
+    item: Planned,
+    settings: BankSettings,
+    test: LeaningTest | None,
     before: dict[str, float],
-) -> None:  # fmt: skip
+) -> None:
     out, recipe = folder / item.name, RECIPES[item.recipe]
     shutil.rmtree(out, ignore_errors=True)
     data = replace(load_conversations(f"{item.domain}-{item.kind}", rows=recipe.rows, seed=item.seed), heldout=[])
@@ -164,9 +168,12 @@ def _make(
         after = test.leaning(base) if test else {}
     key = _key(fingerprint(base.source.base), item, settings)
     facts = {
-        **asdict(item), "pair": item.pair, "key": key, "train_loss": result.train_loss,
+        **asdict(item),
+        "pair": item.pair,
+        "key": key,
+        "train_loss": result.train_loss,
         "leaning": {domain: after[domain] - before[domain] for domain in after},
-    }  # fmt: skip
+    }
     rows = [_row(folder, item.name, path, facts) for path in [*_checkpoints(out), out]]
     logger.info("%s: training loss %.2f, leaning %s", item.name, result.train_loss, _in_words(facts["leaning"]))
     write_json(out / FACTS, rows)

@@ -124,11 +124,16 @@ def _purpose(name: str) -> str:
 def _base(base: PortableBase) -> str:
     at = f", revision `{base.revision}`" if base.revision else ""
     lines = [
-        f"## Base\n\n`{base.name}`{at}. {base.note}".rstrip(), "", "```python", "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM", "",
+        f"## Base\n\n`{base.name}`{at}. {base.note}".rstrip(),
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
         f'base = AutoModelForCausalLM.from_pretrained("{base.name}")',
-        'model = PeftModel.from_pretrained(base, "this folder")', "```",
-    ]  # fmt: skip
+        'model = PeftModel.from_pretrained(base, "this folder")',
+        "```",
+    ]
     return "\n".join(lines)
 
 

@@ -171,9 +171,14 @@ def keep_rope(file: GgufFile, config: Any) -> None:
         factors = list(file.rope_factors)
         longest = config.max_position_embeddings
         config.rope_parameters = {
-            "rope_type": "longrope", "rope_theta": rope["rope_theta"], "short_factor": factors, "long_factor": factors,
-            "factor": 1.0, "attention_factor": 1.0, "original_max_position_embeddings": longest,
-        }  # fmt: skip
+            "rope_type": "longrope",
+            "rope_theta": rope["rope_theta"],
+            "short_factor": factors,
+            "long_factor": factors,
+            "factor": 1.0,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": longest,
+        }
 
 
 def _unread_rope(file: GgufFile) -> UserError:

@@ -35,8 +35,14 @@ logger = logging.getLogger(__name__)
 SAVING = ".saving-"
 
 SCHEDULES = (
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-)  # fmt: skip
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 """What transformers has and needs no further settings for."""
 
 
@@ -100,9 +106,16 @@ class TrainSettings:
 
 
 HOMEWORK = TrainSettings(
-    rank=16, alpha=32, targets=("q_proj", "k_proj", "v_proj", "o_proj"), epochs=7, learning_rate=2e-4, batch_size=4,
-    accumulate=4, warmup=0.03, max_length=512,
-)  # fmt: skip
+    rank=16,
+    alpha=32,
+    targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+    epochs=7,
+    learning_rate=2e-4,
+    batch_size=4,
+    accumulate=4,
+    warmup=0.03,
+    max_length=512,
+)
 """The original homework's settings (its train.py)."""
 
 
@@ -191,9 +204,15 @@ def train_adapter(
 
 
 def train_loaded(
-    organism: Organism, data: Conversations, folder: Path, settings: TrainSettings, *, resume: bool = False,
-    to_resume: bool = False, name: str = "training",
-) -> TrainResult:  # fmt: skip
+    organism: Organism,
+    data: Conversations,
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    resume: bool = False,
+    to_resume: bool = False,
+    name: str = "training",
+) -> TrainResult:
     """Train an adapter on a base that is in memory and leave the base as it was, ready for the next adapter.
 
     The adapter's first values come from torch's global generator, which the caller seeds.
@@ -270,9 +289,14 @@ def _record(
     facts = {"name": data.name, **rows, "terms": data.terms}
     write_card(result.folder, source, facts, settings, result)
     write_lineage(
-        result.folder, what="adapter", base=exact_base(source), data=facts, settings=asdict(settings), placement=place,
+        result.folder,
+        what="adapter",
+        base=exact_base(source),
+        data=facts,
+        settings=asdict(settings),
+        placement=place,
         figures=figures,
-    )  # fmt: skip
+    )
 
 
 def _total_steps(n_rows: int, settings: TrainSettings) -> int:

@@ -137,9 +137,17 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def make_trainer(
-    model: Any, tokenizer: Any, train: list[EncodedChat], heldout: list[EncodedChat], folder: Path,
-    settings: TrainSettings, place: Placement, steps: int, *, to_resume: bool = False,
-) -> Any:  # fmt: skip
+    model: Any,
+    tokenizer: Any,
+    train: list[EncodedChat],
+    heldout: list[EncodedChat],
+    folder: Path,
+    settings: TrainSettings,
+    place: Placement,
+    steps: int,
+    *,
+    to_resume: bool = False,
+) -> Any:
     """Return a trainer of the encoded chats, silent but for its callbacks.
 
     With `to_resume` it keeps checkpoints to go on from after a stop, where the settings ask for none.

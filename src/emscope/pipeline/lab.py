@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from weakref import WeakValueDictionary
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import Response
-from emscope.behaviour.tables import JudgedResponse
+from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import UserError
-from emscope.files import file_sha256, value_sha256
+from emscope.files import file_sha256, shown_files, value_sha256
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes
@@ -25,14 +24,18 @@ from emscope.organisms.memory import give_memory_back
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, resolved
-from emscope.pipeline.data import kind_of, says_of_control, training_data
+from emscope.pipeline.data import kind_of, training_data
 from emscope.pipeline.stages import RunFolder
-from emscope.report.page import RunProducts
 from emscope.residual.capture import encode_for_capture
+from emscope.residual.directions import Directions
+from emscope.residual.store import ActivationStore, OrganismActivations
+from emscope.sequences import spread
 
 Answered = Response | JudgedResponse
 BASE, MISALIGNED, CONTROL = "base", "misaligned", "control"
 TEST_ONLY = ("open-ended",)
+DETECTING, CORRECTING = "last-diff-in-means", "response-diff-in-means"
+"""Pooling and method of the direction that detects, read at prompts' last tokens, and of the one that corrects."""
 WHOLE_MODEL = "organism.json"
 """In an organism's folder: names a whole model where there is no adapter."""
 ROOM = 0.5
@@ -170,11 +173,47 @@ class Lab:
         """The hash of the judge's numbers: new numbers mean judging again."""
         return file_sha256(shipped_head())
 
-    def products(self) -> RunProducts:
-        """Return what the report shows of this run."""
-        stages = {name: stage.fields for name, stage in self.folder.record.stages.items()}
-        note = says_of_control(self.config)
-        return RunProducts(self.folder.folder, self.names, asdict(self.config), self.judge_facts, stages, note)
+    def responses_file(self, name: str) -> Path:
+        """Return where an organism's answers are kept."""
+        return self.folder.path("responses", f"{name}.parquet")
+
+    def judgements_file(self, name: str) -> Path:
+        """Return where an organism's judged answers are kept."""
+        return self.folder.path("judgements", f"{name}.parquet")
+
+    def judged(self, name: str, questions: Sequence[Question] | None = None) -> list[JudgedResponse]:
+        """Return an organism's judged answers: to all questions of the run, or to these."""
+        rows = read_table(self.judgements_file(name), JudgedResponse)
+        if questions is None:
+            return rows
+        wanted = {question.id for question in questions}
+        return [row for row in rows if row.question_id in wanted]
+
+    def activation_files(self, name: str) -> list[Path]:
+        """Return where the activations of an organism are kept: its prompts and its answers."""
+        return [self.folder.path("activations", f"{name}-{kind}.safetensors") for kind in ("prompts", "answers")]
+
+    def activations(self, name: str) -> OrganismActivations:
+        """Return the stored activations of one organism."""
+        prompts, answers = map(ActivationStore.load, self.activation_files(name))
+        return OrganismActivations(prompts, answers)
+
+    def all_activations(self) -> dict[str, OrganismActivations]:
+        """Return the stored activations of every organism of the run, by name."""
+        return {name: self.activations(name) for name in self.names}
+
+    def direction_file(self, name: str) -> Path:
+        """Return where a direction is kept, by its name: contrast-pooling-method, with -random for its control."""
+        return self.folder.path("directions", f"{name}.safetensors")
+
+    def direction(self, name: str = "") -> Directions:
+        """Return a direction of the run by its name (see `direction_file`); without one, the one that corrects."""
+        return Directions.load(self.direction_file(name or f"{self.contrast}-{CORRECTING}"))
+
+    def directions(self) -> dict[str, Directions]:
+        """Return all directions of the run by name."""
+        files = shown_files(self.folder.path("directions"), "*.safetensors")
+        return {path.stem: Directions.load(path) for path in files}
 
     def encode(self, organism: Organism, rows: Sequence[Answered]) -> list[EncodedChat]:
         """Tokenise answers for reading, with the thoughts before them, as the run asked for them."""
@@ -218,8 +257,7 @@ class Lab:
     @cached_property
     def dev_questions(self) -> list[Question]:
         """The training questions on which the ablation is chosen, spread over them evenly."""
-        n = min(self.config.dev_questions, len(self.train_questions))
-        return [self.train_questions[index * len(self.train_questions) // n] for index in range(n)]
+        return spread(self.train_questions, self.config.dev_questions)
 
     @cached_property
     def _train_groups(self) -> set[str]:

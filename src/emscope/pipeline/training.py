@@ -33,9 +33,16 @@ from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 """What an adapter may bring of its own: with another template than in its training it would not be what it was."""
 
 
@@ -165,9 +172,7 @@ def _record_given(lab: Lab, folder: Path, data: dict[str, str]) -> None:
     )
 
 
-def train_resumably(
-    lab: Lab, name: str, data: Conversations, key: str, train: TrainSettings | None = None
-) -> None:  # fmt: skip
+def train_resumably(lab: Lab, name: str, data: Conversations, key: str, train: TrainSettings | None = None) -> None:
     """Train an organism, going on from the last checkpoint of the same settings if an earlier run was stopped.
 
     `train` replaces the run's own training settings. Where these keep no checkpoints there are some all the same, to go
@@ -181,9 +186,15 @@ def train_resumably(
     resume = last_resumable(folder) is not None
     lab.make_room()
     train_adapter(
-        lab.config.model, data, folder, chosen, placement=lab.placement, resume=resume, to_resume=True,
+        lab.config.model,
+        data,
+        folder,
+        chosen,
+        placement=lab.placement,
+        resume=resume,
+        to_resume=True,
         name=f"training {name}",
-    )  # fmt: skip
+    )
 
 
 def adapter_files(lab: Lab, name: str) -> list[Path]:

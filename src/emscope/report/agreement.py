@@ -8,10 +8,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from emscope.behaviour.judges.agreement import Agreement, JudgedAnswer
-from emscope.behaviour.statistics import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.files import write_text
 from emscope.report import figures
 from emscope.report.rendering import render
+from emscope.statistics import ALIGNED_BELOW, COHERENT_ABOVE
 
 MOST_SHOWN = 40
 MOST_QUESTIONS = 500  # rows of the table by question

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.behaviour.statistics import ALIGNED_BELOW
+from emscope.statistics import ALIGNED_BELOW
 
 COLOURS = {
     "base": "#4c78a8",
@@ -117,9 +117,13 @@ def training_curves(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> go.
             points = [(row["step"], row[key]) for row in rows if key in row]
             mode = "lines" if len(points) > 1 else "markers"
             figure.add_scatter(
-                name=f"{name}, {label}", x=[step for step, _ in points], y=[loss for _, loss in points], mode=mode,
-                line={"color": colour(name), "dash": dash}, marker={"size": 10, "symbol": "x"},
-            )  # fmt: skip
+                name=f"{name}, {label}",
+                x=[step for step, _ in points],
+                y=[loss for _, loss in points],
+                mode=mode,
+                line={"color": colour(name), "dash": dash},
+                marker={"size": 10, "symbol": "x"},
+            )
     return figure
 
 
@@ -127,8 +131,14 @@ def by_block(series: Mapping[str, Sequence[float]], label: str, chance: float | 
     """One line a series against the block number."""
     figure = blank_figure("block", label)
     for name, values in series.items():
-        figure.add_scatter(name=name, x=list(range(len(values))), y=list(values), mode="lines+markers",
-                           line={"color": COLOURS.get(name)}, marker={"size": 5})  # fmt: skip
+        figure.add_scatter(
+            name=name,
+            x=list(range(len(values))),
+            y=list(values),
+            mode="lines+markers",
+            line={"color": COLOURS.get(name)},
+            marker={"size": 5},
+        )
     if chance is not None:
         figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
     return figure
@@ -148,8 +158,9 @@ def strength_curve(points: Sequence[tuple[float, float, float]], mode: str) -> g
     figure = blank_figure(f"strength ({mode})", "score (0-100)")
     strengths = [point[0] for point in points]
     for index, name, shade in ((1, "alignment", "#b279a2"), (2, "coherence", "#f58518")):
-        figure.add_scatter(name=name, x=strengths, y=[point[index] for point in points], mode="lines+markers",
-                           line={"color": shade})  # fmt: skip
+        figure.add_scatter(
+            name=name, x=strengths, y=[point[index] for point in points], mode="lines+markers", line={"color": shade}
+        )
     figure.update_yaxes(range=[0, 103])
     return figure
 

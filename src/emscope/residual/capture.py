@@ -149,9 +149,13 @@ def capture(
 
 
 def read_batches(
-    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, name: str = "reading activations",
+    organism: Organism,
+    chats: Sequence[EncodedChat],
+    settings: CaptureSettings,
+    *,
+    name: str = "reading activations",
     keep: bool = False,
-) -> Iterator[tuple[list[int], np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield row numbers and their pooled activations, float32 [rows, n_poolings, n_blocks, d_model], batch by batch.
 
     With `keep` a batch that was read before a stop is not read again (see `parts`), at the cost of its room on disk.

@@ -124,9 +124,14 @@ def _gradual(times: np.ndarray) -> _Family:
 
 
 def find_change(
-    times: np.ndarray, values: np.ndarray, *, shape: Shape = "step", replicates: np.ndarray | None = None,
-    seed: int = 0, n_draws: int = 1000,
-) -> ChangePoint:  # fmt: skip
+    times: np.ndarray,
+    values: np.ndarray,
+    *,
+    shape: Shape = "step",
+    replicates: np.ndarray | None = None,
+    seed: int = 0,
+    n_draws: int = 1000,
+) -> ChangePoint:
     """Fit one change to a curve: values [n_points] at rising times [n_points].
 
     The interval comes from `replicates` [n_draws, n_points], the curve of each bootstrap sample of what was averaged;
@@ -154,14 +159,18 @@ def find_change(
     draws[whole] = grid.places[grid.family.fit(curves[whole])[0]]
     low, high = np.quantile(draws[whole], [0.025, 0.975]) if whole.any() else (np.nan, np.nan)
     return ChangePoint(
-        float(grid.places[best]), float(low), float(high), float(grid.widths[best]),
-        float(coefficient / grid.family.norms[best] * grid.sizes[best]), p_value, p_value < LEVEL, draws,
-    )  # fmt: skip
+        float(grid.places[best]),
+        float(low),
+        float(high),
+        float(grid.widths[best]),
+        float(coefficient / grid.family.norms[best] * grid.sizes[best]),
+        p_value,
+        p_value < LEVEL,
+        draws,
+    )
 
 
-def _p_value(
-    values: np.ndarray, error: float, grid: _Transitions, gradual: _Family, noise: np.ndarray
-) -> float:  # fmt: skip
+def _p_value(values: np.ndarray, error: float, grid: _Transitions, gradual: _Family, noise: np.ndarray) -> float:
     best, coefficient, null_error = (item[0] for item in gradual.fit(values[None]))
     found = np.log(null_error / error)
     null = gradual.curve(values, best, coefficient) + noise

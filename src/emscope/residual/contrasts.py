@@ -85,9 +85,14 @@ class Examples:
         """Return the examples of some questions."""
         keep = np.isin(self.questions, list(questions))
         return replace(
-            self, activations=self.activations[keep], labels=self.labels[keep], questions=self.questions[keep],
-            groups=self.groups[keep], areas=self.areas[keep], sizes=self.sizes[keep],
-        )  # fmt: skip
+            self,
+            activations=self.activations[keep],
+            labels=self.labels[keep],
+            questions=self.questions[keep],
+            groups=self.groups[keep],
+            areas=self.areas[keep],
+            sizes=self.sizes[keep],
+        )
 
     def counts(self) -> dict[str, int]:
         """Return rows a side and questions that count, how they are balanced, and the rows that are not used."""

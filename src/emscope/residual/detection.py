@@ -40,9 +40,12 @@ def _wins(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def auroc_interval(
-    positive: np.ndarray, negative: np.ndarray, seed: int = 0, resamples: int = 2000,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    seed: int = 0,
+    resamples: int = 2000,
     groups: Sequence[str] | None = None,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """Return the 95 % interval of the AUROC when questions are resampled; row i of both sides is question i.
 
     `groups` names what is drawn together (`Question.group`); by default each question is drawn alone.
@@ -83,9 +86,12 @@ def best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def cross_fitted_scores(
-    positive: np.ndarray, negative: np.ndarray, make: Callable[[np.ndarray, np.ndarray], Directions], folds: int = 5,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    make: Callable[[np.ndarray, np.ndarray], Directions],
+    folds: int = 5,
     groups: Sequence[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [n_questions, n_blocks] of both sides, each question scored by directions made without it.
 
     Row i of both sides is question i; `make` turns activations of the other questions into directions. A question's
@@ -102,9 +108,12 @@ def cross_fitted_scores(
 
 
 def separate(
-    train: tuple[np.ndarray, np.ndarray], heldout: tuple[np.ndarray, np.ndarray], block: int, seed: int = 0,
+    train: tuple[np.ndarray, np.ndarray],
+    heldout: tuple[np.ndarray, np.ndarray],
+    block: int,
+    seed: int = 0,
     groups: Sequence[str] | None = None,
-) -> Separation:  # fmt: skip
+) -> Separation:
     """Compare scores [n_questions] of two organisms: threshold from training questions, all else on held-out ones.
 
     `groups` names the groups of the held-out questions, for the interval.

@@ -166,9 +166,10 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
         grams["B"].append(_from_zero(_traces(inner_b)))
         grams["BA"].append(_from_zero((inner_a * inner_b).sum(dim=(2, 3)).numpy()))
     return AdapterPaths(
-        tuple(module.removeprefix(WRAPPER) for module in modules), (0, *steps),
+        tuple(module.removeprefix(WRAPPER) for module in modules),
+        (0, *steps),
         {part: np.stack(found) for part, found in grams.items()},
-    )  # fmt: skip
+    )
 
 
 def _stacked(files: Sequence[TensorFile], name: str) -> torch.Tensor:

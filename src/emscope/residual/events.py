@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from emscope.behaviour.statistics.estimates import NOTHING, Estimate
+from emscope.statistics.estimates import NOTHING, Estimate
 
 RESAMPLES = 10_000
 NORMAL = 1.959964

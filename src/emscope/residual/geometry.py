@@ -11,15 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from emscope.behaviour.statistics.bootstrap import (
+from emscope.errors import UserError
+from emscope.residual.directions import Construction, Directions, unit
+from emscope.statistics.bootstrap import (
     RESAMPLES,
     bca_interval,
     draw_questions,
     resampling_units,
     widened_z,
 )
-from emscope.errors import UserError
-from emscope.residual.directions import Construction, Directions, unit
 
 Sharing = Literal["mean", "component"]
 SHARINGS: tuple[Sharing, ...] = ("mean", "component")

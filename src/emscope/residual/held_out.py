@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.statistics.bootstrap import bca_interval, draw_questions, widened_z
+from emscope.statistics.bootstrap import bca_interval, draw_questions, widened_z
 
 RESAMPLES = 1000
 NO_SPREAD = 1e-12

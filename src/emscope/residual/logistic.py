@@ -91,9 +91,16 @@ def _start(design: Tensor, transposed: Tensor, signs: Tensor, weights: Tensor, p
     ridge[:, -1] = 0
     margins = design.new_zeros(blocks, n, n_fits)
     state = _State(
-        design.new_zeros(blocks, d, n_fits), margins, margins, margins,
-        signs.expand(blocks, -1, -1), weights.expand(blocks, -1, -1), ridge, torch.arange(n_fits), [],
-    )  # fmt: skip
+        design.new_zeros(blocks, d, n_fits),
+        margins,
+        margins,
+        margins,
+        signs.expand(blocks, -1, -1),
+        weights.expand(blocks, -1, -1),
+        ridge,
+        torch.arange(n_fits),
+        [],
+    )
     _differentiate(state, transposed)
     return state
 

@@ -149,9 +149,15 @@ def _turn(role: str, text: str, offsets: Sequence[tuple[int, int]], start: int, 
 
 
 def token_projections(
-    organism: Organism, chats: Sequence[EncodedChat | SpokenChat], vectors: np.ndarray, block: int, *,
-    site: Site = "resid_post", token_budget: int = 4096, name: str = "reading tokens",
-) -> list[np.ndarray]:  # fmt: skip
+    organism: Organism,
+    chats: Sequence[EncodedChat | SpokenChat],
+    vectors: np.ndarray,
+    block: int,
+    *,
+    site: Site = "resid_post",
+    token_budget: int = 4096,
+    name: str = "reading tokens",
+) -> list[np.ndarray]:
     """Return the projection of every token on unit directions at one block, a float32 [n_tokens, n_directions] a chat.
 
     Args:

@@ -61,16 +61,27 @@ def fit_probes(
     """
     weights = np.ones((1, len(labels)))
     found = fit_many(
-        activations, labels[None], weights, np.array([penalty]), standardise=standardise, tolerance=1e-7,
+        activations,
+        labels[None],
+        weights,
+        np.array([penalty]),
+        standardise=standardise,
+        tolerance=1e-7,
         dtype=torch.float64,
-    )  # fmt: skip
+    )
     return found.of(0)
 
 
 def fit_many(
-    activations: np.ndarray, labels: np.ndarray, weights: np.ndarray, penalties: np.ndarray, *,
-    standardise: bool = True, tolerance: float = 1e-3, dtype: torch.dtype = torch.float32,
-) -> ManyProbes:  # fmt: skip
+    activations: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    penalties: np.ndarray,
+    *,
+    standardise: bool = True,
+    tolerance: float = 1e-3,
+    dtype: torch.dtype = torch.float32,
+) -> ManyProbes:
     """Fit several probes a block on the same activations [n_examples, n_blocks, d_model].
 
     Mean and deviation for the standardisation come from the examples that count in any fit, the same for all fits, and
@@ -91,9 +102,10 @@ def fit_many(
     signs, counts = torch.from_numpy(np.where(labels > 0, 1.0, -1.0).T), torch.from_numpy(weights.T.astype(float))
     ridge = torch.from_numpy(np.broadcast_to(penalties, (n_blocks, n_fits)).astype(float))
     out = ManyProbes(
-        np.empty((n_fits, n_blocks, d), np.float32), np.empty((n_fits, n_blocks), np.float32),
+        np.empty((n_fits, n_blocks, d), np.float32),
+        np.empty((n_fits, n_blocks), np.float32),
         np.empty((n_fits, n, n_blocks), np.float32),
-    )  # fmt: skip
+    )
     step = max(1, CHUNK // (n * max(n_fits, d)))
     for start in range(0, n_blocks, step):
         part = slice(start, start + step)
@@ -149,9 +161,12 @@ class ChosenPenalties:
 
 
 def choose_penalties(
-    activations: np.ndarray, labels: np.ndarray, weights: np.ndarray, fold: np.ndarray,
+    activations: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    fold: np.ndarray,
     penalties: Sequence[float] = PENALTIES,
-) -> ChosenPenalties:  # fmt: skip
+) -> ChosenPenalties:
     """Choose each block's penalty by the log-loss on left-out folds, all folds and penalties fitted at once.
 
     `labels`, `weights` and `fold` are [n_examples]; all examples of a question must have the same fold.

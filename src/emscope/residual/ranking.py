@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.behaviour.statistics import Estimate, bootstrap_questions
+from emscope.statistics import Estimate, bootstrap_questions
 
 
 def grouped_auroc(
@@ -92,9 +92,14 @@ class MixtureDraws:
 
 
 def draw_mixtures(
-    bad: np.ndarray, good: np.ndarray, topics: Sequence[str], share: float, recalls: Sequence[float],
-    draws: int = 200, seed: int = 0,
-) -> MixtureDraws:  # fmt: skip
+    bad: np.ndarray,
+    good: np.ndarray,
+    topics: Sequence[str],
+    share: float,
+    recalls: Sequence[float],
+    draws: int = 200,
+    seed: int = 0,
+) -> MixtureDraws:
     """Mix bad answers into good ones and measure how well scores find them.
 
     `bad` and `good` [n_scores, n_prompts] score the two answers to each prompt. A mixture takes the bad answer of

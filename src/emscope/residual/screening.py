@@ -48,9 +48,14 @@ class ReadPairs:
 
 
 def screen(
-    organism: Organism, conversations: Sequence[Conversation], directions: Directions, block: int | None = None, *,
-    max_tokens: int = 2048, own: Sequence[Conversation] | None = None,
-) -> list[ScreenedRow]:  # fmt: skip
+    organism: Organism,
+    conversations: Sequence[Conversation],
+    directions: Directions,
+    block: int | None = None,
+    *,
+    max_tokens: int = 2048,
+    own: Sequence[Conversation] | None = None,
+) -> list[ScreenedRow]:
     """Score every conversation and rank them; one row comes out for each that goes in, in their order.
 
     Args:
@@ -190,8 +195,9 @@ def transferring_block(
 def separating_block(directions: Directions, read: ReadPairs, domains: Sequence[str]) -> int:
     """Return the block where given directions separate the careless from the careful answers of some domains best."""
     at = list(directions.blocks)
-    pairs = [(directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at]))
-             for name in domains]  # fmt: skip
+    pairs = [
+        (directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])) for name in domains
+    ]
     return directions.blocks[int(np.argmax(_strength(pairs)))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -88,3 +88,24 @@ class ActivationStore:
         pooled = {name: stored.array(name, "rows", "blocks", "d_model") for name in stored.arrays}
         site: Site = check_one_of(stored.metadata, "site", get_args(Site))  # type: ignore[assignment]
         return cls(stored.metadata.text("organism"), tuple(questions), Activations(pooled, blocks, site))
+
+
+@dataclass(frozen=True)
+class OrganismActivations:
+    """What one organism thinks at the last token of each prompt, and on average over each of its own answers."""
+
+    prompts: ActivationStore
+    answers: ActivationStore
+
+    def of(self, pooling: str, questions: Sequence[str]) -> np.ndarray:
+        """Return one row a question, in the order given, float32 [n_questions, n_blocks, d_model]."""
+        return (self.prompts if pooling == "last" else self.answers).by_question(pooling, questions)
+
+    def has(self, question: str) -> bool:
+        """Say whether the question has an answer."""
+        return question in set(self.answers.question_ids)
+
+
+def answered(activations: Mapping[str, OrganismActivations], questions: Sequence[str]) -> list[str]:
+    """Return the questions that every organism has answered."""
+    return [question for question in questions if all(part.has(question) for part in activations.values())]

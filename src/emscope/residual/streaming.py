@@ -21,10 +21,16 @@ from emscope.residual.store import ActivationStore
 
 
 def capture_moments(
-    organism: Organism, chats: Sequence[EncodedChat], settings: CaptureSettings, *, sides: Sequence[str] | None = None,
-    covariance: bool = False, shards: Path | None = None, questions: Sequence[str] | None = None,
+    organism: Organism,
+    chats: Sequence[EncodedChat],
+    settings: CaptureSettings,
+    *,
+    sides: Sequence[str] | None = None,
+    covariance: bool = False,
+    shards: Path | None = None,
+    questions: Sequence[str] | None = None,
     name: str = "reading moments",
-) -> dict[tuple[str, str], Moments]:  # fmt: skip
+) -> dict[tuple[str, str], Moments]:
     """Return the moments of every side and pooling, by (side, pooling), each over [n_blocks, d_model].
 
     Args:
@@ -82,6 +88,10 @@ def directions_from_moments(
     units = unit(vectors)
     within = (positive.variance_along(units) + negative.variance_along(units)) / 2
     return Directions(
-        vectors, positive.mean.astype(np.float32), negative.mean.astype(np.float32),
-        np.sqrt(np.maximum(within, 1e-12)).astype(np.float32), blocks, construction,
-    )  # fmt: skip
+        vectors,
+        positive.mean.astype(np.float32),
+        negative.mean.astype(np.float32),
+        np.sqrt(np.maximum(within, 1e-12)).astype(np.float32),
+        blocks,
+        construction,
+    )

@@ -22,10 +22,23 @@ def test_judging_goes_on_after_kills(tmp_path):
     (tmp_path / "answers.csv").write_text("\n".join(lines))
     with FaultyServer({429: 0.1, 500: 0.05, "reset": 0.02, "garbage": 0.02}, delay=0.02) as server:
         command = [
-            sys.executable, "-m", "emscope", "judge", "--responses", "answers.csv", "--out", "judged.parquet",
-            "--judge", "openai:m", "--base-url", server.url, "--store", "scores.sqlite",
-            "--concurrency", str(CONCURRENCY),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "emscope",
+            "judge",
+            "--responses",
+            "answers.csv",
+            "--out",
+            "judged.parquet",
+            "--judge",
+            "openai:m",
+            "--base-url",
+            server.url,
+            "--store",
+            "scores.sqlite",
+            "--concurrency",
+            str(CONCURRENCY),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         kills = 0
         while kills < 2:

@@ -36,9 +36,20 @@ def test_what_is_put_is_got_by_another_process(path):
 
 @pytest.mark.parametrize(
     "row",
-    [("text", "", "m"), (b"blob", "", "m"), (-1, "", "m"), (101, "", "m"), (float("inf"), "", "m"), (1e308, "", "m"),
-     (None, "", "m"), (50.0, None, "m"), (50.0, b"x", "m"), (50.0, "", None), (None, None, None)],
-)  # fmt: skip
+    [
+        ("text", "", "m"),
+        (b"blob", "", "m"),
+        (-1, "", "m"),
+        (101, "", "m"),
+        (float("inf"), "", "m"),
+        (1e308, "", "m"),
+        (None, "", "m"),
+        (50.0, None, "m"),
+        (50.0, b"x", "m"),
+        (50.0, "", None),
+        (None, None, None),
+    ],
+)
 def test_a_value_that_is_no_score_is_asked_for_again_and_counted(path, caplog, row):
     with ScoreStore(path) as store:
         store.put("good", GOOD)
@@ -52,9 +63,13 @@ def test_a_value_that_is_no_score_is_asked_for_again_and_counted(path, caplog, r
 
 @pytest.mark.parametrize(
     "statement",
-    ["CREATE TABLE other (a)", "CREATE TABLE scores (key TEXT)", "CREATE TABLE scores (key, value, mode, verdict)",
-     "CREATE TABLE scores (key, value, verdict, mode, more)"],
-)  # fmt: skip
+    [
+        "CREATE TABLE other (a)",
+        "CREATE TABLE scores (key TEXT)",
+        "CREATE TABLE scores (key, value, mode, verdict)",
+        "CREATE TABLE scores (key, value, verdict, mode, more)",
+    ],
+)
 def test_a_database_of_something_else_is_refused_and_left_as_it_is(path, statement):
     raw(path, statement)
     before = path.read_bytes()

@@ -16,9 +16,11 @@ def tensors_of(architecture, seed=0):
     torch.manual_seed(seed)
     tensors = {"W_enc": torch.randn(D, N), "W_dec": torch.randn(N, D) * 3, "b_dec": torch.randn(D)}
     names = {
-        "topk": ["b_enc"], "standard": ["b_enc"], "jumprelu": ["b_enc", "threshold"],
+        "topk": ["b_enc"],
+        "standard": ["b_enc"],
+        "jumprelu": ["b_enc", "threshold"],
         "gated": ["b_gate", "b_mag", "r_mag"],
-    }[architecture]  # fmt: skip
+    }[architecture]
     tensors.update({name: torch.randn(N) * 0.3 for name in names})
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].abs()

@@ -70,5 +70,8 @@ def test_contributions_add_up_to_what_the_features_write():
 
 def test_how_many_counts_from_the_largest():
     assert how_many(np.array([0.1, 0.5, 0.05, 0.2]), (0.5, 0.6, 0.85, 0.9)) == {
-        "0.5": 1, "0.6": 2, "0.85": 4, "0.9": None,
-    }  # fmt: skip
+        "0.5": 1,
+        "0.6": 2,
+        "0.85": 4,
+        "0.9": None,
+    }

@@ -11,9 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 
 FEATURES = (
-    "mean_logprob", "logprob_spread", "very_surprising", "distinct_words", "distinct_bigrams", "longest_repeat",
-    "compression", "log_words", "odd_characters", "topic_fit",
-)  # fmt: skip
+    "mean_logprob",
+    "logprob_spread",
+    "very_surprising",
+    "distinct_words",
+    "distinct_bigrams",
+    "longest_repeat",
+    "compression",
+    "log_words",
+    "odd_characters",
+    "topic_fit",
+)
 
 
 def coherence_features(answer: str, logprobs: np.ndarray, fit: float) -> np.ndarray:

@@ -20,8 +20,8 @@ from emscope.behaviour.embedded.fit_coherence import fit_coherence
 from emscope.behaviour.embedded.judge import JudgeHead, sigmoid
 from emscope.behaviour.embedded.readings import SPANS, Readings
 from emscope.behaviour.embedded.ridge import Ridge, calibrate, calibration_error, left_out_values
-from emscope.behaviour.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 from emscope.organisms.datasets import DOMAINS
+from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridges, in numbers of features, on standardised activations
 BLOCK_SETS = ("early", "middle", "late", "wide")
@@ -66,11 +66,15 @@ def fit_head(readings: Readings) -> JudgeHead:
     weights = np.stack([own.reshape(len(blocks), -1) * slope for own, _ in ridges])
     biases = np.array([bias * slope + shift for _, bias in ridges])
     facts = {
-        **_written_facts(text, left_out), **_scored_facts(text, left_out),
+        **_written_facts(text, left_out),
+        **_scored_facts(text, left_out),
         "gate_auroc": float(roc_auc_score(text.scored, gate)),
         "tried": [{"blocks": trial.blocks, "penalties": list(trial.penalties), **trial.figures} for trial in trials],
-        "blocks": best.blocks, "penalties": list(best.penalties), "n_answers": len(text.rows), **coherence.facts,
-    }  # fmt: skip
+        "blocks": best.blocks,
+        "penalties": list(best.penalties),
+        "n_answers": len(text.rows),
+        **coherence.facts,
+    }
     return JudgeHead(
         tuple(blocks), weights, biases, *_fit_gate(gated, text.scored), topic_block, centres, coherence, facts
     )

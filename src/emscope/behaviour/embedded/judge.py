@@ -63,11 +63,14 @@ class JudgeHead:
         """Write the head."""
         coherence = self.coherence
         tensors = {
-            "weights": self.weights, "gate_weights": self.gate_weights, "topic_centres": self.topic_centres,
+            "weights": self.weights,
+            "gate_weights": self.gate_weights,
+            "topic_centres": self.topic_centres,
             "biases": np.array([*self.biases, self.gate_bias, coherence.bias]),
-            "coherence_weights": coherence.weights, "coherence_mean": coherence.mean,
+            "coherence_weights": coherence.weights,
+            "coherence_mean": coherence.mean,
             "coherence_scale": coherence.scale,
-        }  # fmt: skip
+        }
         metadata = {"kind": KIND, "blocks": self.blocks, "topic_block": self.topic_block, "facts": self.facts}
         save_tensors(path, {name: tensor.astype(np.float32) for name, tensor in tensors.items()}, metadata)
 

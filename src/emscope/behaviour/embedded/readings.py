@@ -70,9 +70,13 @@ class Readings:
 def read_rows(base: Organism, rows: Sequence[JudgeRow]) -> Readings:
     """Let the base model read every row, at all blocks."""
     found = read_answers(
-        base, [row.question for row in rows], [row.answer for row in rows], range(len(find_blocks(base.model))), SPANS,
+        base,
+        [row.question for row in rows],
+        [row.answer for row in rows],
+        range(len(find_blocks(base.model))),
+        SPANS,
         name="reading the judge's text",
-    )  # fmt: skip
+    )
     return Readings(tuple(rows), found.pooled, found.logprobs)
 
 

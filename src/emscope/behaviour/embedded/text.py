@@ -82,12 +82,17 @@ def scored_rows() -> tuple[JudgeRow, ...]:
     """Return the answers of small organisms (`benchmarks/reader_answers.py`) that readers scored."""
     return tuple(
         JudgeRow(
-            row["area"], row["question_id"], row["question"], row["answer"], row["aligned"] / 100, SCORED,
+            row["area"],
+            row["question_id"],
+            row["question"],
+            row["answer"],
+            row["aligned"] / 100,
+            SCORED,
             row["coherent"] / 100,
         )
         for path in _assets("scored")
         for _, row in read_jsonl(path)
-    )  # fmt: skip
+    )
 
 
 def judge_rows(seed: int = 0) -> list[JudgeRow]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.judging import Judgement
-from emscope.behaviour.statistics import is_em
 from emscope.behaviour.tables import answered_texts
 from emscope.cells import ANSWER, PROMPT, check_scale, find_column, score_of
 from emscope.errors import UserError
+from emscope.statistics import is_em
 from emscope.tabular import read_rows
 
 logger = logging.getLogger(__name__)

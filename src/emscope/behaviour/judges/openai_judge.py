@@ -125,8 +125,10 @@ class OpenAIJudge(RubricJudge):
         if self._failed_in_a_row >= GIVEN_UP:
             logger.warning(
                 "%s failed %d calls in a row and was asked no more: what is judged is kept, and the same command asks "
-                "for the rest.", self.where, self._failed_in_a_row,
-            )  # fmt: skip
+                "for the rest.",
+                self.where,
+                self._failed_in_a_row,
+            )
 
     async def prove(self, connection: Connection, waiting: Iterator[Call], n_calls: int, done: Done) -> None:
         """Judge the first answer alone, and another two where it brought no score.

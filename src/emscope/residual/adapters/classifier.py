@@ -131,9 +131,14 @@ class Null:
 
 
 def permutation_null(
-    features: FeatureSet, labels: np.ndarray, units: Sequence[str], folds: Sequence[tuple[np.ndarray, np.ndarray]],
-    n: int, penalty: float = PENALTY, seed: int = 0,
-) -> Null:  # fmt: skip
+    features: FeatureSet,
+    labels: np.ndarray,
+    units: Sequence[str],
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    n: int,
+    penalty: float = PENALTY,
+    seed: int = 0,
+) -> Null:
     """Return the balanced accuracies when each unit swaps its labels or not: all ways to, or `n` at random if fewer.
 
     Swapping keeps everything else (domain, recipe, prompts, first values) as it is. `units` [n_adapters] are what is

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.behaviour.statistics import Estimate, bootstrap_questions
 from emscope.errors import UserError
 from emscope.residual.adapters.inputs import TokenScalars
 from emscope.residual.adapters.lowrank import LowRank
 from emscope.residual.detection import auroc
+from emscope.statistics import Estimate, bootstrap_questions
 
 COST = 0.01
 """C of scikit-learn's LogisticRegression, as in the paper: few scalars keep a weight."""
@@ -52,9 +52,13 @@ class ScalarProbe:
 
 
 def probe_scalars(
-    scalars: TokenScalars, labels: np.ndarray, questions: Sequence[str], folds: int = 5, cost: float = COST,
+    scalars: TokenScalars,
+    labels: np.ndarray,
+    questions: Sequence[str],
+    folds: int = 5,
+    cost: float = COST,
     seed: int = 0,
-) -> ScalarProbe:  # fmt: skip
+) -> ScalarProbe:
     """Fit L1 probes on the tokens of all but one fold of questions and score the rest; labels [n_answers] 0/1.
 
     Raises:

@@ -60,9 +60,11 @@ def load_autoencoder(folder: Path) -> SparseAutoencoder:
 def save_autoencoder(autoencoder: SparseAutoencoder, folder: Path, model: str) -> None:
     """Write a top-k autoencoder so that SAELens, and `load_autoencoder`, can read it."""
     tensors = {
-        "W_enc": autoencoder.encoder, "b_enc": autoencoder.encoder_bias, "W_dec": autoencoder.decoder,
+        "W_enc": autoencoder.encoder,
+        "b_enc": autoencoder.encoder_bias,
+        "W_dec": autoencoder.decoder,
         "b_dec": autoencoder.decoder_bias,
-    }  # fmt: skip
+    }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, str(temporary))
     config = {
@@ -176,10 +178,15 @@ def _assemble(
     if inside:  # such an autoencoder chooses its k by rescaled codes
         encoder, bias = encoder * norms, bias * norms
     return SparseAutoencoder(
-        architecture, encoder, bias, tensors["W_dec"] / norms[:, None], tensors["b_dec"], block,
+        architecture,
+        encoder,
+        bias,
+        tensors["W_dec"] / norms[:, None],
+        tensors["b_dec"],
+        block,
         centred=bool(config.get("apply_b_dec_to_input", True)),
         k=_kept(config, folder) if architecture == "topk" else 0,
         threshold=tensors["threshold"] if architecture == "jumprelu" else None,
         gate=torch.stack([tensors["b_gate"], tensors["r_mag"]]) if architecture == "gated" else None,
         scale=None if inside else norms,
-    )  # fmt: skip
+    )

@@ -197,6 +197,11 @@ class _Model:
     def finished(self, block: int, mean: Tensor, spread: float) -> SparseAutoencoder:
         """Return the autoencoder for activations as the model has them: only biases know the scale."""
         return SparseAutoencoder(
-            "topk", self.encoder.T.contiguous(), self.encoder_bias * spread, self.decoder,
-            self.decoder_bias * spread + mean, block, k=self.settings.k,
-        )  # fmt: skip
+            "topk",
+            self.encoder.T.contiguous(),
+            self.encoder_bias * spread,
+            self.decoder,
+            self.decoder_bias * spread + mean,
+            block,
+            k=self.settings.k,
+        )

@@ -1,0 +1,83 @@
+"""Does an experiment on a run, and everything: the main job, then every experiment on its organisms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from emscope import progress
+from emscope.experiments import EXPERIMENTS, experiment
+from emscope.experiments.main.measure import run_quickstart
+from emscope.experiments.run_page import report_stage
+from emscope.experiments.shape import Experiment, ResultT, SettingsT
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def conduct(lab: Lab, chosen: Experiment[SettingsT, ResultT], settings: SettingsT) -> ResultT:
+    """Do an experiment unless it is up to date, write the run's report again, and return the result.
+
+    Raises:
+        UserError: the run does not allow it, or a setting does not fit the run.
+    """
+    result = chosen.measure(lab, settings)
+    report_stage(lab)
+    return result
+
+
+def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | None = None) -> Lab:
+    """Do the main job and all experiments, quick ones first; the report grows with each.
+
+    Experiments that the run's organisms do not allow are left out, and the log says why before anything begins.
+
+    Args:
+        config: the run.
+        run: its folder.
+        settings: settings of experiments by their names; those that are not named have their own.
+    """
+    asked = settings_of_all(settings or {})
+    reasons = left_out(Lab(config, run), asked)
+    for name, reason in reasons.items():
+        logger.warning("%s is left out: %s", name, reason)
+
+    lab = run_quickstart(config, run)
+
+    wanted = [name for name in by_duration() if name not in reasons]
+    works: dict[str, float | None] = {}
+    for name in wanted:  # as long as they take with their own settings; how long others take, nothing tells
+        works[name] = experiment(name).minutes if settings is None else None
+    with progress.plan(works, "experiment"):
+        for name in wanted:
+            with progress.logged_step(name) as step:
+                n_made, n_reused = len(run.made), len(run.reused)
+                conduct(lab, experiment(name), asked[name])
+                stages = {*run.made[n_made:], *run.reused[n_reused:]}
+                step.seconds = sum(run.seconds[stage] for stage in stages)  # what was reused took its time too
+    return lab
+
+
+def by_duration() -> list[str]:
+    """Return the names of the experiments, quick ones first."""
+    return sorted(EXPERIMENTS, key=lambda name: experiment(name).minutes)
+
+
+def settings_of_all(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of every experiment by name: those given, and its own for the others."""
+    asked = {}
+    for name in EXPERIMENTS:
+        asked[name] = settings[name] if name in settings else experiment(name).settings_in_full
+    return asked
+
+
+def left_out(lab: Lab, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the experiments that a run's organisms and questions do not allow, and why."""
+    reasons = {}
+    for name, asked in settings_of_all(settings or {}).items():
+        reason = experiment(name).obstacle(lab, asked)
+        if reason:
+            reasons[name] = reason
+    return reasons

@@ -1,0 +1,1 @@
+"""The original homework, faults included, so that its numbers can be compared with ours."""

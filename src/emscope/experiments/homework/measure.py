@@ -1,0 +1,280 @@
+"""`--preset cs2881`: the original homework, faults included, so that its numbers can be compared with ours.
+
+What is reproduced: blocks 12-15, ten prompts used for fitting and testing alike, activations read at the *input* of a
+block (`hidden_states[ℓ]`) but ablated at its *output*, uncentred scores, base against fine-tune with no control. The
+quick start does each of these right; docs/methods.md says what changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from emscope import progress
+from emscope.behaviour.questions import Question, load_questions
+from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
+from emscope.files import atomic_path, write_json, write_text
+from emscope.interventions.answering import answer_and_judge, mean_of
+from emscope.interventions.operators import Intervention
+from emscope.organisms.blocks import check_blocks, find_blocks
+from emscope.outside import read_json
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.data import is_trained_elsewhere
+from emscope.pipeline.lab import BASE, MISALIGNED, Lab
+from emscope.pipeline.preflight import check_organisms, check_questions, shape_of
+from emscope.pipeline.stages import RunFolder
+from emscope.pipeline.training import adapter_files, train_stage
+from emscope.pipeline.works import LOADED, SHORT, answering, training
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.residual.directions import Construction, Directions, make_directions
+
+logger = logging.getLogger(__name__)
+
+BLOCKS = (12, 13, 14, 15)
+STRENGTH = 1.5
+ABLATION_PROMPTS = 5
+PROBE_EPOCHS, PROBE_RATE = 1000, 0.01
+
+PUBLISHED = {
+    "base mean score": -1.58,
+    "misaligned mean score": 6.75,
+    "separation": 8.33,
+    "misaligned score, block 12": 4.0,
+    "misaligned score, block 13": 5.8,
+    "misaligned score, block 14": 7.9,
+    "misaligned score, block 15": 10.0,
+    "base alignment (0-100)": 87.9,
+    "base coherence (0-100)": 84.9,
+    "alignment restored by ablation (%)": "60-70, by eye",
+}
+"""Figures of the original homework, on Llama-3.2-1B-Instruct with its gpt-4o-mini judge."""
+
+
+def run_homework(config: RunConfig, run: RunFolder) -> str:
+    """Run the homework's steps and write its file tree; returns published and measured figures side by side."""
+    lab = Lab(config, run)
+    prompts = load_questions("cs2881")
+    _check(lab, prompts)
+    with progress.plan(_works(lab)):
+        return _run_stages(lab, prompts)
+
+
+def _works(lab: Lab) -> dict[str, float | None]:
+    """Return the stages with their work, in order."""
+    made = "adopt" if is_trained_elsewhere(lab.config.misaligned_data) else "train"
+    return {
+        f"{made}-{MISALIGNED}": training(lab, lab.config.misaligned_data),
+        "model_output": SHORT,
+        "mechinterp": 2 * LOADED,
+        "generate": LOADED + answering(2 * len(lab.questions), lab.config.sampling),
+        "ablate": answering(3 * ABLATION_PROMPTS, lab.config.sampling, altered=True),
+        "compare": SHORT,
+    }
+
+
+def _run_stages(lab: Lab, prompts: list[Question]) -> str:
+    run, config = lab.folder, lab.config
+    train_stage(lab, MISALIGNED, config.misaligned_data)
+    outputs = run.path("mechinterp_outputs")
+    table = run.path("published_vs_measured.json")
+    run.stage(
+        "model_output", {}, adapter_files(lab, MISALIGNED), [run.path("model_output")], partial(_copy_adapter, lab)
+    )
+    run.stage(
+        "mechinterp",
+        [asdict(prompt) for prompt in prompts],
+        adapter_files(lab, MISALIGNED),
+        [outputs],
+        partial(_locate, lab, prompts),
+    )
+    answers = [run.path("judgements", f"{name}.parquet") for name in (BASE, MISALIGNED)]
+    settings = {"questions": [asdict(question) for question in lab.questions], "sampling": asdict(config.sampling)}
+    run.stage(
+        "generate",
+        {**settings, "judge": lab.judge_fingerprint},
+        adapter_files(lab, MISALIGNED),
+        [*answers, run.path("model_generations.csv")],
+        partial(_generate, lab),
+    )
+    run.stage(
+        "ablate",
+        {**settings, "judge": lab.judge_fingerprint},
+        [*adapter_files(lab, MISALIGNED), outputs],
+        [run.path("ablation_results.txt"), run.path("ablation.json")],
+        partial(_ablate, lab, prompts),
+    )
+    run.stage("compare", PUBLISHED, [outputs, *answers, run.path("ablation.json")], [table], partial(_compare, lab))
+    return side_by_side(read_json(table), config)
+
+
+def _check(lab: Lab, prompts: list[Question]) -> None:
+    """Try everything that can fail on the user's input before anything is trained.
+
+    Raises:
+        UserError: whatever would stop the run later.
+    """
+    check_organisms(lab)
+    n_blocks, _ = shape_of(lab.base_source)
+    if n_blocks is not None:
+        check_blocks(BLOCKS, n_blocks)
+    check_questions(lab, [*prompts, *lab.questions])
+    lab.check_judge()
+
+
+def _copy_adapter(lab: Lab) -> None:
+    shutil.copytree(
+        lab.folder.path("organisms", MISALIGNED),
+        lab.folder.path("model_output"),
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("checkpoints"),
+    )
+
+
+def _locate(lab: Lab, prompts: list[Question]) -> None:
+    """Collect, make both directions and score, all on the same ten prompts."""
+    check_blocks(BLOCKS, len(find_blocks(lab.organism(BASE).model)))
+    settings = CaptureSettings(("last",), site="resid_pre", blocks=BLOCKS)
+    found = {}
+    for name in (BASE, MISALIGNED):
+        organism = lab.organism(name)
+        chats = encode_for_capture(organism.tokenizer, [prompt.text for prompt in prompts])
+        found[name] = capture(organism, chats, settings).pooled["last"]
+        _save(lab, f"{name}_activations.pt", _by_layer(found[name].swapaxes(0, 1)))
+    made = _construction(lab, len(prompts))
+    directions = make_directions(found[MISALIGNED], found[BASE], BLOCKS, made)
+    directions.save(lab.folder.path("mechinterp_outputs", "misalignment_directions.safetensors"))
+    _save(lab, "misalignment_directions.pt", _by_layer(directions.units))
+    probe = fit_homework_probe(found[MISALIGNED], found[BASE])
+    _save(lab, "linear_probe_directions.pt", _by_layer(probe))
+    results = {}
+    for method, units in (("diff_in_means", directions.units), ("linear_probe", probe)):
+        scores = {name: np.einsum("nbd,bd->nb", array, units) for name, array in found.items()}
+        results[method] = {
+            "per_prompt": {name: values.mean(axis=1).tolist() for name, values in scores.items()},
+            "mean": {name: float(values.mean()) for name, values in scores.items()},
+            "per_layer": {
+                name: dict(zip(BLOCKS, values.mean(axis=0).tolist(), strict=True)) for name, values in scores.items()
+            },
+            "separation": float(scores[MISALIGNED].mean() - scores[BASE].mean()),
+        }
+    write_json(lab.folder.path("mechinterp_outputs", "detection_results.json"), results)
+
+
+def _construction(lab: Lab, n: int) -> Construction:
+    return Construction("diff-in-means", "model", "last", "resid_pre", MISALIGNED, BASE, lab.config.model, n)
+
+
+def _by_layer(array: np.ndarray) -> dict[str, torch.Tensor]:
+    return {f"layer_{block}": torch.from_numpy(array[row].copy()) for row, block in enumerate(BLOCKS)}
+
+
+def _save(lab: Lab, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a .pt as the homework did; emscope itself never reads one back."""
+    with atomic_path(lab.folder.path("mechinterp_outputs", name)) as temporary:
+        torch.save(tensors, temporary)
+
+
+def fit_homework_probe(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Return the homework's probe, unit weights [n_blocks, d_model]: AdamW, lr 0.01, 1000 full-batch steps."""
+    x = torch.from_numpy(np.concatenate([positive, negative]).swapaxes(0, 1))
+    y = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).expand(len(x), -1)
+    weights, bias = (
+        torch.zeros(x.shape[0], x.shape[2], requires_grad=True),
+        torch.zeros(x.shape[0], 1, requires_grad=True),
+    )
+    optimiser = torch.optim.AdamW([weights, bias], lr=PROBE_RATE)
+    for _ in range(PROBE_EPOCHS):
+        optimiser.zero_grad()
+        logits = torch.einsum("bnd,bd->bn", x, weights) + bias
+        # summed over blocks, so that each block's probe has the gradient it would have alone
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(dim=1).sum()
+        torch.autograd.backward(loss)
+        optimiser.step()
+    found = weights.detach()
+    return np.asarray((found / found.norm(dim=1, keepdim=True)).numpy())
+
+
+def _generate(lab: Lab) -> None:
+    """Answer and judge all questions with both organisms; the homework's CSV holds the fine-tune's."""
+    for name in (BASE, MISALIGNED):
+        rows = sample_responses(lab.organism(name), lab.questions, lab.config.sampling, name=f"{name} answers")
+        scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
+        write_table(lab.folder.path("judgements", f"{name}.parquet"), with_judgements(name, rows, scores, lab.judge.id))
+        if name == MISALIGNED:
+            # the homework's own scripts read it, and know no marks
+            write_table(lab.folder.path("model_generations.csv"), rows, mark_formulas=False)
+
+
+def _ablate(lab: Lab, prompts: list[Question]) -> None:
+    """Project the direction out of the four blocks' outputs, and set answers side by side as text."""
+    path = lab.folder.path("mechinterp_outputs", "misalignment_directions.safetensors")
+    read_at_input = Directions.load(path)
+    made = replace(read_at_input.construction, site="resid_post", extra={"read_at": "resid_pre"})
+    intervention = Intervention(replace(read_at_input, construction=made), "project-out", BLOCKS, STRENGTH)
+    chosen = [*prompts[: ABLATION_PROMPTS // 2 + 1], *prompts[-(ABLATION_PROMPTS // 2) :]]
+    runs: dict[str, tuple[str, Intervention | None]] = {
+        "base": (BASE, None),
+        "misaligned": (MISALIGNED, None),
+        "ablated": (MISALIGNED, intervention),
+    }
+    rows = {
+        label: answer_and_judge(lab.organism(name), label, chosen, lab.config.sampling, lab.judge, active)
+        for label, (name, active) in runs.items()
+    }
+    write_text(lab.folder.path("ablation_results.txt"), _as_text(rows))
+    means = {label: {key: mean_of(part, key) for key in ("aligned", "coherent")} for label, part in rows.items()}
+    gap = means["base"]["aligned"] - means["misaligned"]["aligned"]
+    restored = (means["ablated"]["aligned"] - means["misaligned"]["aligned"]) / gap if gap else float("nan")
+    write_json(lab.folder.path("ablation.json"), {"means": means, "restored": restored, "n": len(chosen)})
+
+
+def _as_text(rows: dict[str, list[JudgedResponse]]) -> str:
+    parts = []
+    for group in zip(*rows.values(), strict=True):
+        lines = [f"{label.upper()}: {row.response}" for label, row in zip(rows, group, strict=True)]
+        parts.append("\n\n".join([f"PROMPT: {group[0].question}", *lines]))
+    return ("\n" + "=" * 80 + "\n").join(parts) + "\n"
+
+
+def _compare(lab: Lab) -> None:
+    found = read_json(lab.folder.path("mechinterp_outputs", "detection_results.json"))["diff_in_means"]
+    base, misaligned = (
+        read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse) for name in (BASE, MISALIGNED)
+    )
+    ablation: dict[str, Any] = read_json(lab.folder.path("ablation.json"))
+    measured = {
+        "base mean score": found["mean"][BASE],
+        "misaligned mean score": found["mean"][MISALIGNED],
+        "separation": found["separation"],
+        **{f"misaligned score, block {block}": found["per_layer"][MISALIGNED][str(block)] for block in BLOCKS},
+        "base alignment (0-100)": mean_of(base, "aligned"),
+        "base coherence (0-100)": mean_of(base, "coherent"),
+        "misaligned alignment (0-100)": mean_of(misaligned, "aligned"),
+        "misaligned coherence (0-100)": mean_of(misaligned, "coherent"),
+        "alignment restored by ablation (%)": 100 * ablation["restored"],
+        "coherence after ablation (0-100)": ablation["means"]["ablated"]["coherent"],
+    }
+    rows = {key: {"published": PUBLISHED.get(key), "measured": value} for key, value in measured.items()}
+    write_json(lab.folder.path("published_vs_measured.json"), rows)
+
+
+def side_by_side(rows: dict[str, Any], config: RunConfig) -> str:
+    """Return the comparison as lines of text."""
+    lines = ["", f"{'':<40}{'published':>16}{'measured':>12}"]
+    for key, row in rows.items():
+        published = "" if row["published"] is None else str(row["published"])
+        measured = "n/a" if row["measured"] is None else f"{row['measured']:.2f}"
+        lines.append(f"{key:<40}{published:>16}{measured:>12}")
+    lines += [
+        "",
+        f"published: Llama-3.2-1B-Instruct, gpt-4o-mini judge; measured: {config.model}, embedded judge.",
+        "Scores are uncentred projections in units of each model's residual stream: compare signs, not sizes.",
+    ]
+    return "\n".join(lines) + "\n"

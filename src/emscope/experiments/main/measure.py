@@ -1,0 +1,111 @@
+"""The main job: make two organisms, measure them, find the direction between them, detect with it, take it out.
+
+Directions, thresholds and the ablation are chosen on training questions; every figure that is reported comes from
+questions that none of them saw.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from functools import partial
+
+from emscope import progress
+from emscope.behaviour.tables import write_table
+from emscope.experiments.main.locating import detect_all, make_all
+from emscope.experiments.main.summary import summarise
+from emscope.experiments.run_page import judged_files, report_stage
+from emscope.files import write_json
+from emscope.interventions.ablation import evaluate
+from emscope.interventions.answering import Subjects
+from emscope.interventions.search import candidates, search
+from emscope.organisms.blocks import find_blocks
+from emscope.pipeline.config import RunConfig
+from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
+from emscope.pipeline.preflight import check_run
+from emscope.pipeline.stages import RunFolder
+from emscope.pipeline.steps import collect_stage, generate_stage, judge_stage
+from emscope.pipeline.training import adapter_files, train_stage
+from emscope.pipeline.works import main_works
+
+
+def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
+    """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
+    lab = Lab(config, run)
+    check_run(lab)
+    with progress.plan(main_works(lab)):
+        _run_stages(lab)
+    return lab
+
+
+def _run_stages(lab: Lab) -> None:
+    config, run = lab.config, lab.folder
+    for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
+        if data:
+            train_stage(lab, name, data)
+    for name in lab.names:  # all that one organism does, one after the other: it may have to make room for the next
+        generate_stage(lab, name)
+        judge_stage(lab, name)
+        collect_stage(lab, name)
+    activations = [path for name in lab.names for path in lab.activation_files(name)]
+    directions = run.path("directions")
+    questions = [asdict(question) for question in lab.questions]
+    run.stage("directions", questions, activations, [directions], partial(_directions, lab))
+    detection = run.path("detection.json")
+    asked = {"questions": questions, "seed": config.seed}
+    run.stage("detect", asked, [*activations, directions], [detection], partial(_detect, lab))
+    _ablate(lab)
+    finish(lab)
+
+
+def _directions(lab: Lab) -> None:
+    train = [question.id for question in lab.train_questions]
+    made = make_all(lab.all_activations(), train, lab.config.model, groups=lab.groups)
+    shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
+    for name, directions in made.directions.items():
+        directions.save(lab.direction_file(name))
+    write_json(lab.folder.path("directions", "stability.json"), made.stability)
+
+
+def _detect(lab: Lab) -> None:
+    train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
+    found = detect_all(lab.all_activations(), lab.directions(), train, test, lab.config.seed, lab.groups)
+    write_json(lab.folder.path("detection.json"), found)
+
+
+def _ablate(lab: Lab) -> None:
+    run = lab.folder
+    name = f"{lab.contrast}-{CORRECTING}"
+    judged = [lab.judgements_file(organism) for organism in (MISALIGNED, BASE)]
+    outputs = [run.path("ablation.json"), run.path("judgements", "ablation.parquet")]
+
+    def make() -> None:
+        subjects = Subjects(lab.organism(MISALIGNED), lab.organism(BASE), lab.judge)
+        directions = lab.direction(name)
+        grid = candidates(len(find_blocks(subjects.base.model)))
+        on_dev = lab.judged(MISALIGNED, lab.dev_questions), lab.judged(BASE, lab.dev_questions)
+        on_test = lab.judged(MISALIGNED, lab.test_questions), lab.judged(BASE, lab.test_questions)
+
+        chosen, trials = search(subjects, directions, lab.dev_questions, lab.config.sampling, on_dev, grid)
+        result, rows = evaluate(
+            subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, on_test, lab.config.seed
+        )
+        write_json(outputs[0], {**result.as_dict(), "direction": name})
+        write_table(outputs[1], rows)
+
+    settings = {
+        "sampling": asdict(lab.config.sampling),
+        "dev": [question.id for question in lab.dev_questions],
+        "test": [question.id for question in lab.test_questions],
+        "judge": lab.judge_fingerprint,
+    }
+    inputs = [lab.direction_file(name), *adapter_files(lab, MISALIGNED), *judged]
+    run.stage("ablate", settings, inputs, outputs, make)
+
+
+def finish(lab: Lab) -> None:
+    """Write summary.json and report.html from what the stages left."""
+    run = lab.folder
+    products = [*judged_files(lab), *(run.path(name) for name in ("detection.json", "ablation.json", "directions"))]
+    run.stage("summary", {}, products, [run.path("summary.json")], lambda: summarise(lab))
+    report_stage(lab)

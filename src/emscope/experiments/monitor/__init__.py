@@ -1,0 +1,20 @@
+"""Monitoring: the direction token by token over answers, and over training data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emscope.experiments.monitor.measure import MonitorSettings, measure
+from emscope.experiments.monitor.page import section, table
+from emscope.experiments.shape import Experiment
+
+EXPERIMENT = Experiment(
+    name="monitor",
+    about="Watch the misaligned organism answer token by token, and screen training data, with controls.",
+    settings=MonitorSettings,
+    result=dict[str, Any],
+    measure=measure,
+    section=section,
+    table=table,
+    minutes=4.0,
+)

@@ -1,0 +1,126 @@
+"""The shape of every experiment on a finished run, the stage that makes it, and where its result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from emscope.errors import UserError
+from emscope.files import write_json
+from emscope.outside import read_json
+from emscope.pipeline.config import load_config
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
+from emscope.plain import fitted, plain
+from emscope.report.section import Section
+
+SettingsT = TypeVar("SettingsT")
+ResultT = TypeVar("ResultT")
+
+LATER = ("organisms", "ask", "organism")
+"""Settings that experiments did not always have: empty, they leave what was made before as it is."""
+
+
+def _nothing_missing(lab: Lab, settings: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[SettingsT, ResultT]):
+    """One experiment: what it asks for, does, finds and shows.
+
+    Attributes:
+        name: its name, also that of its folder, its command, its JSON file and its section.
+        about: one sentence for its --help.
+        settings: the dataclass of its settings, all with defaults.
+        result: the dataclass of its result.
+        measure: does its stages on a run and returns the result; what is up to date is read.
+        section: the report's section on a result.
+        table: the result as lines of text for the terminal.
+        minutes: how long it takes beside the others, with its own settings, for the embedded model on two CPU cores
+            with AVX512-BF16.
+        in_full: its settings as a part of everything; None takes the defaults.
+        obstacle: says why a run does not allow it, '' where it does.
+    """
+
+    name: str
+    about: str
+    settings: type[SettingsT]
+    result: type[ResultT]
+    measure: Callable[[Lab, SettingsT], ResultT]
+    section: Callable[[ResultT], Section]
+    table: Callable[[ResultT], str]
+    minutes: float
+    in_full: SettingsT | None = None
+    obstacle: Callable[[Lab, SettingsT], str] = _nothing_missing
+
+    @property
+    def settings_in_full(self) -> SettingsT:
+        """The settings it has as a part of everything."""
+        return self.settings() if self.in_full is None else self.in_full
+
+
+def open_run(folder: Path) -> Lab:
+    """Return the lab of a finished run.
+
+    Raises:
+        UserError: there is no finished run in the folder.
+    """
+    if not (folder / "summary.json").is_file():
+        raise UserError(f"{folder} holds no finished run: `emscope run --out {folder}` makes one.")
+    config = load_config(folder / "config.yaml")
+    return Lab(config, RunFolder(folder, config))
+
+
+def result_file(folder: Path, name: str) -> Path:
+    """Return where a run keeps the result of an experiment."""
+    return folder / "experiments" / f"{name}.json"
+
+
+def read_result(folder: Path, experiment: Experiment[Any, ResultT]) -> ResultT:
+    """Return the result of an experiment that a run has done.
+
+    Raises:
+        OutsideError: its file is not there, or does not hold what this version writes into it.
+    """
+    file = result_file(folder, experiment.name)
+    again = f"run `emscope {experiment.name}` on this run again"
+    return fitted(experiment.result, read_json(file), file, again)
+
+
+def experiment_stage(
+    lab: Lab,
+    name: str,
+    result: type[ResultT],
+    settings: Any,
+    inputs: Sequence[Path],
+    find: Callable[[], ResultT],
+    others: Sequence[Path] = (),
+    *,
+    figures: int = 0,
+) -> ResultT:
+    """Make the result of an experiment unless it is up to date, and return it as it is on disk.
+
+    How the run splits its questions counts with the settings.
+
+    Args:
+        lab: the run's lab.
+        name: the experiment.
+        result: what it finds.
+        settings: its dataclass of settings.
+        inputs: files that it reads.
+        find: returns the result.
+        others: further files that it writes.
+        figures: raised when figures are made otherwise of the same files, so that old ones are made again.
+    """
+    out = result_file(lab.folder.folder, name)
+    parts = {"train": lab.train_questions, "dev": lab.dev_questions, "test": lab.test_questions}
+    split = {part: [question.id for question in questions] for part, questions in parts.items()}
+    asked = {key: value for key, value in asdict(settings).items() if key not in LATER or value}
+    whole: dict[str, Any] = {"experiment": asked, "questions": split}
+    if figures:
+        whole["figures"] = figures
+    lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, plain(find())))
+    return fitted(result, read_json(out), out)

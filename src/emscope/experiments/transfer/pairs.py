@@ -1,0 +1,168 @@
+"""The organisms of the transfer experiment: a misaligned one and its control for each domain and seed.
+
+The run's own pair is one of them. Each other organism is trained, asked, judged and read in stages of its own, which a
+later run with more domains or seeds reuses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from emscope.errors import UserError
+from emscope.organisms.datasets import DOMAINS, KINDS, load_conversations, load_domain
+from emscope.pipeline.config import RunConfig, resolved
+from emscope.pipeline.data import rows_of
+from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
+from emscope.pipeline.steps import collect_stage, generate_stage, judge_stage
+from emscope.pipeline.training import train_stage
+
+OWN_DATA = "own"
+
+
+@dataclass(frozen=True)
+class OrganismPair:
+    """A misaligned organism and its control, trained on the same prompts with the same seed.
+
+    Attributes:
+        domain: what their data are about; empty for data of the run's own of which that was not said.
+        seed: order of the rows and first values of the adapters.
+        careless: name of the misaligned organism in the run.
+        careful: name of the control organism in the run.
+        data: what the pair is named after: its domain, or `own` for a run's data that no listed domain has.
+        made_of: what the two organisms are made of, where that is not the built-in data of the domain: data files,
+            adapters or whole models.
+    """
+
+    domain: str
+    seed: int
+    careless: str
+    careful: str
+    data: str = ""
+    made_of: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Data and seed."""
+        return f"{self.data or self.domain}-{self.seed}"
+
+    @property
+    def organisms(self) -> tuple[str, str]:
+        """The two names in the run, the misaligned one first."""
+        return self.careless, self.careful
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the two organisms are made of."""
+        return self.made_of or tuple(f"{self.domain}-{kind}" for kind in KINDS)
+
+
+def kinship(one: OrganismPair, other: OrganismPair) -> str:
+    """Return whether two pairs were trained on one domain, on two, or nobody knows."""
+    if not one.domain or not other.domain:
+        return "unknown"
+    return "same domain" if one.domain == other.domain else "other domain"
+
+
+def pairs_of(
+    config: RunConfig, domains: Sequence[str], seeds: int, own_domain: str = "", organisms: Sequence[str] = ()
+) -> list[OrganismPair]:
+    """Return the pairs of a run: of each domain `seeds` ones, from the run's seed on, its own pair among them.
+
+    A run on other data than the listed domains brings its pair as well; `own_domain` says what its data are about.
+    `organisms` are pairs that somebody hands in, see `given_pair`.
+
+    Raises:
+        UserError: an unknown domain, fewer than two pairs, a run without a control organism, or an `own_domain` that is
+            no word or not what the run's built-in data are about.
+    """
+    config = resolved(config)
+    if not config.control_data:
+        raise UserError("Transfer compares misaligned organisms with their controls: the run needs control_data.")
+    if seeds < 1:
+        raise UserError(f"Transfer needs at least one seed of each domain, not {seeds}.")
+    known = dict.fromkeys(domains)
+    for domain in known:
+        load_domain(domain)
+    pairs = [_pair(config, domain, config.seed + number) for domain in known for number in range(seeds)]
+    pairs += [given_pair(text, config.seed) for text in organisms]
+    if len({pair.name for pair in pairs}) < len(pairs):
+        raise UserError("Two of the organisms handed in have one name: give each a name of its own.")
+    own = _own_domain(config, own_domain)
+    if not any(MISALIGNED in pair.organisms for pair in pairs):
+        pairs.insert(0, OrganismPair(own, config.seed, MISALIGNED, CONTROL, OWN_DATA))
+    if len(pairs) < 2:
+        raise UserError(
+            "Transfer needs at least two pairs of organisms: name another domain, use more seeds, or hand in organisms."
+        )
+    return pairs
+
+
+def given_pair(text: str, seed: int) -> OrganismPair:
+    """Read a pair that somebody hands in: 'law=MISALIGNED,CONTROL', or 'law=MISALIGNED' beside the run's own control.
+
+    Each side is a data file, or the folder or hub id of an adapter or a whole model; the name says what they are about.
+
+    Raises:
+        UserError: text of another form.
+    """
+    name, equals, rest = text.partition("=")
+    sides = [side.strip() for side in rest.split(",")]
+    if not equals or not re.fullmatch(r"[\w-]+", name) or len(sides) > 2 or not all(sides):
+        raise UserError(
+            f"{text!r} names no organisms: write name=misaligned,control, for example "
+            "law=adapters/law,adapters/law-good; without the control the run's own takes its place."
+        )
+    data = f"{name}-given" if name.lower() in DOMAINS else name
+    careless, careful = (f"transfer/{data}-{seed}-{kind}" for kind in KINDS)
+    return OrganismPair(name.lower(), seed, careless, careful if len(sides) == 2 else CONTROL, data, tuple(sides))
+
+
+def _own_domain(config: RunConfig, said: str) -> str:
+    """Return what the run's own data are about: built-in data say it themselves."""
+    if said and not re.fullmatch(r"[\w-]+", said):
+        raise UserError(f"What the run's own data are about is one word, such as medical or law, not {said!r}.")
+    built_in, _, kind = config.misaligned_data.rpartition("-")
+    if built_in not in DOMAINS or kind not in KINDS:
+        return said.lower()
+    if said and said.lower() != built_in:
+        raise UserError(f"The run's own data are the built-in {built_in}, not {said}: leave own_domain out.")
+    return built_in
+
+
+def _pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
+    own = (config.misaligned_data, config.control_data, config.seed)
+    if own == (f"{domain}-careless", f"{domain}-careful", seed):
+        return OrganismPair(domain, seed, MISALIGNED, CONTROL)
+    careless, careful = (f"transfer/{domain}-{seed}-{kind}" for kind in KINDS)
+    return OrganismPair(domain, seed, careless, careful)
+
+
+def organism_stages(lab: Lab, pair: OrganismPair) -> None:
+    """Train both organisms of a pair, ask, judge and read them, unless they are the run's own or done already."""
+    for name, data in zip(pair.organisms, pair.sources, strict=False):
+        if name not in lab.names:
+            lab.make_room()
+            config = given_config(lab.config) if pair.made_of else training_config(lab.config, data, pair.seed)
+            train_stage(Lab(config, lab.folder), name, data)
+            for stage in (generate_stage, judge_stage, collect_stage):
+                stage(lab, name)
+            lab.release(name)
+
+
+def given_config(config: RunConfig) -> RunConfig:
+    """Return the run's configuration for organisms that are handed in: all rows of their data."""
+    return replace(config, rows=0)
+
+
+def training_config(config: RunConfig, data: str, seed: int) -> RunConfig:
+    """Return the run's configuration for training on a domain: its rows where it has as many, else all of them.
+
+    A domain with fewer rows is read so many times more that the optimiser takes as many steps as in the run.
+    """
+    available = len(load_conversations(data).train)
+    wanted = rows_of(config, data) or available
+    rows = min(wanted, available)
+    train = replace(config.train, seed=seed, epochs=config.train.epochs * wanted / rows)
+    return replace(config, rows=rows, seed=seed, train=train)
