@@ -23,7 +23,7 @@ BESIDE_README = {
     "CHANGELOG.md": "changes.md",
     "SECURITY.md": "security.md",
 }
-PACKAGES = ("statistics", "organisms", "behaviour", "residual", "interventions", "pipeline", "experiments")
+PACKAGES = ("statistics", "organisms", "behaviour", "residual", "interventions", "pipeline")
 log = logging.getLogger("mkdocs.hooks.pages")
 
 

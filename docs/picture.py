@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from emscope.statistics import Estimate, coherent_share, em_rate
-
 from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.statistics import Estimate, coherent_share, em_rate
 
 
 @dataclass(frozen=True)

@@ -206,13 +206,21 @@ def experiments() -> dict[str, DataClass]:
 
 def undescribed() -> list[str]:
     """Return one sentence for every class of the pages with fields that its docstring does not describe."""
-    problems = []
-    for outer in [*experiments().values(), *commands().values()]:
+    problems = set()
+    for outer in experiments().values():
         for kind in _with_parts(outer):
-            names = [field.name for field in kind.fields if not field.about]
-            if names:
-                problems.append(f"{_place(kind.module)}: {kind.name} does not describe {', '.join(names)}.")
-    return sorted(set(problems))
+            problems.add(_missing(kind, kind.fields))
+    for outer in commands().values():
+        for kind in _with_parts(outer):
+            flags = [field for field in kind.fields if not _inner(field.kind, kind.module)]  # others are not shown
+            problems.add(_missing(kind, flags))
+    return sorted(problems - {""})
+
+
+def _missing(kind: DataClass, fields: Sequence[Field]) -> str:
+    """Return which of a class's fields lack a description, as a sentence; '' where none does."""
+    names = ", ".join(field.name for field in fields if not field.about)
+    return f"{_place(kind.module)}: {kind.name} does not describe {names}." if names else ""
 
 
 def _named_in(file: Path, keyword: str) -> DataClass | None:
