@@ -52,18 +52,41 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _face() -> str:
-    """Return the page of what `import emscope as em` gives, and of the packages below it."""
+    """Return the page of what `import emscope as em` gives, functions before the types they return."""
+    names = _public_names()
+    functions = [name for name in names if name[0].islower()]
+    types = [name for name in names if name[0].isupper()]
     lines = [
         "# Python",
         "",
-        "`import emscope as em` gives what a notebook needs. What this page lists keeps its name and meaning; the",
-        "packages below it are documented too, and may change between versions.",
+        "`import emscope as em` gives the names on this page. They keep their names and meanings between versions. The",
+        "packages below them are documented too, and may change:",
         "",
         *(f"- [emscope.{package}](api-{package}.md): {_first_sentence(package)}" for package in PACKAGES),
         "",
+        "## Functions",
+        "",
+        *(_public(name, names[name]) for name in functions),
+        "## Types",
+        "",
+        *(_public(name, names[name]) for name in types),
     ]
-    lines.extend(f"::: {path}\n" for path in _modules(SOURCE / "face"))
     return "\n".join(lines)
+
+
+def _public(name: str, home: str) -> str:
+    """Return the directive that shows a public name under the name that users give it."""
+    options = f"    options: {{heading: em.{name}, heading_level: 3, show_root_full_path: false}}"
+    return f"::: emscope.{home}.{name}\n{options}\n"
+
+
+def _public_names() -> dict[str, str]:
+    """Return the public names of `emscope`, each with the module it lives in, those of one module together."""
+    for node in ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOMES":
+            homes = ast.literal_eval(node.value)
+            return {name: home for home, names in homes.items() for name in names}
+    raise ValueError("emscope/__init__.py has no _HOMES, the table of its public names.")
 
 
 def _api(package: str) -> str:
