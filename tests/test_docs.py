@@ -1,4 +1,4 @@
-"""Docs say what is true: their Python runs, their commands parse, their links lead somewhere, the reference is whole."""
+"""Docs say what is true: their Python runs, their commands parse, links lead somewhere, the reference is whole."""
 
 import importlib.util
 import re
