@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emscope.face.training import train
     from emscope.interventions.operators import Intervention
     from emscope.organisms.models import Organism
-    from emscope.organisms.train import TrainSettings
+    from emscope.organisms.settings import TrainSettings
     from emscope.pipeline.config import RunConfig
     from emscope.residual.directions import Directions, random_like
     from emscope.residual.store import ActivationStore
@@ -89,7 +89,7 @@ _HOMES = {
     "face.training": ("train",),
     "interventions.operators": ("Intervention",),
     "organisms.models": ("Organism",),
-    "organisms.train": ("TrainSettings",),
+    "organisms.settings": ("TrainSettings",),
     "pipeline.config": ("RunConfig",),
     "residual.directions": ("Directions", "random_like"),
     "residual.store": ("ActivationStore",),

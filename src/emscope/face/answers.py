@@ -12,7 +12,7 @@ from typing import Literal
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import with_format
-from emscope.behaviour.judges.choose import choose_judge
+from emscope.behaviour.judges.kinds import choose_judge
 from emscope.behaviour.judges.rubrics import load_rubrics
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
 from emscope.behaviour.judging import Judge
@@ -180,6 +180,7 @@ def judge(
         UserError: no such judge, or it cannot be loaded or reached.
     """
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
+    chosen: Judge
     if isinstance(by, str):
         chosen = choose_judge(
             by,

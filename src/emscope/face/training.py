@@ -12,7 +12,8 @@ from emscope.organisms.datasets import load_conversations
 from emscope.organisms.device import choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 
 
 def train(
