@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emscope.behaviour.judges.settings import JudgeSettings
     from emscope.behaviour.judging import Judge, Judgement
     from emscope.behaviour.questions import Question
     from emscope.behaviour.responses import Response
@@ -40,6 +41,7 @@ __all__ = [
     "Estimate",
     "Intervention",
     "Judge",
+    "JudgeSettings",
     "JudgedResponse",
     "Judgement",
     "Judgements",
@@ -74,6 +76,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "behaviour.judges.settings": ("JudgeSettings",),
     "behaviour.judging": ("Judge", "Judgement"),
     "behaviour.questions": ("Question",),
     "behaviour.responses": ("Response",),

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from os import environ
 from pathlib import Path
 from typing import Literal
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import with_format
 from emscope.behaviour.judges.kinds import choose_judge
-from emscope.behaviour.judges.rubrics import load_rubrics
-from emscope.behaviour.judges.server import NO_KEY, ServerSettings
+from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import SamplingSettings
@@ -152,9 +150,9 @@ def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSe
 
 def judge(
     answers: Answers | str | Path,
-    by: str | Judge = "embedded",
+    by: str | JudgeSettings | Judge = "embedded",
     *,
-    base_url: str | None = None,
+    base_url: str = "",
     api_key_env: str = "OPENAI_API_KEY",
     concurrency: int = 16,
     rubrics: str | Path | None = None,
@@ -166,9 +164,9 @@ def judge(
 
     Args:
         answers: answers, or a file of questions and answers of any kind.
-        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, or a judge
-            of yours: an object with `id` and `judge(questions, answers)`.
-        base_url: a server's address up to /v1; None takes OPENAI_BASE_URL, else OpenAI's.
+        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, settings
+            that say more, or a judge of yours: an object with `id` and `judge(questions, answers)`.
+        base_url: a server's address up to /v1; none given takes OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.
         concurrency: calls of a server in flight.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts.
@@ -182,32 +180,18 @@ def judge(
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
     chosen: Judge
     if isinstance(by, str):
-        chosen = choose_judge(
-            by,
-            rubrics=load_rubrics(Path(rubrics)) if rubrics is not None else None,
-            store=Path(store) if store is not None else None,
-            server=_server(base_url, api_key_env, concurrency) if by.startswith("openai:") else None,
-            max_calls=max_calls,
-        )
+        address = base_url or address_in_environment(by)
+        named = "" if rubrics is None else str(rubrics)
+        by = JudgeSettings(by, address, api_key_env, concurrency, rubrics=named)
+    if isinstance(by, JudgeSettings):
+        kept = None if store is None else Path(store)
+        chosen = choose_judge(by, store=kept, max_calls=max_calls)
     else:
         chosen = by
     asked = table.column("question")
     said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
     scores = chosen.judge(asked, said)
     return Judgements(with_judgements(table.organism, table, scores, chosen.id + "+thoughts" * thoughts))
-
-
-def _server(base_url: str | None, api_key_env: str, concurrency: int) -> ServerSettings:
-    """Return how a server is asked, with the key from the environment.
-
-    Raises:
-        UserError: OpenAI itself is asked without a key.
-    """
-    address = base_url or environ.get("OPENAI_BASE_URL") or None
-    key = environ.get(api_key_env, "") or NO_KEY
-    if key == NO_KEY and address is None:
-        raise UserError(f"OpenAI needs a key: set {api_key_env} in the environment, or name your server's base_url.")
-    return ServerSettings(address, key, concurrency)
 
 
 def em_rate(
