@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emscope.errors import UserError
     from emscope.face.altered import Altered, ablate, applied, steer
     from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
-    from emscope.face.directions import Detection, Probe, collect, detect, direction, probe
+    from emscope.face.directions import Probe, collect, detect, direction, probe
     from emscope.face.loading import load
     from emscope.face.runs import Run, open_run, run
     from emscope.face.tables import AnswerPairs, Answers, Judgements, Questions, Table
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emscope.organisms.models import Organism
     from emscope.organisms.settings import TrainSettings
     from emscope.pipeline.config import RunConfig
+    from emscope.residual.detecting import Detection
     from emscope.residual.directions import Directions, random_like
     from emscope.residual.store import ActivationStore
     from emscope.statistics import Estimate, PairedDifference
@@ -85,7 +86,7 @@ _HOMES = {
     "errors": ("UserError",),
     "face.altered": ("Altered", "ablate", "applied", "steer"),
     "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
-    "face.directions": ("Detection", "Probe", "collect", "detect", "direction", "probe"),
+    "face.directions": ("Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),
     "face.runs": ("Run", "open_run", "run"),
     "face.tables": ("AnswerPairs", "Answers", "Judgements", "Questions", "Table"),
@@ -94,6 +95,7 @@ _HOMES = {
     "organisms.models": ("Organism",),
     "organisms.settings": ("TrainSettings",),
     "pipeline.config": ("RunConfig",),
+    "residual.detecting": ("Detection",),
     "residual.directions": ("Directions", "random_like"),
     "residual.store": ("ActivationStore",),
 }
