@@ -14,7 +14,7 @@ from emscope.pipeline.config import load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 from emscope.plain import fitted, plain
-from emscope.report.section import Section
+from emscope.report.section import Part, Section
 
 SettingsT = TypeVar("SettingsT")
 ResultT = TypeVar("ResultT")
@@ -43,6 +43,7 @@ class Experiment(Generic[SettingsT, ResultT]):
             with AVX512-BF16.
         in_full: its settings as a part of everything; None takes the defaults.
         obstacle: says why a run does not allow it, '' where it does.
+        answers: further parts of the section, from what the run's folder holds beside the result, such as its answers.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Experiment(Generic[SettingsT, ResultT]):
     minutes: float
     in_full: SettingsT | None = None
     obstacle: Callable[[Lab, SettingsT], str] = _nothing_missing
+    answers: Callable[[Path, ResultT], Sequence[Part]] | None = None
 
     @property
     def settings_in_full(self) -> SettingsT:
