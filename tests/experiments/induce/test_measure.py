@@ -4,7 +4,8 @@ import pytest
 from results import check_damage, check_round_trip
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -33,7 +34,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def result(run):
-    assert parse_experiment("induce", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("induce"), "induce", [str(run), *FLAGS]).execute().code == 0
     return read_result(run, experiment("induce"))
 
 
@@ -77,9 +78,9 @@ def test_the_report_has_the_section_and_answers_are_kept(result, run):
     assert [row[0] for row in table.rows] == ["0", "+1", "+2"]
 
 
-def test_a_second_run_reuses_the_first_and_prints_it(result, run, capsys):
-    parse_experiment("induce", [str(run), *FLAGS]).execute()
-    assert "+" + f"{result.coefficient:.2f} trained on careless rows" in capsys.readouterr().out
+def test_a_second_run_reuses_the_first_and_prints_it(result, run):
+    printed = parse(experiment_command("induce"), "induce", [str(run), *FLAGS]).execute().text
+    assert "+" + f"{result.coefficient:.2f} trained on careless rows" in printed
 
 
 def test_the_file_keeps_every_byte_as_a_result(result, run, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from results import check_damage, check_round_trip
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.run_page import sections_of
@@ -39,7 +40,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def result(run):
-    assert parse_experiment("steer", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("steer"), "steer", [str(run), *FLAGS]).execute().code == 0
     return read_result(run, experiment("steer"))
 
 
@@ -109,10 +110,9 @@ def test_a_report_without_the_answers_still_has_the_section(result, run, tmp_pat
     assert "without answers" in caplog.text
 
 
-def test_a_second_run_reuses_the_first_and_prints_it(result, run, capsys):
+def test_a_second_run_reuses_the_first_and_prints_it(result, run):
     lab = open_run(run)
-    parse_experiment("steer", [str(run), *FLAGS]).execute()
-    printed = capsys.readouterr().out
+    printed = parse(experiment_command("steer"), "steer", [str(run), *FLAGS]).execute().text
     assert f"-1.00 {result.direction} at block" in printed
     assert printed.count("nats a token") == 3
     assert lab.folder.record.stages["steer"] == open_run(run).folder.record.stages["steer"]
@@ -137,4 +137,4 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 
 def test_a_block_that_is_not_there_is_named(run):
     with pytest.raises(UserError, match="no block 9"):
-        parse_experiment("steer", [str(run), "--blocks", "9"]).execute()
+        parse(experiment_command("steer"), "steer", [str(run), "--blocks", "9"]).execute()
