@@ -9,7 +9,8 @@ from edges import ENDS
 from results import check_damage, check_round_trip, holed
 from scipy.sparse import csr_matrix
 
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -49,7 +50,7 @@ SMALL = FeaturesSettings(
 
 @pytest.fixture(scope="module")
 def result(run):
-    assert parse_experiment("features", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("features"), "features", [str(run), *FLAGS]).execute().code == 0
     return read_result(run, experiment("features"))
 
 
