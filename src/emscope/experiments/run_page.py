@@ -21,7 +21,7 @@ from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.main.page import LABELS, examples_of, main_pair, next_steps, picture, verdict_of
 from emscope.experiments.main.result import FILES, AblationOutcome, MainResult, read_main
 from emscope.experiments.main.summary import Correction, correction_of
-from emscope.experiments.shape import read_result, result_file
+from emscope.experiments.shape import Experiment, read_result, result_file
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
 from emscope.outside import read_json, read_jsonl
@@ -226,13 +226,27 @@ def _section(folder: Path, name: str) -> Section:
     file = result_file(folder, name)
     try:
         kind = experiment(name)
-        return kind.section(read_result(folder, kind))
+        result = read_result(folder, kind)
+        section = kind.section(result)
     except Exception as error:
         told = logger.isEnabledFor(logging.DEBUG)
         logger.warning("the report's section on %s could not be made from %s (%s)", name, file, error, exc_info=told)
         what = f"This section could not be made from the figures in {file.name} ({type(error).__name__}: {error})."
         again = f"If they come from another version of emscope, run `emscope {name}` on this run again."
         return Section(name, name.capitalize(), [f"{what} {again}"])
+    return _with_answers(section, folder, kind, result)
+
+
+def _with_answers(section: Section, folder: Path, kind: Experiment[Any, Any], result: Any) -> Section:
+    """Return a section with the answers that the run keeps, after its picture; without any that cannot be read."""
+    if kind.answers is None:
+        return section
+    try:
+        answers = kind.answers(folder, result)
+    except (UserError, OSError) as error:
+        logger.warning("the report's section on %s is without answers: %s", kind.name, error)
+        return section
+    return replace(section, parts=[*section.parts[:1], *answers, *section.parts[1:]])
 
 
 def judged_files(lab: Lab) -> list[Path]:
