@@ -19,6 +19,15 @@ ABSENT = {"absent": True}
 """Metadata of a dataclass's field that is left out where it is None."""
 
 
+def called(name: str) -> dict[str, str]:
+    """Return metadata of a dataclass's field that JSON calls otherwise, by a name that no field can have."""
+    return {"name": name}
+
+
+def _name_of(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("name", field.name))
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it: dataclasses become objects in the order of their fields, arrays become lists.
 
@@ -30,7 +39,7 @@ def plain(value: Any) -> Any:
         for field in dataclasses.fields(value):
             content = getattr(value, field.name)
             if content is not None or not field.metadata.get("absent"):
-                fields[field.name] = plain(content)
+                fields[_name_of(field)] = plain(content)
         return fields
     if isinstance(value, Mapping):
         return {str(key): plain(content) for key, content in value.items()}
@@ -123,9 +132,10 @@ class _Reading:
         for field in dataclasses.fields(kind):
             if not field.init:
                 continue
-            inner = f"{place}.{field.name}" if place else field.name
-            if field.name in value:
-                fields[field.name] = self.fit(annotations[field.name], value[field.name], inner)
+            name = _name_of(field)
+            inner = f"{place}.{name}" if place else name
+            if name in value:
+                fields[field.name] = self.fit(annotations[field.name], value[name], inner)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise OutsideError(self.where, f"does not say {inner!r}", self.remedy)
         return kind(**fields)

@@ -17,6 +17,7 @@ from emscope.experiments.adapters.measure import AdaptersSettings, inspect_adapt
 from emscope.experiments.conduct import conduct
 from emscope.experiments.shape import open_run
 from emscope.organisms.bank import BankSettings
+from emscope.plain import plain
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Inspect:
         if not self.adapters:
             raise UserError("Nothing to inspect: name adapter folders with --adapters.")
         settings = AdaptersSettings(top=self.top, texts=self.texts, penalty=self.penalty)
-        emit(inspect_adapters(open_run(self.run), settings, self.adapters), None)
+        scores = inspect_adapters(open_run(self.run), settings, self.adapters)
+        emit(plain(scores), None)
         return None
 
 
