@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields, replace
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import emscope
-from emscope import parts, terminal
+from emscope import parts
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
-from emscope.files import without_nan, write_json
 
 if TYPE_CHECKING:
     from emscope.behaviour.judges.settings import JudgeSettings
@@ -192,12 +190,3 @@ def changed_flags(given: Any, names: Sequence[str]) -> str:
     }
     changed = [name for name in names if getattr(given, name) != defaults[name]]
     return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-
-
-def emit(value: Any, path: Path | None) -> None:
-    """Print a result as JSON, or write it to a file and say where."""
-    if path is None:
-        terminal.write(json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
-    else:
-        write_json(path, value)
-        terminal.write(f"{path}\n")

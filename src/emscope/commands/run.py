@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from emscope import terminal
 from emscope.commands.common import GOES_ON, JudgeFlags
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.locking import is_locked
@@ -64,7 +64,7 @@ class Run:
     dry_run: bool = False
     judging: JudgeFlags = field(default_factory=JudgeFlags)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Run it and print the figures."""
         path = self._replayed()
         start = self.preset or "quickstart" if path is None else load_config(path)
@@ -82,7 +82,8 @@ class Run:
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework
 
-            terminal.write(run_homework(config, run))
+            text = run_homework(config, run)
+            page = run.path("ablation_results.txt")
         else:
             if config.preset == "full":
                 from emscope.experiments.conduct import run_full
@@ -92,10 +93,14 @@ class Run:
                 from emscope.experiments.main.measure import run_quickstart
 
                 run_quickstart(config, run)
-            terminal.write(headline(read_json(run.path("summary.json"))))
-        page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
-        terminal.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
-        return None
+            text = headline(read_json(run.path("summary.json")))
+            page = run.path("report.html")
+        counts = {"made": list(run.made), "reused": list(run.reused)}
+        return Outcome(
+            f"{text}\n{len(run.made)} stages made, {len(run.reused)} reused.\n",
+            {**counts, "summary": _summary(run.path("summary.json"))},
+            [page, run.folder],
+        )
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that have flags of their own; None where one is not given."""
@@ -116,6 +121,10 @@ class Run:
         if not (self.config / "config.yaml").is_file():
             raise UserError(f"The folder {self.config} has no config.yaml: a new run there is made with --out.")
         return self.config / "config.yaml"
+
+
+def _summary(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
 
 
 def has_begun(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.protected import is_archive
-from emscope.organisms.train import HOMEWORK, TrainSettings
+from emscope.organisms.settings import HOMEWORK, TrainSettings
 from emscope.outside import read_yaml
 
 AUTO = "auto"

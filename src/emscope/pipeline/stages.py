@@ -21,7 +21,7 @@ from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_l
 from emscope.organisms.lineage import circumstances
 from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved, same_run
-from emscope.pipeline.record import RECORD, RunRecord
+from emscope.pipeline.record import RECORD, RunRecord, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class RunFolder:
             "base": self.base,
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
-            "settings": asked.settings,
+            "settings": shortened(asked.settings),
             "inputs": read,
             "chat_date": chat_date().isoformat(),
             "outputs": self._hashes(asked.outputs),

@@ -10,7 +10,7 @@ from edges import ENDS, without
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands.adapters import COMMAND
-from emscope.commands.main import parse
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments.adapters.measure import (
     AdaptersSettings,
@@ -23,7 +23,8 @@ from emscope.experiments.adapters.page import section
 from emscope.files import write_json
 from emscope.organisms.bank import RECIPES, Recipe
 from emscope.organisms.datasets import load_conversations
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import Lab

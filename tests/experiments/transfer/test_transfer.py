@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emscope.behaviour.tables import JudgedResponse
-from emscope.commands.experiment import Conduct
+from emscope.commands.experiment import conducted
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -32,7 +32,7 @@ OWN = RunConfig(misaligned_data="bad_medical_advice.jsonl", control_data="good_m
 
 
 def transfer(run, **settings):
-    Conduct(experiment("transfer"), run, TransferSettings(**settings)).execute()
+    conducted(experiment("transfer"), run, TransferSettings(**settings))
 
 
 def test_the_runs_own_pair_is_one_of_the_pairs():
@@ -325,13 +325,11 @@ def test_organisms_that_are_handed_in_are_compared_with_the_runs_own(run, tmp_pa
     adapter = run / "organisms" / "transfer" / "sport-0-careless"
     law = f"law={data},{adapter}"
     with pytest.raises(UserError, match="no data set or file"):
-        Conduct(
-            experiment("transfer"), run, TransferSettings(domains=(), organisms=(law, "tax=missing.jsonl"))
-        ).execute()
+        conducted(experiment("transfer"), run, TransferSettings(domains=(), organisms=(law, "tax=missing.jsonl")))
     assert not (run / "organisms" / "transfer" / "law-0-careless").exists()
-    Conduct(
+    conducted(
         experiment("transfer"), run, TransferSettings(domains=(), questions=2, block=2, strength=1.0, organisms=(law,))
-    ).execute()
+    )
     new = json.loads((run / "experiments" / "transfer.json").read_text())
     assert [pair["name"] for pair in new["pairs"]] == ["own-0", "law-0"]
     assert new["ablation"]["cells"]["own-0"]["law-0"]["relation"] == "other domain"

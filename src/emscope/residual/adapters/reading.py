@@ -20,7 +20,7 @@ from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_c
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.tensor_file import TensorFile, computing, open_tensors
 from emscope.organisms.weights import empty_model
-from emscope.outside import reading, shown
+from emscope.outside import quoted, reading
 from emscope.residual.adapters.lowrank import LowRank
 
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
@@ -59,7 +59,7 @@ class AdapterWeights:
         """
         if module not in self.scales:
             return None
-        a, b = (self._factor(f"{_PREFIX}{module}{end}") for end in (_A, _B))
+        a, b = self._factor(f"{_PREFIX}{module}{_A}"), self._factor(f"{_PREFIX}{module}{_B}")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise UserError(f"The adapter {self.name} holds NaN or infinite weights in {module}.")
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
@@ -85,7 +85,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     file = open_tensors(path)
     keys = set(file.names)
     modules = [key.removeprefix(_PREFIX).removesuffix(_A) for key in sorted(keys, key=_by_block) if key.endswith(_A)]
-    expected = {f"{_PREFIX}{module}{end}" for module in modules for end in (_A, _B)}
+    expected = {f"{_PREFIX}{module}{_A}" for module in modules} | {f"{_PREFIX}{module}{_B}" for module in modules}
     if not modules or keys != expected:
         odd = sorted(keys ^ expected)
         raise UserError(
@@ -99,14 +99,14 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     start = fields.get("init_lora_weights")
     if (start.lower() if isinstance(start, str) else start) not in KEEP_BASE:
         raise UserError(
-            f"{folder} was begun with init_lora_weights={shown(start)}, which changes the base's weights too, so BA is"
+            f"{folder} was begun with init_lora_weights={quoted(start)}, which changes the base's weights too, so BA is"
             " not its update: save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."
         )
     neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}
     scales = _scales(source, folder, json.dumps(neutral, sort_keys=True))
-    missing = [module for module in modules if module not in scales]
-    if missing:
-        raise UserError(f"The adapter {folder} changes {missing[0]}, which {source.base} does not have.")
+    for module in modules:
+        if module not in scales:
+            raise UserError(f"The adapter {folder} changes {module}, which {source.base} does not have.")
     return AdapterWeights(name or folder.name, source.base, {module: scales[module] for module in modules}, file)
 
 
