@@ -267,7 +267,6 @@ class VllmEngine:
             raise UserError(f"This vLLM engine was made without {source.name}: name every source when it is made.")
         if settings.max_thought_tokens is not None:
             raise UserError("vLLM samples without a budget for thoughts: use --backend transformers, or leave it out.")
-        from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         tokenizer = self._tokenizer(source)
@@ -280,7 +279,7 @@ class VllmEngine:
             for sample in range(settings.samples):
                 asked.append((question, sample, encoded.opened))
                 prompts.append(TokensPrompt(prompt_token_ids=encoded.ids))
-                wanted.append(SamplingParams(**_parameters(question, sample, settings, stops)))
+                wanted.append(_parameters(question, sample, settings, stops))
         say_spelled("questions", spelled)
         self._check_length(longest, settings.max_new_tokens)
 
@@ -304,17 +303,20 @@ class VllmEngine:
             )
 
 
-def _parameters(question: Question, sample: int, settings: SamplingSettings, stops: set[int]) -> dict[str, Any]:
+def _parameters(question: Question, sample: int, settings: SamplingSettings, stops: set[int]) -> Any:
+    """Return vLLM's settings of one answer."""
+    from vllm import SamplingParams
+
     greedy = settings.temperature == 0
-    return {
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "max_tokens": settings.max_new_tokens,
-        "seed": None if greedy else request_seed(settings.seed, question.id, sample),
-        "stop_token_ids": sorted(stops),
-        "ignore_eos": True,  # `stops` are all of them; vLLM would add the base tokenizer's to an adapter's own
-        "detokenize": False,  # emscope decodes, so that both backends give the same text for the same tokens
-    }
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_new_tokens,
+        seed=None if greedy else request_seed(settings.seed, question.id, sample),
+        stop_token_ids=sorted(stops),
+        ignore_eos=True,  # `stops` are all of them; vLLM would add the base tokenizer's to an adapter's own
+        detokenize=False,  # emscope decodes, so that both backends give the same text for the same tokens
+    )
 
 
 def _reason(error: BaseException) -> str:
