@@ -68,7 +68,8 @@ class JudgeAnswers:
         responses: a table (.parquet, .csv, .jsonl, .json, …) with question and response, and perhaps id.
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
-        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.
+        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of
+            Inspect), hf:MODEL (a local model) or mock.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
         batch: have an openai judge's answers judged by its batch API, mostly at half the price and within a day: the
