@@ -71,7 +71,7 @@ class Run:
         if self.dry_run:
             from emscope.commands.dry_run import dry_run
 
-            return Outcome(dry_run(config, out, overwrite=self.overwrite or not has_begun(out)))
+            return dry_run(config, out, overwrite=self.overwrite or not has_begun(out))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework

@@ -156,5 +156,7 @@ def experiment_stage(
     whole: dict[str, Any] = {"experiment": asked, "questions": split}
     if figures:
         whole["figures"] = figures
+    if not lab.config.judge.embedded:  # rubrics in the same file may be others now
+        whole["judge"] = lab.judge_fingerprint
     lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, plain(find())))
     return fitted(result, read_json(out), out)
