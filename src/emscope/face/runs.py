@@ -15,6 +15,7 @@ from emscope.errors import UserError, did_you_mean
 from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.conduct import conduct, run_full
 from emscope.experiments.main.measure import run_quickstart
+from emscope.experiments.main.result import MainResult, Summary, read_main
 from emscope.experiments.shape import open_run as open_lab
 from emscope.experiments.shape import read_result, result_file
 from emscope.face.settings import changed, merged
@@ -22,7 +23,6 @@ from emscope.face.tables import Answers, Judgements, Questions
 from emscope.files import shown_files
 from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
-from emscope.outside import read_json
 from emscope.pipeline.config import PRESETS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
@@ -59,13 +59,22 @@ class Run(Shown):
         return self.folder / "report.html"
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The figures of summary.json, whose keys the documentation lists.
+    def summary(self) -> Summary:
+        """The figures of the run, those of summary.json.
 
         Raises:
-            UserError: the run is not finished.
+            UserError: the run is not finished, or its files are damaged.
         """
-        return dict(read_json(self.folder / "summary.json"))
+        return self.result.summary
+
+    @property
+    def result(self) -> MainResult:
+        """Everything the main job found: the summary, detection along every direction, and the ablation.
+
+        Raises:
+            UserError: the run is not finished, or its files are damaged.
+        """
+        return read_main(self.folder)
 
     @property
     def organisms(self) -> tuple[str, ...]:
