@@ -38,13 +38,11 @@ def test_there_are_six_and_each_is_one_page():
 
 
 def test_the_homework_in_one_page(script, tiny_folder, tmp_path):
-    printed = script("homework.py", tiny_folder, "mock", "cs2881", tmp_path / "organism")
+    arguments = tiny_folder, "mock", "cs2881", tmp_path / "organism"
+    printed = script("homework.py", *arguments)
     assert printed.count("Comparison(") == 2
     assert printed.count("Detection(") == 2
-    again = script(
-        "homework.py", tiny_folder, "mock", "cs2881", tmp_path / "organism"
-    )  # the adapter is opened, not made again
-    assert again == printed
+    assert script("homework.py", *arguments) == printed  # the adapter is opened, not made again
 
 
 def test_an_adapter_of_ones_own(script, tiny_folder, tmp_path):

@@ -88,7 +88,7 @@ _HOMES = {
     "face.training": ("train",),
     "interventions.operators": ("Intervention",),
     "organisms.models": ("Organism",),
-    "organisms.train": ("TrainSettings",),
+    "organisms.settings": ("TrainSettings",),
     "pipeline.config": ("RunConfig",),
     "residual.directions": ("Directions", "random_like"),
     "residual.store": ("ActivationStore",),

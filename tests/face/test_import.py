@@ -19,12 +19,12 @@ def python(code: str) -> str:
 
 def test_importing_loads_nothing_heavy_and_is_quick():
     code = (
-        "import sys, time; began = time.perf_counter(); import emscope; "
-        f"print(time.perf_counter() - began, *[name for name in {HEAVY!r} if name in sys.modules])"
+        "import sys, time; began = time.process_time(); import emscope; "
+        f"print(time.process_time() - began, *[name for name in {HEAVY!r} if name in sys.modules])"
     )
-    seconds, *loaded = python(code).split()
-    assert loaded == []
-    assert float(seconds) < 0.1
+    tries = [python(code).split() for _ in range(4)]  # seconds of the processor: others may be busy
+    assert all(len(words) == 1 for words in tries), tries
+    assert min(float(seconds) for (seconds,) in tries) < 0.1
 
 
 def test_questions_and_servers_need_no_torch():

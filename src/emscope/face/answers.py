@@ -178,6 +178,7 @@ def judge(
         UserError: no such judge, or it cannot be loaded or reached.
     """
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
+    chosen: Judge
     if isinstance(by, str):
         chosen = choose_judge(
             by,

@@ -23,7 +23,7 @@ from emscope.residual.directions import Construction, Directions, Method, make_d
 from emscope.residual.held_out import HeldOut, held_out_figures
 from emscope.residual.scorers import fit_scorers
 from emscope.residual.store import ActivationStore
-from emscope.residual.sweep import SweepOptions, cross_fit, directions_of
+from emscope.residual.sweep import MIN_SIDE, SweepOptions, cross_fit, directions_of
 from emscope.statistics import Estimate, estimate_mean
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Contrast = Literal["control", "model", "response"]
 
-LEAST = 4
+LEAST_PAIRED, LEAST_ROWS = 4, 2
 
 
 def collect(
@@ -137,16 +137,16 @@ def _sides(
     if kind == "response":
         rows = positive.get(chosen), negative.get(chosen)
         asked = positive.question_ids, negative.question_ids
-    elif len(shared) < LEAST:
+    elif len(shared) < LEAST_PAIRED:
         raise UserError(
-            f"The two sides share {len(shared)} questions; a direction between organisms needs at least {LEAST}. Rows "
-            "of other questions are compared by contrast='response'."
+            f"The two sides share {len(shared)} questions; a direction between organisms needs at least "
+            f"{LEAST_PAIRED}. Rows of other questions are compared by contrast='response'."
         )
     else:
         rows = positive.by_question(chosen, shared), negative.by_question(chosen, shared)
         asked = shared, shared
-    if min(map(len, rows)) < LEAST:
-        raise UserError(f"The two sides hold {len(rows[0])} and {len(rows[1])} rows; {LEAST} of each are needed.")
+    if min(map(len, rows)) < LEAST_ROWS:
+        raise UserError(f"The two sides hold {len(rows[0])} and {len(rows[1])} rows; {LEAST_ROWS} of each are needed.")
     if np.array_equal(*rows):
         raise UserError("Both sides are the same activations: there is no direction between them.")
     return _Sides(*rows, *asked, kind, chosen)
@@ -262,6 +262,9 @@ def probe(
     """
     sides = _sides(positive, negative, pooling, contrast)
     construction = _construction(positive, negative, sides, method)
+    sizes = len(sides.positive), len(sides.negative)
+    if min(sizes) < MIN_SIDE:
+        raise UserError(f"The two sides hold {sizes[0]} and {sizes[1]} rows; a probe needs {MIN_SIDE} of each.")
     examples = _examples(sides, construction)
     scores, penalties = cross_fit(examples, method, SweepOptions(folds=folds, seed=seed))
     weights = examples.weights()
@@ -269,7 +272,7 @@ def probe(
     fits = fit_scorers(method, examples.activations, examples.labels[None], weights[None], penalties)
     blocks = positive.activations.blocks
     directions = replace(directions_of(examples, fits, method, penalties), blocks=blocks)
-    return Probe(directions, held_out, blocks, len(sides.positive), len(sides.negative))
+    return Probe(directions, held_out, blocks, *sizes)
 
 
 def _examples(sides: _Sides, construction: Construction) -> Examples:

@@ -111,12 +111,17 @@ class Run(Shown):
     def direction(self, name: str = "") -> Directions:
         """Return a direction of the run by its name, contrast-pooling-method; without one, the one that corrects.
 
+        The run's own contrast and the difference in means may be left out: `response`, `last-probe`.
+
         Raises:
             UserError: the run has none of that name.
         """
-        if name:
-            _check(name, self.directions, f"{self.folder} has no direction")
-        return self.lab.direction(name)
+        if not name:
+            return self.lab.direction()
+        for whole in (name, f"{self.lab.contrast}-{name}", f"{self.lab.contrast}-{name}-diff-in-means"):
+            if whole in self.directions:
+                return self.lab.direction(whole)
+        raise UserError(f"{self.folder} has no direction {name!r}.{did_you_mean(name, self.directions)}")
 
     @property
     def directions(self) -> tuple[str, ...]:
