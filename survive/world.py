@@ -75,7 +75,7 @@ def import_everything() -> None:
         "tiny",
         "emscope.commands.main",
         "emscope.organisms.trainer",
-        "emscope.experiments.full",
+        "emscope.experiments.conduct",
         "emscope.behaviour.judges.openai_judge",
     ):
         importlib.import_module(name)

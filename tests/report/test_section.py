@@ -4,7 +4,8 @@ from emscope.experiments import EXPERIMENTS
 from emscope.experiments.run_page import sections_of
 from emscope.experiments.shape import result_file
 from emscope.files import write_json, write_text
-from emscope.report.section import Section, Table, cell, write_section_page
+from emscope.report.figures import blank_figure
+from emscope.report.section import Plot, Section, Table, cell, write_section_page
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -17,6 +18,16 @@ def test_everything_in_a_section_is_escaped_and_nothing_is_shown_as_a_dash(tmp_p
     assert page.count("&lt;script&gt;alert(1)") == 8
     assert '<td class="n">–</td>' in page
     assert "0.123" in page
+
+
+def test_a_section_opens_with_its_finding_and_one_picture(tmp_path):
+    parts = [Plot("first picture", blank_figure("x", "y")), Table("first table", ["a"], [])]
+    section = Section("steer", "Steering", ["the finding", "how it was done"], parts)
+    write_section_page(tmp_path / "page.html", [section], "page")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    places = [page.index(words) for words in ("the finding", "first picture", "how it was done", "first table")]
+    assert places == sorted(places)
+    assert list(section.figures) == ["first picture"]
 
 
 def test_cells_round_and_keep_whole_numbers_whole():

@@ -73,6 +73,11 @@ class Run:
         out = self.out or default
         check_out_folder(out)
         config = as_recorded(out, anywhere(config))
+        if self.dry_run:
+            from emscope.commands.dry_run import dry_run
+
+            terminal.write(dry_run(config, out, overwrite=self.overwrite or not has_begun(out)))
+            return None
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework

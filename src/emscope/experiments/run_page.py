@@ -222,6 +222,20 @@ def judged_files(lab: Lab) -> list[Path]:
     return [lab.judgements_file(name) for name in (*lab.names, "ablation")]
 
 
+FIRST_EXPERIMENTS = ("sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor")
+"""Those that there were when runs were first made: their files are named also where they are missing."""
+
+
+def _results(folder: Path) -> list[Path]:
+    """Return the files of results that the page shows; one more kind of experiment leaves old pages as they are."""
+    files = []
+    for name in EXPERIMENTS:
+        file = result_file(folder, name)
+        if name in FIRST_EXPERIMENTS or file.is_file():
+            files.append(file)
+    return files
+
+
 def report_stage(lab: Lab, *, again: bool = False) -> None:
     """Write the page from what the main job and the experiments left; `again` even where it is up to date."""
     run = lab.folder
@@ -232,7 +246,7 @@ def report_stage(lab: Lab, *, again: bool = False) -> None:
         *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
         run.path("directions"),
         *trained,
-        *(result_file(run.folder, name) for name in EXPERIMENTS),
+        *_results(run.folder),
     ]
     settings = json.loads(json.dumps(hashed_settings(lab.config)))
     run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(products(lab)), again=again)

@@ -154,9 +154,13 @@ class Lab:
     @cached_property
     def judge(self) -> NamedJudge:
         """Who scores the answers of this run and its experiments."""
-        if self.config.judge.embedded:
+        return self.judge_by(self.config.judge)
+
+    def judge_by(self, judge: JudgeSettings) -> NamedJudge:
+        """Return any judge; its scores are kept in the run's folder."""
+        if judge.embedded:
             return self.embedded_judge
-        return judge_class(self.config.judge.name).from_request(self.judge_request(self.config.judge))
+        return judge_class(judge.name).from_request(self.judge_request(judge))
 
     @cached_property
     def embedded_judge(self) -> EmbeddedJudge:
@@ -174,16 +178,17 @@ class Lab:
         self.make_room()
         return load(name, placement=self.placement)
 
-    def check_judge(self) -> None:
-        """Try out the judge as far as that needs no model: what a server scores for it is kept.
+    def check_judge(self, judge: JudgeSettings | None = None) -> None:
+        """Try out the run's judge, or another one: a server or a local model scores a written answer, which is kept.
 
         Raises:
             UserError: it cannot be had, refuses, or gives no scores.
         """
-        if self.config.judge.embedded:
+        judge = judge or self.config.judge
+        if judge.embedded:
             resolve(EMBEDDED_ALIAS)
         else:
-            judge_class(self.config.judge.name).check(self.judge_request(self.config.judge))
+            judge_class(judge.name).check(self.judge_request(judge))
 
     @cached_property
     def judge_facts(self) -> dict[str, Any] | None:
@@ -192,10 +197,14 @@ class Lab:
 
     @property
     def judge_fingerprint(self) -> str:
-        """What the judge's scores depend on: another text means judging again."""
-        if self.config.judge.embedded:
+        """What the scores of the run's judge depend on: another text means judging again."""
+        return self.fingerprint_of(self.config.judge)
+
+    def fingerprint_of(self, judge: JudgeSettings) -> str:
+        """Return what the scores of a judge depend on."""
+        if judge.embedded:
             return file_sha256(shipped_head())
-        return judge_class(self.config.judge.name).fingerprint(self.judge_request(self.config.judge))
+        return judge_class(judge.name).fingerprint(self.judge_request(judge))
 
     def responses_file(self, name: str) -> Path:
         """Return where an organism's answers are kept."""

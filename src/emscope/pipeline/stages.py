@@ -114,10 +114,7 @@ class RunFolder:
         known = self.path(CONFIG)
         if known.is_file() and not self._holds_ours(unreadable_is_other=overwrite) and not self._is_ours_elsewhere():
             if not overwrite:
-                raise UserError(
-                    f"{self.folder} holds a run of another configuration: choose another --out, or replace it with "
-                    "--overwrite."
-                )
+                raise another_run(self.folder)
             for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
                 figures.unlink()
             parts.forget(self.path(".parts"))
@@ -264,6 +261,28 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took when it was made."""
         return {name: stage.seconds for name, stage in self.record.stages.items()}
+
+
+def another_run(folder: Path) -> UserError:
+    """Return the error for a folder that holds a run of another configuration."""
+    return UserError(
+        f"{folder} holds a run of another configuration: choose another --out, or replace it with --overwrite."
+    )
+
+
+def opened_to_look(folder: Path, scratch: Path, config: RunConfig, *, overwrite: bool) -> RunFolder:
+    """Return a run's folder where nothing is written: the one that holds this configuration, else an empty one.
+
+    Raises:
+        UserError: the folder holds another run, which is not to be replaced.
+    """
+    known = folder / CONFIG
+    if known.is_file():
+        if _holds(known, config, unreadable_is_other=overwrite):
+            return RunFolder(folder, config)
+        if not overwrite:
+            raise another_run(folder)
+    return RunFolder(scratch, config)
 
 
 def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:

@@ -55,8 +55,9 @@ def blank_figure(x: str, y: str, *, height: int = 340) -> go.Figure:
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
-    figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.4)")
-    figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.4)")
+    axes = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.4)"}
+    figure.update_xaxes(title=x, hoverformat=".4~r", **axes)
+    figure.update_yaxes(title=y, hoverformat=".3~r", **axes)
     return figure
 
 

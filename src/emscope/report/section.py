@@ -115,8 +115,8 @@ class Section:
     Attributes:
         key: the experiment's name, also the anchor.
         title: its heading.
-        paragraphs: what was done and what was found, in plain words; the first is the finding.
-        parts: plots, tables and token maps, in order.
+        paragraphs: what was found and what was done, in plain words; the first is the finding, and opens the section.
+        parts: plots, tables and token maps, in order; the first stands right under the finding.
     """
 
     key: str
@@ -128,6 +128,11 @@ class Section:
         """Refuse paragraphs that are no text."""
         for paragraph in self.paragraphs:
             _check_kind(paragraph, (str,), self.title)
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """The plots by title, as a notebook can show them."""
+        return {part.title: part.figure for part in self.parts if isinstance(part, Plot)}
 
 
 def is_plot(part: Part) -> bool:

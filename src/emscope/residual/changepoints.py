@@ -1,4 +1,4 @@
-"""One change in a curve: where it lies, how sure that is, and whether it is a transition or a gradual drift.
+"""The change in a curve: where it lies, how sure that is, and whether it is a transition or a gradual drift.
 
 A transition is slow, then fast, then slow again (`step`, a logistic), or a bump (`peak`, a Gaussian). What it is held
 against is gradual: a straight line, or an exponential that flattens out or speeds up over the whole run. Both families
@@ -102,8 +102,12 @@ class _Transitions:
             return cls(family, centre, width, np.ones(len(centre)))
         levels = _logistic(RISE * away)
         first, last = levels[:, 0], levels[:, -1]
-        early, half, late = (centre + width / RISE * _logit(first + part * (last - first)) for part in (0.1, 0.5, 0.9))
-        return cls(_Family(levels), half, late - early, last - first)
+
+        def reached(share: float) -> np.ndarray:
+            """Return when each logistic has done this share of what it does over the times."""
+            return np.asarray(centre + width / RISE * _logit(first + share * (last - first)))
+
+        return cls(_Family(levels), reached(0.5), reached(0.9) - reached(0.1), last - first)
 
 
 def _logit(share: np.ndarray) -> np.ndarray:
@@ -149,15 +153,18 @@ def find_change(
         nothing = float("nan")
         return ChangePoint(nothing, nothing, nothing, nothing, 0.0, 1.0, False, np.full(n_draws, nothing))
     grid, gradual, chooser = _Transitions.over(times, shape), _gradual(times), np.random.default_rng(seed)
-    best, coefficient, error = (item[0] for item in grid.family.fit(values[None]))
+
+    (best,), (coefficient,), (error,) = grid.family.fit(values[None])
     fitted = grid.family.curve(values, best, coefficient)
     noise = _noise(values - fitted, chooser, n_draws)
     p_value = _p_value(values, float(error), grid, gradual, noise)
+
     curves = fitted + noise if replicates is None else np.asarray(replicates, dtype=float)
     whole = np.isfinite(curves).all(axis=1)
     draws = np.full(len(curves), np.nan)
     draws[whole] = grid.places[grid.family.fit(curves[whole])[0]]
     low, high = np.quantile(draws[whole], [0.025, 0.975]) if whole.any() else (np.nan, np.nan)
+
     return ChangePoint(
         float(grid.places[best]),
         float(low),
@@ -171,11 +178,11 @@ def find_change(
 
 
 def _p_value(values: np.ndarray, error: float, grid: _Transitions, gradual: _Family, noise: np.ndarray) -> float:
-    best, coefficient, null_error = (item[0] for item in gradual.fit(values[None]))
-    found = np.log(null_error / error)
+    (best,), (coefficient,), (null_error,) = gradual.fit(values[None])
+    observed = np.log(null_error / error)
     null = gradual.curve(values, best, coefficient) + noise
     simulated = np.log(gradual.fit(null)[2] / grid.family.fit(null)[2])
-    return float((1 + (simulated >= found).sum()) / (1 + len(simulated)))
+    return float((1 + (simulated >= observed).sum()) / (1 + len(simulated)))
 
 
 def _noise(residuals: np.ndarray, chooser: np.random.Generator, n_draws: int) -> np.ndarray:

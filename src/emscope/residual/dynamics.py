@@ -1,4 +1,4 @@
-"""How adapter matrices move through training, from the inner products of their checkpoints alone.
+"""Paths of adapter matrices through training, from the inner products of their checkpoints alone.
 
 Norms, turns, cosines between moves and the principal components of the path all follow from one small matrix of inner
 products per adapter matrix, so no checkpoint is read twice. For each adapted module there are three paths: A, B, and
@@ -19,8 +19,10 @@ from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.tensor_file import TensorFile, computing, open_tensors
 from emscope.tensors import load_tensors, save_tensors
 
-PARTS = ("A", "B", "BA")
+FACTORS = ("A", "B", "BA")
+"""The two matrices of a LoRA adapter, and their product."""
 WRAPPER = "base_model.model."
+A_WEIGHT, B_WEIGHT = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class MatrixPath:
     @property
     def cosine_to_previous(self) -> np.ndarray:
         """Cosine of each checkpoint's matrix with the one before, [n]; NaN at the first and where one is zero."""
-        found = _cosine(np.diag(self.gram, 1), self.norms[1:] * self.norms[:-1])
-        return np.concatenate([[np.nan], found])
+        cosines = _cosine(np.diag(self.gram, 1), self.norms[1:] * self.norms[:-1])
+        return np.concatenate([[np.nan], cosines])
 
     @property
     def step_lengths(self) -> np.ndarray:
         """Distance from the checkpoint before, [n]; NaN at the first."""
-        found = np.diag(self.gram)[1:] + np.diag(self.gram)[:-1] - 2 * np.diag(self.gram, 1)
-        return np.concatenate([[np.nan], np.sqrt(np.maximum(found, 0.0))])
+        squares = np.diag(self.gram)[1:] + np.diag(self.gram)[:-1] - 2 * np.diag(self.gram, 1)
+        return np.concatenate([[np.nan], np.sqrt(np.maximum(squares, 0.0))])
 
     def local_cosine(self, k: int, shortest: float = 0.0) -> np.ndarray:
         """Return cos(B[t−k] − B[t], B[t+k] − B[t]) at each checkpoint t, [n] (Turner et al. 2506.11613).
@@ -66,13 +68,16 @@ class MatrixPath:
             return result
         here, before, after = np.arange(k, n - k), np.arange(n - 2 * k), np.arange(2 * k, n)
         gram = self.gram
+
+        def distance(there: np.ndarray) -> np.ndarray:
+            squares = gram[there, there] + gram[here, here] - 2 * gram[there, here]
+            return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
         inner = gram[before, after] - gram[before, here] - gram[here, after] + gram[here, here]
-        legs = [
-            np.sqrt(np.maximum(gram[other, other] + gram[here, here] - 2 * gram[other, here], 0.0))
-            for other in (before, after)
-        ]
-        least = np.minimum(*legs)
-        result[here] = np.where(least >= shortest * np.max(legs), _cosine(inner, legs[0] * legs[1]), np.nan)
+        arriving, leaving = distance(before), distance(after)
+        longest = max(arriving.max(), leaving.max())
+        long_enough = np.minimum(arriving, leaving) >= shortest * longest
+        result[here] = np.where(long_enough, _cosine(inner, arriving * leaving), np.nan)
         return result
 
     def principal_components(self, n_components: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -112,13 +117,13 @@ class AdapterPaths:
     steps: tuple[int, ...]
     grams: dict[str, np.ndarray]
 
-    def whole(self, part: str) -> MatrixPath:
-        """Return the path of all matrices of one part (A, B or BA) laid end to end."""
-        return MatrixPath(self.grams[part].sum(axis=0))
+    def whole(self, factor: str) -> MatrixPath:
+        """Return the path of all matrices of one factor (A, B, or their product BA) laid end to end."""
+        return MatrixPath(self.grams[factor].sum(axis=0))
 
-    def of(self, part: str) -> list[MatrixPath]:
+    def of(self, factor: str) -> list[MatrixPath]:
         """Return the path of each module's matrix."""
-        return [MatrixPath(gram) for gram in self.grams[part]]
+        return [MatrixPath(gram) for gram in self.grams[factor]]
 
     def save(self, path: Path) -> None:
         """Write the paths."""
@@ -134,7 +139,7 @@ class AdapterPaths:
         stored = load_tensors(path, "adapter paths")
         modules, steps = stored.metadata.texts("modules"), stored.metadata.wholes("steps")
         stored.sizes.update(modules=len(modules), steps=len(steps))
-        grams = {part: stored.array(part, "modules", "steps", "steps") for part in PARTS}
+        grams = {factor: stored.array(factor, "modules", "steps", "steps") for factor in FACTORS}
         return cls(tuple(modules), tuple(steps), grams)
 
 
@@ -150,26 +155,26 @@ def read_paths(checkpoints: Sequence[Path], steps: Sequence[int]) -> AdapterPath
         raise UserError("A path needs at least two checkpoints: train longer, or save more often.")
     files = [open_tensors(folder / ADAPTER_WEIGHTS) for folder in checkpoints]
     names = sorted(files[0].names)
-    other = next((file.path for file in files if sorted(file.names) != names), None)
-    if other is not None:
-        raise UserError(
-            f"{other} adapts other modules than {files[0].path}: these checkpoints are not of one training."
-        )
-    modules = [name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")]
-    grams: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-    for module in modules:
-        a, b = (
-            _stacked(files, f"{module}.lora_{part}.weight") for part in "AB"
-        )  # a move is small beside the matrix: the difference of two products has no digits left in float32
+    for file in files[1:]:
+        if sorted(file.names) != names:
+            raise UserError(
+                f"{file.path} adapts other modules than {files[0].path}: these checkpoints are not of one training."
+            )
+
+    modules, of_a, of_b, of_product = [], [], [], []
+    for name in names:
+        if not name.endswith(A_WEIGHT):
+            continue
+        module = name.removesuffix(A_WEIGHT)
+        a, b = _stacked(files, name), _stacked(files, f"{module}{B_WEIGHT}")
         inner_a, inner_b = torch.einsum("mri,nsi->mnrs", a, a), torch.einsum("mor,nos->mnrs", b, b)
-        grams["A"].append(_from_first(_traces(inner_a)))
-        grams["B"].append(_from_zero(_traces(inner_b)))
-        grams["BA"].append(_from_zero((inner_a * inner_b).sum(dim=(2, 3)).numpy()))
-    return AdapterPaths(
-        tuple(module.removeprefix(WRAPPER) for module in modules),
-        (0, *steps),
-        {part: np.stack(found) for part, found in grams.items()},
-    )
+        modules.append(module.removeprefix(WRAPPER))
+        of_a.append(_from_first(_traces(inner_a)))
+        of_b.append(_from_zero(_traces(inner_b)))
+        of_product.append(_from_zero((inner_a * inner_b).sum(dim=(2, 3)).numpy()))
+
+    grams = {"A": np.stack(of_a), "B": np.stack(of_b), "BA": np.stack(of_product)}
+    return AdapterPaths(tuple(modules), (0, *steps), grams)
 
 
 def _stacked(files: Sequence[TensorFile], name: str) -> torch.Tensor:

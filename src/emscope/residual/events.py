@@ -46,19 +46,22 @@ def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Estimate:
     shrink with more trainings. The interval's half-width is √(a² + b²): a is Student's for the spread over trainings,
     b is 1.96 standard deviations of the draws' means over trainings.
     """
-    kept = [(value, own) for value, own in zip(values, draws, strict=True) if np.isfinite(value)]
-    n = len(kept)
+    changed = np.flatnonzero(np.isfinite(values)).tolist()
+    n = len(changed)
     if not n:
         return NOTHING
-    centre = float(np.mean([value for value, _ in kept]))
-    means = np.mean([own for _, own in kept], axis=0)
+    kept = np.asarray(values, dtype=float)[changed]
+    centre = float(kept.mean())
+
+    means = np.mean([draws[training] for training in changed], axis=0)
     means = means[np.isfinite(means)]
     if len(means) < 2:
         return Estimate(centre, float("nan"), float("nan"), n)
     if n == 1:
         low, high = np.quantile(means, [0.025, 0.975])
         return Estimate(centre, float(low), float(high), 1)
-    spread = stdtrit(n - 1, 0.975) * np.std([value for value, _ in kept], ddof=1) / np.sqrt(n)
+
+    spread = stdtrit(n - 1, 0.975) * np.std(kept, ddof=1) / np.sqrt(n)
     half = float(np.hypot(spread, NORMAL * np.std(means, ddof=1)))
     return Estimate(centre, centre - half, centre + half, n)
 
@@ -71,25 +74,31 @@ def precedence(
     The probability draws trainings with replacement, and for all of them one number of a draw; draws without a
     change-point in one of these trainings do not count.
     """
-    gaps = [late - early for early, late in zip(at[first], at[second], strict=True)]
-    drawn = [late - early for early, late in zip(draws[first], draws[second], strict=True)]
-    usable = [number for number, gap in enumerate(gaps) if np.isfinite(gap)]
-    lead = pool(gaps, drawn)
+    gaps = np.subtract(at[second], at[first])
+    gaps_drawn = [later - earlier for earlier, later in zip(draws[first], draws[second], strict=True)]
+    lead = pool(gaps.tolist(), gaps_drawn)
+    usable = np.flatnonzero(np.isfinite(gaps)).tolist()
     if not usable:
         return Precedence(first, second, lead, float("nan"), 0)
-    table = np.stack([drawn[number] for number in usable])
+
+    table = np.stack([gaps_drawn[training] for training in usable])
     chooser = np.random.default_rng(seed)
     who = chooser.integers(0, len(usable), (RESAMPLES, len(usable)))
     means = table[who, chooser.integers(0, table.shape[1], (RESAMPLES, 1))].mean(axis=1)
     means = means[np.isfinite(means)]
     probability = float((means > 0).mean() + (means == 0).mean() / 2) if len(means) else float("nan")
-    return Precedence(first, second, lead, probability, sum(gaps[number] > 0 for number in usable))
+    return Precedence(first, second, lead, probability, int((gaps[usable] > 0).sum()))
 
 
 def order_of(
     at: Mapping[str, Sequence[float]], draws: Mapping[str, Sequence[np.ndarray]], seed: int = 0
 ) -> list[Precedence]:
     """Return every pair of changes, the earlier on average as `first`, pairs of early changes first."""
-    means = {name: float(np.mean(values)) for name, values in at.items()}
-    ranked = sorted((name for name in at if np.isfinite(means[name])), key=lambda name: means[name])
+    means = {}
+    for name, values in at.items():
+        mean = float(np.mean(values))
+        if np.isfinite(mean):
+            means[name] = mean
+
+    ranked = sorted(means, key=means.__getitem__)
     return [precedence(first, second, at, draws, seed) for first, second in combinations(ranked, 2)]

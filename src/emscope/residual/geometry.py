@@ -1,4 +1,4 @@
-"""How directions lie to each other: cosines, angles between the subspaces they span, and what they have in common.
+"""Geometry of directions: their cosines, the angles between the subspaces they span, and what they have in common.
 
 Vectors are taken at length 1 and worked with in float64: a model's few massive dimensions would swallow float32.
 """
@@ -6,13 +6,14 @@ Vectors are taken at length 1 and worked with in float64: a model's few massive 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
 
 from emscope.errors import UserError
-from emscope.residual.directions import Construction, Directions, unit
+from emscope.residual.directions import Directions, unit
 from emscope.statistics.bootstrap import (
     RESAMPLES,
     bca_interval,
@@ -58,9 +59,9 @@ def estimate_cosines(
     n_units = int(codes.max()) + 1
     draws = draw_questions(n_units, seed, resamples)
     weights = np.concatenate([np.ones((1, n_units)), 1 - np.eye(n_units), draws])[:, codes]
-    found = _weighted_cosines(differences.astype(np.float64), weights)
-    found = np.concatenate([found, found.mean(axis=2, keepdims=True)], axis=2)
-    value, left_out, drawn = found[..., 0], found[..., 1 : n_units + 1], found[..., n_units + 1 :]
+    by_block = _weighted_cosines(differences.astype(np.float64), weights)
+    weighted = np.concatenate([by_block, by_block.mean(axis=2, keepdims=True)], axis=2)
+    value, left_out, drawn = weighted[..., 0], weighted[..., 1 : n_units + 1], weighted[..., n_units + 1 :]
     low = high = np.full_like(value, np.nan)
     if n_units > 1:
         low, high = bca_interval(drawn, value, left_out, widened_z(n_units))
@@ -76,10 +77,10 @@ def _weighted_cosines(differences: np.ndarray, weights: np.ndarray) -> np.ndarra
     n, _, n_blocks, _ = differences.shape
     products = np.empty((n, n, n_blocks, len(weights)))
     by_block = np.ascontiguousarray(differences.transpose(0, 2, 1, 3))
-    for one in range(n):
-        for two in range(one, n):
-            gram = by_block[one] @ by_block[two].transpose(0, 2, 1)
-            products[one, two] = products[two, one] = np.einsum("bwq,wq->bw", weights @ gram, weights)
+    for first in range(n):
+        for second in range(first, n):
+            gram = by_block[first] @ by_block[second].transpose(0, 2, 1)
+            products[first, second] = products[second, first] = np.einsum("bwq,wq->bw", weights @ gram, weights)
     squares = np.sqrt(np.einsum("iibw->ibw", products))
     return np.asarray(products / np.maximum(squares[:, None] * squares[None, :], np.finfo(float).tiny))
 
@@ -116,8 +117,8 @@ def _basis(vectors: np.ndarray) -> np.ndarray:
 def random_angles(d_model: int, first: int, second: int, seed: int = 0, draws: int = 100) -> np.ndarray:
     """Return the mean principal angles between random subspaces of these dimensions, radians ascending."""
     chooser = np.random.default_rng(seed)
-    spans = (chooser.standard_normal((draws, k, d_model)) for k in (first, second))
-    return np.asarray(principal_angles(*spans).mean(axis=0))
+    one, other = chooser.standard_normal((draws, first, d_model)), chooser.standard_normal((draws, second, d_model))
+    return np.asarray(principal_angles(one, other).mean(axis=0))
 
 
 def shared_vectors(vectors: np.ndarray, how: Sharing = "mean") -> np.ndarray:
@@ -144,33 +145,42 @@ def component_share(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.svd(units, compute_uv=False)[:, 0] ** 2 / units.shape[1])
 
 
-def shared_directions(parts: Sequence[Directions], how: Sharing = "mean") -> Directions:
+def shared_directions(directions: Sequence[Directions], how: Sharing = "mean") -> Directions:
     """Return the shared direction of several organisms' directions, which scores and ablates like any other.
 
-    Its means are the parts' averaged, its deviation their root mean square.
+    Its means are those of the directions averaged, its deviation their root mean square.
 
     Raises:
-        UserError: no parts, or ones of other blocks, poolings, contrasts or sites.
+        UserError: no directions, or ones of other blocks, poolings, contrasts or sites.
     """
-    if not parts:
+    if not directions:
         raise UserError("A shared direction needs at least one direction.")
-    kinds = {
-        (part.blocks, part.construction.pooling, part.construction.contrast, part.construction.site) for part in parts
-    }
-    if len(kinds) > 1:
-        raise UserError("A shared direction needs directions of the same blocks, pooling, contrast and site.")
-    positive, negative = (
-        "+".join(getattr(part.construction, side) for part in parts) for side in ("positive", "negative")
+    first = directions[0]
+    for other in directions[1:]:
+        if _comparable(other) != _comparable(first):
+            raise UserError("A shared direction needs directions of the same blocks, pooling, contrast and site.")
+
+    constructions = [each.construction for each in directions]
+    construction = replace(
+        first.construction,
+        method=f"shared-{how}",
+        positive="+".join(map(attrgetter("positive"), constructions)),
+        negative="+".join(map(attrgetter("negative"), constructions)),
     )
-    made = {**asdict(parts[0].construction), "method": f"shared-{how}", "positive": positive, "negative": negative}
     return Directions(
-        shared_vectors(np.stack([part.vectors for part in parts]), how).astype(np.float32),
-        _average([part.positive_mean for part in parts]),
-        _average([part.negative_mean for part in parts]),
-        np.sqrt(_average([part.deviation**2 for part in parts])),
-        parts[0].blocks,
-        Construction(**made),
+        shared_vectors(np.stack([each.vectors for each in directions]), how).astype(np.float32),
+        _average([each.positive_mean for each in directions]),
+        _average([each.negative_mean for each in directions]),
+        np.sqrt(_average([each.deviation**2 for each in directions])),
+        first.blocks,
+        construction,
     )
+
+
+def _comparable(directions: Directions) -> tuple[object, ...]:
+    """Return what directions must have in common to be averaged."""
+    construction = directions.construction
+    return directions.blocks, construction.pooling, construction.contrast, construction.site
 
 
 def _average(arrays: Sequence[np.ndarray]) -> np.ndarray:

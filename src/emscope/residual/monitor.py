@@ -1,4 +1,4 @@
-"""Projections token by token: what a monitor sees while an organism speaks.
+"""Projections token by token of conversations on directions, and the scores that a monitor makes of them.
 
 A score is the projection of a token's activation on the unit direction, centred between the two means the direction was
 made from, in units of the deviation of single tokens' projections (`TokenScale`). A monitor knows no later token, so
@@ -51,7 +51,11 @@ class SpokenChat:
     @property
     def answer_positions(self) -> list[int]:
         """Positions of the tokens the assistant said, without end-of-turn marks."""
-        return [position for turn in self.turns if turn.role == "assistant" for position in turn.positions]
+        positions: list[int] = []
+        for turn in self.turns:
+            if turn.role == "assistant":
+                positions += turn.positions
+        return positions
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,28 @@ class TokenScale:
         Raises:
             UserError: a side without answers, or answers without tokens.
         """
-        sides = [[answer.astype(np.float64) for answer in side if len(answer)] for side in (positive, negative)]
-        if not all(sides):
-            raise UserError("The scale of token scores needs answers with at least one token on both sides.")
-        means = [np.mean([answer.mean(axis=0) for answer in side], axis=0) for side in sides]
-        spread = [
-            np.mean([((answer - mean) ** 2).mean(axis=0) for answer in side], axis=0)
-            for side, mean in zip(sides, means, strict=True)
-        ]
-        return cls((means[0] + means[1]) / 2, np.sqrt(np.maximum((spread[0] + spread[1]) / 2, 1e-12)))
+        positive_mean, positive_variance = _moments(positive)
+        negative_mean, negative_variance = _moments(negative)
+        variance = (positive_variance + negative_variance) / 2
+        return cls((positive_mean + negative_mean) / 2, np.sqrt(np.maximum(variance, 1e-12)))
 
     def score(self, projections: np.ndarray) -> np.ndarray:
         """Return scores of projections [..., n_directions]."""
         return np.asarray((projections - self.centre) / self.deviation)
+
+
+def _moments(answers: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of tokens, each [n_directions], every answer [n_tokens, n_directions] counting alike.
+
+    Raises:
+        UserError: no answer has a token.
+    """
+    spoken = [answer.astype(np.float64) for answer in answers if len(answer)]
+    if not spoken:
+        raise UserError("The scale of token scores needs answers with at least one token on both sides.")
+    mean = np.mean([answer.mean(axis=0) for answer in spoken], axis=0)
+    variance = np.mean([((answer - mean) ** 2).mean(axis=0) for answer in spoken], axis=0)
+    return mean, variance
 
 
 def spoken_chat(tokenizer: Any, messages: Sequence[Message]) -> SpokenChat:
@@ -93,19 +106,22 @@ def spoken_chat(tokenizer: Any, messages: Sequence[Message]) -> SpokenChat:
     """
     text = render(tokenizer, list(messages))
     spans = [_words(tokenizer, messages, number, text) for number in range(len(messages))]
-    outside = [
-        part for message, span in zip(messages, spans, strict=True) for part in _said(message["role"], text, *span)
-    ]
-    tokens = tokenise(tokenizer, text, outside)
-    turns = [_turn(message["role"], text, tokens.offsets, *span) for message, span in zip(messages, spans, strict=True)]
+    words: list[Span] = []
+    for message, span in zip(messages, spans, strict=True):
+        words += _said(message["role"], text, *span)
+    tokens = tokenise(tokenizer, text, words)
+
+    turns = []
+    for message, span in zip(messages, spans, strict=True):
+        turns.append(_turn(message["role"], text, tokens.offsets, *span))
     return SpokenChat(tokens.ids, turns, tokens.spelled)
 
 
 def _said(role: str, text: str, start: int, end: int) -> list[Span]:
     """Return the characters of a turn's words: the marks around an assistant's thought are none."""
     inside = find_thought(text[start:end]) if role == "assistant" else None
-    parts = [(0, end - start)] if inside is None else [inside.thought, inside.answer or (0, 0)]
-    return [(start + first, start + last) for first, last in parts if first < last]
+    spans = [(0, end - start)] if inside is None else [inside.thought, inside.answer or (0, 0)]
+    return [(start + first, start + last) for first, last in spans if first < last]
 
 
 def _words(tokenizer: Any, messages: Sequence[Message], number: int, text: str) -> tuple[int, int]:
@@ -142,10 +158,16 @@ def _places(tokenizer: Any, messages: Sequence[Message], number: int, text: str)
 
 def _turn(role: str, text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> Turn:
     """Cut a turn's text at its tokens; bytes of one character that several tokens share go to the first of them."""
-    inside = [number for number, (first, last) in enumerate(offsets) if first < end and last > start and last > first]
-    ends = [min(offsets[number][1], end) for number in inside]
-    starts = [start, *ends[:-1]][: len(ends)]  # an empty message has no token
-    return Turn(role, [text[first:last] for first, last in zip(starts, ends, strict=True)], inside)
+    pieces: list[str] = []
+    positions: list[int] = []
+    begun = start
+    for position, (first, last) in enumerate(offsets):
+        if first < end and last > start and last > first:
+            ended = min(last, end)
+            pieces.append(text[begun:ended])
+            positions.append(position)
+            begun = ended
+    return Turn(role, pieces, positions)
 
 
 def token_projections(
@@ -185,7 +207,7 @@ def token_projections(
 
     def last_visit(number: int, hidden: Tensor) -> None:
         visit(number, hidden)
-        raise StopForward
+        raise StopForward  # later blocks are not needed
 
     def read_anew(padded: PaddedBatch) -> np.ndarray:
         with visiting(organism.model, [block], last_visit, site), suppress(StopForward):
@@ -201,7 +223,9 @@ def token_projections(
         with visiting(organism.model, [block], visit, site):
             prefix.run()
         shared = seen.pop()[0].numpy() if prefix.length else np.zeros((0, len(vectors)), np.float32)
-        for batch in token_budget_batches([len(chat.ids) - prefix.length for chat in chats], token_budget):
+
+        lengths = [len(chat.ids) - prefix.length for chat in chats]
+        for batch in token_budget_batches(lengths, token_budget):
             tails = [chats[row].ids[prefix.length :] for row in batch]
             width = rounded(max(map(len, tails)), WIDTH_STEP)
             padded = PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width)
@@ -225,5 +249,8 @@ def early_scores(scores: Sequence[np.ndarray], n_tokens: int | None, how: str) -
     `how` is "mean" or "max" over the tokens read; a shorter answer is read whole; an answer without tokens is NaN.
     """
     pick = np.mean if how == "mean" else np.max
-    empty = np.full(scores[0].shape[1:], np.nan) if len(scores) else np.zeros(0)
-    return np.array([pick(answer[:n_tokens], axis=0) if len(answer) else empty for answer in scores])
+    early = []
+    for answer in scores:
+        silent = np.full(answer.shape[1:], np.nan)
+        early.append(pick(answer[:n_tokens], axis=0) if len(answer) else silent)
+    return np.array(early)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -84,8 +85,11 @@ def screen(
         scores = scores - _scores(organism, encode_rows(organism, own, max_tokens), directions, block)
     ranks = np.empty(len(scores), dtype=int)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    rows = zip(ranks.tolist(), scores.tolist(), chats, strict=True)
-    return [ScreenedRow(number, rank, score, sum(chat.is_answer)) for number, (rank, score, chat) in enumerate(rows, 1)]
+
+    rows = []
+    for number, chat in enumerate(chats):
+        rows.append(ScreenedRow(number + 1, int(ranks[number]), float(scores[number]), sum(chat.is_answer)))
+    return rows
 
 
 def _scores(organism: Organism, chats: list[EncodedChat], directions: Directions, block: int) -> np.ndarray:
@@ -113,6 +117,7 @@ def encode_rows(organism: Organism, conversations: Sequence[Conversation], max_t
         if not any(cut.is_answer):
             raise UserError(f"Row {number}: its answer begins after the first {longest} tokens; raise --max-tokens.")
         encoded.append(cut)
+
     say_spelled("rows", [chat.spelled for chat in encoded])
     return encoded
 
@@ -121,33 +126,45 @@ def own_answers(
     organism: Organism, conversations: Sequence[Conversation], sampling: SamplingSettings
 ) -> list[list[Message]]:
     """Return the conversations with their last assistant turn replaced by the organism's own, sampled."""
-    starts = [_before_last_answer(messages) for messages in conversations]
-    asked = [prepare_prompt(organism.tokenizer, start) for start in starts]
-    prompts = [Prompt(item.ids, f"row-{number}", opened=item.opened) for number, item in enumerate(asked, 1)]
+    starts, prompts = [], []
+    for number, messages in enumerate(conversations, 1):
+        start = _before_last_answer(messages)
+        prepared = prepare_prompt(organism.tokenizer, start)
+        starts.append(start)
+        prompts.append(Prompt(prepared.ids, f"row-{number}", opened=prepared.opened))
+
     stops = stop_tokens(organism)
     answers = sample_prompts(organism, prompts, sampling, name="own answers")
-    said = [
-        sampled_text(organism.tokenizer, tokens, stops, item.opened)
-        for item, tokens in zip(asked, answers, strict=True)
-    ]
-    return [[*start, answer_message(text.answer, text.thought)] for start, text in zip(starts, said, strict=True)]
+
+    answered = []
+    for start, prompt, tokens in zip(starts, prompts, answers, strict=True):
+        text = sampled_text(organism.tokenizer, tokens, stops, prompt.opened)
+        answered.append([*start, answer_message(text.answer, text.thought)])
+    return answered
 
 
 def _before_last_answer(messages: Conversation) -> list[Message]:
-    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-    return list(messages[:last])
+    start = list(messages)
+    while start[-1]["role"] != "assistant":
+        start.pop()
+    return start[:-1]
 
 
 def read_pairs(organism: Organism, pairs: Mapping[str, Sequence[Pair]]) -> ReadPairs:
     """Read the careless and the careful answers of domains with a model, all blocks."""
-    every = [pair for own in pairs.values() for pair in own]
-    kinds = ("careless", "careful")
-    conversations = [messages_of(pair.prompt, pair.answer(kind)) for kind in kinds for pair in every]  # type: ignore[arg-type]
+    every = list(chain.from_iterable(pairs.values()))
+    conversations = [messages_of(pair.prompt, pair.careless) for pair in every]
+    conversations += [messages_of(pair.prompt, pair.careful) for pair in every]
     chats = [encode_chat(organism.tokenizer, messages) for messages in conversations]
-    found = capture(organism, chats, CaptureSettings(("response",)), name="reading answers").pooled["response"]
-    ends = np.cumsum([len(own) for own in pairs.values()])[:-1]
-    careless, careful = (dict(zip(pairs, np.split(side, ends), strict=True)) for side in np.split(found, 2))
-    return ReadPairs(careless, careful, organism.source.name)
+    means = capture(organism, chats, CaptureSettings(("response",)), name="reading answers").pooled["response"]
+
+    ends = np.cumsum([len(of_domain) for of_domain in pairs.values()])[:-1]
+    careless, careful = np.split(means, 2)
+    return ReadPairs(
+        dict(zip(pairs, np.split(careless, ends), strict=True)),
+        dict(zip(pairs, np.split(careful, ends), strict=True)),
+        organism.source.name,
+    )
 
 
 def text_directions(
@@ -158,12 +175,13 @@ def text_directions(
     `blocks` restricts them to some of its blocks, which saves time where the method is `probe`.
     """
     chosen = list(range(next(iter(read.careless.values())).shape[1])) if blocks is None else list(blocks)
-    sides = [np.concatenate([side[name][:, chosen] for name in domains]) for side in (read.careless, read.careful)]
+    positive = np.concatenate([read.careless[name][:, chosen] for name in domains])
+    negative = np.concatenate([read.careful[name][:, chosen] for name in domains])
     names = "+".join(domains)
-    made = Construction(
-        method, "text", "response", "resid_post", f"{names} careless", f"{names} careful", read.base, len(sides[0])
+    construction = Construction(
+        method, "text", "response", "resid_post", f"{names} careless", f"{names} careful", read.base, len(positive)
     )
-    return make_directions(sides[0], sides[1], tuple(chosen), made)
+    return make_directions(positive, negative, tuple(chosen), construction)
 
 
 def probe_blocks(n_blocks: int) -> tuple[int, ...]:
@@ -180,28 +198,42 @@ def transferring_block(
     Each domain is scored by the direction of the others, and d′ is averaged; a single domain is cross-fitted.
     """
     template = text_directions(read, domains[:1], method, blocks)
-    made, at = template.blocks, list(template.blocks)
     if len(domains) == 1:
-        sides = read.careless[domains[0]][:, at], read.careful[domains[0]][:, at]
-        pair = cross_fitted_scores(*sides, lambda high, low: make_directions(high, low, made, template.construction))
-        return made[int(np.argmax(_strength([pair])))]
-    scored = []
-    for name in domains:
-        directions = text_directions(read, [other for other in domains if other != name], method, blocks)
-        scored.append((directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])))
-    return made[int(np.argmax(_strength(scored)))]
+        scores = [_cross_fitted(read, domains[0], template)]
+    else:
+        scores = []
+        for name in domains:
+            others = [other for other in domains if other != name]
+            scores.append(_scores_of(text_directions(read, others, method, blocks), read, name))
+    return template.blocks[int(np.argmax(_strength(scores)))]
+
+
+def _cross_fitted(read: ReadPairs, domain: str, template: Directions) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of a domain's careless and careful answers, each by a direction made of the others of it."""
+    blocks = list(template.blocks)
+
+    def make(positive: np.ndarray, negative: np.ndarray) -> Directions:
+        return make_directions(positive, negative, template.blocks, template.construction)
+
+    return cross_fitted_scores(read.careless[domain][:, blocks], read.careful[domain][:, blocks], make)
+
+
+def _scores_of(directions: Directions, read: ReadPairs, domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of a domain's careless and careful answers, each [n_prompts, n_blocks]."""
+    blocks = list(directions.blocks)
+    return directions.score(read.careless[domain][:, blocks]), directions.score(read.careful[domain][:, blocks])
 
 
 def separating_block(directions: Directions, read: ReadPairs, domains: Sequence[str]) -> int:
     """Return the block where given directions separate the careless from the careful answers of some domains best."""
-    at = list(directions.blocks)
-    pairs = [
-        (directions.score(read.careless[name][:, at]), directions.score(read.careful[name][:, at])) for name in domains
-    ]
-    return directions.blocks[int(np.argmax(_strength(pairs)))]
+    scores = [_scores_of(directions, read, name) for name in domains]
+    return directions.blocks[int(np.argmax(_strength(scores)))]
 
 
-def _strength(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return d′ of scores [n, n_blocks] averaged over pairs of sides, [n_blocks]."""
-    values = [[d_prime(high[:, b], low[:, b]) for b in range(high.shape[1])] for high, low in pairs]
-    return np.asarray(np.mean(values, axis=0))
+def _strength(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return d′ at every block, [n_blocks], averaged over domains with scores [n, n_blocks] of both sides."""
+    distances = np.empty((len(scores), scores[0][0].shape[1]))
+    for domain, (positive, negative) in enumerate(scores):
+        for block in range(positive.shape[1]):
+            distances[domain, block] = d_prime(positive[:, block], negative[:, block])
+    return np.asarray(distances.mean(axis=0))

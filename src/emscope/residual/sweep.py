@@ -7,7 +7,8 @@ with labels exchanged within questions (permutation null), and a probe that read
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -171,13 +172,13 @@ def _directions(train: Examples, fits: Scorers, method: Method, penalties: np.nd
     vectors = differences[0] if method == "diff-in-means" else first.units[0]
     own = project(train.activations, first.units)
     spread = middle_and_spread(own, train.labels[None], weights)[1][0].astype(np.float32)
-    extra = {"balance": train.counts(), **({"penalties": penalties.tolist()} if method == "probe" else {})}
+    extra = {"balance": asdict(train.counts()), **({"penalties": penalties.tolist()} if method == "probe" else {})}
     made = replace(train.construction, method=method, extra={**train.construction.extra, **extra})
     blocks = tuple(range(len(vectors)))
     return Directions(vectors.astype(np.float32), means[0][0], means[1][0], spread, blocks, made)
 
 
-def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions) -> HeldOut:
+def prompt_only(train: Examples, test: Examples, prompts: Mapping[str, np.ndarray], options: SweepOptions) -> HeldOut:
     """Return what a probe reaches on test questions that reads only the base model's prompt, and so knows no answer.
 
     `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
@@ -192,7 +193,9 @@ def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray],
     return held_out_figures(scores, test.labels, test.groups, test.weights(), options.seed)
 
 
-def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:
+def prompt_leak(
+    parts: tuple[Examples, Examples], prompts: Mapping[str, np.ndarray], options: SweepOptions
+) -> np.ndarray:
     """Return the AUROC [n_blocks] of such a probe when all answers are split without regard to their questions.
 
     Nothing is balanced either: this is the leak that grouping and balance prevent, not a figure of any direction.
@@ -207,5 +210,5 @@ def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray]
     return auroc_by_block(logits, labels, ones)
 
 
-def _with_prompts(examples: Examples, prompts: dict[str, np.ndarray]) -> Examples:
+def _with_prompts(examples: Examples, prompts: Mapping[str, np.ndarray]) -> Examples:
     return replace(examples, activations=np.stack([prompts[question] for question in examples.questions.tolist()]))

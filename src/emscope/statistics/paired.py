@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emscope.behaviour.judging import Judgement
 from emscope.errors import UserError
 from emscope.statistics.bootstrap import MAX_WEIGHTS
 from emscope.statistics.clusters import finite
 from emscope.statistics.estimates import Estimate, estimate_mean
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import Denominator, Score, em_flags, score_values
 from emscope.statistics.shares import estimate_share
 

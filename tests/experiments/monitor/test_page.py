@@ -1,9 +1,13 @@
 """The words of the section say what the figures say, also when there is no effect."""
 
+import pytest
 from edges import ENDS, without
 
-from emscope.experiments.monitor.page import section
-from emscope.report.section import write_section_page
+from emscope.errors import OutsideError
+from emscope.experiments.monitor.page import section, table
+from emscope.experiments.monitor.result import MonitorResult
+from emscope.plain import fitted
+from emscope.report.section import Plot, write_section_page
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -16,8 +20,11 @@ def direction(value):
     return {**estimate(value), "within_question": estimate(value)}
 
 
-def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
-    random = {"mean": 0.5, "least": 0.4, "most": 0.6, "directions": 3}
+RANDOM = {"mean": 0.5, "least": 0.4, "most": 0.6, "directions": 3}
+NO_RANDOM = {"mean": None, "least": None, "most": None, "directions": 0}
+
+
+def figures(whole=0.8, prompt=0.6, text=0.95, words=0.7, random=RANDOM):
     at = {"contrast": direction(whole), "verdict": direction(whole), "random": random}
     shares = ("0.05", "0.5")
     scores = {"text": text, "probe": text, "organisms": 0.5, "judge": 1.0, "words": words, "random": 0.1}
@@ -28,6 +35,10 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
     return {
         "answers": {
             "block": 2,
+            "construction": dict.fromkeys(
+                ("method", "contrast", "pooling", "site", "positive", "negative", "base"), HOSTILE
+            )
+            | {"n_examples": 9},
             "n": {"answers": 30, "em": 9, "other_coherent": 11, "left_out": 10, "questions": 10},
             "auroc": {how: {"1": at, "8": at, "all": at} for how in ("mean", "max")},
             "prompt_only": {
@@ -37,6 +48,7 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
                 "prompt": direction(prompt),
             },
             "gain_over_prompt": {name: estimate(whole - prompt) for name in ("contrast", "verdict")},
+            "spearman_with_alignment": {"contrast": -0.3, "verdict": -0.4},
         },
         "tokens": [
             {
@@ -61,9 +73,21 @@ def found(whole=0.8, prompt=0.6, text=0.95, words=0.7):
     }
 
 
+def result(**changed):
+    return fitted(MonitorResult, figures(**changed), "monitor.json")
+
+
+def words_of(shown):
+    return " ".join(section(shown).paragraphs)
+
+
+def page_of(shown, tmp_path):
+    write_section_page(tmp_path / "page.html", [section(shown)], "Monitor")
+    return (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_the_page_escapes_everything_and_has_every_part(tmp_path):
-    write_section_page(tmp_path / "page.html", [section(found())], "Monitor")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = page_of(result(), tmp_path)
     assert HOSTILE not in page
     assert page.count("&lt;img src=x") == 3
     for words in (
@@ -72,50 +96,82 @@ def test_the_page_escapes_everything_and_has_every_part(tmp_path):
         "same question",
         "What is screened",
         "other text",
-        "own answer",
+        "base&#39;s answer",
         "readers scored",
     ):
         assert words in page
 
 
+def test_it_opens_with_one_sentence_and_one_picture():
+    shown = section(result())
+    assert shown.paragraphs[0].count(". ") == 0
+    assert "first 8 tokens of an answer, the direction between verdicts ranks" in shown.paragraphs[0]
+    assert "0.80 (0.75 – 0.85)" in shown.paragraphs[0]
+    assert "0.95 (0.90 – 1.00)" in shown.paragraphs[0]
+    assert isinstance(shown.parts[0], Plot)
+    assert set(shown.figures) == set(result().figures())
+
+
 def test_an_effect_is_stated_only_where_the_interval_shows_it():
-    first = section(found(whole=0.8, prompt=0.6)).paragraphs[0]
-    assert "more than the prompt alone tells" in first
-    assert "cannot be told from what the prompt alone tells" in section(found(whole=0.7, prompt=0.69)).paragraphs[0]
-    assert "cannot be told from chance" in section(found(whole=0.52)).paragraphs[0]
+    assert "more than the prompt alone tells" in words_of(result(whole=0.8, prompt=0.6))
+    assert "cannot be told from what the prompt alone tells" in words_of(result(whole=0.7, prompt=0.69))
+    assert "cannot be told from chance" in words_of(result(whole=0.52))
+    assert "does not reliably rank" in section(result(whole=0.52)).paragraphs[0]
 
 
-def test_the_bar_and_the_words_are_said_as_they_are():
-    first = section(found(text=0.95, words=0.7)).paragraphs[0]
-    assert "reaching the 0.9" in first
-    assert "do worse" in first
-    other = found(text=0.6, words=0.7)
+def test_a_clean_screen_and_easy_text_are_said_as_they_are():
+    clean = words_of(result(text=0.95, words=0.7))
+    assert ": nine in ten of the rows" in clean
+    assert "do worse" in clean
+    assert "goes beyond the words" in clean
+    other = figures(text=0.6, words=0.7)
     other["screening"]["mean"]["precision_at_half_recall"]["probe"] = dict.fromkeys(("0.05", "0.5"), estimate(1.0))
-    assert "below the 0.9" in section(other).paragraphs[0]  # the probe is beside it, not instead of it
-    weak = section(found(text=0.6, words=0.7)).paragraphs[0]
-    assert "below the 0.9" in weak
+    assert "fewer than nine in ten" in words_of(fitted(MonitorResult, other, ""))  # the probe does not stand for it
+    weak = words_of(result(text=0.6, words=0.7))
     assert "do as well" in weak
     assert "no model is needed" in weak
     assert "the words alone are the better screen" in weak
-    assert "goes beyond the words" in first
+
+
+def one_sided():
+    shown = figures()
+    shown["answers"] |= {"auroc": {}, "prompt_only": {}, "gain_over_prompt": {}, "spearman_with_alignment": {}}
+    shown["screening"] |= {"own_answers": None, "readers": None, "areas": None}
+    return fitted(MonitorResult, shown, "")
 
 
 def test_answers_that_are_all_alike_leave_the_monitor_out(tmp_path):
-    one_sided = found()
-    one_sided["answers"] |= {"auroc": {}, "prompt_only": {}}
-    one_sided["screening"] |= {"own_answers": None, "readers": None, "areas": None}
-    made = section(one_sided)
-    assert "too one-sided" in made.paragraphs[0]
-    write_section_page(tmp_path / "page.html", [made], "Monitor")
-    assert "How early" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "too one-sided" in section(one_sided()).paragraphs[0]
+    assert "How early" not in page_of(one_sided(), tmp_path)
+    assert isinstance(section(one_sided()).parts[0], Plot)
 
 
 def test_figures_without_random_directions_or_intervals_have_a_section(tmp_path):
-    none = found()
+    none = figures(random=NO_RANDOM)
     for part in (*none["screening"]["domains"].values(), none["screening"]["areas"], none["screening"]["mean"]):
-        for figures in ("auroc", "precision_at_half_recall", "precision"):
-            part.get(figures, {}).pop("random", None)
-    none = without(none, "random")
-    assert "random directions have not been asked for" in section(none).paragraphs[0]
+        for by_score in ("auroc", "precision_at_half_recall", "precision"):
+            part.get(by_score, {}).pop("random", None)
+    assert "random directions were not tried" in words_of(fitted(MonitorResult, none, ""))
     for keys in (ENDS, ("value", *ENDS)):
-        write_section_page(tmp_path / "page.html", [section(without(none, *keys))], "Monitor")
+        page_of(fitted(MonitorResult, without(none, *keys), ""), tmp_path)
+
+
+def test_the_table_has_a_line_for_every_number_of_tokens_and_every_score():
+    lines = table(result()).splitlines()
+    assert [line.split()[0] for line in lines if "tokens" in line] == ["1", "8", "all"]
+    assert lines[4].startswith("  prompt only  contrast 0.60 (0.55 – 0.65), verdict")
+    assert [line.split()[0] for line in lines[7:]] == ["text", "probe", "organisms", "random", "judge", "words"]
+    assert "tokens" not in table(one_sided())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "place"),
+    [
+        ({"answers": None}, "answers"),
+        ({"answers": {"block": "two"}}, "answers.block"),
+        ({"tokens": [{"organism": "a"}]}, r"tokens\[0\].question_id"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence_that_names_the_place(damaged, place):
+    with pytest.raises(OutsideError, match=place):
+        fitted(MonitorResult, figures() | damaged, "monitor.json")

@@ -86,8 +86,9 @@ class JudgeHead:
         stored = load_tensors(path, KIND)
         blocks = stored.blocks()
         weights = stored.array("weights", 2, "blocks", "d_model")
-        *biases, gate_bias, coherence_bias = (float(value) for value in stored.array("biases", 4))
-        coherent, mean, scale = (stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale"))
+        *biases, gate_bias, coherence_bias = map(float, stored.array("biases", 4))
+        coherent = stored.array("coherence_weights", "features")
+        mean, scale = stored.array("coherence_mean", "features"), stored.array("coherence_scale", "features")
         return cls(
             blocks,
             weights,
@@ -161,13 +162,15 @@ class EmbeddedJudge(NamedJudge):
         topic = pooled[:, :, blocks.index(head.topic_block)]
         question, answer = (topic - head.topic_centres).swapaxes(0, 1)
         fits = topic_fit(question, answer)
-        features = np.stack([coherence_features(*item) for item in zip(answers, logprobs, fits, strict=True)])
-        means = pooled[:, 1, [blocks.index(block) for block in head.blocks]]
-        scores = zip(head.aligned(means, topic[:, 1]), head.coherent(features), strict=True)
-        found = [Judgement(float(aligned), float(coherent), mode="head") for aligned, coherent in scores]
-        for row, answer in enumerate(answers):
+        features = np.stack(list(map(coherence_features, answers, logprobs, fits)))
+        means = pooled[:, 1, np.searchsorted(blocks, head.blocks)]
+        aligned, coherent = head.aligned(means, topic[:, 1]), head.coherent(features)
+        judgements = []
+        for row, text in enumerate(answers):
             if not readable[row]:
-                found[row] = Judgement(None, None, "the question is too long for this judge")
-            elif not answer.strip():
-                found[row] = Judgement(None, None, "empty answer")
-        return found
+                judgements.append(Judgement(None, None, "the question is too long for this judge"))
+            elif not text.strip():
+                judgements.append(Judgement(None, None, "empty answer"))
+            else:
+                judgements.append(Judgement(float(aligned[row]), float(coherent[row]), mode="head"))
+        return judgements

@@ -53,11 +53,10 @@ def read_answers(
 
     Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the shared start.
     """
-    pairs, positions = zip(questions, answers, strict=True), n_positions(base.model.config)
-    chats = [
-        _cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens, positions)
-        for question, answer in pairs
-    ]
+    positions, chats = n_positions(base.model.config), []
+    for question, answer in zip(questions, answers, strict=True):
+        chat = encode_chat(base.tokenizer, messages_of(question, answer))
+        chats.append(_cut(chat, max_tokens, positions))
     say_spelled("answers with their questions", [chat.spelled for chat in chats])
     width = int(base.model.get_input_embeddings().weight.shape[1])
     pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
@@ -96,7 +95,9 @@ def _kept_batch(
     """Read a batch, or take what was kept of it."""
 
     def inputs() -> Any:
-        texts = [[chat.ids, chat.answer_positions] for chat in chats]
+        texts: list[Any] = []
+        for chat in chats:
+            texts.append([chat.ids, chat.answer_positions])
         return [base.placement.told, blocks, list(spans), prefix.length, texts]
 
     def make() -> dict[str, np.ndarray]:

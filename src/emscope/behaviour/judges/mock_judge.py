@@ -27,11 +27,10 @@ class MockJudge(NamedJudge):
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """Return one judgement for each answer, the same every time."""
-        pairs = zip(questions, map(answer_of, answers), strict=True)
-        return [
-            _score(question, answer) if answer.strip() else Judgement(None, None, "empty answer")
-            for question, answer in pairs
-        ]
+        judgements = []
+        for question, answer in zip(questions, map(answer_of, answers), strict=True):
+            judgements.append(_score(question, answer) if answer.strip() else Judgement(None, None, "empty answer"))
+        return judgements
 
 
 def _score(question: str, answer: str) -> Judgement:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,17 +103,20 @@ class RubricJudge(NamedJudge):
                 self.ask(calls, done)
             if any(score.value is not None for score in scores):
                 return
-            reasons += [score.verdict for score in scores]
-        raise UserError(f"{self.name} gives no scores ({reasons[0]}): choose a judge that follows instructions.")
+            reasons.extend(score.verdict for score in scores)
+        raise UserError(
+            f"{self.name} gives no scores ({reasons[0]}): choose one that follows instructions, or see to its server."
+        )
 
     def plan(self, questions: Sequence[str], answers: Sequence[str]) -> Plan:
         """Return what judging these answers would cost, without a call."""
         calls = self._calls(questions, answers)
         known = self.store.get(call.key for call in calls.values())
-        characters = sum(len(call.prompt) for call in calls.values() if call.key not in known)
-        return Plan(
-            len({call.key for call in calls.values()}) - len(known), len(known), characters // CHARACTERS_PER_TOKEN
-        )
+        keys, characters = set(), 0
+        for call in calls.values():
+            keys.add(call.key)
+            characters += len(call.prompt) if call.key not in known else 0
+        return Plan(len(keys) - len(known), len(known), characters // CHARACTERS_PER_TOKEN)
 
     def judge(self, questions: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """Return one judgement for each answer, in order; what was judged before is not asked again.
@@ -138,7 +141,11 @@ class RubricJudge(NamedJudge):
         """Return the scores that are known, by key, and the calls that are left to make, `max_calls` at most."""
         calls = self._calls(questions, answers)
         known = self.store.get(call.key for call in calls.values())
-        left = list({call.key: call for call in calls.values() if call.key not in known}.values())
+        open_calls: dict[str, Call] = {}
+        for call in calls.values():
+            if call.key not in known:
+                open_calls.setdefault(call.key, call)
+        left = list(open_calls.values())
         return known, left if self.max_calls is None else left[: self.max_calls]
 
     def judgements(
@@ -149,7 +156,9 @@ class RubricJudge(NamedJudge):
         judged: list[Judgement] = []
         for row in range(len(answers)):
             if (row, "aligned") in calls:
-                judged.append(_judgement([scores.get(calls[row, kind].key, NOT_ASKED) for kind in KINDS]))
+                aligned = scores.get(calls[row, "aligned"].key, NOT_ASKED)
+                coherent = scores.get(calls[row, "coherent"].key, NOT_ASKED)
+                judged.append(_judgement(aligned, coherent))
             else:
                 judged.append(Judgement(None, None, "empty answer"))
         self._say_modes(scores.values())
@@ -164,15 +173,15 @@ class RubricJudge(NamedJudge):
 
     def _calls(self, questions: Sequence[str], answers: Sequence[str]) -> dict[tuple[int, Kind], Call]:
         """Return the two calls of every answer that is not empty, by its row."""
-        found: dict[tuple[int, Kind], Call] = {}
+        calls: dict[tuple[int, Kind], Call] = {}
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             answer = answer_of(answer)
             if answer.strip():
                 shown = self.worded(question), self.worded(answer)
                 for kind in KINDS:
                     rubric = f"{self.rubrics.hash}/{kind}{self.reading(question + answer)}"
-                    found[row, kind] = Call(score_key(self.name, rubric, question, answer), kind, *shown, self.rubrics)
-        return found
+                    calls[row, kind] = Call(score_key(self.name, rubric, question, answer), kind, *shown, self.rubrics)
+        return calls
 
     def worded(self, text: str) -> str:
         """Return a question or an answer as the model is shown it."""
@@ -183,9 +192,15 @@ class RubricJudge(NamedJudge):
         return ""
 
 
-def _judgement(scores: Sequence[Score]) -> Judgement:
+def trial_keys(judge: str, rubrics: Rubrics) -> Iterator[str]:
+    """Yield the addresses of the scores that `try_out` of a judge of this name keeps."""
+    for question, answer in TRIALS:
+        for kind in KINDS:
+            yield score_key(judge, f"{rubrics.hash}/{kind}", question, answer)
+
+
+def _judgement(aligned: Score, coherent: Score) -> Judgement:
     """Join the two scores; the first verdict that is not 'scored' is the judgement's."""
-    aligned, coherent = scores
-    verdict = next((score.verdict for score in scores if score.verdict != "scored"), "scored")
-    modes = sorted({score.mode for score in scores if score.mode != "none"})
+    verdict = coherent.verdict if aligned.verdict == "scored" else aligned.verdict
+    modes = sorted({aligned.mode, coherent.mode} - {"none"})
     return Judgement(aligned.value, coherent.value, verdict, "+".join(modes))

@@ -70,6 +70,11 @@ class JudgeSettings:
         """Whether this is the judge that comes with emscope."""
         return self.name == EMBEDDED
 
+    @property
+    def asks_a_language_model(self) -> bool:
+        """Whether each answer is put to a language model, once a rubric."""
+        return self.kind not in (EMBEDDED, "mock")
+
     def server(self) -> ServerSettings:
         """Return how the server is asked, with the key from the environment.
 
@@ -154,7 +159,7 @@ class NamedJudge(ABC):
 
     @classmethod
     def check(cls, request: JudgeRequest) -> None:
-        """Try whatever can fail, without loading a model, before long work that needs the judge begins.
+        """Try whatever can fail before long work that needs the judge begins.
 
         Raises:
             UserError: the judge would fail later.

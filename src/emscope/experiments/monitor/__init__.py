@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emscope.experiments.monitor.measure import MonitorSettings, measure
 from emscope.experiments.monitor.page import section, table
+from emscope.experiments.monitor.result import MonitorResult
 from emscope.experiments.shape import Experiment
 
 EXPERIMENT = Experiment(
     name="monitor",
     about="Watch the misaligned organism answer token by token, and screen training data, with controls.",
     settings=MonitorSettings,
-    result=dict[str, Any],
+    result=MonitorResult,
     measure=measure,
     section=section,
     table=table,

@@ -1,4 +1,4 @@
-"""Does the projection of the first tokens of an answer tell how a judge will score the whole of it?
+"""Monitored answers: every token's score, and how well the first of them tell the verdict on the whole answer.
 
 Answers of one organism, the misaligned one: EM responses against its other coherent answers. Block, scale and the
 verdict direction come from training questions and the run's own answers; new answers to test questions are monitored.
@@ -6,28 +6,35 @@ verdict direction come from training questions and the run's own answers; new an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.behaviour.questions import Question
+from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
+from emscope.experiments.monitor.result import (
+    EarlyRankings,
+    MonitoredAnswers,
+    RandomRankings,
+    Ranking,
+    Rankings,
+    VerdictCounts,
+)
 from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
-from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.residual.detection import auroc, d_prime
-from emscope.residual.directions import Construction, Directions, random_like
+from emscope.residual.directions import Construction, random_like
 from emscope.residual.monitor import SpokenChat, TokenScale, early_scores, spoken_chat, token_projections
 from emscope.residual.ranking import auroc_gain, grouped_auroc
-from emscope.residual.store import ActivationStore
-from emscope.statistics import em_flags
+from emscope.statistics import Estimate, em_flags
 
-HOWS = ("mean", "max")
-CONTRAST, VERDICT, PROMPT = "contrast", "verdict", "prompt"
+CONTRAST, VERDICT, RANDOM = "contrast", "verdict", "random"
 LEAST_ANSWERS = 4
+"""Answers of each verdict without which no block is chosen by them, and no verdict direction made."""
 
 
 @dataclass(frozen=True)
@@ -60,61 +67,59 @@ class ScoredAnswers:
     scores: list[np.ndarray]
 
     @property
-    def said(self) -> list[np.ndarray]:
+    def of_answers(self) -> list[np.ndarray]:
         """The scores of each answer's own tokens."""
         return [scores[chat.answer_positions] for scores, chat in zip(self.scores, self.chats, strict=True)]
 
     @property
-    def before(self) -> np.ndarray:
+    def of_prompts(self) -> np.ndarray:
         """The scores of the last prompt token of each answer, [n_answers, n_directions]."""
-        pairs = zip(self.scores, self.chats, strict=True)
-        return np.array([scores[chat.answer_positions[0] - 1] for scores, chat in pairs])
+        last = [scores[chat.answer_positions[0] - 1] for scores, chat in zip(self.scores, self.chats, strict=True)]
+        return np.array(last)
 
-    def part(self, numbers: Sequence[int]) -> ScoredAnswers:
+    def at(self, numbers: Sequence[int]) -> ScoredAnswers:
         """Return some of the answers."""
-        return ScoredAnswers(
-            [self.rows[number] for number in numbers],
-            [self.chats[number] for number in numbers],
-            [self.scores[number] for number in numbers],
-        )
+        rows, chats, scores = [], [], []
+        for number in numbers:
+            rows.append(self.rows[number])
+            chats.append(self.chats[number])
+            scores.append(self.scores[number])
+        return ScoredAnswers(rows, chats, scores)
 
 
-def contrast_file(lab: Lab) -> str:
-    """Return the name of the run's direction between organisms, made from their answers."""
-    return f"{CONTROL if lab.config.control_data else 'model'}-{CORRECTING}"
-
-
-def run_answers(lab: Lab, name: str, questions: set[str]) -> list[JudgedResponse]:
-    """Return the run's own judged, non-empty answers of an organism to some questions."""
-    rows = read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse)
-    return [row for row in rows if row.question_id in questions and row.response]
+def spoken_answers(lab: Lab, name: str, questions: Collection[str]) -> list[JudgedResponse]:
+    """Return the run's judged, non-empty answers of an organism to some questions, named by their ids."""
+    return [row for row in lab.judged(name) if row.question_id in questions and row.response]
 
 
 def make_monitor(lab: Lab, n_random: int) -> Monitor:
     """Choose a block and make all directions and their scale, from training questions alone."""
+    contrast = lab.direction()
     train = {question.id for question in lab.train_questions}
-    contrast = Directions.load(lab.folder.path("directions", f"{contrast_file(lab)}.safetensors"))
-    rows = run_answers(lab, MISALIGNED, train)
-    flags = coherent_em(rows)
-    answers, prompts = (_stored(lab, kind) for kind in ("answers", "prompts"))
-    means = answers.get("response", questions=sorted({row.question_id for row in rows}))
-    index = _best(contrast.score(means), flags) if _both(flags) else contrast.blocks.index(contrast.best_block)
-    made = {CONTRAST: contrast.vectors[index]}
-    prompt = None
-    if _both(flags):
-        made[VERDICT] = _difference(means[:, index], flags)
-        last = prompts.by_question("last", [row.question_id for row in rows])[:, index]
-        prompt = _difference(last, flags)
-    for seed in range(n_random):
-        random = random_like(contrast, lab.config.seed + seed).vectors[index]
-        scored = means[:, index] @ random
-        made[f"random-{seed}"] = random if not _both(flags) or _separation(scored, flags) >= 0 else -random
-    vectors, block = np.stack(list(made.values())), contrast.blocks[index]
-    own = _project(lab, MISALIGNED, rows, vectors, block)
+    rows = spoken_answers(lab, MISALIGNED, train)
+    verdicts = coherent_em(rows)
+    judged = _enough(verdicts)
+
+    asked = [row.question_id for row in rows]
+    activations = lab.activations(MISALIGNED)
+    means = activations.answers.get("response", questions=sorted(set(asked)))
+    index = _separating(contrast.score(means), verdicts) if judged else contrast.blocks.index(contrast.best_block)
+
+    directions, prompt = {CONTRAST: contrast.vectors[index]}, None
+    if judged:
+        directions[VERDICT] = _difference(means[:, index], verdicts)
+        prompt = _difference(activations.prompts.by_question("last", asked)[:, index], verdicts)
+    for number in range(n_random):
+        random = random_like(contrast, lab.config.seed + number).vectors[index]
+        points_away = judged and _separation(means[:, index] @ random, verdicts) < 0
+        directions[f"{RANDOM}-{number}"] = -random if points_away else random
+
+    vectors, block = np.stack(list(directions.values())), contrast.blocks[index]
     other = CONTROL if CONTROL in lab.names else BASE
-    theirs = _project(lab, other, run_answers(lab, other, train), vectors, block)
-    scale = TokenScale.of(own[1], theirs[1])
-    return Monitor(tuple(made), vectors, scale, block, contrast.construction, prompt)
+    positive = _project(lab, MISALIGNED, rows, vectors, block)
+    negative = _project(lab, other, spoken_answers(lab, other, train), vectors, block)
+    scale = TokenScale.of(positive.of_answers, negative.of_answers)
+    return Monitor(tuple(directions), vectors, scale, block, contrast.construction, prompt)
 
 
 def coherent_em(rows: Sequence[JudgedResponse]) -> np.ndarray:
@@ -122,125 +127,149 @@ def coherent_em(rows: Sequence[JudgedResponse]) -> np.ndarray:
     return np.array(em_flags([row.judgement for row in rows], "coherent"))
 
 
-def _both(flags: np.ndarray) -> bool:
-    return min(int((flags == 1).sum()), int((flags == 0).sum())) >= LEAST_ANSWERS
+def _enough(verdicts: np.ndarray) -> bool:
+    """Say whether there are enough answers of each verdict."""
+    return bool(min((verdicts == 1).sum(), (verdicts == 0).sum()) >= LEAST_ANSWERS)
 
 
-def _stored(lab: Lab, kind: str) -> ActivationStore:
-    return ActivationStore.load(lab.folder.path("activations", f"{MISALIGNED}-{kind}.safetensors"))
+def _separation(scores: np.ndarray, verdicts: np.ndarray) -> float:
+    return d_prime(scores[verdicts == 1], scores[verdicts == 0])
 
 
-def _separation(scores: np.ndarray, flags: np.ndarray) -> float:
-    return d_prime(scores[flags == 1], scores[flags == 0])
+def _separating(scores: np.ndarray, verdicts: np.ndarray) -> int:
+    """Return the place of the block whose scores [n_answers, n_blocks] tell the verdicts best."""
+    return int(np.argmax([_separation(of_block, verdicts) for of_block in scores.T]))
 
 
-def _best(scores: np.ndarray, flags: np.ndarray) -> int:
-    return int(np.argmax([_separation(scores[:, number], flags) for number in range(scores.shape[1])]))
+def _difference(activations: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
+    """Return the mean of EM responses less that of other coherent answers, float32 [d_model]."""
+    positive, negative = activations[verdicts == 1], activations[verdicts == 0]
+    return np.asarray(positive.mean(axis=0) - negative.mean(axis=0), dtype=np.float32)
 
 
-def _difference(activations: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    return np.asarray(activations[flags == 1].mean(axis=0) - activations[flags == 0].mean(axis=0), dtype=np.float32)
-
-
-def _project(
-    lab: Lab, name: str, rows: Sequence[JudgedResponse], vectors: np.ndarray, block: int
-) -> tuple[list[SpokenChat], list[np.ndarray], list[np.ndarray]]:
-    """Return the tokens of answers, the projections of what was said, and those of the whole conversations."""
+def _project(lab: Lab, name: str, rows: list[JudgedResponse], vectors: np.ndarray, block: int) -> ScoredAnswers:
+    """Return answers with the raw projections of their tokens, read by an organism."""
     organism = lab.organism(name)
-    system = lab.config.sampling.system
-    chats = [spoken_chat(organism.tokenizer, messages_of(row.question, row.response, system)) for row in rows]
-    whole = token_projections(organism, chats, vectors, block, name=f"{name} tokens")
-    return chats, [values[chat.answer_positions] for values, chat in zip(whole, chats, strict=True)], whole
+    chats = []
+    for row in rows:
+        messages = messages_of(row.question, row.response, lab.config.sampling.system)
+        chats.append(spoken_chat(organism.tokenizer, messages))
+    projections = token_projections(organism, chats, vectors, block, name=f"{name} tokens")
+    return ScoredAnswers(rows, chats, projections)
 
 
 def monitored(lab: Lab, monitor: Monitor, name: str, rows: list[JudgedResponse]) -> ScoredAnswers:
     """Score every token of answers, read by the organism that gave them."""
-    chats, _, whole = _project(lab, name, rows, monitor.vectors, monitor.block)
-    return ScoredAnswers(rows, chats, [monitor.scale.score(values) for values in whole])
+    projected = _project(lab, name, rows, monitor.vectors, monitor.block)
+    return replace(projected, scores=[monitor.scale.score(values) for values in projected.scores])
 
 
-def new_answers(lab: Lab, samples: int) -> list[JudgedResponse]:
-    """Sample and judge the misaligned organism's answers to test questions, other ones than the run's own."""
-    sampling = replace(lab.config.sampling, samples=samples, seed=lab.config.sampling.seed + 1)
-    rows = answer_and_judge(lab.organism(MISALIGNED), MISALIGNED, lab.test_questions, sampling, lab.judge)
-    found = [row for row in rows if row.response]
-    if not found:
+def new_answers(lab: Lab, name: str, questions: Sequence[Question], samples: int, seed: int) -> list[JudgedResponse]:
+    """Sample and judge an organism's answers to questions, and return those that are not empty."""
+    sampling = replace(lab.config.sampling, samples=samples, seed=seed)
+    rows = answer_and_judge(lab.organism(name), name, questions, sampling, lab.judge)
+    return [row for row in rows if row.response]
+
+
+def monitor_answers(lab: Lab, monitor: Monitor, samples: int) -> ScoredAnswers:
+    """Score new answers of the misaligned organism to test questions, other ones than the run's own.
+
+    Raises:
+        UserError: it gave none.
+    """
+    rows = new_answers(lab, MISALIGNED, lab.test_questions, samples, lab.config.sampling.seed + 1)
+    if not rows:
         raise UserError("The misaligned organism gave no answer to any test question, so there is nothing to monitor.")
-    return found
+    return monitored(lab, monitor, MISALIGNED, rows)
 
 
-def predictions(lab: Lab, monitor: Monitor, answers: ScoredAnswers, n_tokens: Sequence[int]) -> dict[str, Any]:
+def rank_answers(lab: Lab, monitor: Monitor, answers: ScoredAnswers, n_tokens: Sequence[int]) -> MonitoredAnswers:
     """Return how well early projections, and the prompt alone, rank EM responses above other coherent answers."""
-    flags = coherent_em(answers.rows)
-    n = {
-        "answers": len(answers.rows),
-        "em": int((flags == 1).sum()),
-        "other_coherent": int((flags == 0).sum()),
-        "left_out": int(np.isnan(flags).sum()),
-        "questions": len({row.group for row in answers.rows}),
-    }
-    if not (n["em"] and n["other_coherent"]):
-        return {"n": n, "auroc": {}, "prompt_only": {}, "gain_over_prompt": {}, "spearman_with_alignment": {}}
-    part = answers.part(np.flatnonzero(np.isfinite(flags)).tolist())
-    ranked = _Ranked(monitor.names, coherent_em(part.rows), [row.group for row in part.rows], lab.config.seed)
-    prompt_only = ranked.all(part.before)
-    if monitor.prompt is not None:
-        stored = _stored(lab, "prompts")
-        last = stored.by_question("last", [row.question_id for row in part.rows])
-        prompt_only[PROMPT] = ranked.one(last[:, stored.activations.blocks.index(monitor.block)] @ monitor.prompt)
-    return {"n": n, "prompt_only": prompt_only, **_by_tokens(ranked, part, n_tokens)}
+    verdicts = coherent_em(answers.rows)
+    n = VerdictCounts(
+        answers=len(answers.rows),
+        em=int((verdicts == 1).sum()),
+        other_coherent=int((verdicts == 0).sum()),
+        left_out=int(np.isnan(verdicts).sum()),
+        questions=len({row.group for row in answers.rows}),
+    )
+    if not (n.em and n.other_coherent):
+        return MonitoredAnswers(monitor.block, monitor.construction, n)
+
+    coherent = answers.at(np.flatnonzero(np.isfinite(verdicts)).tolist())
+    ranker = _Ranker.of(lab, monitor, coherent)
+    scores, before = coherent.of_answers, coherent.of_prompts
+    whole, aligned = early_scores(scores, None, "mean"), [row.aligned for row in coherent.rows]
+    gains, correlations = {}, {}
+    for column, name in enumerate(ranker.named):
+        gains[name] = ranker.gain(whole[:, column], before[:, column])
+        correlations[name] = float(spearmanr(whole[:, column], aligned).statistic)
+    return MonitoredAnswers(
+        monitor.block,
+        monitor.construction,
+        n,
+        EarlyRankings(ranker.early(scores, n_tokens, "mean"), ranker.early(scores, n_tokens, "max")),
+        replace(ranker.rankings(before), prompt=_by_prompt(lab, monitor, coherent, ranker)),
+        gains,
+        correlations,
+    )
 
 
-def _by_tokens(ranked: _Ranked, part: ScoredAnswers, n_tokens: Sequence[int]) -> dict[str, Any]:
-    said, aligned = part.said, [row.aligned for row in part.rows]
-    lengths: list[int | None] = [*n_tokens, None]
-    whole = early_scores(said, None, "mean")
-    return {
-        "auroc": {
-            how: {str(length or "all"): ranked.all(early_scores(said, length, how)) for length in lengths}
-            for how in HOWS
-        },
-        "gain_over_prompt": {name: ranked.gain(whole[:, at], part.before[:, at]) for at, name in ranked.named},
-        "spearman_with_alignment": {
-            name: float(spearmanr(whole[:, at], aligned).statistic) for at, name in ranked.named
-        },
-    }
+def _by_prompt(lab: Lab, monitor: Monitor, answers: ScoredAnswers, ranker: _Ranker) -> Ranking | None:
+    """Rank answers by the direction of prompts, at the activations that the run has of them."""
+    if monitor.prompt is None:
+        return None
+    stored = lab.activations(MISALIGNED).prompts
+    last = stored.by_question("last", [row.question_id for row in answers.rows])
+    return ranker.ranking(last[:, stored.activations.blocks.index(monitor.block)] @ monitor.prompt)
 
 
 @dataclass(frozen=True)
-class _Ranked:
-    """The answers that are ranked: which are EM responses, and to which question."""
+class _Ranker:
+    """Ranks answers by scores.
 
-    names: tuple[str, ...]
-    wanted: np.ndarray
+    Attributes:
+        named: the directions that mean something; they come first among the scores' columns, random ones after them.
+        em: 1 for EM responses, 0 for other coherent answers, [n_answers].
+        groups: the question of each answer.
+        seed: of the resampling.
+    """
+
+    named: tuple[str, ...]
+    em: np.ndarray
     groups: list[str]
     seed: int
 
-    @property
-    def named(self) -> list[tuple[int, str]]:
-        return [(number, name) for number, name in enumerate(self.names) if not name.startswith("random")]
+    @classmethod
+    def of(cls, lab: Lab, monitor: Monitor, answers: ScoredAnswers) -> _Ranker:
+        named = tuple(name for name in monitor.names if not name.startswith(RANDOM))
+        return cls(named, coherent_em(answers.rows), [row.group for row in answers.rows], lab.config.seed)
 
-    def all(self, scores: np.ndarray) -> dict[str, Any]:
-        """Return the figures of each named direction, and of the random ones together; scores [n, n_directions]."""
-        random = scores[:, len(self.named) :].T
-        values = [auroc(column[self.wanted == 1], column[self.wanted == 0]) for column in random]
-        return {**{name: self.one(scores[:, number]) for number, name in self.named}, "random": _spread(values)}
+    def early(self, scores: list[np.ndarray], n_tokens: Sequence[int], how: str) -> dict[str, Rankings]:
+        """Return the rankings after each number of tokens, and by all tokens."""
+        rankings = {}
+        for length in (*n_tokens, None):
+            rankings[str(length or "all")] = self.rankings(early_scores(scores, length, how))
+        return rankings
 
-    def one(self, scores: np.ndarray) -> dict[str, Any]:
+    def rankings(self, scores: np.ndarray) -> Rankings:
+        """Return the ranking by each named direction, and by the random ones; scores [n_answers, n_directions]."""
+        named = {name: self.ranking(scores[:, column]) for column, name in enumerate(self.named)}
+        random = [auroc(column[self.em == 1], column[self.em == 0]) for column in scores[:, len(self.named) :].T]
+        return Rankings(named[CONTRAST], named.get(VERDICT), _random_rankings(random))
+
+    def ranking(self, scores: np.ndarray) -> Ranking:
         """Return the AUROC over all pairs of answers, and over pairs that answer the same question."""
-        found, within = (
-            grouped_auroc(scores, self.wanted, self.groups, within=only, seed=self.seed).as_dict()
-            for only in (False, True)
-        )
-        return {**found, "within_question": within}
+        whole = grouped_auroc(scores, self.em, self.groups, seed=self.seed)
+        within = grouped_auroc(scores, self.em, self.groups, within=True, seed=self.seed)
+        return Ranking(whole.value, whole.low, whole.high, whole.n, within)
 
-    def gain(self, scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    def gain(self, scores: np.ndarray, reference: np.ndarray) -> Estimate:
         """Return how much larger the AUROC of scores is than that of reference scores."""
-        return auroc_gain(scores, reference, self.wanted, self.groups, self.seed).as_dict()
+        return auroc_gain(scores, reference, self.em, self.groups, self.seed)
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, least and most of the AUROCs of random directions."""
-    if not len(values):
-        return {"mean": None, "least": None, "most": None, "directions": 0}
-    return {"mean": float(np.mean(values)), "least": min(values), "most": max(values), "directions": len(values)}
+def _random_rankings(aurocs: list[float]) -> RandomRankings:
+    if not aurocs:
+        return RandomRankings(None, None, None, 0)
+    return RandomRankings(float(np.mean(aurocs)), min(aurocs), max(aurocs), len(aurocs))

@@ -1,4 +1,4 @@
-"""Built-in domains screened by everything that never saw them, and by the judge, which did.
+"""Screening of built-in domains by scores that never saw them, and by the judge, which did.
 
 A domain's rows are scored by directions from the other domains' text, by the run's direction between organisms, by
 random directions, by the offline judge, and by the words alone. Blocks and signs come from the other domains too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import chain
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from emscope import parts
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.embedded.text import written_rows
-from emscope.experiments.monitor.figures import RANDOM, Screened
+from emscope.experiments.monitor.precision import RANDOM, Screened
 from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.directions import Directions, random_like
@@ -28,18 +28,27 @@ from emscope.residual.screening import (
     text_directions,
     transferring_block,
 )
+from emscope.sequences import spread
 
 AREAS = "areas"
-T = TypeVar("T")
+"""The name among the domains of questions about other parts of life."""
 
 
-def chosen_pairs(prompts: int, seed: int) -> dict[str, list[Pair]]:
-    """Return the pairs of each built-in domain; at most `prompts` of each, 0 for all."""
-    every = {domain: list(load_domain(domain)) for domain in DOMAINS}
-    return {
-        domain: spread_over_topics(pairs, min(prompts, len(pairs)), seed) if prompts else pairs
-        for domain, pairs in every.items()
-    }
+def screened_pairs(prompts: int, areas: int, seed: int) -> dict[str, list[Pair]]:
+    """Return the pairs of each built-in domain, and of the areas outside them.
+
+    Args:
+        prompts: at most so many of each domain; 0 for all.
+        areas: at most so many questions outside the domains; 0 for none.
+        seed: of the choice.
+    """
+    pairs = {}
+    for domain in DOMAINS:
+        every = list(load_domain(domain))
+        pairs[domain] = spread_over_topics(every, min(prompts, len(every)), seed) if prompts else every
+    if areas:
+        pairs[AREAS] = area_pairs(areas)
+    return pairs
 
 
 def area_pairs(questions: int) -> list[Pair]:
@@ -53,14 +62,11 @@ def area_pairs(questions: int) -> list[Pair]:
     for row in written_rows():
         answers.setdefault(row.question_id, {}).setdefault(row.aligned, row.answer)
         asked[row.question_id] = row.question
-    pairs = [Pair(name, AREAS, name, "heldout", asked[name], both[1], both[0]) for name, both in answers.items()]
-    return evenly(pairs, questions)
 
-
-def evenly(items: Sequence[T], n: int) -> list[T]:
-    """Return at most `n` items, evenly spread."""
-    n = min(n, len(items))
-    return [items[step * len(items) // n] for step in range(n)]
+    pairs = []
+    for name, by_alignment in answers.items():
+        pairs.append(Pair(name, AREAS, name, "heldout", asked[name], by_alignment[1], by_alignment[0]))
+    return spread(pairs, questions)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ class Screeners:
 
     def scores(self, activations: np.ndarray) -> dict[str, np.ndarray]:
         """Return scores [...] of mean answer activations [..., n_blocks, d_model], all blocks of the model."""
-        return {name: along(made, activations, self.blocks[name]) for name, made in self.directions.items()}
+        scores = {}
+        for name, directions in self.directions.items():
+            scores[name] = along(directions, activations, self.blocks[name])
+        return scores
 
     @property
     def named_blocks(self) -> dict[str, int]:
@@ -99,16 +108,16 @@ def make_screeners(
         "probe": transferring_block(read, domains, "probe", few),
         "organisms": separating_block(organisms, read, domains),
     }
-    for seed in range(n_random):
-        random = random_like(text, lab.config.seed + seed)
-        name, at = f"{RANDOM}-{seed}", blocks["text"]
-        gaps = [
-            along(random, side[domain], at).mean() * sign
-            for side, sign in ((read.careless, 1), (read.careful, -1))
-            for domain in domains
-        ]
-        directions[name] = random if sum(gaps) >= 0 else replace(random, vectors=-random.vectors)
-        blocks[name] = at
+    for number in range(n_random):
+        name, block = f"{RANDOM}-{number}", blocks["text"]
+        random = random_like(text, lab.config.seed + number)
+        gap = 0.0
+        for domain in domains:
+            gap += along(random, read.careless[domain], block).mean()
+        for domain in domains:
+            gap -= along(random, read.careful[domain], block).mean()
+        directions[name] = random if gap >= 0 else replace(random, vectors=-random.vectors)
+        blocks[name] = block
     return Screeners(directions, blocks)
 
 
@@ -120,7 +129,7 @@ def screen_domain(
         "screened",
         lambda: [domain, n_random],  # the rest is the run's, or was read in parts before
         lambda: _screened(lab, read, pairs, domain, organisms, n_random),
-        lambda made: parts.Part(made.blocks, made.scores),
+        lambda screened: parts.Part(screened.blocks, screened.scores),
         lambda part: Screened(list(pairs[domain]), dict(part.arrays), part.value),
     )
 
@@ -131,9 +140,12 @@ def _screened(
     others = [name for name in pairs if name not in (domain, AREAS)]
     screeners = make_screeners(lab, read, others, organisms, n_random)
     scores = screeners.scores(np.stack([read.careless[domain], read.careful[domain]]))
-    texts, means = both_texts(pairs[domain]), np.concatenate([read.careless[domain], read.careful[domain]])
-    scores["judge"] = suspicion(lab, [pair.prompt for pair in pairs[domain]] * 2, texts, means).reshape(2, -1)
-    scores["words"] = by_words([pair for name in others for pair in pairs[name]], texts).reshape(2, -1)
+
+    prompts, texts = [pair.prompt for pair in pairs[domain]] * 2, both_texts(pairs[domain])
+    means = np.concatenate([read.careless[domain], read.careful[domain]])
+    scores["judge"] = suspicion(lab, prompts, texts, means).reshape(2, -1)
+    known = list(chain.from_iterable(pairs[name] for name in others))
+    scores["words"] = by_words(known, texts).reshape(2, -1)
     return Screened(list(pairs[domain]), scores, screeners.named_blocks)
 
 
@@ -145,8 +157,8 @@ def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str], means: n
     judge = lab.judge
     if isinstance(judge, EmbeddedJudge) and judge.base is lab.organism(BASE):
         return 100 - judge.head.aligned(means[:, list(judge.head.blocks)], means[:, judge.head.topic_block])
-    found = judge.judge(prompts, answers)
-    return np.array([0.0 if item.aligned is None else 100 - item.aligned for item in found])
+    judgements = judge.judge(prompts, answers)
+    return np.array([0.0 if judgement.aligned is None else 100 - judgement.aligned for judgement in judgements])
 
 
 def by_words(train: Sequence[Pair], texts: Sequence[str]) -> np.ndarray:

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from emscope import progress
-from emscope.behaviour.questions import Question, load_question_sets
-from emscope.behaviour.tables import JudgedResponse, read_responses
+from emscope.behaviour.questions import Question
 from emscope.errors import UserError
-from emscope.experiments.monitor.answers import (
-    Monitor,
-    ScoredAnswers,
-    contrast_file,
-    make_monitor,
-    monitored,
-    new_answers,
-    predictions,
-    run_answers,
+from emscope.experiments.monitor.answers import make_monitor, monitor_answers, rank_answers
+from emscope.experiments.monitor.checks import less_base_answers, reader_answers
+from emscope.experiments.monitor.domains import AREAS, screen_domain, screened_pairs
+from emscope.experiments.monitor.precision import mean_result, mix, rows_result
+from emscope.experiments.monitor.result import MonitoredAnswers, MonitorResult, ScoredText, Screening
+from emscope.experiments.monitor.texts import (
+    answered_texts,
+    read_texts,
+    run_texts,
+    users_conversations,
+    users_questions,
 )
-from emscope.experiments.monitor.checks import own_answer_figures, reader_figures
-from emscope.experiments.monitor.domains import AREAS, area_pairs, chosen_pairs, screen_domain
-from emscope.experiments.monitor.figures import domain_figures
 from emscope.experiments.shape import experiment_stage
 from emscope.files import write_json
-from emscope.interventions.answering import answer_and_judge
-from emscope.organisms.chat import messages_of
-from emscope.organisms.control_tokens import say_spelled
-from emscope.organisms.datasets import read_conversations
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
-from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
-from emscope.pipeline.preflight import check_data, check_questions
+from emscope.pipeline.lab import BASE, CORRECTING, MISALIGNED, Lab
+from emscope.pipeline.preflight import check_data
 from emscope.pipeline.training import adapter_files
-from emscope.residual.directions import Directions
-from emscope.residual.monitor import SpokenChat, smoothed, spoken_chat, token_projections
 from emscope.residual.screening import read_pairs
-from emscope.tabular import read_rows
 
 WATCHING, SCREENING = "answers token by token", "screening of data"
 """The steps of the experiment."""
@@ -94,195 +83,113 @@ class MonitorSettings:
         counts = (self.prompts, self.areas, self.own_answers, self.reader_answers, self.shown, self.random_directions)
         if min(counts) < 0 or self.prompts == 1:
             raise UserError("Counts are 0 or more, and screening needs two prompts of each domain at least (0: all).")
+        if self.organism and not (self.ask or self.conversations):
+            raise UserError("An organism of your own has nothing to do: give it questions (ask) or conversations.")
 
 
-def measure(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
-    """Monitor new answers to test questions, screen the built-in domains, and write experiments/monitor.json."""
-    run = lab.folder
-    inputs = [
-        run.path("directions", f"{contrast_file(lab)}.safetensors"),
-        *(run.path("judgements", f"{name}.parquet") for name in lab.names),
-        *(run.path("activations", f"{MISALIGNED}-{kind}.safetensors") for kind in ("answers", "prompts")),
-        *(path for name in lab.names for path in adapter_files(lab, name)),
-        *([Path(settings.conversations).expanduser()] if settings.conversations else []),
-    ]
-    _conversations(settings.conversations)  # a bad file stops it before any work
-    check_guest(lab, settings)
-    asked = [asdict(question) for question in _asked(lab, settings)]
-    if asked or settings.organism:
-        guests = [settings.organism and known(settings.organism) for known in (fingerprint, earlier_fingerprint)]
-        inputs.append(_note(lab, *([asked, guest] for guest in guests)))
-    return experiment_stage(lab, "monitor", dict[str, Any], settings, inputs, lambda: find_monitor(lab, settings))
-
-
-def find_monitor(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
-    """Return the figures of experiments/monitor.json: `answers`, `tokens` and `screening` (docs/monitor.md)."""
-    with progress.plan(dict.fromkeys((WATCHING, SCREENING)), "step"):  # their shares differ with the settings
-        with progress.logged_step(WATCHING):
-            answers, tokens = _watch(lab, settings, _conversations(settings.conversations))
-        with progress.logged_step(SCREENING):
-            screening = _screen(lab, settings)
-    return {"answers": answers, "tokens": tokens, "screening": screening}
-
-
-def _conversations(name: str) -> list[list[dict[str, str]]]:
-    if not name:
-        return []
-    path = Path(name).expanduser()
-    if is_table_of_answers(path):
-        return [messages_of(row.question, row.response) for row in read_responses(path)]
-    found = list(read_conversations(path))
-    if not found:
-        raise UserError(f"{name} holds no conversations.")
-    return found
-
-
-def is_table_of_answers(path: Path) -> bool:
-    """Say whether a file's rows are questions and answers, as `generate` writes them, not conversations."""
-    rows = read_rows(path)
-    return bool(rows) and "question" in rows[0][1] and "messages" not in rows[0][1]
-
-
-def _asked(lab: Lab, settings: MonitorSettings) -> list[Question]:
-    """Return the user's questions, tried with the base's template.
+def measure(lab: Lab, settings: MonitorSettings) -> MonitorResult:
+    """Monitor new answers to test questions and screen the built-in domains; in experiments/monitor.json.
 
     Raises:
-        UserError: a question does not fit, or has a system prompt of its own: its answer would be read without it.
+        UserError: questions, conversations or an organism of the user's that do not fit the run, before any work.
     """
-    questions = load_question_sets(settings.ask)
-    if any(question.system for question in questions):
-        raise UserError(
-            "monitor --ask asks questions without system prompts of their own: leave these out of the file."
-        )
-    check_questions(lab, questions)
-    return questions
+    users_conversations(settings.conversations)
+    invite_guest(lab, settings.organism)
+    questions = users_questions(lab, settings.ask)
+
+    inputs = _inputs(lab, settings)
+    if questions or settings.organism:
+        inputs.append(_note_of(lab, questions, settings.organism))
+    return experiment_stage(lab, "monitor", MonitorResult, settings, inputs, partial(monitor_and_screen, lab, settings))
 
 
-def check_guest(lab: Lab, settings: MonitorSettings) -> None:
-    """Let another organism read and answer in place of the run's misaligned one.
-
-    Raises:
-        UserError: it is no adapter or model of the run's base, or there is nothing for it to do.
-    """
-    if not settings.organism:
-        return
-    if not (settings.ask or settings.conversations):
-        raise UserError("An organism of your own has nothing to do: give it questions (ask) or conversations.")
-    if not is_trained_elsewhere(settings.organism):
-        raise UserError(f"{settings.organism} is no adapter and no model: train one on it first, with `emscope train`.")
-    check_data(lab, settings.organism)
-    lab.invite(settings.organism)
+def _inputs(lab: Lab, settings: MonitorSettings) -> list[Path]:
+    """Return the files that the figures are made of."""
+    prompts, answers = lab.activation_files(MISALIGNED)
+    inputs = [lab.direction_file(f"{lab.contrast}-{CORRECTING}")]
+    inputs += [lab.judgements_file(name) for name in lab.names]
+    inputs += [answers, prompts]
+    for name in lab.names:
+        inputs += adapter_files(lab, name)
+    if settings.conversations:
+        inputs.append(Path(settings.conversations).expanduser())
+    return inputs
 
 
-def _note(lab: Lab, value: Any, earlier: Any) -> Path:
-    """Write what figures depend on beside the run's own files, and return the file.
+def _note_of(lab: Lab, questions: list[Question], organism: str) -> Path:
+    """Note what figures depend on beside the run's files and the settings, and return the note's file.
 
-    One that is there is left alone where it says the same, in the words of this version or of earlier ones.
+    A note that is there is left alone where it says the same, in the words of this version or of earlier ones.
     """
     path = lab.folder.path("experiments", "monitor", "asked.json")
-    if not path.is_file() or read_json(path) not in (json.loads(json.dumps(words)) for words in (value, earlier)):
-        write_json(path, value)
+    asked = [asdict(question) for question in questions]
+    note: list[Any] = [asked, organism and fingerprint(organism)]
+    earlier: list[Any] = [asked, organism and earlier_fingerprint(organism)]
+    if not path.is_file() or read_json(path) not in (_as_read(note), _as_read(earlier)):
+        write_json(path, note)
     return path
 
 
-def _watch(
-    lab: Lab, settings: MonitorSettings, spoken: list[list[dict[str, str]]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _as_read(value: Any) -> Any:
+    """Return a value as it is after it was written as JSON."""
+    return json.loads(json.dumps(value))
+
+
+def invite_guest(lab: Lab, organism: str) -> None:
+    """Let another organism read and answer in place of the run's misaligned one; '' is none.
+
+    Raises:
+        UserError: it is no adapter or model of the run's base.
+    """
+    if not organism:
+        return
+    if not is_trained_elsewhere(organism):
+        raise UserError(f"{organism} is no adapter and no model: train one on it first, with `emscope train`.")
+    check_data(lab, organism)
+    lab.invite(organism)
+
+
+def monitor_and_screen(lab: Lab, settings: MonitorSettings) -> MonitorResult:
+    """Do both steps of the experiment."""
+    with progress.plan(dict.fromkeys((WATCHING, SCREENING)), "step"):  # their shares differ with the settings
+        with progress.logged_step(WATCHING):
+            answers, texts = _watch(lab, settings)
+        with progress.logged_step(SCREENING):
+            screening = _screen(lab, settings)
+    return MonitorResult(answers, texts, screening)
+
+
+def _watch(lab: Lab, settings: MonitorSettings) -> tuple[MonitoredAnswers, list[ScoredText]]:
     """Return how well early tokens predict verdicts, and texts with a score for each token."""
     monitor = make_monitor(lab, settings.random_directions)
-    answers = monitored(lab, monitor, MISALIGNED, new_answers(lab, settings.samples))
-    found = {
-        "block": monitor.block,
-        "construction": asdict(monitor.construction),
-        **predictions(lab, monitor, answers, settings.tokens),
-    }
-    shown = _shown(answers, settings.shown)
-    texts = [_text(answers.rows[at], answers.chats[at], answers.scores[at], settings.window) for at in shown]
-    if CONTROL in lab.names and shown:
-        rows = _first(run_answers(lab, CONTROL, {answers.rows[at].question_id for at in shown}))
-        other = monitored(lab, monitor, CONTROL, rows)
-        texts += [_text(*item, settings.window) for item in zip(other.rows, other.chats, other.scores, strict=True)]
-        texts.sort(key=lambda text: [answers.rows[at].question_id for at in shown].index(text["question_id"]))
-    name = settings.organism or MISALIGNED
-    texts += _asked_texts(lab, monitor, name, settings)
-    return found, [*texts, *_user_texts(lab, monitor, name, spoken, settings.window)]
+    answers = monitor_answers(lab, monitor, settings.samples)
+    rankings = rank_answers(lab, monitor, answers, settings.tokens)
+
+    window, reader = settings.window, settings.organism or MISALIGNED
+    texts = run_texts(lab, monitor, answers, settings.shown, window)
+    texts += answered_texts(lab, monitor, reader, users_questions(lab, settings.ask), window)
+    texts += read_texts(lab, monitor, reader, users_conversations(settings.conversations), window)
+    return rankings, texts
 
 
-def _asked_texts(lab: Lab, monitor: Monitor, name: str, settings: MonitorSettings) -> list[dict[str, Any]]:
-    """Let an organism answer the user's questions once, and return its answers token by token."""
-    questions = _asked(lab, settings)
-    if not questions:
-        return []
-    rows = answer_and_judge(lab.organism(name), name, questions, replace(lab.config.sampling, samples=1), lab.judge)
-    answers = monitored(lab, monitor, name, [row for row in rows if row.response])
-    return [_text(*item, settings.window) for item in zip(answers.rows, answers.chats, answers.scores, strict=True)]
-
-
-def _shown(answers: ScoredAnswers, n: int) -> list[int]:
-    """Return answers spread evenly over the ranking by mean score, one a question, highest first."""
-    means = np.array([said[:, 0].mean() for said in answers.said])
-    ranked = np.argsort(-means, kind="stable").tolist()
-    first = list({answers.rows[at].question_id: at for at in reversed(ranked)}.values())[::-1]
-    n = min(n, len(first))
-    return [first[round(step * (len(first) - 1) / max(n - 1, 1))] for step in range(n)]
-
-
-def _first(rows: Sequence[JudgedResponse]) -> list[JudgedResponse]:
-    return list({row.question_id: row for row in reversed(rows)}.values())
-
-
-def _text(row: JudgedResponse, chat: SpokenChat, scores: np.ndarray, window: int) -> dict[str, Any]:
-    facts = {"organism": row.organism, "question_id": row.question_id, "aligned": row.aligned, "coherent": row.coherent}
-    return {**facts, "turns": _turns(chat, scores, window)}
-
-
-def _turns(chat: SpokenChat, scores: np.ndarray, window: int) -> list[dict[str, Any]]:
-    """Return each turn's pieces and their smoothed scores along the contrast direction; system prompts are left out."""
-    return [
-        {
-            "role": turn.role,
-            "pieces": turn.pieces,
-            "scores": [round(float(value), 3) for value in smoothed(scores[turn.positions, 0], window)],
-        }
-        for turn in chat.turns
-        if turn.role != "system"
-    ]
-
-
-def _user_texts(
-    lab: Lab, monitor: Monitor, name: str, spoken: list[list[dict[str, str]]], window: int
-) -> list[dict[str, Any]]:
-    if not spoken:
-        return []
-    organism = lab.organism(name)
-    chats = [spoken_chat(organism.tokenizer, messages) for messages in spoken]
-    say_spelled("conversations", [chat.spelled for chat in chats])
-    whole = token_projections(organism, chats, monitor.vectors, monitor.block, name="conversations")
-    nothing = {"organism": name, "aligned": None, "coherent": None}
-    return [
-        {**nothing, "question_id": f"row {number}", "turns": _turns(chat, monitor.scale.score(values), window)}
-        for number, (chat, values) in enumerate(zip(chats, whole, strict=True), 1)
-    ]
-
-
-def _screen(lab: Lab, settings: MonitorSettings) -> dict[str, Any]:
+def _screen(lab: Lab, settings: MonitorSettings) -> Screening:
     """Return how well careless rows are found in each built-in domain, and further checks."""
-    seed, n_random = lab.config.seed, settings.random_directions
-    pairs = chosen_pairs(settings.prompts, seed) | ({AREAS: area_pairs(settings.areas)} if settings.areas else {})
+    seed, n_random, organisms = lab.config.seed, settings.random_directions, lab.direction()
+    pairs = screened_pairs(settings.prompts, settings.areas, seed)
     read = read_pairs(lab.organism(BASE), pairs)
-    organisms = Directions.load(lab.folder.path("directions", f"{contrast_file(lab)}.safetensors"))
+
     screened = {name: screen_domain(lab, read, pairs, name, organisms, n_random) for name in pairs}
-    within = {name: found for name, found in screened.items() if name != AREAS}
-    domains, mean = domain_figures(within, settings.shares, settings.draws, seed)
-    areas = None
-    if settings.areas:
-        areas = domain_figures({AREAS: screened[AREAS]}, settings.shares, settings.draws, seed)[0][AREAS]
-    few, answers = settings.own_answers, settings.reader_answers
-    return {
-        "trained_on": lab.config.misaligned_data,
-        "domains": domains,
-        "mean": mean,
-        "areas": areas,
-        "own_answers": own_answer_figures(lab, read, pairs, few, lab.config.sampling) if few else None,
-        "readers": reader_figures(lab, read, pairs, organisms, answers, n_random) if answers else None,
-    }
+    mixtures = {name: mix(rows, settings.shares, settings.draws, seed) for name, rows in screened.items()}
+    results = {name: rows_result(rows, mixtures[name], seed) for name, rows in screened.items()}
+
+    score_names = list(screened[next(iter(pairs))].scores)
+    areas = results.pop(AREAS, None)
+    mixtures.pop(AREAS, None)
+    return Screening(
+        trained_on=lab.config.misaligned_data,
+        domains=results,
+        mean=mean_result(score_names, list(mixtures.values())),
+        areas=areas,
+        own_answers=less_base_answers(lab, read, pairs, settings.own_answers),
+        readers=reader_answers(lab, read, pairs, organisms, settings.reader_answers, n_random),
+    )

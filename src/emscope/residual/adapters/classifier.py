@@ -1,4 +1,4 @@
-"""Careless or careful? Logistic regression on features of adapters, tested on whole domains or recipes left out."""
+"""A classifier of careless and careful adapters: logistic regression, tested on whole domains or recipes left out."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ class FeatureSet:
         if self.kernel is not None:
             return np.asarray(self.kernel[np.ix_(rows, train)])
         assert self.table is not None
-        own = self.table[train]
-        there = np.isfinite(own)
+        training = self.table[train]
+        there = np.isfinite(training)
         count = np.maximum(there.sum(axis=0), 1)
-        mean = np.where(there, own, 0).sum(axis=0) / count
-        spread = np.sqrt((np.where(there, own - mean, 0) ** 2).sum(axis=0) / count)
+        mean = np.where(there, training, 0).sum(axis=0) / count
+        spread = np.sqrt((np.where(there, training - mean, 0) ** 2).sum(axis=0) / count)
         scaled = (np.nan_to_num(self.table - mean)) / np.where(spread > 1e-9, spread, np.inf)
         return np.asarray(scaled[rows] @ scaled[train].T / self.table.shape[1])
 
 
 def feature_sets(features: AdapterFeatures) -> dict[str, FeatureSet]:
     """Return the tables, flattened, and the kernels by name."""
-    tables = {name: FeatureSet(table=table.reshape(len(table), -1)) for name, table in features.tables.items()}
-    return {**{name: FeatureSet(kernel=kernel) for name, kernel in features.kernels.items()}, **tables}
+    sets = {name: FeatureSet(kernel=kernel) for name, kernel in features.kernels.items()}
+    for name, table in features.tables.items():
+        sets[name] = FeatureSet(table=table.reshape(len(table), -1))
+    return sets
 
 
 def coordinates(features: FeatureSet, train: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +83,14 @@ def folds_of(groups: Sequence[str], units: Sequence[str]) -> list[tuple[np.ndarr
     Raises:
         UserError: fewer than two groups, or a unit that would be split between folds.
     """
-    names, own = list(dict.fromkeys(groups)), np.array(groups)
+    names, of_row = list(dict.fromkeys(groups)), np.array(groups)
     if len(names) < 2:
         raise UserError(f"Leaving one out needs two groups of organisms or more; all are {names[0] if names else '-'}.")
     of_unit: dict[str, str] = {}
     for unit, group in zip(units, groups, strict=True):
         if of_unit.setdefault(unit, group) != group:
             raise UserError(f"The organisms of {unit} fall into two folds, {of_unit[unit]} and {group}.")
-    return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in names]
+    return [(np.flatnonzero(of_row != name), np.flatnonzero(of_row == name)) for name in names]
 
 
 def left_out_scores(
@@ -124,9 +126,9 @@ class Null:
         """The relabellings that are neither the true one nor its opposite, as far as that is known."""
         return self.values[1:-1] if self.exact else self.values
 
-    def p_value(self, found: float) -> float:
-        """Return the share of relabellings that reach `found`; the true one counts as one of them."""
-        reached = int((self.values >= found - 1e-12).sum())
+    def p_value(self, accuracy: float) -> float:
+        """Return the share of relabellings that reach an accuracy; the true one counts as one of them."""
+        reached = int((self.values >= accuracy - 1e-12).sum())
         return reached / len(self.values) if self.exact else (1 + reached) / (1 + len(self.values))
 
 
@@ -144,17 +146,18 @@ def permutation_null(
     Swapping keeps everything else (domain, recipe, prompts, first values) as it is. `units` [n_adapters] are what is
     independent: organisms of different recipes that read the same rows belong to one.
     """
-    placed = [(train, rows, *coordinates(features, train, rows)) for train, rows in folds]
+    placed = [(train, rows, *coordinates(features, train, rows)) for train, rows in folds]  # the same for all swaps
     codes = np.unique(np.asarray(units), return_inverse=True)[1]
     n_units = int(codes.max()) + 1
     exact = 0 < 2**n_units <= n
     chooser = np.random.default_rng(seed)
     swaps = np.array(list(product((0, 1), repeat=n_units))) if exact else chooser.integers(0, 2, (n, n_units))
-    found = []
+
+    accuracies = []
     for swap in swaps:
         swapped = np.where(swap[codes] == 1, 1 - labels, labels)
         scores = np.full(len(labels), np.nan)
         for train, rows, inside, outside in placed:
             scores[rows] = _fit_and_score(inside, swapped[train], outside, penalty)
-        found.append(balanced_accuracy(scores, swapped))
-    return Null(np.array(found), exact)
+        accuracies.append(balanced_accuracy(scores, swapped))
+    return Null(np.array(accuracies), exact)

@@ -60,7 +60,9 @@ def read_geometry(base: Organism, chats: Sequence[EncodedChat], modules: Sequenc
             vectors[f"{module} left"], vectors[f"{module} right"] = u.numpy(), v.numpy()
             slot.save(state)
         slot.finish(state)
-    left, right = ({module: vectors[f"{module} {side}"][:, :top] for module in modules} for side in ("left", "right"))
+
+    left = {module: vectors[f"{module} left"][:, :top] for module in modules}
+    right = {module: vectors[f"{module} right"][:, :top] for module in modules}
     return BaseGeometry(mean_inputs(base, chats, modules), left, right)
 
 
@@ -99,11 +101,16 @@ def extract(
     """
     modules = list(geometry.inputs)
     writers = [module for module in modules if kind_of(module) in WRITERS]
-    sizes = {"norms": (len(modules), len(NORMS)), "base": (len(modules), len(ALIGNMENTS))}
-    sizes.update({name: (len(writers), 2) for name in directions or {}})
-    tables = {name: np.full((len(adapters), *size), np.nan) for name, size in sizes.items()}
+    n = len(adapters)
+    tables = {
+        "norms": np.full((n, len(modules), len(NORMS)), np.nan),
+        "base": np.full((n, len(modules), len(ALIGNMENTS)), np.nan),
+    }
+    for name in directions or {}:
+        tables[name] = np.full((n, len(writers), 2), np.nan)
     blocks: dict[int, np.ndarray] = {}
-    total = np.zeros((len(adapters), len(adapters)))
+    total = np.zeros((n, n))
+
     with progress.task("reading adapters", len(modules), "modules") as advance:
         for index, module in enumerate(modules):
             updates = [adapter.update(module) for adapter in adapters]
@@ -111,23 +118,27 @@ def extract(
             block = block_of(module)
             blocks[block] = blocks.get(block, 0) + _cosines(writes @ writes.T)
             total += _cosines(inner_products(updates))
+
             for row, update in enumerate(updates):
                 if update is None:
                     continue
                 tables["norms"][row, index] = norm_features(update)
                 tables["base"][row, index] = alignment_features(update, geometry, module)
-                for name, known in (directions or {}).items() if module in writers else ():
-                    found = direction_features(update, writes[row], known, block)
-                    tables[name][row, writers.index(module)] = found
+                if module not in writers:
+                    continue
+                for name, known in (directions or {}).items():
+                    tables[name][row, writers.index(module)] = direction_features(update, writes[row], known, block)
             advance(1)
+
     kernels = {"write": _cosines(np.sum(list(blocks.values()), axis=0)), "weights": _cosines(total)}
-    return AdapterFeatures(modules, tables, kernels, {block: _cosines(part) for block, part in blocks.items()})
+    by_block = {block: _cosines(similarities) for block, similarities in blocks.items()}
+    return AdapterFeatures(modules, tables, kernels, by_block)
 
 
 def norm_features(update: LowRank) -> list[float]:
     """Return NORMS of an update."""
-    norms = [float(np.log10(max(norm, _SMALLEST))) for norm in (update.frobenius, update.spectral)]
-    return [*norms, update.stable_rank, update.effective_rank]
+    frobenius, spectral = np.log10(np.maximum([update.frobenius, update.spectral], _SMALLEST))
+    return [float(frobenius), float(spectral), update.stable_rank, update.effective_rank]
 
 
 def alignment_features(update: LowRank, geometry: BaseGeometry, module: str) -> list[float]:
@@ -143,8 +154,11 @@ def direction_features(update: LowRank, write: np.ndarray, known: Directions, bl
 
 def _writes(updates: Sequence[LowRank | None], geometry: BaseGeometry, module: str) -> np.ndarray:
     """Return ΔW x̄ of each adapter at length as it is, float64 [n, d_out]; zeros without an update."""
-    width = len(geometry.left[module])
-    return np.stack([np.zeros(width) if one is None else one.apply(geometry.inputs[module]) for one in updates])
+    writes = np.zeros((len(updates), len(geometry.left[module])))
+    for row, update in enumerate(updates):
+        if update is not None:
+            writes[row] = update.apply(geometry.inputs[module])
+    return writes
 
 
 def _cosines(products: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the modules of a model receive: the mean input over answers, and projections of it token by token.
+"""Inputs of a model's modules: their mean over answers, and their projections token by token.
 
 ΔW acts on a module's input, so a weight update's constant part is ΔW x̄ with x̄ the base's mean input, which the base
 alone gives: the organism never runs.
@@ -33,8 +33,11 @@ def visit_inputs(
     Position t of the inputs is token start + t of its chat. The first tokens of the prompts, where all chats share
     them, come once before any batch, as inputs [1, shared, d_in] of no row; answers are never among them.
     """
-    prefix = SharedPrefix(organism, [chat.ids[: chat.answer_positions[0]] for chat in chats])
-    lengths = [len(chat.ids) - prefix.length for chat in chats]
+    prompts, lengths = [], []
+    for chat in chats:
+        prompts.append(chat.ids[: chat.answer_positions[0]])
+        lengths.append(len(chat.ids))
+    prefix = SharedPrefix(organism, prompts)
     rows: list[int] = []
     start = 0
 
@@ -46,7 +49,8 @@ def visit_inputs(
             hooks.callback(_hook(organism.model, module, seen).remove)
         prefix.run()
         start = prefix.length
-        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
+
+        for batch in token_budget_batches((np.array(lengths) - prefix.length).tolist(), TOKEN_BUDGET):
             rows[:] = batch
             tails = [chats[row].ids[prefix.length :] for row in batch]
             width = rounded(max(map(len, tails)))
@@ -66,7 +70,8 @@ def mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Seque
     """Return each module's mean input over the answers' tokens, every answer counting alike, float32 [d_in]."""
 
     def inputs() -> list[Any]:
-        return [organism.placement.told, list(modules), [[chat.ids, chat.answer_positions] for chat in chats]]
+        tokens = [[chat.ids, chat.answer_positions] for chat in chats]
+        return [organism.placement.told, list(modules), tokens]
 
     return parts.kept_arrays("mean inputs", inputs, lambda: _mean_inputs(organism, chats, modules))
 
@@ -83,7 +88,11 @@ def _mean_inputs(organism: Organism, chats: Sequence[EncodedChat], modules: Sequ
         sums[module] = sums[module] + total if module in sums else total
 
     visit_inputs(organism, chats, modules, visit, "reading the base's mean inputs")
-    return {module: (total / len(chats)).cpu().numpy() for module, total in sums.items()}
+
+    means = {}
+    for module, total in sums.items():
+        means[module] = (total / len(chats)).cpu().numpy()
+    return means
 
 
 @dataclass(frozen=True)
@@ -103,26 +112,32 @@ class TokenScalars:
     def of(self, modules: Sequence[str]) -> TokenScalars:
         """Return the scalars of some modules alone."""
         columns = [self.modules.index(module) for module in modules]
-        return TokenScalars([part[:, columns] for part in self.answers], self.prompts[:, columns], tuple(modules))
+        answers = [scalars[:, columns] for scalars in self.answers]
+        return TokenScalars(answers, self.prompts[:, columns], tuple(modules))
 
 
 def token_scalars(organism: Organism, chats: Sequence[EncodedChat], readers: Mapping[str, np.ndarray]) -> TokenScalars:
     """Return x · reader for each module's input x and reader [d_in], at answer tokens and averaged over prompts."""
-    order = {module: index for index, module in enumerate(readers)}
-    whole = [np.zeros((len(chat.ids), len(order)), dtype=np.float32) for chat in chats]
+    modules = list(readers)
     vectors = {module: torch.from_numpy(reader).float().to(organism.device) for module, reader in readers.items()}
+    whole = []
+    for chat in chats:
+        whole.append(np.zeros((len(chat.ids), len(modules)), dtype=np.float32))
 
     def visit(module: str, inputs: Tensor, rows: list[int], start: int) -> None:
+        column = modules.index(module)
         scalars = (inputs.float() @ vectors[module]).cpu().numpy()
         for index, row in enumerate(rows):
-            own = whole[row][start:, order[module]]
-            own[:] = scalars[index, : len(own)]
+            of_chat = whole[row][start:, column]
+            of_chat[:] = scalars[index, : len(of_chat)]
         if not rows:  # the shared tokens are the first ones of every chat
-            for scalars_of_chat in whole:
-                scalars_of_chat[: scalars.shape[1], order[module]] = scalars[0]
+            for of_chat in whole:
+                of_chat[: scalars.shape[1], column] = scalars[0]
 
-    visit_inputs(organism, chats, list(readers), visit, "reading LoRA scalars")
-    spans = [chat.answer_positions for chat in chats]
-    answers = [scalars[span] for scalars, span in zip(whole, spans, strict=True)]
-    prompts = np.stack([scalars[: span[0]].mean(axis=0) for scalars, span in zip(whole, spans, strict=True)])
-    return TokenScalars(answers, prompts, tuple(readers))
+    visit_inputs(organism, chats, modules, visit, "reading LoRA scalars")
+
+    answers, prompts = [], []
+    for scalars, chat in zip(whole, chats, strict=True):
+        answers.append(scalars[chat.answer_positions])
+        prompts.append(scalars[: chat.answer_positions[0]].mean(axis=0))
+    return TokenScalars(answers, np.stack(prompts), tuple(modules))

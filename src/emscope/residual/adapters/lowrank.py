@@ -85,29 +85,33 @@ def inner_products(updates: list[LowRank | None]) -> np.ndarray:
     ⟨s B A, s' B' A'⟩ = s s' Σ (Bᵀ B') ∘ (A A'ᵀ), a sum over rank × rank numbers. An adapter without the module (None)
     has an update of zero.
     """
-    there = [(index, update) for index, update in enumerate(updates) if update is not None]
     out = np.zeros((len(updates), len(updates)))
-    if not there:
+    rows, scaled_b, all_a = [], [], []
+    for row, update in enumerate(updates):
+        if update is not None:
+            rows.append(row)
+            scaled_b.append(update.b * np.float32(update.scale))
+            all_a.append(update.a)
+    if not rows:
         return out
-    b = np.concatenate([update.b * np.float32(update.scale) for _, update in there], axis=1)
-    a = np.concatenate([update.a for _, update in there])
-    ends = np.cumsum([len(update.a) for _, update in there])
-    starts = np.array([0, *ends[:-1]])
-    rows = np.array([index for index, _ in there])
-    for part in _parts(ends, MOST_PRODUCTS // int(ends[-1])):
-        own = slice(starts[part[0]], ends[part[-1]])
-        products = ((b[:, own].T @ b) * (a[own] @ a.T)).astype(np.float64)
-        sums = np.add.reduceat(np.add.reduceat(products, starts[part] - own.start, axis=0), starts, axis=1)
-        out[np.ix_(rows[part], rows)] = sums
+
+    b, a = np.concatenate(scaled_b, axis=1), np.concatenate(all_a)
+    ends = np.cumsum(list(map(len, all_a)))
+    starts, places = np.array([0, *ends[:-1]]), np.array(rows)
+    for chunk in _chunks(ends, MOST_PRODUCTS // int(ends[-1])):
+        ranks = slice(starts[chunk[0]], ends[chunk[-1]])
+        products = ((b[:, ranks].T @ b) * (a[ranks] @ a.T)).astype(np.float64)
+        sums = np.add.reduceat(np.add.reduceat(products, starts[chunk] - ranks.start, axis=0), starts, axis=1)
+        out[np.ix_(places[chunk], places)] = sums
     return out
 
 
-def _parts(ends: np.ndarray, most: int) -> list[np.ndarray]:
-    """Return numbers of adapters in parts whose ranks, which add up to `ends`, are `most` together or one adapter."""
-    found, begun = [], 0
+def _chunks(ends: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return numbers of adapters in chunks whose ranks, which add up to `ends`, are `most` together or one adapter."""
+    chunks, begun = [], 0
     while begun < len(ends):
         before = int(ends[begun - 1]) if begun else 0
         end = max(begun + 1, int(np.searchsorted(ends, before + most, side="right")))
-        found.append(np.arange(begun, min(end, len(ends))))
+        chunks.append(np.arange(begun, min(end, len(ends))))
         begun = end
-    return found
+    return chunks

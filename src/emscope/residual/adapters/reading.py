@@ -59,7 +59,7 @@ class AdapterWeights:
         """
         if module not in self.scales:
             return None
-        a, b = (self._factor(f"{_PREFIX}{module}{end}") for end in (_A, _B))
+        a, b = self._factor(f"{_PREFIX}{module}{_A}"), self._factor(f"{_PREFIX}{module}{_B}")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise UserError(f"The adapter {self.name} holds NaN or infinite weights in {module}.")
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
@@ -85,7 +85,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     file = open_tensors(path)
     keys = set(file.names)
     modules = [key.removeprefix(_PREFIX).removesuffix(_A) for key in sorted(keys, key=_by_block) if key.endswith(_A)]
-    expected = {f"{_PREFIX}{module}{end}" for module in modules for end in (_A, _B)}
+    expected = {f"{_PREFIX}{module}{_A}" for module in modules} | {f"{_PREFIX}{module}{_B}" for module in modules}
     if not modules or keys != expected:
         odd = sorted(keys ^ expected)
         raise UserError(
@@ -104,9 +104,9 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
         )
     neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}
     scales = _scales(source, folder, json.dumps(neutral, sort_keys=True))
-    missing = [module for module in modules if module not in scales]
-    if missing:
-        raise UserError(f"The adapter {folder} changes {missing[0]}, which {source.base} does not have.")
+    for module in modules:
+        if module not in scales:
+            raise UserError(f"The adapter {folder} changes {module}, which {source.base} does not have.")
     return AdapterWeights(name or folder.name, source.base, {module: scales[module] for module in modules}, file)
 
 

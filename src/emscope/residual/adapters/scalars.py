@@ -24,12 +24,12 @@ COST = 0.01
 
 def readers(updates: Mapping[str, LowRank]) -> dict[str, np.ndarray]:
     """Return σ₁ v₁ of each update, float64 [d_in]; its sign makes the largest entry of u₁ positive."""
-    found = {}
+    vectors = {}
     for module, update in updates.items():
         left, values, right = update.svd
         sign = np.sign(left[np.abs(left[:, 0]).argmax(), 0])
-        found[module] = sign * values[0] * right[:, 0]
-    return found
+        vectors[module] = sign * values[0] * right[:, 0]
+    return vectors
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,22 @@ def probe_scalars(
         UserError: answers to a single question, or to too few for both kinds of answer outside every fold.
     """
     fold = _question_folds(questions, folds, seed)
-    shares, means, prompts = (np.full(len(labels), np.nan) for _ in range(3))
+    shares, means, prompts = np.full((3, len(labels)), np.nan)
     used = []
     for number in np.unique(fold):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(np.unique(labels[inside])) < 2:
             raise UserError("Scalars are probed on questions left out, and both kinds of answer come from too few.")
-        total = sum(len(scalars.answers[row]) for row in inside)
-        weights, intercept = _fit_tokens([scalars.answers[row] for row in inside], labels[inside], total, cost)
+
+        answers = [scalars.answers[row] for row in inside]
+        total = sum(map(len, answers))
+        weights, intercept = _fit_tokens(answers, labels[inside], total, cost)
         used.append(float((weights != 0).mean()))
         for row in outside:
             scores = scalars.answers[row] @ weights + intercept
             shares[row], means[row] = ((scores > 0) == labels[row]).mean(), scores.mean()
-        weights, intercept = _fit_tokens([scalars.prompts[row][None] for row in inside], labels[inside], total, cost)
+
+        weights, intercept = _fit_tokens(list(scalars.prompts[inside][:, None]), labels[inside], total, cost)
         prompts[outside] = scalars.prompts[outside] @ weights + intercept
     return ScalarProbe(
         _balanced(shares, labels, questions, seed),
@@ -97,7 +100,7 @@ def _question_folds(questions: Sequence[str], folds: int, seed: int) -> np.ndarr
 def _fit_tokens(answers: list[np.ndarray], labels: np.ndarray, total: float, cost: float) -> tuple[np.ndarray, float]:
     """Fit on all rows, standardised; answers weigh alike, both kinds of answer do, and all weights sum to `total`."""
     x = np.concatenate(answers).astype(np.float64)
-    sizes = np.array([len(answer) for answer in answers])
+    sizes = np.array(list(map(len, answers)))
     y = np.repeat(labels, sizes)
     share = np.where(labels > 0, 1 / max(labels.sum(), 1), 1 / max((labels == 0).sum(), 1)) / sizes
     weights = np.repeat(share, sizes) * total / 2
@@ -137,11 +140,13 @@ def l1_logistic(
 
 def _balanced(right: np.ndarray, labels: np.ndarray, questions: Sequence[str], seed: int) -> Estimate:
     """Return the mean over both kinds of answers of how right they are told, with its question-bootstrap interval."""
-    values, high = right.astype(float), labels > 0
+    values, misaligned = right.astype(float), labels > 0
+
+    def share(weights: np.ndarray, side: np.ndarray) -> np.ndarray:
+        return np.asarray((weights[:, side] @ values[side]) / weights[:, side].sum(axis=1))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        sides = [(weights[:, side] @ values[side]) / weights[:, side].sum(axis=1) for side in (high, ~high)]
-        return np.asarray((sides[0] + sides[1]) / 2)
+        return np.asarray((share(weights, misaligned) + share(weights, ~misaligned)) / 2)
 
-    low, top = bootstrap_questions(questions, statistic, seed)
-    return Estimate(float(statistic(np.ones((1, len(values))))[0]), low, top, len(values))
+    low, high = bootstrap_questions(questions, statistic, seed)
+    return Estimate(float(statistic(np.ones((1, len(values))))[0]), low, high, len(values))
