@@ -76,8 +76,7 @@ class Run:
         if self.dry_run:
             from emscope.commands.dry_run import dry_run
 
-            terminal.write(dry_run(config, out, overwrite=self.overwrite or not has_begun(out)))
-            return None
+            return dry_run(config, out, overwrite=self.overwrite or not has_begun(out))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework

@@ -13,10 +13,11 @@ from typing import Any
 from emscope.behaviour.judges.rubric_judge import CHARACTERS_PER_TOKEN, KINDS
 from emscope.behaviour.questions import Question
 from emscope.interventions.search import candidates
+from emscope.organisms.architecture import text_config
 from emscope.organisms.models import resolve
-from emscope.organisms.train import TrainSettings
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.weights import load_config
 from emscope.pipeline.lab import Lab
-from emscope.pipeline.preflight import text_config
 from emscope.pipeline.works import JUDGED, main_works
 
 EMBEDDED_WEIGHTS = 134_515_008
@@ -89,12 +90,12 @@ class Sizes:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.shape = text_config(lab.base_source)
+        self.shape = text_config(load_config(lab.base_source))
         self.scale = n_weights(self.shape) / EMBEDDED_WEIGHTS
         self.stream = NUMBER * self.shape.num_hidden_layers * self.shape.hidden_size
         self.judge_scale = 1.0
         if lab.config.judge.kind == "hf":
-            self.judge_scale = n_weights(text_config(resolve(lab.config.judge.model))) / EMBEDDED_WEIGHTS
+            self.judge_scale = n_weights(text_config(load_config(resolve(lab.config.judge.model)))) / EMBEDDED_WEIGHTS
         self.adapter = NUMBER * lora_weights(self.shape, lab.config.train)
 
     def judging(self, stage: str, questions: Sequence[Question], *, sampled: bool = False) -> StageForecast:
