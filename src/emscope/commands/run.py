@@ -12,11 +12,9 @@ from emscope.commands.common import GOES_ON, JudgeFlags
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
-from emscope.locking import is_locked
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
-from emscope.pipeline.record import RunRecord
-from emscope.pipeline.stages import RunFolder, as_recorded
+from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 from emscope.report.wording import percent
 
 NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
@@ -124,13 +122,6 @@ class Run:
 
 def _summary(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
-
-
-def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds any work: finished, begun, or in the making."""
-    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
-        return True
-    return any(folder.glob(".parts/*")) or is_locked(folder)
 
 
 def headline(summary: dict[str, Any]) -> str:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from emscope.errors import OutsideError, UserError
-from emscope.organisms.architecture import is_multimodal, n_positions
+from emscope.notebook import Shown
+from emscope.organisms.architecture import is_multimodal, model_width, n_positions
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
-from emscope.organisms.blocks import head_logits
+from emscope.organisms.blocks import find_blocks, head_logits
 from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
@@ -54,13 +55,20 @@ MOST_DIFFERING = 0.05
 
 
 @dataclass(frozen=True)
-class Organism:
+class Organism(Shown):
     """A model under study, ready to run: weights in evaluation mode, its tokenizer, and where it came from."""
 
     source: ModelSource
     model: Any
     tokenizer: Any
     placement: Placement
+
+    def facts(self) -> dict[str, Any]:
+        """Return its name, size and place, without the weights."""
+        place, source = self.placement, self.source
+        found = {"name": source.name, "blocks": len(find_blocks(self.model)), "d_model": model_width(self.model)}
+        base = {"base": source.base} if source.base != source.name else {}
+        return {**found, **base, "device": place.device, "dtype": place.dtype_name}
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ import emscope
 from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
-from emscope.locking import locked
+from emscope.locking import is_locked, locked
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_local
 from emscope.organisms.lineage import circumstances
@@ -314,3 +314,10 @@ def as_recorded(folder: Path, config: RunConfig) -> RunConfig:
             stored = resolved(load_config(known))
             return replace(stored, judge=config.judge) if same_run(stored, config) else config
     return config
+
+
+def has_begun(folder: Path) -> bool:
+    """Say whether a run's folder holds any work: finished, begun, or in the making."""
+    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
+        return True
+    return any(folder.glob(".parts/*")) or is_locked(folder)

@@ -106,7 +106,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
         UserError: too few examples on a side.
     """
     check_examples(train, test)
-    crossed, penalties = _cross_fit(train, method, options)
+    crossed, penalties = cross_fit(train, method, options)
     train_d_prime = weighted_d_prime(crossed, train.labels, train.weights())
     chooser = np.random.default_rng(options.seed)
     halves = _halves(train, chooser, options.halves)
@@ -118,7 +118,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     scores = fits.scores(test.activations)
     units = fits.units[1 : 1 + len(halves)]
     return Swept(
-        _directions(train, fits, method, penalties),
+        directions_of(train, fits, method, penalties),
         int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
         held_out_figures(scores[0], test.labels, test.groups, test.weights(), options.seed),
@@ -128,7 +128,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     )
 
 
-def _cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
+def cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [n, n_blocks] of every question by directions made without it, and each block's penalty."""
     fold = question_folds(train.groups, options.folds)
     if method == "probe":
@@ -164,7 +164,7 @@ def _null(test: Examples, scores: np.ndarray, chooser: np.random.Generator) -> n
     return np.array(found)
 
 
-def _directions(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
+def directions_of(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
     """Return the first fit as directions: the mean difference itself, or the probe's unit weight."""
     first = fits.one(0)
     weights = train.weights()[None]
@@ -184,7 +184,7 @@ def prompt_only(train: Examples, test: Examples, prompts: Mapping[str, np.ndarra
     `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
     """
     known = _with_prompts(train, prompts)
-    _, penalties = _cross_fit(known, "probe", options)
+    _, penalties = cross_fit(known, "probe", options)
     fit = fit_scorers("probe", known.activations, known.labels[None], known.weights()[None], penalties)
     names, codes = np.unique(test.questions, return_inverse=True)
     scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
