@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.commands.common import ModelFlags, kept_parts, kept_with, read_questions
+from emscope.commands.common import kept_parts, kept_with, read_questions
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.organisms.blocks import find_blocks
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import Organism
 from emscope.report.wording import bounded
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
@@ -40,7 +41,7 @@ class Detect:
     questions: tuple[str, ...] = ("open-ended",)
     block: int | None = None
     out: Path | None = None
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
 
     @property
     def stopped(self) -> str:
