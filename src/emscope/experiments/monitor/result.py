@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from emscope.experiments.result import Result
 from emscope.plain import ABSENT
 from emscope.residual.directions import Construction
 from emscope.statistics import Estimate
@@ -309,7 +310,7 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class MonitorResult:
+class MonitorResult(Result):
     """What experiments/monitor.json holds.
 
     Attributes:
