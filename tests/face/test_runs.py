@@ -9,7 +9,7 @@ import pytest
 import emscope as em
 from emscope.errors import UserError
 from emscope.experiments import EXPERIMENTS, experiment
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.outside import read_json
 from emscope.plain import plain
 

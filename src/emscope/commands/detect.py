@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emscope.commands.common import ModelFlags, kept_parts, kept_with, read_questions
+from emscope.commands.common import kept_parts, kept_with, read_questions
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
 from emscope.files import write_json
+from emscope.organisms.loading import LoadSettings
 from emscope.report.wording import bounded
 from emscope.residual.detecting import block_to_score_at, detect
 from emscope.residual.directions import Directions
@@ -34,7 +35,7 @@ class Detect:
     questions: tuple[str, ...] = ("open-ended",)
     block: int | None = None
     out: Path | None = None
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
 
     @property
     def stopped(self) -> str:

@@ -24,7 +24,19 @@ Method = Literal["diff-in-means", "probe"]
 
 @dataclass(frozen=True)
 class Construction:
-    """How a direction was made: method, contrast (model, control), pooling, site, and the two organisms."""
+    """How a direction was made.
+
+    Attributes:
+        method: diff-in-means or probe.
+        contrast: model (misaligned − base), control (misaligned − control) or response (within one organism).
+        pooling: which tokens make one vector: last, prompt, response or thought.
+        site: resid_post (a block's output) or resid_pre (its input).
+        positive: the organism of the positive side.
+        negative: the organism of the negative side.
+        base: the base of both.
+        n_examples: rows on each side.
+        extra: what some makers add.
+    """
 
     method: str
     contrast: str

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.plain import called
 from emscope.residual.adapters.scalars import ScalarProbe
 from emscope.statistics import Estimate

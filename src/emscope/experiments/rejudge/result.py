@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emscope.behaviour.judged_by import JudgedBy
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.statistics import Estimate
 
 BySet = dict[str, dict[str, Estimate]]
