@@ -16,6 +16,7 @@ from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.conduct import conduct, run_full
 from emscope.experiments.main.measure import run_quickstart
 from emscope.experiments.main.result import MainResult, Summary, read_main
+from emscope.experiments.result import Result
 from emscope.experiments.shape import open_run as open_lab
 from emscope.experiments.shape import read_result, result_file
 from emscope.face.settings import changed, merged
@@ -147,9 +148,9 @@ class Run(Shown):
         _check(f"{name}-{kind}", self._stems("activations", ".safetensors"), f"{self.folder} has no activations")
         return ActivationStore.load(self.folder / "activations" / f"{name}-{kind}.safetensors")
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Result]:
         """Return the results of the experiments that the run has done, by name."""
-        found = {}
+        found: dict[str, Result] = {}
         for name in EXPERIMENTS:
             if result_file(self.folder, name).is_file():
                 found[name] = read_result(self.folder, experiment(name))
