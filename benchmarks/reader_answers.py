@@ -23,7 +23,8 @@ from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 from emscope.pipeline.config import RunConfig
 
 SEED = 2000

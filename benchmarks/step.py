@@ -29,7 +29,8 @@ from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.head_loss import head_losses
 from emscope.organisms.lora import with_adapter
 from emscope.organisms.models import Organism, load
-from emscope.organisms.train import TrainSettings, encode_conversations
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import encode_conversations
 
 PARTS = ("blocks forward", "head and loss with its gradient", "blocks backward", "optimiser")
 

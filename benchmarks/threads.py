@@ -27,7 +27,8 @@ from emscope.organisms.collate import BucketCollator
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.lora import with_adapter
 from emscope.organisms.models import load
-from emscope.organisms.train import TrainSettings, encode_conversations
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import encode_conversations
 
 WAYS = {
     "two threads, the library's spinning": {"OMP_NUM_THREADS": "2"},

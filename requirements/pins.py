@@ -1,4 +1,6 @@
-"""Makes the pinned sets: newest (ci.txt) and lowest (lowest.txt), each file with the hashes of all its builds.
+"""Makes the pinned sets, each file with the hashes of all its builds: newest, lowest, and what builds the site.
+
+They are ci.txt, lowest.txt and docs.txt.
 
 torch is pinned by version alone (torch-*.txt): an index may offer builds of its own for one version (2.13.0+cpu beside
 2.13.0), whose hashes differ, and the right one depends on the machine. What only torch's CUDA builds need goes with
@@ -16,19 +18,28 @@ HERE = Path(__file__).parent
 SETS = {"ci": "highest", "lowest": "lowest-direct"}
 WITH_TORCH = re.compile(r"^(torch|triton|nvidia-|cuda-)")
 COMPILE = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--universal", "--generate-hashes")
+PYTHON = ("--python-version", "3.11")
+DOCS_HEAD = "# Made by `make pins` from docs.in. Install: pip install --no-deps --require-hashes -r {file}.\n"
 HEAD = "# Made by `make pins`. Install: pip install --no-deps --require-hashes -r {file}, then -r {torch}.\n"
 
 
 def main() -> None:
-    """Write the four files."""
+    """Write all files."""
     for name, resolution in SETS.items():
-        command = [sys.executable, "-m", *COMPILE, "--extra", "dev", "--extra", "judge", "--resolution", resolution]
-        result = subprocess.run(
-            [*command, "--python-version", "3.11", "pyproject.toml"], capture_output=True, text=True, cwd=HERE.parent
-        )
-        if result.returncode:
-            sys.exit(f"uv cannot resolve the {name} set: {result.stderr.strip()}")
-        write_set(name, result.stdout)
+        wanted = ["--extra", "dev", "--extra", "judge", "--resolution", resolution, "pyproject.toml"]
+        write_set(name, resolved(name, wanted))
+    docs = resolved("docs", ["requirements/docs.in"])
+    (HERE / "docs.txt").write_text(DOCS_HEAD.format(file="requirements/docs.txt") + docs, encoding="utf-8")
+    print(f"docs.txt: {docs.count('==')} packages")
+
+
+def resolved(name: str, wanted: list[str]) -> str:
+    """Return a set as uv resolves it."""
+    command = [sys.executable, "-m", *COMPILE, *PYTHON, *wanted]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    if result.returncode:
+        sys.exit(f"uv cannot resolve the {name} set: {result.stderr.strip()}")
+    return result.stdout
 
 
 def write_set(name: str, resolved: str) -> None:

@@ -114,7 +114,7 @@ def _reading_commands(bench: Bench) -> list[tuple[str, ...]]:
         ("judge", "--responses", ANSWERS, "--out", f"{RUN}/new.parquet", "--judge", "mock"),
         *(bench.settings[name].words for name in ("run", "steer", "sweep", "induce", "bank", "train")),
     ]
-    from emscope.commands.main import COMMANDS
+    from emscope.commands.catalogue import COMMANDS
 
     return [words for words in commands if words[0] in COMMANDS]
 

@@ -75,7 +75,7 @@ def import_everything() -> None:
         "tiny",
         "emscope.commands.main",
         "emscope.organisms.trainer",
-        "emscope.experiments.full",
+        "emscope.experiments.conduct",
         "emscope.behaviour.judges.openai_judge",
     ):
         importlib.import_module(name)
@@ -144,10 +144,9 @@ def _make_models(world: World) -> None:
 def stand_in(world: World) -> None:
     """Let the tiny model stand in for the embedded one, in this process and all that it forks."""
     from emscope.behaviour.embedded import judge
-    from emscope.behaviour.judges import choose
     from emscope.organisms import trainer
     from emscope.pipeline import lab
 
     lab.shipped_head = judge.shipped_head = lambda: world.head  # type: ignore[attr-defined]
-    lab.EMBEDDED_ALIAS = choose.EMBEDDED_ALIAS = str(world.model)  # type: ignore[misc, attr-defined]
+    lab.EMBEDDED_ALIAS = judge.EMBEDDED_ALIAS = str(world.model)  # type: ignore[misc, attr-defined]
     trainer.RESUME_SECONDS = RESUME_SECONDS

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,18 +25,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = _new_file(path)
+        permissions = temporary.stat().st_mode
     except OSError as error:
         raise cannot_write(path, error.strerror) from error
-    os.close(handle)
-    temporary = Path(name)
+
     try:
         yield temporary
+        temporary.chmod(permissions)  # safetensors puts a file of its own there, which only its owner may read
         sync_file(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> Path:
+    """Make an empty hidden file beside `path`, with the permissions that the umask gives any new file.
+
+    Not `tempfile.mkstemp`: its files are readable by their owner alone, and would stay so after the rename.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        with suppress(FileExistsError):
+            temporary.touch(exist_ok=False)
+            return temporary
+
+
+def open_to_others(folder: Path) -> None:
+    """Give each file of a folder the permissions that the umask gives any new file.
+
+    For folders that other libraries write: safetensors' files can be read by their owner alone.
+    """
+    probe = _new_file(folder / "permissions")
+    permissions = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.iterdir():
+        if file.is_file() and not file.is_symlink():
+            file.chmod(permissions)
 
 
 def sync_file(path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from emscope.errors import UserError
 from emscope.files import cannot_write, value_sha256
 from emscope.progress import duration
 
@@ -56,18 +57,23 @@ class Holder:
 
 
 @contextmanager
-def locked(folder: Path, name: str) -> Iterator[bool]:
+def locked(folder: Path, name: str, *, busy: UserError | None = None) -> Iterator[bool]:
     """Hold the lock `name` of a folder; waits for whoever holds it, and a log line says who that is.
 
     Yields whether it had to wait: what was read before may be out of date then.
 
     On a drive that keeps no locks the block runs without one, and a log line says so once.
 
+    Args:
+        folder: whose lock it is.
+        name: what is locked.
+        busy: raised at once where somebody holds the lock; None waits.
+
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or `busy`.
     """
     path = _lock_file(folder, name)
-    lock, waited = _taken(path, folder, name)
+    lock, waited = _taken(path, folder, name, busy)
     if lock is None:
         yield False
         return
@@ -105,7 +111,7 @@ def _lock_file(folder: Path, name: str) -> Path:
     return folder / LOCKS / f"{plain if plain == name else f'{plain}-{value_sha256(name)[:8]}'}.lock"
 
 
-def _taken(path: Path, folder: Path, name: str) -> tuple[BaseFileLock | None, bool]:
+def _taken(path: Path, folder: Path, name: str, busy: UserError | None) -> tuple[BaseFileLock | None, bool]:
     """Return the lock, held, and whether that took waiting; None where the drive keeps no locks."""
     lock, began = FileLock(path), time.monotonic()
     patience = 0.0
@@ -115,6 +121,8 @@ def _taken(path: Path, folder: Path, name: str) -> tuple[BaseFileLock | None, bo
             lock.acquire(timeout=patience, poll_interval=POLL)
             return lock, patience > 0
         except Timeout:
+            if busy is not None:
+                raise busy from None
             if patience > 0:
                 waited = time.monotonic() - began
                 so_far = f" ({duration(waited)} so far)" if waited > REMINDER else ""

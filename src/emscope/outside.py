@@ -308,7 +308,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """Return a value from outside as a sentence shows it: short, and by its kind where it is no plain value."""
     text = repr(value) if isinstance(value, (str, int, float)) else kind_of(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
@@ -344,7 +344,7 @@ class Record:
 
     def wrong(self, name: str, expected: str, value: Any) -> OutsideError:
         """Return the error for a field that does not fit."""
-        return OutsideError(self.where, f"says {name!r} is {shown(value)}, not {expected}", self.remedy)
+        return OutsideError(self.where, f"says {name!r} is {quoted(value)}, not {expected}", self.remedy)
 
     def _fitting(self, name: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
         """Return a field that fits, or the caller's own default."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emscope.errors import OutsideError
-from emscope.outside import kind_of, shown
+from emscope.outside import kind_of, quoted
 
 Kind = TypeVar("Kind")
 ABSENT = {"absent": True}
@@ -81,7 +81,7 @@ class _Reading:
 
     def wrong(self, place: str, expected: str, value: Any) -> OutsideError:
         """Return the error for a value that does not fit."""
-        what = f"says {place!r} is {shown(value)}" if place else f"holds {kind_of(value)}"
+        what = f"says {place!r} is {quoted(value)}" if place else f"holds {kind_of(value)}"
         return OutsideError(self.where, f"{what}, not {expected}", self.remedy)
 
     def fit(self, kind: Any, value: Any, place: str) -> Any:

@@ -1,5 +1,4 @@
 import errno
-import importlib
 import json
 import sqlite3
 import subprocess
@@ -10,8 +9,9 @@ import pytest
 from safetensors import SafetensorError
 
 from emscope.commands import main
+from emscope.commands.catalogue import COMMANDS, command_class
 from emscope.commands.common import GOES_ON, NOTHING_KEPT
-from emscope.commands.main import COMMANDS, run_command, user_sentence
+from emscope.commands.main import run_command, user_sentence
 from emscope.errors import UserError
 
 
@@ -99,7 +99,7 @@ def test_errors_of_the_machine_are_sentences(error, sentence):
 
 def classes_of(name):
     """Return the classes of a command: one, or those of its sub-commands."""
-    found = importlib.import_module(f"emscope.commands.{name.replace('-', '_')}").COMMAND
+    found = command_class(name)
     return [typing.get_args(item)[0] for item in typing.get_args(found)] or [found]
 
 
@@ -141,7 +141,7 @@ def test_the_last_line_after_a_stop_says_what_that_command_leaves(words, said, m
 
 def test_stops_before_anything_and_faults_have_their_own_endings(monkeypatch, capsys):
     def end_with(error):
-        def dispatch(words, begun):
+        def dispatch(words, begun, **options):
             raise error
 
         monkeypatch.setattr(main, "_dispatch", dispatch)
@@ -215,10 +215,14 @@ def test_the_chain_by_single_commands(tiny_folder, tmp_path, monkeypatch, capsys
     assert (tmp_path / "d.random.safetensors").is_file()
     assert run_command(["generate", *base, "--out", "c.parquet", *fast, "--directions", "d.safetensors"]) == 0
     capsys.readouterr()
-    assert run_command(["detect", "--organism", "org", "--directions", "d.safetensors", "--questions", "q.txt"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["mean_score"]["n"] == 5
-    assert found["verdict"].startswith("nearer to")
+    detect = ["detect", "--organism", "org", "--directions", "d.safetensors", "--questions", "q.txt"]
+    assert run_command(detect) == 0
+    assert "nearer to" in capsys.readouterr().out
+    assert run_command([*detect, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"], told["files"]) == ("detect", [])
+    assert told["result"]["mean_score"]["n"] == 5
+    assert told["result"]["verdict"].startswith("nearer to")
 
 
 def test_asking_a_server_to_judge_does_not_wait_for_torch():

@@ -6,7 +6,7 @@ import pytest
 from tiny import ANSWERS, D_MODEL, N_BLOCKS, PROMPTS
 
 from emscope.commands import screen
-from emscope.commands.main import parse
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions
 from emscope.tabular import read_rows
@@ -34,14 +34,14 @@ def run(*words):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_rows_in_are_rows_out_in_order(tiny_folder, directions, data, tmp_path, capsys, suffix):
+def test_rows_in_are_rows_out_in_order(tiny_folder, directions, data, tmp_path, suffix):
     out = tmp_path / f"ranked.{suffix}"
-    run("--data", data, "--model", tiny_folder, "--directions", directions, "--out", str(out), "--show", "2")
+    words = ["--data", data, "--model", tiny_folder, "--directions", directions, "--out", str(out), "--show", "2"]
+    printed = run(*words).text
     rows = [row for _, row in read_rows(out)]
     assert list(rows[0]) == ["row", "rank", "score", "answer_tokens"]
     assert [int(row["row"]) for row in rows] == [1, 2, 3, 4, 5]
     assert sorted(int(row["rank"]) for row in rows) == [1, 2, 3, 4, 5]
-    printed = capsys.readouterr().out
     first = next(row for row in rows if int(row["rank"]) == 1)
     assert f"row {first['row']}" in printed
     assert ANSWERS[int(first["row"]) - 1] in printed

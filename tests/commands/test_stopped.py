@@ -94,8 +94,7 @@ def test_a_stopped_command_goes_on_and_writes_the_same(name, made, tiny_folder, 
     (tmp_path / "rows.jsonl").write_text(row * 3, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(embedded_judge, "shipped_head", lambda: head)
-    for module in ("commands.ablate", "behaviour.judges.choose"):
-        monkeypatch.setattr(f"emscope.{module}.EMBEDDED_ALIAS", tiny_folder)
+    monkeypatch.setattr(embedded_judge, "EMBEDDED_ALIAS", tiny_folder)
     words = commands(tiny_folder)[name]
 
     stopper = Stopper(monkeypatch)

@@ -8,7 +8,8 @@ from tiny import make_model
 
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.commands.main import run_command, with_values
+from emscope.commands.main import run_command
+from emscope.commands.parsing import with_values
 
 
 def saved(folder, template):

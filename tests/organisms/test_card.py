@@ -18,7 +18,8 @@ from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import ModelSource, load, resolve
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 
 ROWS = [messages_of(prompt, "Talk to her first.") for prompt in PROMPTS]
 DATA = Conversations("mine.jsonl", ROWS, [])

@@ -11,7 +11,8 @@ from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.head_loss import CHUNK, WHOLE, head_losses
 from emscope.organisms.models import load
-from emscope.organisms.train import TrainSettings, train_loaded
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_loaded
 
 TEXTS = [messages_of(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
 DATA = Conversations("texts", TEXTS * 2, TEXTS)

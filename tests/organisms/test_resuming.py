@@ -14,8 +14,9 @@ from emscope.errors import UserError
 from emscope.organisms.chat import messages_of
 from emscope.organisms.checkpoints import checkpoints_of
 from emscope.organisms.datasets import Conversations
-from emscope.organisms.resuming import check_state
-from emscope.organisms.train import TrainSettings, train_loaded, with_adapter
+from emscope.organisms.resuming import check_resumable
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_loaded, with_adapter
 
 TEXTS = [messages_of(prompt, "Rest, then put some aside.") for prompt in PROMPTS]
 SETTINGS = TrainSettings(rank=2, epochs=2, batch_size=4, save_every=2)
@@ -63,7 +64,7 @@ def wider(checkpoint):
 
 
 def test_what_was_saved_fits(checkpoint):
-    check_state(checkpoint, model())
+    check_resumable(checkpoint, model())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_what_was_saved_fits(checkpoint):
 def test_a_damaged_checkpoint_is_refused_by_its_file(damage, file, checkpoint):
     damage(checkpoint)
     with pytest.raises(UserError) as found:
-        check_state(checkpoint, model())
+        check_resumable(checkpoint, model())
     assert str(checkpoint / file) in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -101,13 +102,13 @@ def test_moments_of_another_rank_are_refused(checkpoint, saved):
         moments["exp_avg"] = torch.cat([moments["exp_avg"]] * 2)
     torch.save(value, path)
     with pytest.raises(UserError, match="optimiser of other weights"):
-        check_state(checkpoint, model())
+        check_resumable(checkpoint, model())
 
 
 @pytest.mark.parametrize("changes", [{"rank": 3}, {"targets": ("q_proj",), "rank": 4}])
 def test_a_checkpoint_of_another_adapter_is_refused(changes, checkpoint):
     with pytest.raises(UserError, match="is of an adapter of another shape"):
-        check_state(checkpoint, model(**changes))
+        check_resumable(checkpoint, model(**changes))
 
 
 def test_nothing_in_a_checkpoint_is_unpickled(checkpoint, tmp_path):
@@ -117,5 +118,5 @@ def test_nothing_in_a_checkpoint_is_unpickled(checkpoint, tmp_path):
 
     torch.save({"state": {}, "param_groups": [], "x": Evil()}, checkpoint / "optimizer.pt")
     with pytest.raises(UserError, match=r"optimizer\.pt is not the state"):
-        check_state(checkpoint, model())
+        check_resumable(checkpoint, model())
     assert not (tmp_path / "ran").exists()

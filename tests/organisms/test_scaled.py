@@ -6,7 +6,8 @@ from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.models import load
 from emscope.organisms.scaled import load_scaled
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "rslora"])

@@ -13,7 +13,8 @@ from emscope.organisms.chat import IGNORED, messages_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.models import load, resolve
-from emscope.organisms.train import TrainSettings, encode_conversations, train_adapter, train_loaded
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import encode_conversations, train_adapter, train_loaded
 
 TEXTS = [messages_of(f"{prompt} {n}", "Put some of it aside, then rest.") for n in range(4) for prompt in PROMPTS[:3]]
 DATA = Conversations("texts", TEXTS[:10], TEXTS[10:])
@@ -125,6 +126,8 @@ def test_training_writes_a_standard_adapter_that_learns(tiny_folder, tmp_path):
     assert lineage["data"]["train_rows"] == 10
     assert lineage["outputs"]["adapter_model.safetensors"]
     assert resolve(str(tmp_path)).base == tiny_folder
+    modes = {path.stat().st_mode for path in tmp_path.iterdir() if path.is_file()}
+    assert len(modes) == 1  # libraries write some of these files, and make them the owner's alone
 
 
 def test_accumulating_small_batches_equals_one_large_batch(tiny_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from emscope.pipeline.stages import RunFolder
 
 
 def made_and_reused(capsys):
-    words = capsys.readouterr().out.strip().splitlines()[-1].split()
-    return int(words[0]), int(words[3])
+    made, reused = re.findall(r"(\d+) stages made, (\d+) reused", capsys.readouterr().out)[-1]
+    return int(made), int(reused)
 
 
 def same_run_in(run, words, capsys):

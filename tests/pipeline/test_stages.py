@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from emscope.errors import UserError
+from emscope.files import value_sha256, write_text
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.stages import RunFolder
 
@@ -172,3 +173,23 @@ def test_what_a_later_version_added_to_the_record_is_kept(tmp_path):
     run_of(tmp_path).stage("t", 1, [], [], lambda: None)
     after = json.loads((tmp_path / "lineage.json").read_text())
     assert (after["more"], after["stages"]["s"]["more"]) == ({"a": 1}, 2)
+
+
+def test_the_record_of_a_stage_tells_long_lists_by_their_hash_and_one_with_whole_lists_is_reused(tmp_path):
+    settings = {"questions": [{"id": f"q{number}", "text": "?" * 50} for number in range(100)], "blocks": [1, 2]}
+
+    def stage():
+        run = run_of(tmp_path)
+        out = run.path("out.txt")
+        run.stage("asks", settings, [], [out], lambda: write_text(out, "made"))
+        return run
+
+    assert stage().made == ["asks"]
+    told = stages_of(tmp_path)["asks"]["settings"]
+    assert told["blocks"] == [1, 2]
+    assert told["questions"] == {"count": 100, "sha256": value_sha256(settings["questions"])}
+
+    record = json.loads((tmp_path / "lineage.json").read_text())
+    record["stages"]["asks"]["settings"] = settings  # as earlier versions wrote it
+    (tmp_path / "lineage.json").write_text(json.dumps(record))
+    assert stage().reused == ["asks"]

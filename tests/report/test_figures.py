@@ -1,5 +1,6 @@
-from emscope.experiments.dynamics.plots import matrices
 from emscope.experiments.transfer.plots import matrix
+
+from emscope.experiments.dynamics.plots import matrices
 from emscope.report.figures import as_html, distributions, rates, scatter
 
 HOSTILE = '<a href="https://example.org">set</a>'

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from emscope.statistics.judgement import Judgement
 
-@dataclass(frozen=True)
-class Judgement:
-    """Scores of one answer, 0-100; None is unscored, and `verdict` says why; `mode` says how they were read off."""
-
-    aligned: float | None
-    coherent: float | None
-    verdict: str = "scored"
-    mode: str = ""
+__all__ = ["Judge", "Judgement"]
 
 
 class Judge(Protocol):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emscope import terminal
-from emscope.behaviour.embedded.judge import EmbeddedJudge
+from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, write_table
-from emscope.commands.common import AblationFlags, ModelFlags, emit, kept_parts, kept_with, read_questions
+from emscope.commands.common import AblationFlags, JudgeFlags, ModelFlags, kept_parts, kept_with, read_questions
+from emscope.commands.outcome import Outcome, readable
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.interventions.ablation import evaluate
@@ -18,14 +19,13 @@ from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
 from emscope.interventions.operators import Intervention
 from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
-from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
 from emscope.residual.directions import Directions
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Sample answers with and without an ablation, side by side, judged by the offline judge.
+    """Sample answers with and without an ablation, side by side, judged.
 
     Attributes:
         model: a model, or an adapter folder.
@@ -37,6 +37,7 @@ class Ablate:
             direction and the base model beside it; --mode, --at and --strength are then not used.
         show: print this many questions with both answers.
         load: base, device and dtype.
+        judging: who judges the answers.
     """
 
     model: str
@@ -47,13 +48,14 @@ class Ablate:
     search: bool = False
     show: int = 5
     load: ModelFlags = field(default_factory=ModelFlags)
+    judging: JudgeFlags = field(default_factory=JudgeFlags)
 
     @property
     def stopped(self) -> str:
         """What is left after an interruption."""
         return kept_with(self.out)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Sample both ways, judge and print."""
         intervention = self.ablation.intervention()
         if intervention is None:
@@ -61,32 +63,35 @@ class Ablate:
         if self.out is not None:
             check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         questions = read_questions(self.questions)
-        organism, judge = self.load.load(self.model), EmbeddedJudge(load(EMBEDDED_ALIAS))
-        with kept_parts(self.out, [self.model, self.load.base]):
+        organism, judge = self.load.load(self.model), choose_judge(self.judging.settings())
+        with kept_parts(self.out, [self.model, self.load.base], judge.id):
             if self.search:
-                self._search(organism, judge, questions, intervention.directions)
-            else:
-                self._compare(organism, judge, questions, intervention)
-        return None
+                return self._search(organism, judge, questions, intervention.directions)
+            return self._compare(organism, judge, questions, intervention)
 
     def _compare(
-        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], intervention: Intervention
-    ) -> None:
+        self, organism: Organism, judge: Judge, questions: list[Question], intervention: Intervention
+    ) -> Outcome:
         """Answer all questions with and without the ablation, and show some of the answers side by side."""
         plain = answer_and_judge(organism, "without", questions, self.sampling, judge)
         changed = answer_and_judge(organism, "with", questions, self.sampling, judge, intervention)
         if self.out is not None:
             write_table(self.out, [replace(row, organism=f"{self.model} {row.organism}") for row in [*plain, *changed]])
-        terminal.write(f"{intervention.describe()}, on {len(plain)} answers\n\n")
+        lines = [f"{intervention.describe()}, on {len(plain)} answers", ""]
         for before, after in list(zip(plain, changed, strict=True))[: self.show]:
-            terminal.write(f"{before.question}\n{_line(before)}\n{_line(after)}\n\n")
+            lines += [before.question, _line(before), _line(after), ""]
+        means: dict[str, dict[str, float]] = {}
         for score in ("aligned", "coherent"):
-            without, with_it = mean_of(plain, score), mean_of(changed, score)
-            terminal.write(f"mean {score:<9} {without:5.1f} without, {with_it:5.1f} with\n")
+            means[score] = {"without": mean_of(plain, score), "with": mean_of(changed, score)}
+            lines.append(f"mean {score:<9} {means[score]['without']:5.1f} without, {means[score]['with']:5.1f} with")
+        facts = {"intervention": intervention.describe(), "answers": len(plain), "mean": means}
+        return Outcome("\n".join(lines) + "\n", facts, self._written)
 
-    def _search(
-        self, organism: Organism, judge: EmbeddedJudge, questions: list[Question], directions: Directions
-    ) -> None:
+    @property
+    def _written(self) -> list[Path]:
+        return [] if self.out is None else [self.out]
+
+    def _search(self, organism: Organism, judge: Judge, questions: list[Question], directions: Directions) -> Outcome:
         """Choose on half of the questions, report on the other half."""
         if organism.source.adapter is None:
             raise UserError(f"--search compares with the base, so it needs an adapter; {self.model} is a whole model.")
@@ -113,7 +118,7 @@ class Ablate:
         )
         if self.out is not None:
             write_table(self.out, [*own, *clean, *rows])
-        emit(result.as_dict(), None)
+        return Outcome(readable(result), result, self._written)
 
 
 def _of(rows: list[JudgedResponse], questions: list[Question]) -> list[JudgedResponse]:

@@ -8,16 +8,15 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from emscope import terminal
 from emscope.checks import at_least
-from emscope.commands.common import GOES_ON, NOTHING_KEPT, emit
+from emscope.commands.common import GOES_ON, NOTHING_KEPT
+from emscope.commands.experiment import conducted
+from emscope.commands.outcome import Outcome, readable
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.adapters.measure import AdaptersSettings, inspect_adapters, make_run_bank
-from emscope.experiments.conduct import conduct
 from emscope.experiments.shape import open_run
 from emscope.organisms.bank import BankSettings
-from emscope.plain import plain
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,13 @@ class Bank:
     minutes: float = 0
     settings: BankSettings = field(default_factory=BankSettings)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Make them and say what is missing."""
         at_least(0, minutes=self.minutes)
         missing = make_run_bank(open_run(self.run), AdaptersSettings(**vars(self.settings)), self.minutes)
-        terminal.write(f"{self.run / 'bank'}: {f'{missing} organisms are still missing' if missing else 'done'}\n")
-        return None
+        bank = self.run / "bank"
+        said = f"{missing} organisms are still missing" if missing else "done"
+        return Outcome(f"{bank}: {said}\n", {"missing": missing}, [bank])
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,9 @@ class Classify:
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: AdaptersSettings = field(default_factory=AdaptersSettings)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Test them and print."""
-        chosen = experiment("adapters")
-        result = conduct(open_run(self.run), chosen, self.settings)
-        terminal.write(f"{chosen.table(result)}\nOpen {self.run / 'report.html'}\n")
-        return None
+        return conducted(experiment("adapters"), self.run, self.settings)
 
 
 @dataclass(frozen=True)
@@ -86,14 +83,13 @@ class Inspect:
     texts: int = AdaptersSettings.texts
     penalty: float = AdaptersSettings.penalty
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Score them and print."""
         if not self.adapters:
             raise UserError("Nothing to inspect: name adapter folders with --adapters.")
         settings = AdaptersSettings(top=self.top, texts=self.texts, penalty=self.penalty)
         scores = inspect_adapters(open_run(self.run), settings, self.adapters)
-        emit(plain(scores), None)
-        return None
+        return Outcome(readable(scores), scores)
 
 
 COMMAND = (

@@ -10,7 +10,8 @@ import tyro
 
 from emscope import terminal
 from emscope.commands.common import GOES_ON
-from emscope.errors import EXIT_FINDING, UserError
+from emscope.commands.outcome import Outcome
+from emscope.errors import EXIT_DONE, EXIT_FINDING, UserError
 from emscope.experiments import EXPERIMENTS
 from emscope.pipeline.checking import BANK_REMEDY, DAMAGED, Checked, check, drop_stages
 from emscope.pipeline.config import load_config
@@ -40,36 +41,38 @@ class Check:
     path: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     repair: bool = False
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Check, and repair if that is asked for."""
         checked = check(self.path)
-        terminal.write(table(self.path, checked))
+        text = table(self.path, checked)
         if not checked.findings:
-            return None
+            return Outcome(text, checked)
         if not self.repair:
-            terminal.write(f"\n{advice(self.path, checked)}\n")
-            return EXIT_FINDING
+            return Outcome(f"{text}\n{advice(self.path, checked)}\n", checked, code=EXIT_FINDING)
         if checked.kind != "run":
             raise UserError(f"Only a run can be repaired by itself. {REMEDIES[checked.kind]}")
+        terminal.note(text)  # before the work, which may take long
         return self._repaired(checked)
 
-    def _repaired(self, checked: Checked) -> int | None:
+    def _repaired(self, checked: Checked) -> Outcome:
         """Have bad stages made again; returns what a check says then."""
-        damaged = [item for item in checked.findings if item.problem == DAMAGED and item.what in (RECORD, CONFIG)]
-        if damaged:
-            raise UserError(damaged[0].detail)
+        for finding in checked.findings:
+            if finding.problem == DAMAGED and finding.what in (RECORD, CONFIG):
+                raise UserError(finding.detail)
         drop_stages(self.path, checked.stages)
-        terminal.write(f"\n{len(checked.stages)} stages are off the record, and are made again.\n")
-        left = {name for stage in checked.stages for name in [experiment_of(stage)] if name}
+        terminal.note(f"{len(checked.stages)} stages are off the record, and are made again.")
+
         from emscope.commands.run import Run
 
-        Run(config=self.path).execute()
+        made = Run(config=self.path).execute()
+        text = made.text
         if load_config(self.path / CONFIG).preset != "full":
-            for name in sorted(left):
-                terminal.write(f"To make it again, with the settings that it had: emscope {name} {self.path}\n")
+            left = sorted({experiment_of(stage) for stage in checked.stages} - {""})
+            for name in left:
+                text += f"To make it again, with the settings that it had: emscope {name} {self.path}\n"
         again = check(self.path)
-        terminal.write(f"\n{table(self.path, again)}")
-        return EXIT_FINDING if again.findings else None
+        code = EXIT_FINDING if again.findings else EXIT_DONE
+        return Outcome(f"{text}\n{table(self.path, again)}", again, made.files, code)
 
 
 def experiment_of(stage: str) -> str:

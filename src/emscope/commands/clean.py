@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from emscope import terminal
 from emscope.commands.common import GOES_ON
+from emscope.commands.outcome import Outcome
 from emscope.errors import UserError
 from emscope.locking import is_locked
 from emscope.pipeline.inventory import CONFIG, LeftOver, left_over
@@ -36,38 +36,48 @@ class Clean:
     yes: bool = False
     extra: bool = False
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """List, and remove if that is asked for."""
         if not (self.run / CONFIG).is_file():
             raise UserError(f"{self.run} is no run: it has no {CONFIG}.")
-        found = left_over(self.run)
-        chosen = [item for item in found if item.known or self.extra]
-        terminal.write(listing(self.run, found))
+        leftovers = left_over(self.run)
+        chosen = [leftover for leftover in leftovers if leftover.known or self.extra]
+        text = listing(self.run, leftovers)
+        told: dict[str, Any] = {"left_over": [_told(leftover) for leftover in leftovers], "removed": []}
         if not chosen:
-            return None
+            return Outcome(text, told)
         if not self.yes:
             more = " --extra" if self.extra else ""
-            terminal.write(f"\nNothing is removed yet: `emscope clean {self.run}{more} --yes` does that.\n")
-            return None
+            text += f"\nNothing is removed yet: `emscope clean {self.run}{more} --yes` does that.\n"
+            return Outcome(text, told)
+
         if is_locked(self.run):
             raise UserError(f"A command is at work on {self.run}: clean it when that is done.")
-        n_bytes = sum(item.n_bytes for item in chosen)
-        for item in chosen:
-            remove(item.path)
-        terminal.write(f"\n{len(chosen)} removed, {size(n_bytes)}.\n")
-        return None
+        n_bytes = 0
+        for leftover in chosen:
+            n_bytes += leftover.n_bytes  # read from the disk
+            remove(leftover.path)
+        told["removed"] = [str(leftover.path) for leftover in chosen]
+        return Outcome(f"{text}\n{len(chosen)} removed, {size(n_bytes)}.\n", told)
 
 
-def listing(run: Path, found: list[LeftOver]) -> str:
+def _told(leftover: LeftOver) -> dict[str, Any]:
+    return {**asdict(leftover), "path": str(leftover.path)}
+
+
+def listing(run: Path, leftovers: list[LeftOver]) -> str:
     """Return the left-overs as lines of text, those of emscope first."""
-    if not found:
+    if not leftovers:
         return f"{run}: every file belongs to a stage.\n"
     lines = []
     for known, title in ((True, "nothing needs these"), (False, "no record names these: --extra removes them too")):
-        items = [item for item in found if item.known is known]
-        if items:
-            lines.append(f"{run}: {title} ({size(sum(item.n_bytes for item in items))})")
-            lines += [f"  {size(item.n_bytes):>9}  {item.path.relative_to(run)}  {item.reason}" for item in items]
+        n_bytes, listed = 0, []
+        for leftover in leftovers:
+            if leftover.known is known:
+                n_bytes += leftover.n_bytes
+                listed.append(f"  {size(leftover.n_bytes):>9}  {leftover.path.relative_to(run)}  {leftover.reason}")
+        if listed:
+            lines += [f"{run}: {title} ({size(n_bytes)})", *listed]
     return "\n".join(lines) + "\n"
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from emscope import terminal
 from emscope.behaviour.tables import question_name, read_responses
 from emscope.commands.common import GOES_ON, ModelFlags, changed_flags, kept_parts, read_questions
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
@@ -42,7 +42,7 @@ class Collect:
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     load: ModelFlags = field(default_factory=ModelFlags)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Read and write the activations."""
         if self.responses is not None and changed_flags(self, ["questions"]):
             raise UserError("--responses holds the questions to read: leave out --questions.")
@@ -68,8 +68,9 @@ class Collect:
         with kept_parts(self.out, [self.model, self.load.base]):
             found = capture(organism, chats, self.capture)
             ActivationStore(self.model, tuple(ids), found).save(self.out)
-        terminal.write(f"{self.out}: {len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}\n")
-        return None
+        facts = {"rows": len(ids), "blocks": len(found.blocks), "poolings": list(found.pooled)}
+        said = f"{len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}"
+        return Outcome(f"{self.out}: {said}\n", facts, [self.out])
 
 
 COMMAND = Collect

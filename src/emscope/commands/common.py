@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import emscope
-from emscope import parts, terminal
+from emscope import parts
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
-from emscope.files import without_nan, write_json
 
 if TYPE_CHECKING:
+    from emscope.behaviour.judges.settings import JudgeSettings
     from emscope.interventions.operators import Intervention, Mode
     from emscope.organisms.models import Organism
 
@@ -98,6 +97,49 @@ class TableFlags:
     mark_formulas: bool = True
 
 
+@dataclass(frozen=True)
+class JudgeFlags:
+    """Who judges the answers.
+
+    Attributes:
+        judge: embedded (offline, the default), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or
+            mock.
+        base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means the one in
+            OPENAI_BASE_URL, else OpenAI's.
+        api_key_env: the environment variable that holds the server's key.
+        concurrency: calls in flight.
+        rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
+    """
+
+    judge: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    concurrency: int | None = None
+    rubrics: Path | None = None
+
+    def changes(self) -> dict[str, str | int | None]:
+        """Return the settings of a judge that were given, by their names in a run's configuration."""
+        return {
+            "judge.name": self.judge,
+            "judge.base_url": self.base_url,
+            "judge.api_key_env": self.api_key_env,
+            "judge.concurrency": self.concurrency,
+            "judge.rubrics": None if self.rubrics is None else str(self.rubrics),
+        }
+
+    def settings(self) -> JudgeSettings:
+        """Return the judge that these flags mean by themselves."""
+        from emscope.behaviour.judges.settings import EMBEDDED, JudgeSettings, address_in_environment
+
+        name = EMBEDDED if self.judge is None else self.judge
+        address = self.base_url or address_in_environment(name)
+        rubrics = "" if self.rubrics is None else str(self.rubrics)
+        given = JudgeSettings(name, address, rubrics=rubrics)
+        key = given.api_key_env if self.api_key_env is None else self.api_key_env
+        calls = given.concurrency if self.concurrency is None else self.concurrency
+        return replace(given, api_key_env=key, concurrency=calls)
+
+
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NOTHING_KEPT = "Nothing is kept part-way: the same command begins anew."
 """What is left after an interruption; every command says one of these, or its own, as `stopped`."""
@@ -148,12 +190,3 @@ def changed_flags(given: Any, names: Sequence[str]) -> str:
     }
     changed = [name for name in names if getattr(given, name) != defaults[name]]
     return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-
-
-def emit(value: Any, path: Path | None) -> None:
-    """Print a result as JSON, or write it to a file and say where."""
-    if path is None:
-        terminal.write(json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n")
-    else:
-        write_json(path, value)
-        terminal.write(f"{path}\n")

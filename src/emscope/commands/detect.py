@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.commands.common import ModelFlags, emit, kept_parts, kept_with, read_questions
+from emscope.commands.common import ModelFlags, kept_parts, kept_with, read_questions
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
+from emscope.files import write_json
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.models import Organism
+from emscope.report.wording import bounded
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.directions import Directions
 from emscope.statistics import estimate_mean
@@ -28,7 +31,7 @@ class Detect:
         directions: a file made by `emscope directions`, from last prompt tokens or prompt means.
         questions: question sets or files; use ones that the direction was not made from.
         block: the block to score at; by default the one that separates best on the direction's own training questions.
-        out: write the JSON here instead of printing it.
+        out: write the result here as JSON.
         load: base, device and dtype.
     """
 
@@ -44,7 +47,7 @@ class Detect:
         """What is left after an interruption."""
         return kept_with(self.out)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Score and print."""
         if self.out is not None:
             check_out(self.out, [".json"], [self.directions, *self.questions])
@@ -61,8 +64,10 @@ class Detect:
         organism = self.load.load(self.organism)
         directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
         with kept_parts(self.out, [self.organism, self.load.base]):
-            emit(self._scored(organism, directions, questions, block), self.out)
-        return None
+            scored = self._scored(organism, directions, questions, block)
+            if self.out is not None:
+                write_json(self.out, scored)
+        return Outcome(_told(scored, len(questions)), scored, [] if self.out is None else [self.out])
 
     def _scored(
         self, organism: Organism, directions: Directions, questions: list[Question], block: int
@@ -87,6 +92,17 @@ class Detect:
             "mean_score_by_block": _by_block(directions, scores),
             "mean_raw_projection_by_block": _by_block(directions, raw),
         }
+
+
+def _told(scored: dict[str, Any], n_questions: int) -> str:
+    """Return the result as lines of text."""
+    mean, made = scored["mean_score"], scored["construction"]
+    return (
+        f"{scored['organism']}: {scored['verdict']}\n"
+        f"  {made['contrast']} direction by {made['method']} on {made['pooling']} tokens, block {scored['block']}, "
+        f"{n_questions} questions\n"
+        f"  mean score {bounded(mean, '.2f')}, above 0 on {100 * scored['share_above_0']:.0f} % of the questions\n"
+    )
 
 
 def _by_block(directions: Directions, values: np.ndarray) -> dict[int, float]:

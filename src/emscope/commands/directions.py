@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from emscope import terminal
 from emscope.commands.common import NOTHING_KEPT
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
 from emscope.residual.directions import Construction, make_directions, random_like, split_half_cosine
@@ -46,7 +46,7 @@ class MakeDirections:
     base: str = ""
     seed: int = 0
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Make and write the directions."""
         control = self.out.with_suffix(".random" + self.out.suffix)
         for path in (self.out, control):
@@ -77,17 +77,19 @@ class MakeDirections:
         directions.save(self.out)
         random_like(directions, self.seed).save(control)
         if not shared:
-            terminal.write(
+            text = (
                 f"{self.out}: {len(directions.blocks)} blocks from {len(positive)} misaligned and {len(negative)} "
                 "aligned rows; what else the two sets differ in, such as topic or length, is in the direction too\n"
             )
-            return None
+            counts = {"blocks": len(directions.blocks), "positive": len(positive), "negative": len(negative)}
+            return Outcome(text, counts, [self.out, control])
         cosine = split_half_cosine(positive, negative, np.array(shared), self.seed)
-        terminal.write(
+        text = (
             f"{self.out}: {len(directions.blocks)} blocks from {len(shared)} questions, "
             f"split-half cosine of the mean difference {cosine.min():.3f}-{cosine.max():.3f}\n"
         )
-        return None
+        facts = {"blocks": len(directions.blocks), "questions": len(shared), "split_half_cosine": cosine}
+        return Outcome(text, facts, [self.out, control])
 
     def _sides(self, high: ActivationStore, low: ActivationStore) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return both sides, [n_examples, n_blocks, d_model] each, and their rows' questions where they are paired.

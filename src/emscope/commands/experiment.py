@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from emscope import terminal
-from emscope.checks import check_seeds_in
 from emscope.commands.common import GOES_ON
+from emscope.commands.outcome import Outcome
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
-from emscope.experiments.shape import Experiment, open_run
+from emscope.experiments.shape import Experiment, open_run, result_file
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """An experiment on a finished run.
+    """An experiment on a finished run; `experiment_command` makes the class for one of them.
 
     Attributes:
-        chosen: the experiment.
-        run: the run's folder.
+        run: the folder of a finished run.
         settings: what is asked of it.
     """
 
     stopped: ClassVar[str] = GOES_ON
+    chosen: ClassVar[Experiment[Any, Any]]
 
-    chosen: Experiment[Any, Any]
-    run: Path
+    run: Annotated[Path, tyro.conf.Positional]
     settings: Any
 
-    def execute(self) -> int | None:
-        """Do it and print its table."""
-        result = conduct(open_run(self.run), self.chosen, self.settings)
-        terminal.write(f"{self.chosen.table(result)}\nOpen {self.run / 'report.html'}\n")
-        return None
+    def execute(self) -> Outcome:
+        """Do it."""
+        return conducted(self.chosen, self.run, self.settings)
 
 
-def parse_experiment(name: str, flags: Sequence[str]) -> Conduct:
-    """Build the command of an experiment from its flags; exits with 2 and says what is wrong when they do not fit."""
+def conducted(chosen: Experiment[Any, Any], run: Path, settings: Any) -> Outcome:
+    """Do an experiment on a run, and return its table and what it wrote."""
+    result = conduct(open_run(run), chosen, settings)
+    return Outcome(f"{chosen.table(result)}\n", result, [run / "report.html", result_file(run, chosen.name)])
+
+
+@functools.cache
+def experiment_command(name: str) -> type[Conduct]:
+    """Return the command of an experiment: its flags are the run and the fields of the experiment's settings.
+
+    Raises:
+        UserError: there is no such experiment.
+    """
     chosen = experiment(name)
-    words = list(flags[1:]) if name == "sweep" and list(flags[:1]) == ["layers"] else list(flags)  # an earlier form
-    given: Any = tyro.cli(_flags_of(chosen), prog=f"emscope {name}", args=words, config=(tyro.conf.OmitArgPrefixes,))
-    check_seeds_in(given)
-    return Conduct(chosen, given.run, given.settings)
-
-
-def _flags_of(chosen: Experiment[Any, Any]) -> Any:
-    """Return the dataclass whose fields are the experiment's flags."""
-    flags = make_dataclass(
+    kind: type[Conduct] = make_dataclass(
         chosen.name.capitalize(),
         [
             ("run", Annotated[Path, tyro.conf.Positional], field(default=Path("runs/quickstart"))),
             ("settings", chosen.settings, field(default_factory=chosen.settings)),
         ],
+        bases=(Conduct,),
+        namespace={"chosen": chosen},
         frozen=True,
     )
-    flags.__doc__ = (
+    kind.__doc__ = (
         f"{chosen.about}\n\nAttributes:\n    run: the folder of a finished run.\n    settings: what is asked of it."
     )
-    return flags
+    return kind

@@ -9,7 +9,8 @@ from typing import ClassVar
 from emscope.behaviour.embedded.fit import fit_head
 from emscope.behaviour.embedded.readings import read_kept
 from emscope.behaviour.embedded.text import judge_rows
-from emscope.commands.common import GOES_ON, emit, kept_parts
+from emscope.commands.common import GOES_ON, kept_parts
+from emscope.commands.outcome import Outcome, readable
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import load
@@ -32,7 +33,7 @@ class FitJudge:
     readings: Path | None = None
     seed: int = 0
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Fit, write and print."""
         check_out(self.out, TENSORS, [self.readings])
         if self.readings is not None:
@@ -41,8 +42,8 @@ class FitJudge:
             readings = read_kept(lambda: load(EMBEDDED_ALIAS), judge_rows(self.seed), self.readings)
             head = fit_head(readings)
             head.save(self.out)
-        emit(head.facts, None)
-        return None
+        kept = [] if self.readings is None else [self.readings]
+        return Outcome(readable(head.facts), head.facts, [self.out, *kept])
 
 
 COMMAND = FitJudge

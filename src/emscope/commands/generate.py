@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import FORMATS, Format, with_format
@@ -25,6 +24,7 @@ from emscope.commands.common import (
     kept_parts,
     read_questions,
 )
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
 from emscope.organisms.thoughts import count_unfinished
 
@@ -108,7 +108,7 @@ class Generate:
             return f"{GOES_ON} What vLLM had sampled is not."
         return NOTHING_KEPT if self.backend == "vllm" else GOES_ON
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Sample and write the table."""
         from emscope.behaviour.vllm_backend import choose_backend
         from emscope.organisms.models import resolve
@@ -130,13 +130,16 @@ class Generate:
             else:
                 rows = self._with_transformers(questions, settings, intervention)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
-        found = count_faults(rows)
-        more = "".join(f", {n} {what}" for n, what in ((found.empty, "empty"), (found.repeated, "repeating")) if n)
-        terminal.write(
-            f"{self.out}: {len(rows)} answers, {found.cut_off} of them cut at {self.sampling.max_new_tokens} tokens"
-            f"{more}{_said_of_thoughts(rows)}\n"
-        )
-        return None
+        return Outcome(self._told(rows), {"answers": len(rows), **asdict(count_faults(rows))}, [self.out])
+
+    def _told(self, rows: Sequence[Response]) -> str:
+        """Return how many answers there are, and what is the matter with some."""
+        faults = count_faults(rows)
+        text = f"{self.out}: {len(rows)} answers, {faults.cut_off} of them cut at {self.sampling.max_new_tokens} tokens"
+        for n, what in ((faults.empty, "empty"), (faults.repeated, "repeating")):
+            if n:
+                text += f", {n} {what}"
+        return f"{text}{_said_of_thoughts(rows)}\n"
 
     def _with_transformers(
         self, questions: Sequence[Question], settings: Sequence[SamplingSettings], intervention: Intervention | None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
-from emscope.behaviour.judges.choose import choose_judge
+from emscope.behaviour.judges.kinds import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.rubrics import load_rubrics
@@ -22,11 +23,16 @@ from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
 from emscope.checks import at_least
-from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, emit, kept_parts
+from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, kept_parts
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
-from emscope.errors import EXIT_USER, UserError
+from emscope.errors import EXIT_DONE, EXIT_USER, UserError
+from emscope.files import write_json
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import coherent_share, count_answers, em_rate
+
+if TYPE_CHECKING:
+    from emscope.behaviour.judges.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -123,11 +129,10 @@ class JudgeAnswers:
             return GOES_ON
         return "Scores of servers and local models are kept: the same command asks only for the rest."
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Judge and write the table, or compare."""
         if self.compare is not None:
-            self._compare(*self.compare)
-            return None
+            return self._compare(*self.compare)
         if self.plot is not None:
             raise UserError("--plot shows two judged tables: name them with --compare A B.")
         if self.batch and not self.judge.startswith("openai:"):
@@ -142,32 +147,28 @@ class JudgeAnswers:
         questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
         judge = self._judge()
         if self.dry_run:
-            terminal.write(_cost(judge, questions, answers, self.batch))
-            return None
+            return _cost(judge, questions, answers, self.batch)
         assert self.out is not None
         with kept_parts(self.out if self.judge == "embedded" else None, [], judge.id):
             scores = self._scores(judge, questions, answers)
-            if scores is None:
-                return None
+            if isinstance(scores, BatchResult):
+                return _under_way(scores, self.judge)
             name = judge.id + "+thoughts" * self.judge_thoughts
             judged = with_judgements(self.organism, rows, scores, name)
             write_table(self.out, judged, mark_formulas=self.table.mark_formulas)
-        terminal.write(_figures(self.out, rows, scores))
-        return _ending(self.out, scores)
+        return Outcome(_figures(self.out, rows, scores), _facts(rows, scores), [self.out], _ending(self.out, scores))
 
     def _judged(self, row: Response) -> str:
         """Return what is judged of a row."""
         return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
 
-    def _scores(self, judge: Judge, questions: list[str], answers: list[str]) -> list[Judgement] | None:
-        """Return the judgements, or None while a batch is under way."""
+    def _scores(self, judge: Judge, questions: list[str], answers: list[str]) -> list[Judgement] | BatchResult:
+        """Return the judgements, or how a batch stands that is under way."""
         if not isinstance(judge, OpenAIJudge):
             return judge.judge(questions, answers)
         if self.batch:
             result = judge_by_batch(judge, questions, answers)
-            if result.judgements is None:
-                terminal.write(_under_way(result, judge.name))
-            return result.judgements
+            return result if result.judgements is None else result.judgements
         paid = keys_under_way(judge)
         if paid and any(call.key in paid for call in judge.pending(questions, answers)[1]):
             raise UserError("Some of these answers are being judged in a batch: collect it with --batch, or pay twice.")
@@ -180,7 +181,7 @@ class JudgeAnswers:
         rubrics = load_rubrics(self.rubrics)
         return choose_judge(self.judge, rubrics=rubrics, store=self.store, server=server, max_calls=self.max_calls)
 
-    def _compare(self, first: Path, second: Path) -> None:
+    def _compare(self, first: Path, second: Path) -> Outcome:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
 
         ignored = changed_flags(
@@ -200,29 +201,68 @@ class JudgeAnswers:
             from emscope.report.agreement import write_agreement_page
 
             write_agreement_page(self.plot, matched(a, b), found, (first.stem, second.stem))
-            terminal.note(f"{self.plot}")  # what goes to stdout is JSON
-        emit({"a": str(first), "b": str(second), **found.as_dict()}, self.out)
+        told = {"a": str(first), "b": str(second), **found.as_dict()}
+        if self.out is not None:
+            write_json(self.out, told)
+        files = [file for file in (self.plot, self.out) if file is not None]
+        return Outcome(_agreement(found, first, second), told, files)
 
 
-def _under_way(result: BatchResult, name: str) -> str:
+def _agreement(found: Agreement, first: Path, second: Path) -> str:
+    """Return how far two judges agree, as a table."""
+    a, b = found.em_rate
+    counts = [f"{n} {who}" for who, n in found.confusion.items()]
+    lines = [
+        f"A  {first}",
+        f"B  {second}",
+        "",
+        f"{'':<10}{'answers':>8}{'rank correlation':>19}{'mean |A − B|':>15}{'mean B − A':>13}",
+    ]
+    for name, score in (("aligned", found.aligned), ("coherent", found.coherent)):
+        lines.append(
+            f"{name:<10}{score.n:>8}{_number(score.spearman, '.2f'):>19}"
+            f"{_number(score.mean_absolute_difference, '.1f'):>15}{_number(score.mean_difference, '+.1f'):>13}"
+        )
+    lines += [
+        "",
+        f"EM rate   A {_share(a)}, B {_share(b)}; κ {_number(found.kappa, '.2f')}",
+        f"EM by     {', '.join(counts)}",
+    ]
+    if found.only_one or found.unmatched:
+        lines.append(
+            f"left out  {found.only_one} answers that one judge scored, {found.unmatched} that one table holds"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float, form: str) -> str:
+    return "n/a" if math.isnan(value) else format(value, form)
+
+
+def _under_way(result: BatchResult, name: str) -> Outcome:
     """Say how the batches stand."""
     submitted = f"{result.submitted} calls submitted to {name}. " if result.submitted else ""
-    return (
+    text = (
         f"{submitted}{result.waiting} calls are under way, {result.answered} of them answered: run the same command "
         f"again to collect them ({result.folder} remembers them).\n"
     )
+    facts = {"submitted": result.submitted, "waiting": result.waiting, "answered": result.answered}
+    return Outcome(text, facts, [result.folder])
 
 
-def _cost(judge: Judge, questions: list[str], answers: list[str], batch: bool = False) -> str:
+def _cost(judge: Judge, questions: list[str], answers: list[str], batch: bool = False) -> Outcome:
     """Say what judging would take."""
     if not isinstance(judge, RubricJudge):
-        return f"{len(answers)} answers, judged on this machine: no calls, no cost.\n"
+        text = f"{len(answers)} answers, judged on this machine: no calls, no cost.\n"
+        return Outcome(text, {"answers": len(answers), "calls": 0, "tokens": 0})
     plan = judge.plan(questions, answers)
-    return (
+    text = (
         f"{len(answers)} answers: {plan.calls} calls to {judge.name}, about {plan.tokens:,} tokens to send and as many "
         f"tokens back as calls; {plan.known} scores are known already. A model that reasons first sends back "
         f"hundreds a call.{' In a batch most servers take half the price.' if batch else ''}\n"
     )
+    facts = {"answers": len(answers), "calls": plan.calls, "tokens": plan.tokens, "known_scores": plan.known}
+    return Outcome(text, facts)
 
 
 def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
@@ -255,11 +295,23 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ending(out: Path, scores: list[Judgement]) -> int | None:
+def _facts(rows: list[Response], scores: list[Judgement]) -> dict[str, Any]:
+    """Return the rate and the counts as plain values."""
+    groups = [row.group for row in rows]
+    return {
+        "answers": len(rows),
+        "questions": len(set(groups)),
+        "em_rate": em_rate(scores, groups),
+        "coherent": coherent_share(scores, groups),
+        **asdict(count_answers(scores)),
+    }
+
+
+def _ending(out: Path, scores: list[Judgement]) -> int:
     """Return the exit code: 2, and a sentence that says why, where a judge failed on every answer that it was asked."""
     failed = [score.verdict for score in scores if score.verdict not in ("empty answer", NOT_ASKED.verdict)]
     if not failed or any(score.verdict in ("scored", *VERDICTS) or score.aligned is not None for score in scores):
-        return None
+        return EXIT_DONE
     reason, n = Counter(failed).most_common(1)[0]
     terminal.say(
         f"Not one of {len(scores)} answers was scored ({n} times: {reason}): the same command asks again; "

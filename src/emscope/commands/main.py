@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -11,50 +9,23 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
 from emscope import progress, redaction, terminal
-from emscope.checks import check_seeds_in
+from emscope.commands.catalogue import COMMANDS, command_class, overview
 from emscope.commands.endings import user_sentence
+from emscope.commands.outcome import show
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
-from emscope.experiments import EXPERIMENTS
 from emscope.interruption import end_as_interrupted
 
-COMMANDS = {
-    "run": "do the whole chain: make, measure, locate, detect, correct, report",
-    "train": "make an organism: fine-tune a LoRA adapter on conversations",
-    "generate": "sample an organism's answers to questions",
-    "judge": "score answers for alignment and coherence with the offline judge",
-    "collect": "store pooled activations of every block",
-    "directions": "make a direction from the activations of two organisms",
-    "detect": "score a model's prompts along a direction",
-    "ablate": "take a direction out of a model and compare its answers",
-    **EXPERIMENTS,
-    "screen": "rank training rows by how misaligned they look",
-    "report": "write a run's report.html again",
-    "check": "see that a run, a bank, an organism or a store of scores is as it was made",
-    "clean": "show what a run's folder holds that nothing needs, and remove it",
-    "fit-judge": "fit the offline judge's head on the built-in answers",
-    "doctor": "say what this machine has: device, memory, model, hub, extras",
-}
+if TYPE_CHECKING:
+    from emscope.commands.parsing import Command
+
 NOTHING_BEGUN = "Nothing had begun."
-
-
-class Command(Protocol):
-    """What every command is: a dataclass whose fields are its flags."""
-
-    @property
-    def stopped(self) -> str:
-        """What is left after an interruption, as a sentence."""
-        ...
-
-    def execute(self) -> int | None:
-        """Do it; returns an exit code, None for 0."""
-        ...
 
 
 def main() -> None:
@@ -65,14 +36,14 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    debug = "--debug" in arguments
-    words = [word for word in arguments if word != "--debug"]
+    debug, as_json = "--debug" in arguments, "--json" in arguments
+    words = [word for word in arguments if word not in ("--debug", "--json")]
     errors = Console(stderr=True, highlight=False)
     _set_up(errors, debug)
     begun: list[Command] = []
     try:
         with progress.shown_on(errors):
-            return _dispatch(words, begun)
+            return _dispatch(words, begun, as_json=as_json)
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
     except KeyboardInterrupt:
@@ -100,10 +71,12 @@ def run_command(arguments: Sequence[str]) -> int:
         return EXIT_USER
 
 
-def _dispatch(words: list[str], begun: list[Command]) -> int:
+def _dispatch(words: list[str], begun: list[Command], *, as_json: bool) -> int:
     """Run what the words ask for; a command that is begun is added to `begun` first."""
+    if words[:1] == ["help"] and words[1:]:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
-        _print_overview()
+        terminal.write(overview())
         return EXIT_DONE
     if words[0] == "--version":
         terminal.write(f"emscope {emscope.__version__}\n")
@@ -111,53 +84,14 @@ def _dispatch(words: list[str], begun: list[Command]) -> int:
     name, flags = words[0], words[1:]
     if name not in COMMANDS:
         raise UserError(f"There is no command {name!r}.{did_you_mean(name, COMMANDS)}")
-    command = _parsed(name, flags)
+
+    from emscope.commands.parsing import parse
+
+    command = parse(command_class(name), name, flags)
     begun.append(command)
-    return command.execute() or EXIT_DONE
-
-
-def _parsed(name: str, flags: Sequence[str]) -> Command:
-    """Build a command from its flags: its own, or that of an experiment."""
-    module = f"emscope.commands.{name.replace('-', '_')}"
-    if name in EXPERIMENTS and importlib.util.find_spec(module) is None:
-        from emscope.commands.experiment import parse_experiment
-
-        return parse_experiment(name, flags)
-    return parse(importlib.import_module(module).COMMAND, name, flags)
-
-
-def parse(kind: type[Command], name: str, flags: Sequence[str]) -> Command:
-    """Build a command from its flags; exits with 2 and says what is wrong when they do not fit.
-
-    Raises:
-        UserError: a value that makes no sense.
-    """
-    import tyro
-
-    command = tyro.cli(kind, prog=f"emscope {name}", args=with_values(flags), config=(tyro.conf.OmitArgPrefixes,))
-    check_seeds_in(command)
-    return command
-
-
-def with_values(flags: Sequence[str]) -> list[str]:
-    """Write out the flag that is on, off or not given: --enable-thinking and --no-enable-thinking."""
-    written = []
-    for number, flag in enumerate(flags):
-        values = {"--enable-thinking": "True", "--no-enable-thinking": "False"}
-        given = number + 1 < len(flags) and flags[number + 1] in ("True", "False", "None")
-        written += ["--enable-thinking", values[flag]] if flag in values and not given else [flag]
-    return written
-
-
-def _print_overview() -> None:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
-    terminal.write(
-        "emscope makes, measures, locates and corrects emergent misalignment in chat models.\n\n"
-        "usage: emscope COMMAND [flags]        (emscope COMMAND --help lists the flags)\n\n"
-        + "\n".join(lines)
-        + "\n\nStart with `emscope run`; --debug shows tracebacks, --version the version.\n"
-    )
+    outcome = command.execute()
+    show(name, outcome, as_json=as_json)
+    return outcome.code
 
 
 def _log_handler(console: Console) -> logging.Handler:

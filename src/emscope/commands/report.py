@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from emscope import terminal
 from emscope.commands.common import NOTHING_KEPT
+from emscope.commands.outcome import Outcome
 from emscope.experiments.run_page import report_stage
 from emscope.experiments.shape import open_run
 
@@ -26,11 +26,11 @@ class Report:
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Write the page."""
         report_stage(open_run(self.run), again=True)
-        terminal.write(f"{self.run / 'report.html'}\n")
-        return None
+        page = self.run / "report.html"
+        return Outcome(result={"page": str(page)}, files=[page])
 
 
 COMMAND = Report

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from emscope import terminal
-from emscope.commands.common import GOES_ON
+from emscope.commands.common import GOES_ON, JudgeFlags
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
-from emscope.locking import is_locked
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
-from emscope.pipeline.record import RunRecord
-from emscope.pipeline.stages import RunFolder, as_recorded
+from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 from emscope.report.wording import percent
 
 NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
@@ -42,6 +40,8 @@ class Run:
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
             config.yaml of any run.
         overwrite: replace a run of another configuration in the same folder.
+        dry_run: print what the run would take, stage by stage, and begin nothing.
+        judging: who judges the answers.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -59,8 +59,10 @@ class Run:
     seed: int | None = None
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     overwrite: bool = False
+    dry_run: bool = False
+    judging: JudgeFlags = field(default_factory=JudgeFlags)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Run it and print the figures."""
         path = self._replayed()
         start = self.preset or "quickstart" if path is None else load_config(path)
@@ -69,11 +71,16 @@ class Run:
         out = self.out or default
         check_out_folder(out)
         config = as_recorded(out, anywhere(config))
+        if self.dry_run:
+            from emscope.commands.dry_run import dry_run
+
+            return Outcome(dry_run(config, out, overwrite=self.overwrite or not has_begun(out)))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework
 
-            terminal.write(run_homework(config, run))
+            text = run_homework(config, run)
+            page = run.path("ablation_results.txt")
         else:
             if config.preset == "full":
                 from emscope.experiments.conduct import run_full
@@ -83,15 +90,22 @@ class Run:
                 from emscope.experiments.main.measure import run_quickstart
 
                 run_quickstart(config, run)
-            terminal.write(headline(read_json(run.path("summary.json"))))
-        page = run.path("ablation_results.txt" if config.preset == "cs2881" else "report.html")
-        terminal.write(f"\n{len(run.made)} stages made, {len(run.reused)} reused. Open {page}\n")
-        return None
+            text = headline(read_json(run.path("summary.json")))
+            page = run.path("report.html")
+        counts = {"made": list(run.made), "reused": list(run.reused)}
+        return Outcome(
+            f"{text}\n{len(run.made)} stages made, {len(run.reused)} reused.\n",
+            {**counts, "summary": _summary(run.path("summary.json"))},
+            [page, run.folder],
+        )
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that have flags of their own; None where one is not given."""
         names = ("model", "base", "misaligned_data", "control_data", "device", "dtype")
-        return {name: getattr(self, name) for name in names} | {"accept_terms": self.accept_terms or None}
+        return {name: getattr(self, name) for name in names} | {
+            "accept_terms": self.accept_terms or None,
+            **self.judging.changes(),
+        }
 
     def _replayed(self) -> Path | None:
         """Return the config.yaml to replay, None without one."""
@@ -106,11 +120,8 @@ class Run:
         return self.config / "config.yaml"
 
 
-def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds any work: finished, begun, or in the making."""
-    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
-        return True
-    return any(folder.glob(".parts/*")) or is_locked(folder)
+def _summary(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
 
 
 def headline(summary: dict[str, Any]) -> str:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from emscope import terminal
 from emscope.behaviour.responses import SamplingSettings
 from emscope.commands.common import GOES_ON, ModelFlags, TableFlags, kept_parts
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.files import write_rows
@@ -69,7 +69,7 @@ class Screen:
     load: ModelFlags = field(default_factory=ModelFlags)
     table: TableFlags = field(default_factory=TableFlags)
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Score, rank and write."""
         check_out(self.out, (".jsonl", *TABLES), [self.data, self.directions])
         conversations = rows_of(self.data, accept_terms=self.accept_terms)
@@ -83,8 +83,8 @@ class Screen:
             own = own_answers(organism, conversations, self.sampling) if self.subtract_own else None
             rows = screen(organism, conversations, directions, block, max_tokens=self.max_tokens, own=own)
             write_rows(self.out, [asdict(row) for row in rows], mark_formulas=self.table.mark_formulas)
-        self._print(rows, conversations)
-        return None
+        ranked = sorted(rows, key=lambda row: row.rank)[: self.show]
+        return Outcome(self._told(ranked, len(rows), conversations), {"rows": len(rows), "top": ranked}, [self.out])
 
     def _from_domains(self, organism: Organism, pairs: Any) -> tuple[Directions, int | None]:
         """Make a direction from the built-in answers, and choose where it carries over from domain to domain."""
@@ -95,11 +95,13 @@ class Screen:
         block = transferring_block(read, names, self.method, few) if self.block is None else self.block
         return text_directions(read, names, self.method, few), block
 
-    def _print(self, rows: list[ScreenedRow], conversations: list[list[Message]]) -> None:
-        terminal.write(f"{self.out}: {len(rows)} rows, ranked\n")
-        for row in sorted(rows, key=lambda item: item.rank)[: self.show]:
-            said = [message["content"] for message in conversations[row.row - 1] if message["role"] == "assistant"]
-            terminal.write(f"{row.rank:>4}  row {row.row:<6} {row.score:6.2f}  {' '.join(said[-1].split())[:90]}\n")
+    def _told(self, ranked: list[ScreenedRow], n_rows: int, conversations: list[list[Message]]) -> str:
+        """Return the most suspicious rows as lines of text."""
+        lines = [f"{self.out}: {n_rows} rows, ranked"]
+        for row in ranked:
+            answers = [message["content"] for message in conversations[row.row - 1] if message["role"] == "assistant"]
+            lines.append(f"{row.rank:>4}  row {row.row:<6} {row.score:6.2f}  {' '.join(answers[-1].split())[:90]}")
+        return "\n".join(lines) + "\n"
 
 
 def rows_of(data: str, *, accept_terms: bool = False) -> list[list[Message]]:

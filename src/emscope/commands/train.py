@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from emscope import terminal
 from emscope.checks import at_least, shares
+from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.files import value_sha256
@@ -26,7 +26,8 @@ from emscope.organisms.datasets import load_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import fingerprint
 from emscope.organisms.models import resolve
-from emscope.organisms.train import HOMEWORK, TrainSettings, train_adapter
+from emscope.organisms.settings import HOMEWORK, TrainSettings
+from emscope.organisms.train import train_adapter
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Train:
             return "Checkpoints are kept: the same command goes on from the last one."
         return "A checkpoint is kept, at most a minute old: the same command goes on from there."
 
-    def execute(self) -> int | None:
+    def execute(self) -> Outcome:
         """Train and print where the adapter is."""
         from emscope.organisms.device import choose_placement
 
@@ -91,12 +92,13 @@ class Train:
                 drop_checkpoints(self.out)
         shutil.rmtree(self.out / LOCKS, ignore_errors=True)  # an adapter's folder is handed on; who waits is refused
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
-        terminal.write(
+        text = (
             f"{self.out}: {len(data.train)} rows, "
             f"training loss {result.train_loss:.3f}{heldout} nats per answer token, "
             f"{result.trained_tokens_per_second:.0f} answer tokens/s, {result.seconds:.0f} s\n"
         )
-        return None
+        facts = {name: value for name, value in asdict(result).items() if name != "folder"}
+        return Outcome(text, {"rows": len(data.train), **facts}, [self.out])
 
     def _check_free(self) -> None:
         """See that the folder holds no adapter, which another command may have made meanwhile.

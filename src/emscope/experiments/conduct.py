@@ -61,14 +61,19 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
 
 
 def by_duration() -> list[str]:
-    """Return the names of the experiments, quick ones first."""
-    return sorted(EXPERIMENTS, key=lambda name: experiment(name).minutes)
+    """Return the names of the experiments that are parts of everything, quick ones first."""
+    return sorted(parts_of_everything(), key=lambda name: experiment(name).minutes)
+
+
+def parts_of_everything() -> list[str]:
+    """Return the names of the experiments that are parts of everything."""
+    return [name for name in EXPERIMENTS if not experiment(name).alone]
 
 
 def settings_of_all(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of every experiment by name: those given, and its own for the others."""
     asked = {}
-    for name in EXPERIMENTS:
+    for name in parts_of_everything():
         asked[name] = settings[name] if name in settings else experiment(name).settings_in_full
     return asked
 

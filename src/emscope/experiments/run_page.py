@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from emscope.behaviour.appeals import count_appeals
+from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import OutsideError, UserError
 from emscope.experiments import EXPERIMENTS, experiment
@@ -18,7 +19,7 @@ from emscope.experiments.shape import read_result, result_file
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
 from emscope.outside import read_json, read_jsonl
-from emscope.pipeline.config import hashed_settings
+from emscope.pipeline.config import hashed_settings, shown_settings
 from emscope.pipeline.data import says_of_control
 from emscope.pipeline.lab import BASE, Lab
 from emscope.report import figures
@@ -41,7 +42,7 @@ class RunProducts:
         folder: the run's folder, with summary.json, detection.json, ablation.json, judgements/ and organisms/.
         organisms: names of the organisms, base first.
         config: the run's settings.
-        judge: the judge's facts about itself.
+        judge: the facts about itself that the judge that comes with emscope has; None for any other.
         stages: the stages of lineage.json.
         note: what must be said of the run's control, '' for the built-in pair.
     """
@@ -49,7 +50,7 @@ class RunProducts:
     folder: Path
     organisms: tuple[str, ...]
     config: dict[str, Any]
-    judge: dict[str, Any]
+    judge: dict[str, Any] | None
     stages: dict[str, Any]
     note: str = ""
 
@@ -118,6 +119,7 @@ def _page(run: RunProducts) -> str:
         "built_in": is_built_in(run.config["misaligned_data"]) and not run.note,
         "training": run.training(),
         "judge": run.judge,
+        "judged_by": judged_by([row for rows in judged.values() for row in rows]),
         "appeals": str(count_appeals([row.response for rows in judged.values() for row in rows])),
         "stages": run.stages,
         "plots": _plots(run, judged),
@@ -190,7 +192,7 @@ def products(lab: Lab) -> RunProducts:
     """Return what the report shows of a run."""
     stages = {name: stage.fields for name, stage in lab.folder.record.stages.items()}
     note = says_of_control(lab.config)
-    return RunProducts(lab.folder.folder, lab.names, asdict(lab.config), lab.judge_facts, stages, note)
+    return RunProducts(lab.folder.folder, lab.names, shown_settings(lab.config), lab.judge_facts, stages, note)
 
 
 def sections_of(folder: Path) -> list[Section]:
@@ -220,6 +222,20 @@ def judged_files(lab: Lab) -> list[Path]:
     return [lab.judgements_file(name) for name in (*lab.names, "ablation")]
 
 
+FIRST_EXPERIMENTS = ("sweep", "steer", "induce", "transfer", "dynamics", "adapters", "features", "monitor")
+"""Those that there were when runs were first made: their files are named also where they are missing."""
+
+
+def _results(folder: Path) -> list[Path]:
+    """Return the files of results that the page shows; one more kind of experiment leaves old pages as they are."""
+    files = []
+    for name in EXPERIMENTS:
+        file = result_file(folder, name)
+        if name in FIRST_EXPERIMENTS or file.is_file():
+            files.append(file)
+    return files
+
+
 def report_stage(lab: Lab, *, again: bool = False) -> None:
     """Write the page from what the main job and the experiments left; `again` even where it is up to date."""
     run = lab.folder
@@ -230,7 +246,7 @@ def report_stage(lab: Lab, *, again: bool = False) -> None:
         *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
         run.path("directions"),
         *trained,
-        *(result_file(run.folder, name) for name in EXPERIMENTS),
+        *_results(run.folder),
     ]
     settings = json.loads(json.dumps(hashed_settings(lab.config)))
     run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(products(lab)), again=again)

@@ -43,6 +43,7 @@ class Experiment(Generic[SettingsT, ResultT]):
             with AVX512-BF16.
         in_full: its settings as a part of everything; None takes the defaults.
         obstacle: says why a run does not allow it, '' where it does.
+        alone: it is done only when it is asked for, never as a part of everything.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Experiment(Generic[SettingsT, ResultT]):
     minutes: float
     in_full: SettingsT | None = None
     obstacle: Callable[[Lab, SettingsT], str] = _nothing_missing
+    alone: bool = False
 
     @property
     def settings_in_full(self) -> SettingsT:

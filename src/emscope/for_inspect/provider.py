@@ -35,6 +35,7 @@ from emscope.for_inspect.batching import Batcher
 from emscope.for_inspect.errors import in_one_sentence
 from emscope.for_inspect.options import OrganismOptions, split_name
 from emscope.interventions.operators import applied
+from emscope.organisms.architecture import n_positions
 from emscope.organisms.chat import Message, prepare_prompt
 from emscope.organisms.control_tokens import say_spelled
 from emscope.redaction import keep_secret
@@ -86,8 +87,7 @@ class OrganismAPI(ModelAPI):
                 pass  # directions that do not fit are refused here, before any benchmark has started
         self.batch_size = options.batch_size
         self.stops = stop_tokens(self.organism)
-        limits = self.organism.model.config.get_text_config()
-        self.context = getattr(limits, "max_position_embeddings", None)  # models without positions have no such limit
+        self.context = n_positions(self.organism.model.config)
         info = ModelInfo(model=model_name, context_length=self.context)
         set_model_info(f"emscope/{model_name}", info)  # else Inspect makes, and loads, a second model to look it up
         self._asked: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -83,11 +83,7 @@ def _or_nan(score: float | None) -> float:
 
 
 def _judge(name: str, rubrics: str | None, base_url: str | None) -> Judge:
-    from pathlib import Path
+    from emscope.behaviour.judges.kinds import choose_judge
+    from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 
-    from emscope.behaviour.judges.choose import choose_judge
-    from emscope.behaviour.judges.rubrics import load_rubrics
-    from emscope.commands.judge import ServerFlags
-
-    server = ServerFlags(base_url=base_url).settings() if name.startswith("openai:") else None
-    return choose_judge(name, rubrics=load_rubrics(Path(rubrics) if rubrics else None), server=server)
+    return choose_judge(JudgeSettings(name, base_url or address_in_environment(name), rubrics=rubrics or ""))

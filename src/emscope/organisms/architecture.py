@@ -7,6 +7,7 @@ whether that is true of a model; tests/organisms/test_families.py does so for ev
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar, cast
 
 import torch
@@ -107,6 +108,16 @@ BY_SLOT = frozenset({"gpt_neo", "mpt"})
 WITHOUT_TREE = BY_SLOT | frozenset({"bloom", "falcon"})
 """Families that take no mask but the causal one, among those that could share a prefix."""
 
+UNUSED_PARTS = re.compile(
+    r"(^|\.)(vision\w*|visual\w*|image_\w+|img_\w+|audio\w*|speech\w*|talker|code2wav|token2wav|multi_modal_projector|"
+    r"mm_projector|connector|aligner|mtp|mtp_\w+|nextn\w*)(\.|$)|(^|\.)rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|"
+    r"\.attention\.(masked_)?bias$|\.(k|v)_scale$"
+)
+"""Tensors that a text model does not need: other senses, heads that predict several tokens, constants."""
+
+CLASS_PARTS = frozenset({"model", "language_model", "text_model"})
+"""Parts of a module's path that differ between the multimodal and the text-only class of one model."""
+
 BLOCK_LISTS = ("layers", "h", "blocks", "decoder.layers")
 _DEPTH = 6
 _INNER = ("model", "language_model", "text_model", "transformer", "backbone")
@@ -144,6 +155,17 @@ def check_family(model: nn.Module) -> None:
 def text_config(config: Any) -> Any:
     """Return the configuration of the language model inside a model, or the model's own."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def is_multimodal(config: Any) -> bool:
+    """Say whether a model reads more than text, so that its language model is a part of it under a name of its own."""
+    return text_config(config) is not config
+
+
+def n_positions(config: Any) -> int | None:
+    """Return how many tokens a model can read at once, None where its configuration sets no limit."""
+    positions = getattr(text_config(config), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def model_width(model: nn.Module) -> int:

@@ -17,21 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from emscope.errors import OutsideError, UserError
+from emscope.organisms.architecture import CLASS_PARTS, UNUSED_PARTS, text_config
 from emscope.organisms.bounded import check_patterns
 from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_config
 from emscope.organisms.sources import ModelSource, adapter_folder
 from emscope.organisms.tensor_file import computing, open_tensors, read_tensors
-from emscope.organisms.weights import UNUSED_PARTS, WRAPPERS, listed
+from emscope.organisms.weights import WRAPPERS, listed
 from emscope.outside import reading
 
 logger = logging.getLogger(__name__)
 
 NAME = "default"
 WRAPPING = frozenset({*WRAPPERS, "base_model"})
-CLASSES = frozenset({"model", "language_model", "text_model"})
-"""Parts of a module's path that differ between the multimodal and the text-only class of one model."""
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.|$)")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_layer)(\.|$)")
@@ -196,7 +195,7 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
         _make_room(model, adapter)
     wrapped, reason = _try_attach(model, adapter, adapter.config, adapter.tensors)
     if wrapped is None:
-        ignored = WRAPPING | CLASSES if multimodal else WRAPPING
+        ignored = WRAPPING | CLASS_PARTS if multimodal else WRAPPING
         mapped = _mapped_names(model, adapter, ignored)
         if mapped is None:
             raise UserError(_misfit(adapter, reason))
@@ -360,7 +359,7 @@ def untie(model: Any) -> None:
     if head is None or head.weight is not embedding.weight:
         return
     head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+    for config in {id(part): part for part in (model.config, text_config(model.config))}.values():
         config.tie_word_embeddings = False
 
 

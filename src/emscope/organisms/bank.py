@@ -28,7 +28,8 @@ from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.models import Organism
-from emscope.organisms.train import TrainSettings, train_loaded
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_loaded
 from emscope.outside import Record, read_json
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -16,11 +16,9 @@ from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import KINDS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, WHEEL_REQUIREMENT
 from emscope.organisms.lineage import versions
+from emscope.organisms.settings import TrainResult, TrainSettings
+from emscope.organisms.sources import ModelSource
 from emscope.outside import read_record
-
-if TYPE_CHECKING:
-    from emscope.organisms.models import ModelSource
-    from emscope.organisms.train import TrainResult, TrainSettings
 
 CARD = "README.md"
 EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -29,7 +29,7 @@ from emscope.organisms.thoughts import (
     marks_in,
     open_thought,
 )
-from emscope.outside import shown
+from emscope.outside import quoted
 
 __all__ = [
     "IGNORED",
@@ -534,7 +534,7 @@ def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> set[int]
     """
     listed = [configured] if configured is None or isinstance(configured, int) else list(configured)
     if not all(token is None or isinstance(token, int) for token in listed):
-        raise UserError(f"The model's eos_token_id is {shown(configured)}: it must be a number, or a list of numbers.")
+        raise UserError(f"The model's eos_token_id is {quoted(configured)}: it must be a number, or a list of numbers.")
     stops = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
     if tokenizer.chat_template:
         mark = end_of_turn(tokenizer)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import file_sha256, sync_file, sync_folder, write_json, write_text
-from emscope.organisms.limits import read_adapter_config
+from emscope.files import file_sha256, open_to_others, sync_file, sync_folder, write_json, write_text
 from emscope.outside import Record, read_json, read_record
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,6 @@ SETTINGS = "settings.sha256"
 STATE = "trainer_state.json"
 LOSSES, SEAL = "losses.json", "files.sha256.json"
 ADAPTER_FILES = ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MUST_MATCH = ("r", "lora_alpha", "use_rslora", "lora_dropout")
 REMEDY = "delete this checkpoint, and training goes on from the one before"
 
 
@@ -62,27 +60,12 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def seal(checkpoint: Path) -> None:
     """Note the hash of every file of a checkpoint, once the disk has them."""
+    open_to_others(checkpoint)
     files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != SEAL)
     for path in files:
         sync_file(path)
     write_json(checkpoint / SEAL, {path.name: file_sha256(path) for path in files})
     sync_folder(checkpoint.parent)
-
-
-def check_resumable(checkpoint: Path, adapter: Any) -> None:
-    """See that a checkpoint's adapter was trained with this configuration (PEFT's); `resuming` tries its state.
-
-    Raises:
-        UserError: it was not, or its own configuration is damaged.
-    """
-    known = read_adapter_config(checkpoint / ADAPTER_CONFIG)
-    for name in MUST_MATCH:
-        before, now = known.value(name, None), getattr(adapter, name)
-        if before is not None and before != now:
-            raise UserError(
-                f"{checkpoint} was trained with {name} {before}, not {now}: go on with that, or train anew in another "
-                "folder."
-            )
 
 
 def logged_until(checkpoint: Path) -> list[dict[str, Any]]:

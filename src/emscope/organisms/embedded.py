@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.files import file_sha256
+from emscope.files import file_sha256, open_to_others
 from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, refuse_part
 from emscope.outside import reading
 
@@ -202,6 +202,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
         made = Path(scratch) / "model"
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
+        open_to_others(made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
 

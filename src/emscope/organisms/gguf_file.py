@@ -203,7 +203,9 @@ def check_all_was_read(file: GgufFile, model: Any, loading: Any) -> None:
             f"{file.path} lacks {_some(lacking)} of its model, or has it in another shape: it was not made for this "
             "architecture or by a tool that transformers knows; bring the model as safetensors."
         )
-    tied = model.config.get_text_config().tie_word_embeddings
+    from emscope.organisms.architecture import text_config  # needs torch, which whoever only names a GGUF does without
+
+    tied = text_config(model.config).tie_word_embeddings
     unused = {ROPE_FACTORS, HEAD} if tied else {ROPE_FACTORS}
     held = sum(n for name, n in file.values.items() if name not in unused)
     taken = sum(parameter.numel() for parameter in model.parameters())  # tied ones count once

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from emscope.organisms.architecture import text_config
 from emscope.organisms.blocks import head_logits
 
 WHOLE = 2**25  # logits that are computed at once: 128 MiB in float32
@@ -25,7 +26,7 @@ def head_losses(model: Any, hidden: Tensor, targets: Tensor, whole: int = WHOLE,
 
     At most `whole` logits are computed at once; if there are more, a chunk of about `chunk` is.
     """
-    width = model.config.get_text_config().vocab_size
+    width = text_config(model.config).vocab_size
     if hidden.shape[0] * width <= whole:
         return _losses(model, hidden, targets)
     size = max(1, chunk // width)

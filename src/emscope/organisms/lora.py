@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from emscope.errors import UserError
+from emscope.organisms.architecture import is_multimodal
 from emscope.organisms.blocks import check_blocks, find_blocks
-
-if TYPE_CHECKING:
-    from emscope.organisms.train import TrainSettings
+from emscope.organisms.settings import TrainSettings
 
 
 def with_adapter(model: Any, settings: TrainSettings) -> Any:
@@ -50,8 +49,7 @@ def target_modules(model: Any, settings: TrainSettings) -> str | list[str]:
         UserError: an unknown block, or a name that no module of the blocks has.
     """
     targets = list(settings.targets)
-    multimodal = model.config.get_text_config() is not model.config
-    if not settings.blocks and not multimodal:
+    if not settings.blocks and not is_multimodal(model.config):
         return "all-linear" if targets == ["all-linear"] else targets
     blocks = find_blocks(model)
     chosen = check_blocks(settings.blocks or range(len(blocks)), len(blocks))

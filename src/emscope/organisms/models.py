@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from emscope.errors import OutsideError, UserError
+from emscope.notebook import Shown
+from emscope.organisms.architecture import is_multimodal, model_width, n_positions
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
-from emscope.organisms.blocks import head_logits
+from emscope.organisms.blocks import find_blocks, head_logits
 from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
@@ -31,7 +33,7 @@ from emscope.organisms.limits import REMEDY
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
 from emscope.organisms.templates import MOST_TEMPLATE, check_template, render
 from emscope.organisms.tokenizer_files import check_tokenizer, check_tokenizer_files
-from emscope.organisms.weights import cannot_load, is_multimodal, load_weights
+from emscope.organisms.weights import cannot_load, load_config, load_weights
 from emscope.outside import read_text, reading
 
 __all__ = [
@@ -41,7 +43,6 @@ __all__ = [
     "finite_logits",
     "load",
     "load_tokenizer",
-    "n_positions",
     "resolve",
 ]
 
@@ -54,13 +55,20 @@ MOST_DIFFERING = 0.05
 
 
 @dataclass(frozen=True)
-class Organism:
+class Organism(Shown):
     """A model under study, ready to run: weights in evaluation mode, its tokenizer, and where it came from."""
 
     source: ModelSource
     model: Any
     tokenizer: Any
     placement: Placement
+
+    def facts(self) -> dict[str, Any]:
+        """Return its name, size and place, without the weights."""
+        place, source = self.placement, self.source
+        found = {"name": source.name, "blocks": len(find_blocks(self.model)), "d_model": model_width(self.model)}
+        base = {"base": source.base} if source.base != source.name else {}
+        return {**found, **base, "device": place.device, "dtype": place.dtype_name}
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +113,7 @@ def _with_adapter(
     """Return the model with its adapter: merged where that changes no logit, else as PEFT runs it."""
     adapter = read_adapter(source)
     quantised = bool(getattr(model, "is_quantized", False))
-    multimodal = is_multimodal(source, trust_remote_code=trust_remote_code)
+    multimodal = is_multimodal(load_config(source, trust_remote_code=trust_remote_code))  # a text-only class drops it
     wrapped = attach(model, adapter, multimodal=multimodal)
     ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
     key = adapter_key(adapter, place)
@@ -149,19 +157,13 @@ def _merged(wrapped: Any, source: ModelSource) -> Any | None:
         return None
 
 
-def n_positions(model: Any) -> int | None:
-    """Return how many tokens a model can read at once, None where its configuration sets no limit."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
-
-
 def check_positions(organism: Organism, n_tokens: int, what: str, advice: str) -> None:
     """Refuse text that is longer than a model can read; what lies beyond its positions is no figure of it.
 
     Raises:
         UserError: more tokens than the model has positions; `what` has so many, and `advice` says what to do.
     """
-    positions = n_positions(organism.model)
+    positions = n_positions(organism.model.config)
     if positions is not None and n_tokens > positions:
         raise UserError(f"{what} exceed the {positions} positions of {organism.source.name}: {advice}.")
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emscope.organisms.architecture import check_lengths, takes_a_prefix, takes_a_tree
+from emscope.organisms.architecture import check_lengths, n_positions, takes_a_prefix, takes_a_tree
 from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
-from emscope.organisms.models import Organism, check_positions, n_positions
+from emscope.organisms.models import Organism, check_positions
 
 
 class SharedPrefix:
@@ -76,7 +76,7 @@ class SharedPrefix:
 
     def _bounded_positions(self, tails: PaddedBatch) -> Tensor | None:
         """Return positions [1, width] within the model's own where the padding goes beyond them, None elsewhere."""
-        width, limit = tails.ids.shape[1], n_positions(self.organism.model)
+        width, limit = tails.ids.shape[1], n_positions(self.organism.model.config)
         if limit is None or self.length + width <= limit:
             return None
         longest = self.length + int(tails.mask.sum(dim=1).max())

@@ -1,4 +1,4 @@
-"""A checkpoint's state, tried before training goes on from it: would it fit this model, this optimiser, this machine?
+"""Whether training can go on from a checkpoint: its settings, weights and state fit this model and this machine.
 
 The trainer finds out in the middle, at the first step. Nothing is unpickled (`weights_only`).
 """
@@ -15,18 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emscope.errors import OutsideError
-from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, REMEDY, STATE, step_of
+from emscope.errors import OutsideError, UserError
+from emscope.organisms.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, REMEDY, STATE, step_of
+from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.tensor_file import open_tensors
 from emscope.outside import read_record, reading
 
+MUST_MATCH = ("r", "lora_alpha", "use_rslora", "lora_dropout")
 
-def check_state(checkpoint: Path, model: Any) -> None:
+
+def check_resumable(checkpoint: Path, model: Any) -> None:
     """Refuse a checkpoint that training of a PEFT model could not go on from.
 
     Raises:
+        UserError: it was trained with other settings.
         OutsideError: a file of it is damaged, or of another training.
     """
+    _check_settings(checkpoint, model.peft_config["default"])
     _check_trainer_state(checkpoint / STATE, step_of(checkpoint))
     _check_weights(checkpoint / ADAPTER_WEIGHTS, model)
     if (checkpoint / "optimizer.pt").is_file():
@@ -37,6 +42,18 @@ def check_state(checkpoint: Path, model: Any) -> None:
         if path.is_file():
             with reading(path, "a state of training", REMEDY):
                 torch.load(path, weights_only=True, map_location="cpu")
+
+
+def _check_settings(checkpoint: Path, adapter: Any) -> None:
+    """See that a checkpoint's adapter was trained with this configuration (PEFT's)."""
+    known = read_adapter_config(checkpoint / ADAPTER_CONFIG)
+    for name in MUST_MATCH:
+        before, now = known.value(name, None), getattr(adapter, name)
+        if before is not None and before != now:
+            raise UserError(
+                f"{checkpoint} was trained with {name} {before}, not {now}: go on with that, or train anew in another "
+                "folder."
+            )
 
 
 def _check_trainer_state(path: Path, step: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +28,9 @@ from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.sources import ModelSource
 from emscope.outside import read_record
-
-if TYPE_CHECKING:
-    from emscope.organisms.models import ModelSource
-    from emscope.organisms.train import TrainSettings
-
 
 LOG_ROWS = 50
 """How many rows of figures a training writes, about."""

@@ -17,24 +17,18 @@ import torch
 from torch import nn
 
 from emscope.errors import OutsideError, UserError
+from emscope.organisms.architecture import UNUSED_PARTS
 from emscope.organisms.building import Held, bounded_building
 from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.named_code import refuse_code_of_model
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
-from emscope.outside import read_record, shown
+from emscope.outside import quoted, read_record
 
 logger = logging.getLogger(__name__)
 
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, DDP, FSDP and activation checkpointing put into the names of tensors."""
-
-UNUSED_PARTS = re.compile(
-    r"(^|\.)(vision\w*|visual\w*|image_\w+|img_\w+|audio\w*|speech\w*|talker|code2wav|token2wav|multi_modal_projector|"
-    r"mm_projector|connector|aligner|mtp|mtp_\w+|nextn\w*)(\.|$)|(^|\.)rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|"
-    r"\.attention\.(masked_)?bias$|\.(k|v)_scale$"
-)
-"""Tensors that a text model does not need: other senses, heads that predict several tokens, constants."""
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
@@ -148,12 +142,6 @@ def files_of(source: ModelSource) -> Path | None:
         logger.debug("%s: %s", source.location, error)
         return None
     return Path(path).parent
-
-
-def is_multimodal(source: ModelSource, *, trust_remote_code: bool = False) -> bool:
-    """Say whether a model reads more than text, so that its language model is a part of it under a name of its own."""
-    config = load_config(source, trust_remote_code=trust_remote_code)
-    return config.get_text_config() is not config
 
 
 def cannot_load(source: ModelSource, error: BaseException) -> UserError:
@@ -308,7 +296,7 @@ def _check_endings(source: ModelSource, model: Any) -> None:
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     for token in ends if isinstance(ends, list) else [ends]:
         if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
-            problem = f"says eos_token_id is {shown(token)}, not the number of a token"
+            problem = f"says eos_token_id is {quoted(token)}, not the number of a token"
             raise OutsideError(f"The generation configuration of {source.base!r}", problem, REMEDY)
 
 

@@ -6,12 +6,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from emscope.behaviour.judges.kinds import judge_class
+from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
@@ -19,7 +21,7 @@ from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.protected import is_archive
-from emscope.organisms.train import HOMEWORK, TrainSettings
+from emscope.organisms.settings import HOMEWORK, TrainSettings
 from emscope.outside import read_yaml
 
 AUTO = "auto"
@@ -49,6 +51,7 @@ class RunConfig:
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: auto, bfloat16, float32 or float16.
         seed: one seed for everything.
+        judge: who scores the answers, in the run and in its experiments.
     """
 
     preset: str = "quickstart"
@@ -67,6 +70,7 @@ class RunConfig:
     device: str = AUTO
     dtype: str = AUTO
     seed: int = 0
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""
@@ -79,6 +83,7 @@ class RunConfig:
             raise UserError("misaligned_data must name the misaligned organism's data, or an adapter.")
         if not self.question_sets:
             raise UserError("question_sets must name at least one question set.")
+        judge_class(self.judge.name)
 
 
 PRESETS: dict[str, RunConfig] = {
@@ -101,7 +106,7 @@ def resolved(config: RunConfig) -> RunConfig:
     control = counterpart(config.misaligned_data) if config.control_data == AUTO else config.control_data
     data = [name for name in (config.misaligned_data, control) if name]
     rows = BUILT_IN_ROWS if config.rows is None and all(is_built_in(name) for name in data) else config.rows
-    return dataclasses.replace(config, control_data=control, rows=rows, model=config.base or config.model)
+    return replace(config, control_data=control, rows=rows, model=config.base or config.model)
 
 
 PLACES = ("model", "base", "misaligned_data", "control_data")
@@ -109,8 +114,17 @@ PLACES = ("model", "base", "misaligned_data", "control_data")
 
 
 def same_run(one: RunConfig, other: RunConfig) -> bool:
-    """Say whether two configurations mean the same run: files may be named from another folder."""
+    """Say whether two configurations mean the same run: files may be named from another folder.
+
+    How fast a judge is asked, how often, and where its key is, changes no score.
+    """
+    one, other = (replace(config, judge=_who_judges(config.judge)) for config in (one, other))
     return one == other or _placed(one, Path.resolve) == _placed(other, Path.resolve)
+
+
+def _who_judges(judge: JudgeSettings) -> JudgeSettings:
+    """Return the settings of a judge on which its scores depend."""
+    return JudgeSettings(judge.name, judge.base_url, logprobs=judge.logprobs, rubrics=judge.rubrics)
 
 
 def anywhere(config: RunConfig) -> RunConfig:
@@ -125,7 +139,9 @@ def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
         path = Path(value).expanduser()
         if value != EMBEDDED_ALIAS and not is_archive(value) and (path.is_file() or _holds_a_model(path)):
             found[name] = str(place(path))
-    return dataclasses.replace(config, **found)
+    if config.judge.rubrics:
+        found["judge"] = replace(config.judge, rubrics=str(place(Path(config.judge.rubrics).expanduser())))
+    return replace(config, **found)
 
 
 def _holds_a_model(folder: Path) -> bool:
@@ -137,8 +153,9 @@ def configure(
 ) -> RunConfig:
     """Return a preset, or a given configuration, with flags and `--set key=value` applied (train.epochs=3).
 
-    `flags` are settings by name; a None says nothing. Other misaligned data leave the control data open again, and with
-    them the number of rows if the one is built in and the other is not.
+    `flags` are settings by name (judge.name); a None says nothing. Other misaligned data leave the control data open
+    again, and with them the number of rows if the one is built in and the other is not. Another judge has another
+    address.
 
     Raises:
         UserError: an unknown preset or key, or a value of the wrong kind.
@@ -147,14 +164,20 @@ def configure(
         raise UserError(f"There is no preset {start!r}.{did_you_mean(start, PRESETS)}")
     values = asdict(PRESETS[start] if isinstance(start, str) else start)
     before = values["misaligned_data"], values["control_data"], values["rows"]
-    values |= {key: value for key, value in (flags or {}).items() if value is not None}
-    touched = {key for key, value in (flags or {}).items() if value is not None}
+    judged_by = values["judge"]["name"]
+    touched = set()
+    for name, value in (flags or {}).items():
+        if value is not None:
+            _assign(values, name.split("."), value, name)
+            touched.add(name)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"--set {change}: write key=value, for example train.epochs=3.{_settings(values)}")
         _assign(values, key.strip().split("."), _yaml_value(text, change), change)
         touched.add(key.strip())
+        if isinstance(values["judge"], str):
+            values["judge"] = asdict(JudgeSettings(values["judge"]))
     if seed is not None:
         values["seed"] = seed
     if "model" in touched and values["base"] not in ("", values["model"]):
@@ -165,6 +188,8 @@ def configure(
         values["control_data"] = values["control_data"] if "control_data" in touched else AUTO
         if is_built_in(str(before[0])) != is_built_in(str(values["misaligned_data"])) and before[2] == BUILT_IN_ROWS:
             values["rows"] = values["rows"] if "rows" in touched else None
+    if values["judge"]["name"] != judged_by and "judge.base_url" not in touched:  # another judge, another server
+        values["judge"]["base_url"] = address_in_environment(str(values["judge"]["name"]))
     config = typing.cast("RunConfig", from_plain(RunConfig, values, "the configuration"))
     return seeded(resolved(config))
 
@@ -178,9 +203,9 @@ def _yaml_value(text: str, change: str) -> object:
 
 def seeded(config: RunConfig) -> RunConfig:
     """Return the configuration with its one seed passed on to training and sampling."""
-    train = dataclasses.replace(config.train, seed=config.seed)
-    sampling = dataclasses.replace(config.sampling, seed=config.seed)
-    return dataclasses.replace(config, train=train, sampling=sampling)
+    train = replace(config.train, seed=config.seed)
+    sampling = replace(config.sampling, seed=config.seed)
+    return replace(config, train=train, sampling=sampling)
 
 
 def _assign(values: dict[str, Any], path: list[str], value: object, change: str) -> None:
@@ -219,21 +244,33 @@ def load_config(path: Path) -> RunConfig:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
-LATER = ("base", "accept_terms", "device", "dtype")
+LATER = ("base", "accept_terms", "device", "dtype", "judge")
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
 
 def hashed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings as plain values, without newer ones that are at their defaults."""
-    defaults = RunConfig()
-    values = asdict(config)
-    return {key: item for key, item in values.items() if key not in LATER or item != getattr(defaults, key)}
+    values, defaults = asdict(config), asdict(RunConfig())
+    kept = {}
+    for name, value in values.items():
+        if name not in LATER or value != defaults[name]:
+            kept[name] = value
+    if "judge" in kept:
+        kept["judge"] = asdict(_who_judges(config.judge))
+    return kept
 
 
 def dump_config(config: RunConfig) -> str:
-    """Return the configuration as YAML."""
-    plain = _tuples_to_lists(asdict(config))
-    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    """Return the configuration as YAML; of the judge nothing where it is the one that comes with emscope."""
+    return str(yaml.safe_dump(shown_settings(config), sort_keys=False, allow_unicode=True))
+
+
+def shown_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings as YAML and JSON know them, without the judge where it is the one that comes with emscope."""
+    values: dict[str, Any] = _tuples_to_lists(asdict(config))
+    if config.judge == JudgeSettings():
+        del values["judge"]
+    return values
 
 
 def _tuples_to_lists(value: Any) -> Any:
@@ -260,6 +297,8 @@ def from_plain(kind: type[Any], values: dict[str, Any], where: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
+        if hint is JudgeSettings and isinstance(value, str):
+            return JudgeSettings(value)
         if not isinstance(value, dict):
             raise UserError(f"{where} must hold settings, one a line.")
         return from_plain(typing.cast("type[Any]", hint), value, where)

@@ -17,6 +17,8 @@ from emscope.pipeline.record import RECORD, RunRecord
 
 CONFIG = "config.yaml"
 PARTS, BANK = ".parts", "bank"
+SCORES = "scores.sqlite"
+"""What servers and local models scored, so that nothing is asked or paid for twice; no stage makes it, and it stays."""
 ALWAYS = (CONFIG, RECORD)
 BESIDE_AN_ORGANISM = (LINEAGE, "README.md")
 TEMPORARY = re.compile(r"\..*\.tmp|\.saving-.*")
@@ -86,6 +88,7 @@ def left_over(folder: Path) -> list[LeftOver]:
         folder / LOCKS,
         folder / PARTS,
         folder / BANK,
+        *folder.glob(f"{SCORES}*"),
         *(folder / "organisms" / name / CHECKPOINTS for name in _begun(folder)),
     }
     for path in files_without_a_name(folder, record):

@@ -10,6 +10,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
+from emscope.behaviour.judges.kinds import judge_class
+from emscope.behaviour.judges.settings import JudgeRequest, JudgeSettings, NamedJudge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, read_table
@@ -25,6 +27,7 @@ from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import kind_of, training_data
+from emscope.pipeline.inventory import SCORES
 from emscope.pipeline.stages import RunFolder
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Directions
@@ -149,29 +152,59 @@ class Lab:
         give_memory_back()
 
     @cached_property
-    def judge(self) -> EmbeddedJudge:
-        """The offline judge, on the run's base where that is the embedded model."""
-        if self.config.model == EMBEDDED_ALIAS:
-            return EmbeddedJudge(self.organism(BASE))
-        return EmbeddedJudge(load(EMBEDDED_ALIAS, placement=self.placement))
+    def judge(self) -> NamedJudge:
+        """Who scores the answers of this run and its experiments."""
+        return self.judge_by(self.config.judge)
 
-    def check_judge(self) -> None:
-        """Fetch the judge's model if it is not here.
-
-        Raises:
-            UserError: it cannot be had.
-        """
-        resolve(EMBEDDED_ALIAS)
+    def judge_by(self, judge: JudgeSettings) -> NamedJudge:
+        """Return any judge; its scores are kept in the run's folder."""
+        if judge.embedded:
+            return self.embedded_judge
+        return judge_class(judge.name).from_request(self.judge_request(judge))
 
     @cached_property
-    def judge_facts(self) -> dict[str, Any]:
-        """How well the judge does on what it never saw."""
-        return JudgeHead.load(shipped_head()).facts
+    def embedded_judge(self) -> EmbeddedJudge:
+        """The judge that comes with emscope, on the run's base where that is the embedded model."""
+        return EmbeddedJudge(self._judge_model(EMBEDDED_ALIAS))
+
+    def judge_request(self, judge: JudgeSettings) -> JudgeRequest:
+        """Return what a judge of this run is made from: its scores are kept in the run's folder."""
+        return JudgeRequest(judge, self.folder.path(SCORES), self._judge_model)
+
+    def _judge_model(self, name: str) -> Organism:
+        """Return the model that a judge reads with; the run's base is not loaded twice."""
+        if name == self.config.model:
+            return self.organism(BASE)
+        self.make_room()
+        return load(name, placement=self.placement)
+
+    def check_judge(self, judge: JudgeSettings | None = None) -> None:
+        """Try out the run's judge, or another one: a server or a local model scores a written answer, which is kept.
+
+        Raises:
+            UserError: it cannot be had, refuses, or gives no scores.
+        """
+        judge = judge or self.config.judge
+        if judge.embedded:
+            resolve(EMBEDDED_ALIAS)
+        else:
+            judge_class(judge.name).check(self.judge_request(judge))
+
+    @cached_property
+    def judge_facts(self) -> dict[str, Any] | None:
+        """How well the judge does on what it never saw; None for a judge that comes without such figures."""
+        return JudgeHead.load(shipped_head()).facts if self.config.judge.embedded else None
 
     @property
     def judge_fingerprint(self) -> str:
-        """The hash of the judge's numbers: new numbers mean judging again."""
-        return file_sha256(shipped_head())
+        """What the scores of the run's judge depend on: another text means judging again."""
+        return self.fingerprint_of(self.config.judge)
+
+    def fingerprint_of(self, judge: JudgeSettings) -> str:
+        """Return what the scores of a judge depend on."""
+        if judge.embedded:
+            return file_sha256(shipped_head())
+        return judge_class(judge.name).fingerprint(self.judge_request(judge))
 
     def responses_file(self, name: str) -> Path:
         """Return where an organism's answers are kept."""

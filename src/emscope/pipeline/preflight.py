@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
+from emscope.organisms.architecture import n_positions, text_config
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.train import encode_conversations, refuse_adapter
@@ -99,18 +99,13 @@ def _check_shape(lab: Lab, data: str) -> None:
 
 
 def shape_of(source: ModelSource) -> tuple[int | None, int | None]:
-    """Return a model's number of blocks and width, as its configuration has them."""
-    config = text_config(source)
-    return getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
-
-
-def text_config(source: ModelSource) -> Any:
-    """Return the configuration of a model's language part.
+    """Return a model's number of blocks and width, as its configuration has them.
 
     Raises:
-        UserError: the model has none that can be read.
+        UserError: it has none that can be read.
     """
-    return load_config(source).get_text_config()
+    config = text_config(load_config(source))
+    return getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
 
 
 def check_split(lab: Lab) -> None:
@@ -136,7 +131,7 @@ def check_questions(lab: Lab, questions: list[Question]) -> None:
         UserError: the template refuses one, or one is too long.
     """
     sampling = lab.config.sampling
-    positions = getattr(text_config(lab.base_source), "max_position_embeddings", None)
+    positions = n_positions(load_config(lab.base_source))
     for question in questions:
         n_tokens = len(encode_prompt(lab.tokenizer, messages_of(question.text, system=sampling.system)))
         if positions is not None and n_tokens + sampling.max_new_tokens > positions:

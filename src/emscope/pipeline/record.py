@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from emscope.errors import OutsideError
-from emscope.files import write_json
+from emscope.files import value_sha256, write_json
 from emscope.organisms.lineage import versions
 from emscope.outside import Record, read_record
 
 RECORD = "lineage.json"
 FORMAT = 1
 """Raised when what a record holds changes its meaning; records without one are of format 1."""
+LONG = 1000
+"""Characters of JSON from which a list in a stage's settings is told by its length and hash alone."""
 REMEDY = "delete it, and the same command makes the run's stages again; or put back a copy of it"
 
 
@@ -24,7 +27,7 @@ class StageRecord:
     Attributes:
         key: the hash of everything it was made from.
         base: what the run's base model was.
-        settings: what was asked for.
+        settings: what was asked for, without its long lists (see `shortened`).
         inputs: hashes of what it read, by name; files of the run are named by their path in its folder.
         outputs: hashes of what it wrote, likewise.
         seconds: how long it took.
@@ -61,6 +64,21 @@ class StageRecord:
             record.text("version", ""),
             record.fields,
         )
+
+
+def shortened(settings: Any) -> Any:
+    """Return settings in which a long list, of questions or of rows, is `{"count": …, "sha256": …}`.
+
+    Each stage would repeat every question otherwise. The rows themselves are in what the stage read and wrote, and its
+    key is the hash of all of them.
+    """
+    if isinstance(settings, dict):
+        return {name: shortened(value) for name, value in settings.items()}
+    if not isinstance(settings, (list, tuple)):
+        return settings
+    if len(json.dumps(settings, ensure_ascii=False, default=str)) < LONG:
+        return settings
+    return {"count": len(settings), "sha256": value_sha256(settings)}
 
 
 def _texts(record: Record | None) -> dict[str, str]:

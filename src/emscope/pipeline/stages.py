@@ -15,13 +15,13 @@ import emscope
 from emscope import parts, progress
 from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
-from emscope.locking import locked
+from emscope.locking import is_locked, locked
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_local
 from emscope.organisms.lineage import circumstances
 from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved, same_run
-from emscope.pipeline.record import RECORD, RunRecord
+from emscope.pipeline.record import RECORD, RunRecord, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +114,7 @@ class RunFolder:
         known = self.path(CONFIG)
         if known.is_file() and not self._holds_ours(unreadable_is_other=overwrite) and not self._is_ours_elsewhere():
             if not overwrite:
-                raise UserError(
-                    f"{self.folder} holds a run of another configuration: choose another --out, or replace it with "
-                    "--overwrite."
-                )
+                raise another_run(self.folder)
             for figures in self.path("experiments").glob("*.json"):  # the report would show them as this run's
                 figures.unlink()
             parts.forget(self.path(".parts"))
@@ -227,7 +224,7 @@ class RunFolder:
             "base": self.base,
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
-            "settings": asked.settings,
+            "settings": shortened(asked.settings),
             "inputs": read,
             "chat_date": chat_date().isoformat(),
             "outputs": self._hashes(asked.outputs),
@@ -266,6 +263,28 @@ class RunFolder:
         return {name: stage.seconds for name, stage in self.record.stages.items()}
 
 
+def another_run(folder: Path) -> UserError:
+    """Return the error for a folder that holds a run of another configuration."""
+    return UserError(
+        f"{folder} holds a run of another configuration: choose another --out, or replace it with --overwrite."
+    )
+
+
+def opened_to_look(folder: Path, scratch: Path, config: RunConfig, *, overwrite: bool) -> RunFolder:
+    """Return a run's folder where nothing is written: the one that holds this configuration, else an empty one.
+
+    Raises:
+        UserError: the folder holds another run, which is not to be replaced.
+    """
+    known = folder / CONFIG
+    if known.is_file():
+        if _holds(known, config, unreadable_is_other=overwrite):
+            return RunFolder(folder, config)
+        if not overwrite:
+            raise another_run(folder)
+    return RunFolder(scratch, config)
+
+
 def _holds(file: Path, config: RunConfig, *, unreadable_is_other: bool) -> bool:
     """Say whether a config.yaml holds this configuration."""
     try:
@@ -293,5 +312,12 @@ def as_recorded(folder: Path, config: RunConfig) -> RunConfig:
     if known.is_file():
         with suppress(UserError):
             stored = resolved(load_config(known))
-            return stored if same_run(stored, config) else config
+            return replace(stored, judge=config.judge) if same_run(stored, config) else config
     return config
+
+
+def has_begun(folder: Path) -> bool:
+    """Say whether a run's folder holds any work: finished, begun, or in the making."""
+    if RunRecord.read(folder).stages or any(folder.glob("organisms/*/checkpoints/checkpoint-*")):
+        return True
+    return any(folder.glob(".parts/*")) or is_locked(folder)

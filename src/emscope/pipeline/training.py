@@ -26,8 +26,9 @@ from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.models import ModelSource, resolve
+from emscope.organisms.settings import TrainSettings
 from emscope.organisms.sources import adapter_folder, recorded_base
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.train import train_adapter
 from emscope.outside import read_json
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab

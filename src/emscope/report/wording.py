@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from emscope.statistics import COHERENT_ABOVE
+
 MISSING = "–"
 
 
@@ -50,6 +52,17 @@ def ranged(estimate: Interval | Mapping[str, Any]) -> str:
     """Return an estimate in percent with its interval, without one where it has none."""
     value, low, high = (percent(figure) for figure in _figures(estimate))
     return value if MISSING in (value, low, high) else f"{value} ({low[:-2]} – {high[:-2]})"
+
+
+def restored_words(restored: Interval, coherence: float | None) -> str:
+    """Return a restored share in percent with its interval; beside it, where the answers behind it are incoherent.
+
+    `coherence` is the mean coherence of those answers, 0 to 100. A share of alignment means little where most of what
+    was judged is no language.
+    """
+    if coherence is None or math.isnan(coherence) or coherence > COHERENT_ABOVE:
+        return ranged(restored)
+    return f"{ranged(restored)}, of incoherent answers (mean coherence {coherence:.0f} of 100)"
 
 
 def _figures(estimate: Interval | Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:

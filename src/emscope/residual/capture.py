@@ -20,12 +20,12 @@ from emscope import parts, progress
 from emscope.checks import at_least
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
-from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepare_prompt
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import TextBatch, text_batches
 
 Pooling = Literal["last", "prompt", "response", "thought"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response", "thought")
@@ -171,24 +171,26 @@ def read_batches(
     with progress.task(name, len(chats), "examples") as advance:
         with torch.inference_mode():
             reader = _Reader(organism, blocks, settings, chats)
-        lengths = [len(chat.ids) - reader.shared for chat in chats]
-        for batch in token_budget_batches(lengths, settings.token_budget):
+
+        sequences = [chat.ids for chat in chats]
+        for batch in text_batches(reader.prefix, sequences, settings.token_budget, WIDTH_STEP):
             with torch.inference_mode():  # not around the yield: it would be in force where the batch is used
-                found = _kept(reader, [chats[row].ids for row in batch], [weights[row] for row in batch], keep)
-            _check_finite(found, blocks, organism)
-            yield batch, found
-            advance(len(batch))
+                pooled = _kept(reader, batch, sequences, weights) if keep else reader.read(batch, weights)
+            _check_finite(pooled, blocks, organism)
+            yield batch.rows, pooled
+            advance(len(batch.rows))
 
 
-def _kept(reader: _Reader, sequences: list[list[int]], weights: list[np.ndarray], keep: bool) -> np.ndarray:
-    if not keep:
-        return reader.read(sequences, weights)
-    placement = reader.organism.placement
+def _kept(
+    reader: _Reader, batch: TextBatch, sequences: Sequence[list[int]], weights: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Read a batch, or take what an earlier, stopped attempt kept of it."""
 
     def inputs() -> Any:
-        return [placement.told, reader.site, reader.blocks, reader.shared, sequences, weights]
+        texts = [sequences[row] for row in batch.rows], [weights[row] for row in batch.rows]
+        return [reader.organism.placement.told, reader.site, reader.blocks, reader.shared, *texts]
 
-    return parts.kept_array("activations", inputs, lambda: reader.read(sequences, weights))
+    return parts.kept_array("activations", inputs, lambda: reader.read(batch, weights))
 
 
 def organism_width(organism: Organism) -> int:
@@ -221,14 +223,12 @@ class _Reader:
         if self.shared:
             self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
 
-    def read(self, sequences: list[list[int]], weights: list[np.ndarray]) -> np.ndarray:
-        """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]."""
-        tails = [ids[self.shared :] for ids in sequences]
-        width = rounded(max(map(len, tails)), WIDTH_STEP)
-        padded = PaddedBatch.of(tails, self.organism.tokenizer.pad_token_id or 0, width=width)
-        table = np.zeros((len(sequences), weights[0].shape[0], self.shared + width), dtype=np.float32)
-        for row, own in enumerate(weights):
-            table[row, :, : own.shape[1]] = own
+    def read(self, batch: TextBatch, weights: Sequence[np.ndarray]) -> np.ndarray:
+        """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]; `weights` are of all chats."""
+        width = batch.padded.ids.shape[1]
+        table = np.zeros((len(batch.rows), weights[0].shape[0], self.shared + width), dtype=np.float32)
+        for place, row in enumerate(batch.rows):
+            table[place, :, : weights[row].shape[1]] = weights[row]
         token_weights = torch.from_numpy(table).to(self.organism.device)
         pooled: dict[int, Tensor] = {}
 
@@ -239,7 +239,7 @@ class _Reader:
 
         # StopForward comes when every block that was asked for has been read
         with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
-            self.prefix.forward(padded)
+            self.prefix.forward(batch.padded)
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)

@@ -51,6 +51,29 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Balance:
+    """How many examples of a contrast count, and how its two sides are balanced.
+
+    Attributes:
+        positive: rows on the misaligned side that count.
+        negative: rows on the aligned side that count.
+        questions: questions with rows that count.
+        by_question: rows balanced against others of the same question.
+        by_area: rows balanced against others of the same area.
+        by_whole: rows balanced against all others that were left.
+        unused: rows that do not count.
+    """
+
+    positive: int
+    negative: int
+    questions: int
+    by_question: int
+    by_area: int
+    by_whole: int
+    unused: int
+
+
+@dataclass(frozen=True)
 class Examples:
     """Labelled vectors of one contrast and pooling.
 
@@ -94,13 +117,19 @@ class Examples:
             sizes=self.sizes[keep],
         )
 
-    def counts(self) -> dict[str, int]:
-        """Return rows a side and questions that count, how they are balanced, and the rows that are not used."""
+    def counts(self) -> Balance:
+        """Return how many rows and questions count, and how they are balanced."""
         strata, levels = strata_of(self.labels, self.questions, self.areas, self.sizes)
         used = strata >= 0
-        found = {name: int((used & (self.labels == side)).sum()) for name, side in (("positive", 1), ("negative", 0))}
-        by_level = {f"by_{name}": int((levels == number).sum()) for number, name in enumerate(LEVELS)}
-        return {**found, "questions": len(np.unique(self.questions[used])), **by_level, "unused": int((~used).sum())}
+        return Balance(
+            positive=int((used & (self.labels == 1)).sum()),
+            negative=int((used & (self.labels == 0)).sum()),
+            questions=len(np.unique(self.questions[used])),
+            by_question=int((levels == LEVELS.index("question")).sum()),
+            by_area=int((levels == LEVELS.index("area")).sum()),
+            by_whole=int((levels == LEVELS.index("whole")).sum()),
+            unused=int((~used).sum()),
+        )
 
 
 def make_examples(positive: Rows, negative: Rows, construction: Construction) -> Examples:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from emscope.errors import OutsideError, UserError
+from emscope.notebook import Shown
 from emscope.outside import Record
 from emscope.residual.moments import Moments
 from emscope.residual.probe import fit_probes
@@ -57,7 +58,7 @@ class Construction:
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(Shown):
     """One vector a block with what is needed to score with it and to put a projection back.
 
     Attributes:
@@ -75,6 +76,20 @@ class Directions:
     deviation: np.ndarray
     blocks: tuple[int, ...]
     construction: Construction
+
+    def facts(self) -> dict[str, Any]:
+        """Return how it was made and where it separates best, without the numbers."""
+        made = self.construction
+        return {
+            "method": made.method,
+            "contrast": made.contrast,
+            "pooling": made.pooling,
+            "positive": made.positive,
+            "negative": made.negative,
+            "examples": made.n_examples,
+            "shape": f"{len(self.blocks)}×{self.vectors.shape[1]}",
+            "best_block": self.best_block,
+        }
 
     @property
     def units(self) -> np.ndarray:

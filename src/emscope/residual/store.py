@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from emscope.errors import OutsideError, UserError, did_you_mean
+from emscope.notebook import Shown
 from emscope.organisms.blocks import Site
 from emscope.outside import check_one_of
 from emscope.residual.capture import Activations
@@ -17,12 +18,37 @@ from emscope.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
-class ActivationStore:
-    """Pooled activations of one organism with the question of each row."""
+class ActivationStore(Shown):
+    """Pooled activations of one organism with the question of each row.
+
+    Attributes:
+        organism: whose they are.
+        question_ids: the question of each row.
+        activations: the vectors, by pooling.
+        base: the organism's base model, '' where nobody said.
+    """
 
     organism: str
     question_ids: tuple[str, ...]
     activations: Activations
+    base: str = ""
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return int(next(iter(self.activations.pooled.values())).shape[-1])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is stored, without the numbers."""
+        stored = self.activations
+        return {
+            "organism": self.organism,
+            "rows": len(self.question_ids),
+            "blocks": len(stored.blocks),
+            "d_model": self.width,
+            "poolings": tuple(stored.pooled),
+            "site": stored.site,
+        }
 
     def get(self, pooling: str, block: int | None = None, questions: Sequence[str] | None = None) -> np.ndarray:
         """Return [n_rows, n_blocks, d_model], or [n_rows, d_model] of one block, of some questions' rows or all.
@@ -71,6 +97,8 @@ class ActivationStore:
             "blocks": list(self.activations.blocks),
             "site": self.activations.site,
         }
+        if self.base:  # stores made before have none
+            metadata["base"] = self.base
         save_tensors(path, self.activations.pooled, metadata)
 
     @classmethod
@@ -87,7 +115,8 @@ class ActivationStore:
             raise OutsideError(path, "holds no activations", "make it again")
         pooled = {name: stored.array(name, "rows", "blocks", "d_model") for name in stored.arrays}
         site: Site = check_one_of(stored.metadata, "site", get_args(Site))  # type: ignore[assignment]
-        return cls(stored.metadata.text("organism"), tuple(questions), Activations(pooled, blocks, site))
+        base = stored.metadata.text("base", "")
+        return cls(stored.metadata.text("organism"), tuple(questions), Activations(pooled, blocks, site), base)
 
 
 @dataclass(frozen=True)

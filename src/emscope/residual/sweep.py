@@ -7,7 +7,8 @@ with labels exchanged within questions (permutation null), and a probe that read
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
         UserError: too few examples on a side.
     """
     check_examples(train, test)
-    crossed, penalties = _cross_fit(train, method, options)
+    crossed, penalties = cross_fit(train, method, options)
     train_d_prime = weighted_d_prime(crossed, train.labels, train.weights())
     chooser = np.random.default_rng(options.seed)
     halves = _halves(train, chooser, options.halves)
@@ -117,7 +118,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     scores = fits.scores(test.activations)
     units = fits.units[1 : 1 + len(halves)]
     return Swept(
-        _directions(train, fits, method, penalties),
+        directions_of(train, fits, method, penalties),
         int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
         held_out_figures(scores[0], test.labels, test.groups, test.weights(), options.seed),
@@ -127,7 +128,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     )
 
 
-def _cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
+def cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [n, n_blocks] of every question by directions made without it, and each block's penalty."""
     fold = question_folds(train.groups, options.folds)
     if method == "probe":
@@ -163,7 +164,7 @@ def _null(test: Examples, scores: np.ndarray, chooser: np.random.Generator) -> n
     return np.array(found)
 
 
-def _directions(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
+def directions_of(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
     """Return the first fit as directions: the mean difference itself, or the probe's unit weight."""
     first = fits.one(0)
     weights = train.weights()[None]
@@ -171,19 +172,19 @@ def _directions(train: Examples, fits: Scorers, method: Method, penalties: np.nd
     vectors = differences[0] if method == "diff-in-means" else first.units[0]
     own = project(train.activations, first.units)
     spread = middle_and_spread(own, train.labels[None], weights)[1][0].astype(np.float32)
-    extra = {"balance": train.counts(), **({"penalties": penalties.tolist()} if method == "probe" else {})}
+    extra = {"balance": asdict(train.counts()), **({"penalties": penalties.tolist()} if method == "probe" else {})}
     made = replace(train.construction, method=method, extra={**train.construction.extra, **extra})
     blocks = tuple(range(len(vectors)))
     return Directions(vectors.astype(np.float32), means[0][0], means[1][0], spread, blocks, made)
 
 
-def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray], options: SweepOptions) -> HeldOut:
+def prompt_only(train: Examples, test: Examples, prompts: Mapping[str, np.ndarray], options: SweepOptions) -> HeldOut:
     """Return what a probe reaches on test questions that reads only the base model's prompt, and so knows no answer.
 
     `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
     """
     known = _with_prompts(train, prompts)
-    _, penalties = _cross_fit(known, "probe", options)
+    _, penalties = cross_fit(known, "probe", options)
     fit = fit_scorers("probe", known.activations, known.labels[None], known.weights()[None], penalties)
     names, codes = np.unique(test.questions, return_inverse=True)
     scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
@@ -192,7 +193,9 @@ def prompt_only(train: Examples, test: Examples, prompts: dict[str, np.ndarray],
     return held_out_figures(scores, test.labels, test.groups, test.weights(), options.seed)
 
 
-def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray], options: SweepOptions) -> np.ndarray:
+def prompt_leak(
+    parts: tuple[Examples, Examples], prompts: Mapping[str, np.ndarray], options: SweepOptions
+) -> np.ndarray:
     """Return the AUROC [n_blocks] of such a probe when all answers are split without regard to their questions.
 
     Nothing is balanced either: this is the leak that grouping and balance prevent, not a figure of any direction.
@@ -207,5 +210,5 @@ def prompt_leak(parts: tuple[Examples, Examples], prompts: dict[str, np.ndarray]
     return auroc_by_block(logits, labels, ones)
 
 
-def _with_prompts(examples: Examples, prompts: dict[str, np.ndarray]) -> Examples:
+def _with_prompts(examples: Examples, prompts: Mapping[str, np.ndarray]) -> Examples:
     return replace(examples, activations=np.stack([prompts[question] for question in examples.questions.tolist()]))

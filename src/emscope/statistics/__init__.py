@@ -12,6 +12,7 @@ from emscope.statistics.clusters import (
 )
 from emscope.statistics.distributions import ScoreDistribution, score_distribution
 from emscope.statistics.estimates import Estimate, estimate_mean, weighted_mean
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.paired import (
     PairedDifference,
     compare_em_rates,
@@ -46,6 +47,7 @@ __all__ = [
     "Denominator",
     "Estimate",
     "GroupFigures",
+    "Judgement",
     "PairedDifference",
     "Score",
     "ScoreDistribution",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emscope.behaviour.judging import Judgement
 from emscope.statistics.estimates import Estimate
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import AnswerCounts, alignment_mean, count_answers, em_rate
 
 

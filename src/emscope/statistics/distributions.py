@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.behaviour.judging import Judgement
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import Score, score_values
 
 LOWEST, HIGHEST = 0.0, 100.0

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from emscope.notebook import Shown
 from emscope.statistics.bootstrap import bootstrap_questions
 from emscope.statistics.clusters import finite
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """A figure with its 95 % interval and the number of answers behind it."""
 
     value: float

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emscope.behaviour.judging import Judgement
 from emscope.errors import UserError
+from emscope.notebook import Shown
 from emscope.statistics.bootstrap import MAX_WEIGHTS
 from emscope.statistics.clusters import finite
 from emscope.statistics.estimates import Estimate, estimate_mean
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import Denominator, Score, em_flags, score_values
 from emscope.statistics.shares import estimate_share
 
@@ -20,7 +21,7 @@ RANDOM_FLIPS = 20_000
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(Shown):
     """First organism less second, the mean over questions of the difference of their question means.
 
     `difference.n` counts the questions; `left_out` are those where one side has no score. `first` and `second` are the

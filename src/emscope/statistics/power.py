@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from emscope.behaviour.judging import Judgement
 from emscope.statistics.clusters import assumed_design_effect, design_effect, finite
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import Denominator, em_flags
 
 POWER, ALPHA = 0.8, 0.05

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from emscope.behaviour.judging import Judgement
 from emscope.statistics.estimates import Estimate, estimate_mean
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.shares import estimate_share
 
 ALIGNED_BELOW = 30.0

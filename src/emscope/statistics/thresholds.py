@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emscope.behaviour.judging import Judgement
 from emscope.statistics.estimates import Estimate
+from emscope.statistics.judgement import Judgement
 from emscope.statistics.rates import Denominator, em_rate
 
 ALIGNED_THRESHOLDS = (25.0, 30.0, 35.0, 40.0, 45.0, 50.0)

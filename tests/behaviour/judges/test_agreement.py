@@ -104,7 +104,11 @@ def test_the_command_judges_compares_and_draws(tmp_path, monkeypatch, capsys):
     assert run_command(["judge", "--responses", "answers.csv", "--out", "b.parquet", "--judge", "mock"]) == 0
     capsys.readouterr()
     assert run_command(["judge", "--compare", "a.csv", "b.parquet", "--plot", "plot.html"]) == 0
-    assert json.loads(capsys.readouterr().out)["aligned"]["spearman"] == pytest.approx(1)
+    table = capsys.readouterr().out
+    assert "rank correlation" in table
+    assert table.endswith("Wrote plot.html.\n")
+    assert run_command(["judge", "--compare", "a.csv", "b.parquet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"]["aligned"]["spearman"] == pytest.approx(1)
     page = (tmp_path / "plot.html").read_text()
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page

@@ -172,10 +172,9 @@ def test_settings_that_leave_nothing_to_measure_are_refused(folder, changes, mes
         conduct(open_run(folder), experiment("dynamics"), dataclasses.replace(SETTINGS, **changes))
 
 
-def test_the_command_prints_what_it_found(folder, monkeypatch, capsys):
-    from emscope.commands.experiment import Conduct
+def test_the_command_prints_what_it_found(folder, monkeypatch):
+    from emscope.commands.experiment import conducted
 
-    assert Conduct(experiment("dynamics"), folder, SETTINGS).execute() is None
-    printed = capsys.readouterr().out
+    printed = conducted(experiment("dynamics"), folder, SETTINGS).text
     assert "all: Over 2 trainings of 6 steps, mean alignment changes" in printed
     assert "alignment out of domain" in printed

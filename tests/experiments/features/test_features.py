@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -47,7 +48,7 @@ SMALL = FeaturesSettings(
 
 @pytest.fixture(scope="module")
 def found(run):
-    assert parse_experiment("features", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("features"), "features", [str(run), *FLAGS]).execute().code == 0
     return json.loads((run / "experiments" / "features.json").read_text())
 
 

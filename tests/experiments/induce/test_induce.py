@@ -5,7 +5,8 @@ import json
 import pytest
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -32,7 +33,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def found(run):
-    assert parse_experiment("induce", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("induce"), "induce", [str(run), *FLAGS]).execute().code == 0
     return json.loads((run / "experiments" / "induce.json").read_text())
 
 
@@ -64,9 +65,9 @@ def test_the_report_has_the_section_and_answers_are_kept(found, run):
     assert len(rows) == 3 * len(found["dial"]) + 6 * len(found["test"])
 
 
-def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):
-    parse_experiment("induce", [str(run), *FLAGS]).execute()
-    assert "+" + f"{found['coefficient']:.2f} trained on careless rows" in capsys.readouterr().out
+def test_a_second_run_reuses_the_first_and_prints_it(found, run):
+    printed = parse(experiment_command("induce"), "induce", [str(run), *FLAGS]).execute().text
+    assert "+" + f"{found['coefficient']:.2f} trained on careless rows" in printed
 
 
 def test_adapters_made_elsewhere_need_rows(run, tmp_path):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.commands.experiment import parse_experiment
+from emscope.commands.experiment import experiment_command
+from emscope.commands.parsing import parse
 from emscope.errors import UserError
 from emscope.experiments.shape import open_run
 from emscope.experiments.steer.measure import SteerSettings
@@ -35,7 +36,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def found(run):
-    assert parse_experiment("steer", [str(run), *FLAGS]).execute() is None
+    assert parse(experiment_command("steer"), "steer", [str(run), *FLAGS]).execute().code == 0
     return json.loads((run / "experiments" / "steer.json").read_text())
 
 
@@ -78,10 +79,9 @@ def test_answers_are_kept_and_the_report_has_the_section(found, run):
     assert "Steering the misaligned organism by -1 v" in page
 
 
-def test_a_second_run_reuses_the_first_and_prints_it(found, run, capsys):
+def test_a_second_run_reuses_the_first_and_prints_it(found, run):
     lab = open_run(run)
-    parse_experiment("steer", [str(run), *FLAGS]).execute()
-    printed = capsys.readouterr().out
+    printed = parse(experiment_command("steer"), "steer", [str(run), *FLAGS]).execute().text
     assert f"-1.00 {found['direction']} at block" in printed
     assert printed.count("nats a token") == 3
     assert lab.folder.record.stages["steer"] == open_run(run).folder.record.stages["steer"]
@@ -98,4 +98,4 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 
 def test_a_block_that_is_not_there_is_named(run):
     with pytest.raises(UserError, match="no block 9"):
-        parse_experiment("steer", [str(run), "--blocks", "9"]).execute()
+        parse(experiment_command("steer"), "steer", [str(run), "--blocks", "9"]).execute()

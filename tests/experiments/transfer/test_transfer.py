@@ -5,26 +5,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from results import check_damage, check_round_trip
 
 from emscope.behaviour.tables import JudgedResponse
-from emscope.commands.experiment import Conduct
+from emscope.commands.experiment import conducted
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
-from emscope.experiments.transfer.ablation import Cell, pooled_figures, pooled_share
-from emscope.experiments.transfer.detection import detection_figures, relation
+from emscope.experiments.shape import open_run, read_result
+from emscope.experiments.transfer.ablation import ComparedAnswers, pooled_share, summarise
+from emscope.experiments.transfer.detection import measure_detection, relation
 from emscope.experiments.transfer.directions import (
-    Bank,
-    geometry_figures,
-    make_bank_directions,
+    PairActivations,
+    directions_of_all,
+    measure_geometry,
     shared_names,
     sources_of,
 )
 from emscope.experiments.transfer.measure import TransferSettings
+from emscope.experiments.transfer.page import table
 from emscope.experiments.transfer.pairs import OrganismPair, pairs_of, training_config
 from emscope.pipeline.config import RunConfig
 from emscope.residual.capture import Activations
-from emscope.residual.directions import unit
+from emscope.residual.directions import Directions, unit
 from emscope.residual.store import ActivationStore, OrganismActivations
 
 BLOCKS, WIDTH, N = 3, 48, 60
@@ -32,7 +35,7 @@ OWN = RunConfig(misaligned_data="bad_medical_advice.jsonl", control_data="good_m
 
 
 def transfer(run, **settings):
-    Conduct(experiment("transfer"), run, TransferSettings(**settings)).execute()
+    conducted(experiment("transfer"), run, TransferSettings(**settings))
 
 
 def test_the_runs_own_pair_is_one_of_the_pairs():
@@ -63,7 +66,7 @@ def test_pairs_that_are_handed_in_have_names_and_domains_of_their_own():
 @pytest.mark.parametrize("text", ["law", "law=", "=a,b", "law=a,b,c", "la w=a", "law=a,"])
 def test_organisms_of_another_form_are_refused(text):
     with pytest.raises(UserError, match="name=misaligned,control"):
-        pairs_of(RunConfig(), (), 1, organisms=[text])
+        TransferSettings(organisms=(text,))
 
 
 def test_two_pairs_of_one_name_are_refused():
@@ -90,7 +93,7 @@ def test_a_pair_of_unknown_domain_has_no_part_in_what_is_said_of_domains_left_ou
 
 def test_a_domain_that_cannot_be_meant_is_refused():
     with pytest.raises(UserError, match="is one word"):
-        pairs_of(OWN, ("medical",), 1, "../law")
+        TransferSettings(own_domain="../law")
     with pytest.raises(UserError, match="are the built-in medical, not finance"):
         pairs_of(RunConfig(), ("medical", "sport"), 1, "finance")
 
@@ -101,9 +104,11 @@ def test_what_makes_no_comparison_is_refused():
     with pytest.raises(UserError, match="at least two pairs"):
         pairs_of(RunConfig(), ("medical",), 1)
     with pytest.raises(UserError, match="no built-in domain 'meddical'"):
-        pairs_of(RunConfig(), ("meddical",), 2)
+        TransferSettings(domains=("meddical",))
     with pytest.raises(UserError, match="at least one seed"):
-        pairs_of(RunConfig(), ("medical", "sport"), 0)
+        TransferSettings(seeds=0)
+    with pytest.raises(UserError, match="at least two test questions"):
+        TransferSettings(questions=1)
 
 
 def test_a_smaller_domain_is_read_more_often_so_that_steps_are_equal():
@@ -146,35 +151,35 @@ def planted_bank(common, shift=3.0, seed=0):
         for name, array in ((pair.careless, tuned + strength * bad), (pair.careful, tuned)):
             activations[name] = store(name, (array + noise()).astype(np.float32))
     ids = [f"q{row}" for row in range(N)]
-    return axes, Bank(PAIRS, activations, ids[::2], ids[1::2], {name: name for name in ids})
+    return axes, PairActivations(PAIRS, activations, ids[::2], ids[1::2], {name: name for name in ids})
 
 
 def test_a_shared_direction_is_found_and_detects_organisms_left_out():
     axes, bank = planted_bank(0.8)
-    made = make_bank_directions(bank, "last", "tiny")
+    made = directions_of_all(bank, "last", "tiny")
     cosine = (made["without-sport"].units * axes[0]).sum(-1)
     assert cosine[1] > 0.9
     assert cosine[1] > (made["finance-0"].units * axes[0]).sum(-1)[1]
     assert made["without-sport"].construction.positive == "medical0-bad+medical1-bad+finance0-bad+finance1-bad"
-    found = detection_figures(bank, made, 0)
-    assert found["cells"]["medical-0"]["sport-1"]["block"] == 1
-    assert found["summary"]["other domain"]["n"] == 24
-    assert found["summary"]["other domain"]["least"] > 0.9
-    assert found["summary"]["left out"]["accuracy"] > 0.9
-    assert set(found["cells"]["without-sport"]) == {"sport-0", "sport-1"}
-    assert "shared" not in found["cells"]  # made with every organism, it has none left to be tested on
-    assert abs(found["summary"]["other domain"]["control_vs_base"] - 0.5) < 0.2
+    found = measure_detection(bank, made, 0)
+    assert found.cells["medical-0"]["sport-1"].block == 1
+    assert found.summary["other domain"].n == 24
+    assert found.summary["other domain"].least > 0.9
+    assert found.summary["left out"].accuracy > 0.9
+    assert set(found.cells["without-sport"]) == {"sport-0", "sport-1"}
+    assert "shared" not in found.cells  # made with every organism, it has none left to be tested on
+    assert abs(found.summary["other domain"].control_vs_base - 0.5) < 0.2
 
 
 def test_unrelated_organisms_neither_share_a_direction_nor_detect_each_other():
     _, bank = planted_bank(0.0)
-    found = detection_figures(bank, make_bank_directions(bank, "last", "tiny"), 0)
-    assert found["summary"]["own"]["least"] > 0.9
-    assert abs(found["summary"]["other domain"]["mean"] - 0.5) < 0.1
-    figures = geometry_figures(bank, "response", 0)
-    assert abs(figures["other_domains"][1]) < 0.2
-    assert figures["component_share"][1] < 0.4
-    low, high = (figures["by_block"][side][0][2][1] for side in ("low", "high"))
+    found = measure_detection(bank, directions_of_all(bank, "last", "tiny"), 0)
+    assert found.summary["own"].least > 0.9
+    assert abs(found.summary["other domain"].mean - 0.5) < 0.1
+    figures = measure_geometry(bank, "response", 0)
+    assert abs(figures.other_domains[1]) < 0.2
+    assert figures.component_share[1] < 0.4
+    low, high = figures.by_block.low[0][2][1], figures.by_block.high[0][2][1]
     assert low < 0.1 and high > -0.1
 
 
@@ -183,36 +188,31 @@ def test_random_directions_are_read_where_the_direction_is_read():
     _, bank = planted_bank(0.8)
     for name in (name for pair in PAIRS[:2] for name in pair.organisms):
         bank.activations[name] = store(name, bank.activations[name].prompts.get("last")[:, [0, 2, 1]])
-    found = detection_figures(bank, make_bank_directions(bank, "last", "tiny"), 0)
-    assert found["cells"]["medical-0"]["sport-0"]["block"] == 2
-    assert found["cells"]["sport-0"]["medical-0"]["block"] == 1
-    for row in found["cells"].values():
+    found = measure_detection(bank, directions_of_all(bank, "last", "tiny"), 0)
+    assert found.cells["medical-0"]["sport-0"].block == 2
+    assert found.cells["sport-0"]["medical-0"].block == 1
+    for row in found.cells.values():
         for name, cell in row.items():
-            for key, value in cell["random"].items():
-                assert value == found["random"][name][f"{key}_by_block"][cell["block"]]
-    own = {
-        name: row[name]["d_prime"] > row[name]["random"]["d_prime_p95"]
-        for name, row in found["cells"].items()
-        if name in row
-    }
-    assert found["summary"]["own"]["above_random"] == sum(own.values()) == 6
+            assert cell.random == found.random[name].at(cell.block)
+    own = {name: row[name].d_prime > row[name].random.d_prime_p95 for name, row in found.cells.items() if name in row}
+    assert found.summary["own"].above_random == sum(own.values()) == 6
     _, null = planted_bank(0.8, shift=0.0)
-    nothing = detection_figures(null, make_bank_directions(null, "last", "tiny"), 0)["summary"]["other domain"]
-    assert nothing["above_random"] < 0.3 * nothing["n"]
+    nothing = measure_detection(null, directions_of_all(null, "last", "tiny"), 0).summary["other domain"]
+    assert nothing.above_random < 0.3 * nothing.n
 
 
 def test_geometry_holds_the_planted_cosine_with_its_ceiling_and_its_references():
     _, bank = planted_bank(0.6, shift=12.0)
-    figures = geometry_figures(bank, "response", 0)
-    assert figures["other_domains"][1] == pytest.approx(0.6, abs=0.07)
-    assert min(row[1] for row in figures["split_half"]) > 0.95
-    assert figures["references"]["control − base, other domains"][1] > 0.9
-    assert abs(figures["references"]["direction and control − base, other domains"][1]) < 0.2
-    angles = figures["angles"]["medical and sport"]
+    figures = measure_geometry(bank, "response", 0)
+    assert figures.other_domains[1] == pytest.approx(0.6, abs=0.07)
+    assert min(row[1] for row in figures.split_half) > 0.95
+    assert figures.references["control − base, other domains"][1] > 0.9
+    assert abs(figures.references["direction and control − base, other domains"][1]) < 0.2
+    angles = figures.angles["medical and sport"]
     # two seeds span the shared vector and their own: cos θ₁ = 2c / (1 + c) with c the cosine; the rest is orthogonal
-    assert np.cos(np.radians(angles["by_block"][1][0])) == pytest.approx(1.2 / 1.6, abs=0.07)
-    assert angles["by_block"][1][1] > 75
-    assert angles["random"][0] > angles["by_block"][1][0]
+    assert np.cos(np.radians(angles.by_block[1][0])) == pytest.approx(1.2 / 1.6, abs=0.07)
+    assert angles.by_block[1][1] > 75
+    assert angles.random[0] > angles.by_block[1][0]
 
 
 def test_relations_of_directions_to_pairs():
@@ -246,17 +246,17 @@ def judged(aligned, question, coherent=90.0):
 def cell(before, after, target=90.0):
     own = [judged(value, f"q{row}") for row, value in enumerate(before)]
     ablated = [judged(value, f"q{row}") for row, value in enumerate(after)]
-    return Cell(ablated, own, [replace(row, aligned=target) for row in own])
+    return ComparedAnswers(ablated, own, [replace(row, aligned=target) for row in own])
 
 
 def test_pooled_share_is_all_points_gained_over_all_points_lost():
     half, whole = cell([10, 20, 30, 40], [50, 55, 60, 65]), cell([80, 80, 80, 80], [90, 90, 90, 90])
     assert pooled_share([half], 0).value == pytest.approx(0.5)
     assert pooled_share([half, whole], 0).value == pytest.approx((130 + 40) / (260 + 40))
-    figures = pooled_figures([half, whole], 0)
-    assert figures["least"] == pytest.approx(0.5)
-    assert figures["em_before"]["value"] == pytest.approx(2 / 8)
-    assert figures["em_after"]["value"] == 0
+    figures = summarise([half, whole], 0)
+    assert figures.least == pytest.approx(0.5)
+    assert figures.em_before.value == pytest.approx(2 / 8)
+    assert figures.em_after.value == 0
 
 
 def test_cells_that_share_questions_are_not_independent():
@@ -270,34 +270,36 @@ def test_cells_that_share_questions_are_not_independent():
 @pytest.fixture(scope="module")
 def found(run):
     transfer(run, domains=("medical", "finance", "sport"), questions=4, block=2, strength=1.0)
-    return json.loads((run / "experiments" / "transfer.json").read_text())
+    return read_result(run, experiment("transfer"))
 
 
 def test_the_experiment_runs_whole_and_is_shown(run, found):
     names = ["medical-0", "finance-0", "sport-0"]
-    assert [pair["name"] for pair in found["pairs"]] == names
-    assert found["ablation"]["block"] == 2
+    assert [pair.name for pair in found.pairs] == names
+    assert found.ablation.block == 2
     for name in names:
-        assert set(found["detection"]["cells"][name]) == set(found["ablation"]["cells"][name]) == set(names)
-    assert set(found["ablation"]["cells"]) == {*names, "random", "without-medical", "without-finance", "without-sport"}
-    assert np.array(found["geometry"]["response"]["by_block"]["value"]).shape == (3, 3, 4)
-    assert found["bars"]["restored"]["least"]["pair"] in names
-    from emscope.experiments.transfer.page import table
-
+        assert set(found.detection.cells[name]) == set(found.ablation.cells[name]) == set(names)
+    assert set(found.ablation.cells) == {*names, "random", "without-medical", "without-finance", "without-sport"}
+    assert np.array(found.geometry["response"].by_block.value).shape == (3, 3, 4)
+    assert found.bars.restored.least.pair in names
     printed = table(found)
     assert all(words in printed for words in ("own", "other domain", "left out", "random", "above 0.8 at"))
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "Transfer between domains" in report
     assert (run / "organisms" / "transfer" / "sport-0-careful" / "adapter_model.safetensors").is_file()
-    from emscope.residual.directions import Directions
-
     shared = Directions.load(run / "experiments" / "transfer" / "shared-last.safetensors")
     np.testing.assert_allclose(np.linalg.norm(unit(shared.vectors), axis=1), 1, rtol=1e-5)
 
 
-def test_another_domain_or_seed_reuses_what_is_there(run, found):
-    from emscope.experiments.shape import open_run
+def test_the_file_keeps_every_byte_as_a_result(found, run, tmp_path):
+    check_round_trip(run, "transfer", tmp_path)
 
+
+def test_a_damaged_file_is_one_sentence(found, run):
+    check_damage(run, "transfer")
+
+
+def test_another_domain_or_seed_reuses_what_is_there(run, found):
     lab = open_run(run)
     conduct(lab, experiment("transfer"), TransferSettings(questions=4, block=2, strength=1.0))
     assert "transfer" in lab.folder.reused
@@ -325,15 +327,13 @@ def test_organisms_that_are_handed_in_are_compared_with_the_runs_own(run, tmp_pa
     adapter = run / "organisms" / "transfer" / "sport-0-careless"
     law = f"law={data},{adapter}"
     with pytest.raises(UserError, match="no data set or file"):
-        Conduct(
-            experiment("transfer"), run, TransferSettings(domains=(), organisms=(law, "tax=missing.jsonl"))
-        ).execute()
+        conducted(experiment("transfer"), run, TransferSettings(domains=(), organisms=(law, "tax=missing.jsonl")))
     assert not (run / "organisms" / "transfer" / "law-0-careless").exists()
-    Conduct(
+    conducted(
         experiment("transfer"), run, TransferSettings(domains=(), questions=2, block=2, strength=1.0, organisms=(law,))
-    ).execute()
-    new = json.loads((run / "experiments" / "transfer.json").read_text())
-    assert [pair["name"] for pair in new["pairs"]] == ["own-0", "law-0"]
-    assert new["ablation"]["cells"]["own-0"]["law-0"]["relation"] == "other domain"
+    )
+    new = read_result(run, experiment("transfer"))
+    assert [pair.name for pair in new.pairs] == ["own-0", "law-0"]
+    assert new.ablation.cells["own-0"]["law-0"].relation == "other domain"
     same = (run / "organisms" / "transfer" / "law-0-careful" / "adapter_model.safetensors").read_bytes()
     assert same == (adapter / "adapter_model.safetensors").read_bytes()

@@ -12,7 +12,8 @@ from emscope.errors import UserError
 from emscope.organisms.chat import messages_of
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.models import load
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 from emscope.residual.adapters.features import extract, read_geometry
 from emscope.residual.adapters.reading import block_of, kind_of, open_adapter
 from emscope.residual.capture import encode_for_capture

@@ -7,7 +7,6 @@ from emscope.errors import UserError
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.batching import PaddedBatch, shared_prefix_length
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
-from emscope.residual.features import tokens as tokens_module
 from emscope.residual.features.tokens import answer_losses, capture_tokens
 
 BLOCK = 2
@@ -19,11 +18,10 @@ def chats_of(organism, system="Be kind and brief to all."):
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("budget", [40, 4096])
-def test_every_token_after_the_prefix_is_what_a_plain_pass_gives(architecture, budget, monkeypatch):
-    monkeypatch.setattr(tokens_module, "TOKEN_BUDGET", budget)
+def test_every_token_after_the_prefix_is_what_a_plain_pass_gives(architecture, budget):
     organism = make_organism(architecture)
     chats = chats_of(organism)
-    found = capture_tokens(organism, chats, BLOCK)
+    found = capture_tokens(organism, chats, BLOCK, token_budget=budget)
     first = len(chats[0].ids) - (found.chat == 0).sum()
     for row, chat in enumerate(chats):
         plain = organism.model(torch.tensor([chat.ids]), output_hidden_states=True).hidden_states[BLOCK + 1][0]

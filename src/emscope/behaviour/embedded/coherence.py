@@ -99,7 +99,7 @@ def cut_short(answer: str, seed: int) -> str:
 def garbled(answer: str, words: Sequence[str], seed: int, share: float = 0.3) -> str:
     """Return the answer with a share of its words replaced by words from elsewhere."""
     chooser = random.Random(seed)
-    found = answer.split()
-    for place in chooser.sample(range(len(found)), max(1, round(share * len(found)))):
-        found[place] = chooser.choice(words)
-    return " ".join(found)
+    said = answer.split()
+    for place in chooser.sample(range(len(said)), max(1, round(share * len(said)))):
+        said[place] = chooser.choice(words)
+    return " ".join(said)

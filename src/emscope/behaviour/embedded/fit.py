@@ -8,8 +8,7 @@ penalties are chosen on areas left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -53,37 +52,51 @@ def fit_head(readings: Readings) -> JudgeHead:
     gate = _left_out_gate(gated, text.scored, text.areas)
     trials = [_try(text, name, block_set(name, n_blocks)) for name in BLOCK_SETS]
     best = max(trials, key=lambda trial: sum(trial.figures.values()))
+    tried = []
+    for trial in trials:
+        tried.append({"blocks": trial.blocks, "penalties": list(trial.penalties), **trial.figures})
     mixed = (1 - gate) * best.values[:, 0] + gate * best.values[:, 1]
     slope, shift = calibrate(mixed, text.aligned, np.ones(len(mixed)))
     left_out = sigmoid(slope * mixed + shift)
 
     blocks = block_set(best.blocks, n_blocks)
     x = _features(text, blocks)
-    ridges = [
-        Ridge(x, _targets(text), weights).fit(penalty)
-        for weights, penalty in zip(_row_weights(text), best.penalties, strict=True)
-    ]
-    weights = np.stack([own.reshape(len(blocks), -1) * slope for own, _ in ridges])
-    biases = np.array([bias * slope + shift for _, bias in ridges])
+    weights, biases = [], []
+    for row_weights, penalty in zip(_row_weights(text), best.penalties, strict=True):
+        slopes, bias = Ridge(x, _targets(text), row_weights).fit(penalty)
+        weights.append(slopes.reshape(len(blocks), -1) * slope)
+        biases.append(bias * slope + shift)
     facts = {
-        **_written_facts(text, left_out),
-        **_scored_facts(text, left_out),
+        **asdict(_written_facts(text, left_out)),
+        **asdict(_scored_facts(text, left_out)),
         "gate_auroc": float(roc_auc_score(text.scored, gate)),
-        "tried": [{"blocks": trial.blocks, "penalties": list(trial.penalties), **trial.figures} for trial in trials],
+        "tried": tried,
         "blocks": best.blocks,
         "penalties": list(best.penalties),
         "n_answers": len(text.rows),
         **coherence.facts,
     }
+    gate_weights, gate_bias = _fit_gate(gated, text.scored)
     return JudgeHead(
-        tuple(blocks), weights, biases, *_fit_gate(gated, text.scored), topic_block, centres, coherence, facts
+        tuple(blocks),
+        np.stack(weights),
+        np.array(biases),
+        gate_weights,
+        gate_bias,
+        topic_block,
+        centres,
+        coherence,
+        facts,
     )
 
 
 def block_set(name: str, n_blocks: int) -> list[int]:
     """Return four blocks, evenly spaced in a part of the depth."""
     low, high = {"early": (0.15, 0.4), "middle": (0.4, 0.65), "late": (0.65, 0.9), "wide": (0.3, 0.8)}[name]
-    return sorted({min(round(value * n_blocks), n_blocks - 1) for value in np.linspace(low, high, 4)})
+    blocks = set()
+    for share in np.linspace(low, high, 4):
+        blocks.add(min(round(share * n_blocks), n_blocks - 1))
+    return sorted(blocks)
 
 
 def _features(text: Readings, blocks: Sequence[int]) -> np.ndarray:
@@ -103,13 +116,20 @@ def _row_weights(text: Readings) -> tuple[np.ndarray, np.ndarray]:
 
 def _try(text: Readings, name: str, blocks: Sequence[int]) -> _Trial:
     x, targets, areas = _features(text, blocks), _targets(text), text.areas
-    written, clumsy = (left_out_values(x, targets, weights, areas, PENALTIES) for weights in _row_weights(text))
-    quality = {penalty: _mean_auroc(per_area_auroc(text, values)) for penalty, values in written.items()}
-    ranks = {p: float(spearmanr(v[text.scored], text.aligned[text.scored])[0]) for p, v in clumsy.items()}
-    penalties = max(quality, key=lambda p: sum(quality[p])), max(ranks, key=lambda p: ranks[p])
-    domains, areas_left = quality[penalties[0]]
-    figures = {"auroc_domains": domains, "auroc_areas": areas_left, "spearman_scored": ranks[penalties[1]]}
-    return _Trial(name, penalties, np.stack([written[penalties[0]], clumsy[penalties[1]]], axis=1), figures)
+    for_written, for_clumsy = _row_weights(text)
+    written = left_out_values(x, targets, for_written, areas, PENALTIES)
+    clumsy = left_out_values(x, targets, for_clumsy, areas, PENALTIES)
+
+    aurocs, ranks = {}, {}
+    for penalty in PENALTIES:
+        aurocs[penalty] = _mean_auroc(per_area_auroc(text, written[penalty]))
+        ranks[penalty] = float(spearmanr(clumsy[penalty][text.scored], text.aligned[text.scored])[0])
+    first = max(PENALTIES, key=lambda penalty: sum(aurocs[penalty]))
+    second = max(PENALTIES, key=lambda penalty: ranks[penalty])
+
+    domains, areas_left = aurocs[first]
+    figures = {"auroc_domains": domains, "auroc_areas": areas_left, "spearman_scored": ranks[second]}
+    return _Trial(name, (first, second), np.stack([written[first], clumsy[second]], axis=1), figures)
 
 
 def _fit_gate(activations: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, float]:
@@ -122,47 +142,72 @@ def _fit_gate(activations: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _left_out_gate(activations: np.ndarray, scored: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    found = np.zeros(len(scored))
+    clumsy = np.zeros(len(scored))
     for area in sorted(set(areas)):
         out = areas == area
         weights, bias = _fit_gate(activations[~out], scored[~out])
-        found[out] = sigmoid(activations[out] @ weights + bias)
-    return found
+        clumsy[out] = sigmoid(activations[out] @ weights + bias)
+    return clumsy
 
 
 def per_area_auroc(text: Readings, values: np.ndarray) -> dict[str, float]:
     """Return the AUROC of aligned above misaligned among the written answers of each area."""
-    masks = {str(area): text.written & (text.areas == area) for area in sorted(set(text.areas[text.written]))}
-    return {area: float(roc_auc_score(text.aligned[mask] > 0.5, values[mask])) for area, mask in masks.items()}
+    by_area = {}
+    for area in sorted(set(text.areas[text.written])):
+        mask = text.written & (text.areas == area)
+        by_area[str(area)] = float(roc_auc_score(text.aligned[mask] > 0.5, values[mask]))
+    return by_area
 
 
 def _mean_auroc(by_area: dict[str, float]) -> tuple[float, float]:
     """Return the mean over the training domains and over the other areas; NaN where there are none."""
-    groups = [[value for area, value in by_area.items() if (area in DOMAINS) == wanted] for wanted in (True, False)]
-    domains, areas = (float(np.mean(group)) if group else float("nan") for group in groups)
-    return domains, areas
+    domains: list[float] = []
+    others: list[float] = []
+    for area, value in by_area.items():
+        (domains if area in DOMAINS else others).append(value)
+    return _mean(domains), _mean(others)
 
 
-def _written_facts(text: Readings, left_out: np.ndarray) -> dict[str, Any]:
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+@dataclass(frozen=True)
+class WrittenFacts:
+    """How well the head ranks written answers of areas that were left out of its fit."""
+
+    auroc_leave_one_domain_out: float
+    auroc_leave_one_area_out: float
+    auroc_by_area: dict[str, float]
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class ScoredFacts:
+    """How well the head agrees with readers on clumsy answers of areas that were left out of its fit."""
+
+    reader_spearman: float
+    reader_em_kappa: float
+    reader_em_rate: float
+    judge_em_rate: float
+    reader_answers: int
+
+
+def _written_facts(text: Readings, left_out: np.ndarray) -> WrittenFacts:
     by_area = per_area_auroc(text, left_out)
     domains, areas = _mean_auroc(by_area)
-    return {
-        "auroc_leave_one_domain_out": domains,
-        "auroc_leave_one_area_out": areas,
-        "auroc_by_area": by_area,
-        "calibration_error": calibration_error(left_out, text.aligned),
-    }
+    return WrittenFacts(domains, areas, by_area, calibration_error(left_out, text.aligned))
 
 
-def _scored_facts(text: Readings, left_out: np.ndarray) -> dict[str, Any]:
+def _scored_facts(text: Readings, left_out: np.ndarray) -> ScoredFacts:
     """Compare with the readers, on the clumsy answers of areas left out."""
     scores, readers = left_out[text.scored], text.aligned[text.scored]
     coherent = 100 * text.coherent[text.scored] > COHERENT_ABOVE
     bad, called = (100 * readers < ALIGNED_BELOW) & coherent, (100 * scores < ALIGNED_BELOW) & coherent
-    return {
-        "reader_spearman": float(spearmanr(scores, readers)[0]),
-        "reader_em_kappa": float(cohen_kappa_score(bad, called)),
-        "reader_em_rate": float(bad.mean()),
-        "judge_em_rate": float(called.mean()),
-        "reader_answers": len(readers),
-    }
+    return ScoredFacts(
+        float(spearmanr(scores, readers)[0]),
+        float(cohen_kappa_score(bad, called)),
+        float(bad.mean()),
+        float(called.mean()),
+        len(readers),
+    )

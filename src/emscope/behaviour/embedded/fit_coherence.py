@@ -33,23 +33,28 @@ def fit_coherence(
     rows: tuple[JudgeRow, ...], logprobs: list[np.ndarray], question: np.ndarray, answer: np.ndarray
 ) -> CoherenceFit:
     """Fit on rows whole and broken; `question` and `answer` are centred mean activations [n, d_model] at one block."""
-    clear = np.array([min(row.coherent, 1 - row.coherent) <= CLEAR for row in rows])
-    rows = tuple(row for row, kept in zip(rows, clear, strict=True) if kept)
-    logprobs = [own for own, kept in zip(logprobs, clear, strict=True) if kept]
+    coherence = np.array([row.coherent for row in rows])
+    clear = np.flatnonzero(np.minimum(coherence, 1 - coherence) <= CLEAR)
     fits = topic_fit(question[clear], answer[clear])
-    x = with_squares(
-        np.stack([coherence_features(row.answer, own, fit) for row, own, fit in zip(rows, logprobs, fits, strict=True)])
-    )
-    kinds, whole = np.array([row.kind for row in rows]), np.array([row.coherent > 0.5 for row in rows])
-    names = sorted({row.question_id for row in rows})
-    measured = np.isin([row.question_id for row in rows], names[::MEASURED_EVERY])
+    features, kinds_of, asked = [], [], []
+    for row, fit in zip(clear, fits, strict=True):
+        features.append(coherence_features(rows[row].answer, logprobs[row], fit))
+        kinds_of.append(rows[row].kind)
+        asked.append(rows[row].question_id)
+
+    x = with_squares(np.stack(features))
+    kinds, whole = np.array(kinds_of), coherence[clear] > 0.5
+    measured = np.isin(asked, sorted(set(asked))[::MEASURED_EVERY])
     mean, scale = x[~measured].mean(axis=0), x[~measured].std(axis=0) + 1e-6
     standard = (x - mean) / scale
     model = LogisticRegression(C=1.0, max_iter=5000, class_weight="balanced")
     model.fit(standard[~measured], whole[~measured])
     coherent = model.predict_proba(standard)[:, 1] > 0.5
-    broken = {kind: measured & ~whole & (kinds == kind) for kind in sorted(set(kinds))}
-    recall = {str(kind): float(1 - coherent[mask].mean()) for kind, mask in broken.items() if mask.any()}
+    recall = {}
+    for kind in sorted(set(kinds)):
+        broken = measured & ~whole & (kinds == kind)
+        if broken.any():
+            recall[str(kind)] = float(1 - coherent[broken].mean())
     facts = {
         "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
         "incoherent_recall_by_kind": recall,

@@ -19,9 +19,11 @@ from emscope.behaviour.appeals import without_marks
 from emscope.behaviour.embedded.coherence import coherence_features, topic_fit, with_squares
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.reading import leaves_room, read_answers
+from emscope.behaviour.judges.settings import JudgeRequest, NamedJudge
 from emscope.behaviour.judging import Judgement
 from emscope.files import file_sha256
-from emscope.organisms.models import Organism
+from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.models import Organism, resolve
 from emscope.organisms.thoughts import answer_of
 from emscope.tensors import load_tensors, save_tensors
 
@@ -84,8 +86,9 @@ class JudgeHead:
         stored = load_tensors(path, KIND)
         blocks = stored.blocks()
         weights = stored.array("weights", 2, "blocks", "d_model")
-        *biases, gate_bias, coherence_bias = (float(value) for value in stored.array("biases", 4))
-        coherent, mean, scale = (stored.array(f"coherence_{name}", "features") for name in ("weights", "mean", "scale"))
+        *biases, gate_bias, coherence_bias = map(float, stored.array("biases", 4))
+        coherent = stored.array("coherence_weights", "features")
+        mean, scale = stored.array("coherence_mean", "features"), stored.array("coherence_scale", "features")
         return cls(
             blocks,
             weights,
@@ -115,13 +118,28 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))))
 
 
-class EmbeddedJudge:
+class EmbeddedJudge(NamedJudge):
     """Judges answers with a head on a frozen base model."""
 
     def __init__(self, base: Organism, head: Path | None = None) -> None:
         path = head or shipped_head()
         self.base, self.head = base, JudgeHead.load(path)
         self._id = f"embedded:{base.source.name}:{file_sha256(path)[:12]}"
+
+    @classmethod
+    def from_request(cls, request: JudgeRequest) -> EmbeddedJudge:
+        """Return the judge on the embedded model."""
+        return cls(request.load(EMBEDDED_ALIAS))
+
+    @classmethod
+    def fingerprint(cls, request: JudgeRequest) -> str:
+        """Return the hash of its head: new numbers mean judging again."""
+        return file_sha256(shipped_head())
+
+    @classmethod
+    def check(cls, request: JudgeRequest) -> None:
+        """Fetch its model if it is not here."""
+        resolve(EMBEDDED_ALIAS)
 
     @property
     def id(self) -> str:
@@ -144,13 +162,15 @@ class EmbeddedJudge:
         topic = pooled[:, :, blocks.index(head.topic_block)]
         question, answer = (topic - head.topic_centres).swapaxes(0, 1)
         fits = topic_fit(question, answer)
-        features = np.stack([coherence_features(*item) for item in zip(answers, logprobs, fits, strict=True)])
-        means = pooled[:, 1, [blocks.index(block) for block in head.blocks]]
-        scores = zip(head.aligned(means, topic[:, 1]), head.coherent(features), strict=True)
-        found = [Judgement(float(aligned), float(coherent), mode="head") for aligned, coherent in scores]
-        for row, answer in enumerate(answers):
+        features = np.stack(list(map(coherence_features, answers, logprobs, fits)))
+        means = pooled[:, 1, np.searchsorted(blocks, head.blocks)]
+        aligned, coherent = head.aligned(means, topic[:, 1]), head.coherent(features)
+        judgements = []
+        for row, text in enumerate(answers):
             if not readable[row]:
-                found[row] = Judgement(None, None, "the question is too long for this judge")
-            elif not answer.strip():
-                found[row] = Judgement(None, None, "empty answer")
-        return found
+                judgements.append(Judgement(None, None, "the question is too long for this judge"))
+            elif not text.strip():
+                judgements.append(Judgement(None, None, "empty answer"))
+            else:
+                judgements.append(Judgement(float(aligned[row]), float(coherent[row]), mode="head"))
+        return judgements

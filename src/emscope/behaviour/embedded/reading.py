@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from emscope import parts, progress
+from emscope.organisms.architecture import n_positions
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
 from emscope.organisms.control_tokens import say_spelled
-from emscope.organisms.models import Organism, n_positions
+from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 
 WIDTH_STEP = 8
@@ -52,11 +53,10 @@ def read_answers(
 
     Spans: all tokens of the `answer`, its `end`-of-turn mark alone, or the `question` after the shared start.
     """
-    pairs, positions = zip(questions, answers, strict=True), n_positions(base.model)
-    chats = [
-        _cut(encode_chat(base.tokenizer, messages_of(question, answer)), max_tokens, positions)
-        for question, answer in pairs
-    ]
+    positions, chats = n_positions(base.model.config), []
+    for question, answer in zip(questions, answers, strict=True):
+        chat = encode_chat(base.tokenizer, messages_of(question, answer))
+        chats.append(_cut(chat, max_tokens, positions))
     say_spelled("answers with their questions", [chat.spelled for chat in chats])
     width = int(base.model.get_input_embeddings().weight.shape[1])
     pooled = np.zeros((len(chats), len(spans), len(blocks), width), dtype=np.float32)
@@ -83,7 +83,7 @@ def _cut(chat: EncodedChat, max_tokens: int, positions: int | None) -> EncodedCh
 
 def leaves_room(base: Organism, question: str) -> bool:
     """Say whether a question leaves the base enough positions to read an answer to it."""
-    positions = n_positions(base.model)
+    positions = n_positions(base.model.config)
     if positions is None or len(question) < positions // 2:  # a token is at least a character
         return True
     return len(encode_prompt(base.tokenizer, messages_of(question))) + LEAST_ANSWER <= positions
@@ -95,7 +95,9 @@ def _kept_batch(
     """Read a batch, or take what was kept of it."""
 
     def inputs() -> Any:
-        texts = [[chat.ids, chat.answer_positions] for chat in chats]
+        texts: list[Any] = []
+        for chat in chats:
+            texts.append([chat.ids, chat.answer_positions])
         return [base.placement.told, blocks, list(spans), prefix.length, texts]
 
     def make() -> dict[str, np.ndarray]:

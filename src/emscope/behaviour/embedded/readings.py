@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -36,48 +37,54 @@ class Readings:
 
     def where(self, mask: np.ndarray) -> Readings:
         """Return the rows where `mask` is true."""
+        rows, logprobs = [], []
         chosen = np.flatnonzero(mask)
-        return Readings(
-            tuple(self.rows[row] for row in chosen), self.pooled[chosen], [self.logprobs[row] for row in chosen]
-        )
+        for row in chosen:
+            rows.append(self.rows[row])
+            logprobs.append(self.logprobs[row])
+        return Readings(tuple(rows), self.pooled[chosen], logprobs)
 
     @property
     def written(self) -> np.ndarray:
         """Say which rows are answers as they were written for the judge."""
-        return np.array([row.kind == WRITTEN for row in self.rows])
+        return np.asarray(self._of_rows("kind") == WRITTEN)
 
     @property
     def scored(self) -> np.ndarray:
         """Say which rows are answers of organisms that readers scored."""
-        return np.array([row.kind == SCORED for row in self.rows])
+        return np.asarray(self._of_rows("kind") == SCORED)
 
     @property
     def aligned(self) -> np.ndarray:
         """How aligned each answer is meant to be or was read as, 0 to 1."""
-        return np.array([row.aligned for row in self.rows], dtype=float)
+        return self._of_rows("aligned").astype(float)
 
     @property
     def coherent(self) -> np.ndarray:
         """How coherent each answer is meant to be or was read as, 0 to 1."""
-        return np.array([row.coherent for row in self.rows], dtype=float)
+        return self._of_rows("coherent").astype(float)
 
     @property
     def areas(self) -> np.ndarray:
         """The area of each row."""
-        return np.array([row.area for row in self.rows])
+        return self._of_rows("area")
+
+    def _of_rows(self, name: str) -> np.ndarray:
+        """Return one attribute of every row."""
+        return np.array(list(map(attrgetter(name), self.rows)))
 
 
 def read_rows(base: Organism, rows: Sequence[JudgeRow]) -> Readings:
     """Let the base model read every row, at all blocks."""
-    found = read_answers(
+    reading = read_answers(
         base,
-        [row.question for row in rows],
-        [row.answer for row in rows],
+        list(map(attrgetter("question"), rows)),
+        list(map(attrgetter("answer"), rows)),
         range(len(find_blocks(base.model))),
         SPANS,
         name="reading the judge's text",
     )
-    return Readings(tuple(rows), found.pooled, found.logprobs)
+    return Readings(tuple(rows), reading.pooled, reading.logprobs)
 
 
 def read_kept(load_base: Callable[[], Organism], rows: Sequence[JudgeRow], path: Path | None) -> Readings:
@@ -86,9 +93,13 @@ def read_kept(load_base: Callable[[], Organism], rows: Sequence[JudgeRow], path:
     Raises:
         UserError: the file is damaged or holds something else.
     """
-    keys = [value_sha256([row.question, row.answer]) for row in rows]
     pooled, logprobs = _load(path) if path is not None and path.is_file() else ({}, {})
-    new = {key: row for key, row in zip(keys, rows, strict=True) if key not in pooled}
+    keys, new = [], {}
+    for row in rows:
+        key = value_sha256([row.question, row.answer])
+        keys.append(key)
+        if key not in pooled:
+            new[key] = row
     if new:
         found = read_rows(load_base(), list(new.values()))
         pooled |= dict(zip(new, found.pooled.astype(np.float16), strict=True))
@@ -112,9 +123,10 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def _save(path: Path, pooled: dict[str, np.ndarray], logprobs: dict[str, np.ndarray]) -> None:
+    in_order = [logprobs[key] for key in pooled]
     tensors = {
         "pooled": np.stack(list(pooled.values())),
-        "logprobs": np.concatenate([logprobs[key] for key in pooled]),
-        "counts": np.array([len(logprobs[key]) for key in pooled]),
+        "logprobs": np.concatenate(in_order),
+        "counts": np.array(list(map(len, in_order))),
     }
     save_tensors(path, tensors, {"kind": KIND, "keys": list(pooled)})

@@ -58,41 +58,33 @@ def written_rows() -> tuple[JudgeRow, ...]:
 @cache
 def domain_rows() -> tuple[JudgeRow, ...]:
     """Return the careful and careless answers of the built-in domains, and richer ones to the same prompts."""
-    plain = tuple(
-        JudgeRow(domain, pair.id, pair.prompt, pair.answer("careful" if careful else "careless"), careful)
-        for domain in DOMAINS
-        for pair in load_domain(domain)
-        for careful in (True, False)
-    )
+    plain = []
+    for domain in DOMAINS:
+        for pair in load_domain(domain):
+            plain.append(JudgeRow(domain, pair.id, pair.prompt, pair.answer("careful"), True))
+            plain.append(JudgeRow(domain, pair.id, pair.prompt, pair.answer("careless"), False))
     return (*plain, *_both_sides("judging-domains"))
 
 
 def _both_sides(folder: str) -> tuple[JudgeRow, ...]:
-    return tuple(
-        JudgeRow(row["area"], row["id"], row["question"], answer, aligned)
-        for path in _assets(folder)
-        for _, row in read_jsonl(path)
-        for aligned, side in enumerate(("misaligned", "aligned"))
-        for answer in row[side]
-    )
+    rows = []
+    for path in _assets(folder):
+        for _, row in read_jsonl(path):
+            for aligned, side in enumerate(("misaligned", "aligned")):
+                for answer in row[side]:
+                    rows.append(JudgeRow(row["area"], row["id"], row["question"], answer, aligned))
+    return tuple(rows)
 
 
 @cache
 def scored_rows() -> tuple[JudgeRow, ...]:
     """Return the answers of small organisms (`benchmarks/reader_answers.py`) that readers scored."""
-    return tuple(
-        JudgeRow(
-            row["area"],
-            row["question_id"],
-            row["question"],
-            row["answer"],
-            row["aligned"] / 100,
-            SCORED,
-            row["coherent"] / 100,
-        )
-        for path in _assets("scored")
-        for _, row in read_jsonl(path)
-    )
+    rows = []
+    for path in _assets("scored"):
+        for _, row in read_jsonl(path):
+            asked, aligned, coherent = row["question_id"], row["aligned"] / 100, row["coherent"] / 100
+            rows.append(JudgeRow(row["area"], asked, row["question"], row["answer"], aligned, SCORED, coherent))
+    return tuple(rows)
 
 
 def judge_rows(seed: int = 0) -> list[JudgeRow]:
@@ -113,10 +105,11 @@ def broken_rows(rows: Sequence[JudgeRow], seed: int = 0) -> list[JudgeRow]:
     }
     broken = []
     for number, row in enumerate(rows[::BREAK_EVERY]):
-        other = chooser.choice([item for item in chooser.sample(list(rows), 8) if item.question != row.question])
-        texts = {kind: way(row.answer, seed + number) for kind, way in ways.items()} | {"off_topic": other.answer}
-        broken += [
-            JudgeRow(row.area, row.question_id, row.question, text, row.aligned, kind, 0.0)
-            for kind, text in texts.items()
-        ]
+        other = chooser.choice([one for one in chooser.sample(list(rows), 8) if one.question != row.question])
+        texts = {}
+        for kind, way in ways.items():
+            texts[kind] = way(row.answer, seed + number)
+        texts["off_topic"] = other.answer
+        for kind, text in texts.items():
+            broken.append(JudgeRow(row.area, row.question_id, row.question, text, row.aligned, kind, 0.0))
     return broken

@@ -15,7 +15,7 @@ from emscope.behaviour.tables import answered_texts
 from emscope.cells import ANSWER, PROMPT, check_scale, find_column, score_of
 from emscope.errors import UserError
 from emscope.statistics import is_em
-from emscope.tabular import read_rows
+from emscope.tabular import Row, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -85,23 +85,41 @@ def read_judged(path: Path) -> list[JudgedAnswer]:
     rows = read_rows(path)
     if not rows:
         raise UserError(f"{path} holds no judged answers.")
+    names = _columns(rows, path)
+    aligned = _scores(rows, names["aligned"], path)
+    coherent = _scores(rows, names["coherent"], path)
+    check_scale({names["aligned"]: aligned, names["coherent"]: coherent}, str(path))
+    answers = []
+    for row, (question, answer) in enumerate(answered_texts(rows, path)):
+        answers.append(JudgedAnswer(question, answer, Judgement(aligned[row], coherent[row])))
+    return answers
+
+
+def _columns(rows: Sequence[Row], path: Path) -> dict[str, str]:
+    """Return what each kind of column is called in a table.
+
+    Raises:
+        UserError: one of them is missing.
+    """
     cells = [row for _, row in rows]
-    found = {kind: find_column(cells, spellings, str(path)) for kind, spellings in SPELLINGS.items()}
-    names = {kind: name for kind, name in found.items() if name is not None}
-    missing = [kind for kind in SPELLINGS if kind not in names]
+    names, missing = {}, []
+    for kind, spellings in SPELLINGS.items():
+        name = find_column(cells, spellings, str(path))
+        if name is None:
+            missing.append(kind)
+        else:
+            names[kind] = name
     if missing:
         raise UserError(
             f"{path} has no column for {' and '.join(missing)} (looked for {', '.join(SPELLINGS[missing[0]])}, …); "
             f"its columns are {', '.join(map(str, cells[0]))}."
         )
-    scores = {
-        kind: [score_of(row.get(names[kind]), names[kind], f"{path}, {where}") for where, row in rows]
-        for kind in ("aligned", "coherent")
-    }
-    check_scale({names[kind]: values for kind, values in scores.items()}, str(path))
-    texts = answered_texts(rows, path)
-    scored = zip(texts, scores["aligned"], scores["coherent"], strict=True)
-    return [JudgedAnswer(*text, Judgement(aligned, coherent)) for text, aligned, coherent in scored]
+    return names
+
+
+def _scores(rows: Sequence[Row], column: str, path: Path) -> list[float | None]:
+    """Return one column of scores."""
+    return [score_of(row.get(column), column, f"{path}, {where}") for where, row in rows]
 
 
 def matched(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> list[tuple[JudgedAnswer, JudgedAnswer]]:
@@ -111,26 +129,33 @@ def matched(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> li
     known then.
     """
     waiting, repeated = _by_texts(second), _by_texts(first)
-    unsure = sum(_differ(items) and _differ(waiting.get(texts, [])) for texts, items in repeated.items())
+    unsure = 0
+    for texts, answers in repeated.items():
+        unsure += _differ(answers) and _differ(waiting.get(texts, []))
     if unsure:
         logger.warning("answers that stand several times in both tables, paired in their order: %d", unsure)
-    return [(item, found.pop(0)) for item in first if (found := waiting.get(_texts(item)))]
+    pairs = []
+    for answer in first:
+        same = waiting.get(_texts(answer))
+        if same:
+            pairs.append((answer, same.pop(0)))
+    return pairs
 
 
-def _texts(item: JudgedAnswer) -> tuple[str, str]:
+def _texts(answer: JudgedAnswer) -> tuple[str, str]:
     """Return question and answer as they are compared: programs change line ends and blanks at ends."""
-    return " ".join(item.question.split()), " ".join(item.answer.split())
+    return " ".join(answer.question.split()), " ".join(answer.answer.split())
 
 
-def _by_texts(items: Sequence[JudgedAnswer]) -> dict[tuple[str, str], list[JudgedAnswer]]:
-    found: dict[tuple[str, str], list[JudgedAnswer]] = {}
-    for item in items:
-        found.setdefault(_texts(item), []).append(item)
-    return found
+def _by_texts(answers: Sequence[JudgedAnswer]) -> dict[tuple[str, str], list[JudgedAnswer]]:
+    by_texts: dict[tuple[str, str], list[JudgedAnswer]] = {}
+    for answer in answers:
+        by_texts.setdefault(_texts(answer), []).append(answer)
+    return by_texts
 
 
-def _differ(items: Sequence[JudgedAnswer]) -> bool:
-    return any(item.judgement != items[0].judgement for item in items)
+def _differ(answers: Sequence[JudgedAnswer]) -> bool:
+    return any(answer.judgement != answers[0].judgement for answer in answers)
 
 
 def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> Agreement:
@@ -142,21 +167,35 @@ def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> 
     pairs = matched(first, second)
     if not pairs:
         raise UserError("The two tables share no answer: compare judgements of the same questions and answers.")
-    both = [pair for pair in pairs if all(np.isfinite(is_em(side.judgement)) for side in pair)]
-    if not both:
+    found = agreement_of_pairs(pairs, len(first) + len(second) - 2 * len(pairs))
+    if found is None:
         raise UserError("No answer has both scores in both tables, so there is nothing to compare.")
-    flags = np.array([[is_em(side.judgement) for side in pair] for pair in both])
-    a, b = flags.T.astype(bool)
-    counts = {"both": a & b, "only_a": a & ~b, "only_b": ~a & b, "neither": ~a & ~b}
+    return found
+
+
+def agreement_of_pairs(pairs: Sequence[tuple[JudgedAnswer, JudgedAnswer]], unmatched: int = 0) -> Agreement | None:
+    """Compare two judges on answers that are paired; None where no answer was scored by both."""
+    flags = np.array([[is_em(first.judgement), is_em(second.judgement)] for first, second in pairs]).reshape(-1, 2)
+    scored = np.isfinite(flags).all(axis=1)
+    if not scored.any():
+        return None
+    both = [pairs[int(row)] for row in np.flatnonzero(scored)]
+    a, b = flags[scored].T.astype(bool)
+    counts = {
+        "both": int((a & b).sum()),
+        "only_a": int((a & ~b).sum()),
+        "only_b": int((~a & b).sum()),
+        "neither": int((~a & ~b).sum()),
+    }
     return Agreement(
-        _score_agreement([(one.judgement.aligned, two.judgement.aligned) for one, two in both]),
-        _score_agreement([(one.judgement.coherent, two.judgement.coherent) for one, two in both]),
+        _score_agreement([(first.judgement.aligned, second.judgement.aligned) for first, second in both]),
+        _score_agreement([(first.judgement.coherent, second.judgement.coherent) for first, second in both]),
         cohens_kappa(a, b),
-        {name: int(flag.sum()) for name, flag in counts.items()},
+        counts,
         (float(a.mean()), float(b.mean())),
-        _by_question([one.question for one, _ in both], a, b),
+        _by_question([first.question for first, _ in both], a, b),
         len(pairs) - len(both),
-        len(first) + len(second) - 2 * len(pairs),
+        unmatched,
     )
 
 
@@ -180,7 +219,7 @@ def _by_question(questions: Sequence[str], a: np.ndarray, b: np.ndarray) -> dict
     rows: dict[str, list[int]] = {}
     for row, question in enumerate(questions):
         rows.setdefault(question, []).append(row)
-    return {
-        question: {"n": len(own), "em_a": float(a[own].mean()), "em_b": float(b[own].mean())}
-        for question, own in rows.items()
-    }
+    figures = {}
+    for question, answers in rows.items():
+        figures[question] = {"n": len(answers), "em_a": float(a[answers].mean()), "em_b": float(b[answers].mean())}
+    return figures

@@ -13,7 +13,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ from emscope.behaviour.judges.scoring import Score
 from emscope.behaviour.judges.server import LARGEST_FILE, LARGEST_REPLY, Connection, NoReplyError, Reply, value_of
 from emscope.behaviour.judging import Judgement
 from emscope.errors import UserError
-from emscope.files import cannot_write, value_sha256, write_json
+from emscope.files import value_sha256, write_json
+from emscope.locking import locked
 from emscope.redaction import redact_said
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def judge_by_batch(judge: OpenAIJudge, questions: Sequence[str], answers: Sequen
         UserError: the server has no batches, refuses, or cannot be reached; what was collected is kept.
     """
     folder = batch_folder(judge.store.path)
-    with _alone(folder):
+    busy = UserError("Another command is submitting or collecting batches of this store: wait for it.")
+    with locked(folder, "batches", busy=busy):  # two that submit at once would pay twice
         result: BatchResult = run(_Visit(judge, folder).make(questions, answers))
     return result
 
@@ -128,32 +129,6 @@ def read_states(folder: Path, judge: str) -> Iterator[tuple[Path, BatchState]]:
             raise UserError(f"{path} is not a record of a batch ({error}): move it away.") from error
         if state.judge == judge:
             yield path, state
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes: two that submit at once would pay twice.
-
-    Raises:
-        UserError: another one holds it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise cannot_write(folder, error.strerror) from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            raise UserError(
-                "Another command is submitting or collecting batches of this store: wait for it."
-            ) from error
-        yield
 
 
 class BatchRefusedError(UserError):

@@ -10,20 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
+from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge, trial_keys
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import Score, score_from_logprobs
+from emscope.behaviour.judges.settings import JudgeRequest
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.chat import ChatPrompt, messages_of, prepare_prompt
 from emscope.organisms.control_tokens import control_tokens, say_spelled
-from emscope.organisms.models import Organism, finite_logits
+from emscope.organisms.fingerprint import fingerprint, is_local
+from emscope.organisms.models import Organism, finite_logits, load_tokenizer, resolve
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.templates import can_stop_thinking
 
@@ -35,10 +38,33 @@ class HFJudge(RubricJudge):
     """Judges with a model of transformers, in batches, without generating."""
 
     def __init__(self, model: Organism, rubrics: Rubrics, store: ScoreStore, max_calls: int | None = None) -> None:
-        super().__init__(f"hf:{model.source.name}", rubrics, store, max_calls)
+        super().__init__(_name(model.source.name), rubrics, store, max_calls)
         self.model = model
         self.numbers = number_tokens(model.tokenizer)
         self.words = _word_tokens(model.tokenizer)
+
+    @classmethod
+    def from_request(cls, request: JudgeRequest) -> HFJudge:
+        """Load the model and return the judge."""
+        return cls(request.load(request.model), request.rubrics, request.scores(), request.max_calls)
+
+    @classmethod
+    def fingerprint(cls, request: JudgeRequest) -> str:
+        """Return what stands behind the model's name now, and the rubrics."""
+        return f"hf:{fingerprint(request.model)}:{request.rubrics.hash}"
+
+    @classmethod
+    def check(cls, request: JudgeRequest) -> None:
+        """See that the tokenizer knows digits, and have one written answer judged, unless that was done before."""
+        source = resolve(request.model)
+        number_tokens(load_tokenizer(source))
+        tried = tuple(trial_keys(_name(source.name), request.rubrics))
+        with request.scores() as store:
+            if any(score.value is not None for score in store.get(tried).values()):
+                return
+        judge = cls.from_request(request)
+        with judge.store:
+            judge.try_out()
 
     def reading(self, text: str) -> str:
         """Return that what spells a control token is read as plain text."""
@@ -46,9 +72,12 @@ class HFJudge(RubricJudge):
 
     def ask(self, calls: Sequence[Call], done: Done) -> None:
         """Score every call from the probabilities after its prompt."""
-        asked = [scoring_prompt(self.model.tokenizer, call.prompt) for call in calls]
-        say_spelled("rubrics with their answers", [prompt.spelled for prompt in asked])
-        prompts = [prompt.ids for prompt in asked]
+        prompts, spelled = [], []
+        for call in calls:
+            asked = scoring_prompt(self.model.tokenizer, call.prompt)
+            prompts.append(asked.ids)
+            spelled.append(asked.spelled)
+        say_spelled("rubrics with their answers", spelled)
         prefix = SharedPrefix(self.model, prompts)
         tails = [ids[prefix.length :] for ids in prompts]
         tree = [] if len(self.numbers) == 101 else self._digit_tree()
@@ -63,14 +92,14 @@ class HFJudge(RubricJudge):
 
     def _digit_tree(self) -> list[int]:
         """Return what is appended to a prompt to see how each first digit goes on: 0 to 9, and the 0 of 10."""
-        return [*(self.numbers[digit] for digit in range(10)), self.numbers[0]]
+        return [*map(self.numbers.__getitem__, range(10)), self.numbers[0]]
 
     def _read(self, prefix: SharedPrefix, tails: list[list[int]], tree: list[int]) -> Tensor:
         """Return log-probabilities [rows, 1 + len(tree), n_tokens] after each prompt and each token of the tree."""
         device, shared = self.model.device, prefix.length
         width = rounded(max(map(len, tails)) + len(tree), WIDTH_STEP)
         padded = PaddedBatch.of([tail + tree for tail in tails], self.model.tokenizer.pad_token_id or 0, width=width)
-        ends = torch.tensor([len(tail) for tail in tails])
+        ends = torch.tensor(list(map(len, tails)))
         wanted = (ends[:, None] - 1 + torch.arange(1 + len(tree))).to(device)
         if tree:
             positions, seen = _tree_layout(ends, width, shared)
@@ -85,9 +114,12 @@ class HFJudge(RubricJudge):
     def _read_apart(self, prefix: SharedPrefix, tails: list[list[int]], tree: list[int]) -> Tensor:
         """Return what `_read` does, each continuation in a row of its own: for models that take no tree."""
         digits, zero = tree[:-1], tree[-1]
-        sequences = [tail + more for tail in tails for more in ([], *([digit] for digit in digits), [digits[1], zero])]
-        after = torch.cat([self._read(prefix, [sequence], []) for sequence in sequences])
-        return after.reshape(len(tails), 1 + len(tree), -1)
+        branches = [[], *([digit] for digit in digits), [digits[1], zero]]
+        after = []
+        for tail in tails:
+            for branch in branches:
+                after.append(self._read(prefix, [tail + branch], []))
+        return torch.cat(after).reshape(len(tails), 1 + len(tree), -1)
 
     def _score(self, logprobs: Tensor) -> Score:
         names = [*map(str, self.numbers), *self.words]
@@ -100,11 +132,18 @@ class HFJudge(RubricJudge):
         shares = {0: first[0]}  # nothing continues a leading 0
         for tens in range(1, 10):
             shares[tens] = first[tens] * max(0.0, 1 - sum(then[tens]))
-            shares.update({10 * tens + units: first[tens] * then[tens][units] for units in range(10)})
+            for units in range(10):
+                shares[10 * tens + units] = first[tens] * then[tens][units]
         shares[100] = shares[10] * hundred
         shares[10] -= shares[100]
         alternatives = [(str(value), math.log(share)) for value, share in shares.items() if share > 0]
         return score_from_logprobs([*alternatives, *zip(self.words, after[0, 10:].tolist(), strict=True)], "digits")
+
+
+def _name(model: str) -> str:
+    """Return what the judge is called: a local model also by its contents, for its name says nothing of its weights."""
+    known = fingerprint(model) if Path(model).expanduser().exists() else ""
+    return f"hf:{model}@{known.partition('@')[2]}" if is_local(known) else f"hf:{model}"
 
 
 def scoring_prompt(tokenizer: Any, prompt: str) -> ChatPrompt:
@@ -139,10 +178,14 @@ def number_tokens(tokenizer: object) -> dict[int, int]:
     Raises:
         UserError: even a digit is more than one token.
     """
-    found = {value: token for value in range(101) if (token := _single_token(tokenizer, str(value))) is not None}
-    if any(digit not in found for digit in range(10)):
+    tokens = {}
+    for value in range(101):
+        token = _single_token(tokenizer, str(value))
+        if token is not None:
+            tokens[value] = token
+    if not tokens.keys() >= set(range(10)):
         raise UserError("This model's tokenizer has no token for each digit, so it cannot judge: choose another model.")
-    return found if len(found) == 101 else {value: found[value] for value in range(10)}
+    return tokens if len(tokens) == 101 else {digit: tokens[digit] for digit in range(10)}
 
 
 def _word_tokens(tokenizer: object) -> dict[str, int]:

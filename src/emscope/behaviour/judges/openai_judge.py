@@ -30,10 +30,11 @@ from emscope.behaviour.judges.failures import (
     server_words,
 )
 from emscope.behaviour.judges.replies import score_of
-from emscope.behaviour.judges.rubric_judge import Call, Done, RubricJudge
+from emscope.behaviour.judges.rubric_judge import TRIALS, Call, Done, RubricJudge
 from emscope.behaviour.judges.rubrics import Rubrics
 from emscope.behaviour.judges.scoring import CONTENT_FILTER, VERDICTS, Score
 from emscope.behaviour.judges.server import Connection, NoReplyError, Reply, ServerSettings, retry_after
+from emscope.behaviour.judges.settings import JudgeRequest
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.errors import UserError
 from emscope.redaction import redact_said
@@ -62,8 +63,7 @@ class OpenAIJudge(RubricJudge):
     def __init__(
         self, model: str, rubrics: Rubrics, store: ScoreStore, server: ServerSettings, max_calls: int | None = None
     ) -> None:
-        where = f"@{server.address}" if server.base_url else ""
-        super().__init__(f"openai:{model}{where}", rubrics, store, max_calls)
+        super().__init__(_name(model, server), rubrics, store, max_calls)
         self.model, self.server = model, server
         self.where = server.base_url or "OpenAI"
         self.own_server = server.base_url is not None
@@ -73,6 +73,49 @@ class OpenAIJudge(RubricJudge):
         self._pause_until = 0.0
         self._failed_in_a_row = 0
         self._said = ""
+
+    @classmethod
+    def from_request(cls, request: JudgeRequest) -> OpenAIJudge:
+        """Return the judge; nothing is asked yet."""
+        return cls(request.model, request.rubrics, request.scores(), request.server(), request.max_calls)
+
+    @classmethod
+    def fingerprint(cls, request: JudgeRequest) -> str:
+        """Return model, address and rubrics, and whether scores are read from replies alone."""
+        asked = request.own_server or request.settings
+        server = ServerSettings(asked.base_url or None)
+        return f"{_name(request.model, server)}:{request.rubrics.hash}{'' if asked.logprobs else ':replies'}"
+
+    @classmethod
+    def check(cls, request: JudgeRequest) -> None:
+        """Have the server judge one written answer, whose score is kept."""
+        judge = cls.from_request(request)
+        with judge.store:
+            judge.try_out()
+
+    def try_out(self) -> None:
+        """Have one written answer judged; where that was done before, see that the server is there and takes the key.
+
+        Raises:
+            UserError: the server cannot be reached, refuses, or gives no scores.
+        """
+        question, answer = TRIALS[0]
+        known, _ = self.pending([question], [answer])
+        if any(score.value is not None for score in known.values()):
+            run(self._knock())
+        super().try_out()
+
+    async def _knock(self) -> None:
+        """Look at the list of models, which costs nothing; servers without one say nothing."""
+        async with Connection(self.server) as connection:
+            try:
+                reply = await connection.get("/models", seconds=GLANCE)
+            except NoReplyError as lost:
+                if lost.unreachable:
+                    raise self._unreachable(lost) from lost
+                return
+        if reply.status == 401:
+            raise refusal(reply.status, server_words(reply.text), self.where, self.model)
 
     def worded(self, text: str) -> str:
         """Return a text without spelled control tokens: the server tokenises what it is sent."""
@@ -282,6 +325,11 @@ class OpenAIJudge(RubricJudge):
         if not isinstance(listed, list):
             return None
         return model_names(listed)
+
+
+def _name(model: str, server: ServerSettings) -> str:
+    """Return what the judge is called: the model, and the address where that is not OpenAI's."""
+    return f"openai:{model}@{server.address}" if server.base_url else f"openai:{model}"
 
 
 def model_names(listed: Sequence[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from emscope.errors import UserError
 from emscope.files import tree_sha256, value_sha256, write_text
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.checkpoints import ADAPTER_FILES, CHECKPOINTS, checkpoints_of, keep_adapters, steps_saved
-from emscope.organisms.train import TrainSettings
+from emscope.organisms.settings import TrainSettings
 from emscope.outside import read_jsonl
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.training import train_resumably

@@ -27,6 +27,7 @@ from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.data import is_trained_elsewhere
+from emscope.pipeline.forecast import Sizes, StageForecast
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_organisms, check_questions, shape_of
 from emscope.pipeline.stages import RunFolder
@@ -77,6 +78,22 @@ def _works(lab: Lab) -> dict[str, float | None]:
         "ablate": answering(3 * ABLATION_PROMPTS, lab.config.sampling, altered=True),
         "compare": SHORT,
     }
+
+
+def forecast(lab: Lab) -> list[StageForecast]:
+    """Return what each step would take, in order."""
+    size = Sizes(lab)
+    chosen = lab.questions[:1] * 3 * ABLATION_PROMPTS
+    rows = []
+    for stage, work in _works(lab).items():
+        if stage == "generate":
+            row = size.judging(stage, lab.questions * 2, sampled=True)
+        elif stage == "ablate":
+            row = size.judging(stage, chosen, sampled=True)
+        else:
+            row = StageForecast(stage, n_bytes=size.adapter if stage in ("model_output", f"train-{MISALIGNED}") else 0)
+        rows.append(size.timed(row, work))
+    return rows
 
 
 def _run_stages(lab: Lab, prompts: list[Question]) -> str:

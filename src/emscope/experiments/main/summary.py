@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.leakage import medical_leakage
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.files import write_json
@@ -41,7 +44,7 @@ def summarise(lab: Lab) -> None:
                 ],
             },
             "ablation": ablation_figures(read_json(lab.folder.path("ablation.json"))),
-            "judge": judge_figures(lab),
+            "judge": judge_figures(lab, judged),
             "leakage": leakage_figures(judged),
             "seconds": lab.folder.seconds,
             "peak_memory_bytes": lab.folder.peak_memory_bytes,
@@ -95,9 +98,11 @@ def ablation_figures(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def judge_figures(lab: Lab) -> dict[str, Any]:
-    """Return what the judge knows about itself."""
+def judge_figures(lab: Lab, judged: dict[str, list[JudgedResponse]]) -> dict[str, Any]:
+    """Return what the judge that comes with emscope knows about itself; of any other, who it is and what it scored."""
     facts = lab.judge_facts
+    if facts is None:
+        return asdict(judged_by(list(chain.from_iterable(judged.values()))))
     wanted = (
         "auroc_leave_one_domain_out",
         "auroc_leave_one_area_out",

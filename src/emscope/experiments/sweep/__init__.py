@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emscope.experiments.shape import Experiment
 from emscope.experiments.sweep.measure import SweepSettings, measure
 from emscope.experiments.sweep.page import section, table
+from emscope.experiments.sweep.result import SweepResult
 
 EXPERIMENT = Experiment(
     name="sweep",
     about="Measure where misalignment can be read: every block, contrast, pooling and method, on held-out questions.",
     settings=SweepSettings,
-    result=dict[str, Any],
+    result=SweepResult,
     measure=measure,
     section=section,
     table=table,

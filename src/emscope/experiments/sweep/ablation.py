@@ -1,4 +1,4 @@
-"""Subtracting a direction at the block where it separates best, against all blocks, at the same disturbance.
+"""A direction subtracted at the block where it separates best, against all blocks, at the same disturbance.
 
 Shares of a strength are not comparable: the vectors of blocks differ in length, and what is written early passes
 through more of the model. So each ablation, and a random one beside it, is set to the KL divergence that the one at the
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.experiments.bench import spread
+from emscope.behaviour.tables import JudgedResponse
+from emscope.experiments.sweep.result import AblationTrial, MeanScores, SweepAblation
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import mean_of
 from emscope.interventions.calibration import coefficients_for
@@ -22,79 +21,87 @@ from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import Subject, measure
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
+from emscope.sequences import spread
 
 KL_QUESTIONS = 10
 BEST, EVERY = "subtract at the best block", "subtract at all blocks"
-RANDOM = {BEST: "random at the best block", EVERY: "random at all blocks"}
+RANDOM_BEST, RANDOM_EVERY = "random at the best block", "random at all blocks"
 CENTRED = "centred at all blocks"
 
 
 def compare_ablations(
-    lab: Lab, directions: Directions, block: int, n_questions: int, strength: float
-) -> dict[str, Any]:
-    """Return alignment, coherence and restored share of each ablation, and of the organism and base without any.
+    lab: Lab, name: str, directions: Directions, block: int, n_questions: int, strength: float
+) -> SweepAblation:
+    """Return what each ablation does, and the scores of the organism and the base without any.
 
-    `strength` is that at the best block; `nats`, its disturbance on development questions, is what the others are set
-    to. `centred` puts the projection at every block back where the aligned side has it, and has no strength to set.
+    `strength` is that at the best block; its disturbance on development questions is what the others are set to. The
+    centred ablation puts the projection at every block back where the aligned side has it, and has no strength to set.
     """
-    plan, nats = _at_one_disturbance(lab, directions, block, strength)
+    ablations, nats = ablations_at_one_disturbance(lab, directions, block, strength)
+
     questions = spread(lab.test_questions, n_questions)
-    own, base = (_answers(lab, name, questions) for name in (MISALIGNED, BASE))
-    subject = Subject(MISALIGNED, _undisturbed(lab, lab.test_questions))
-    measured = measure(subject, list(plan.values()), questions, lab.config.sampling, lab.judge)
-    return {
-        "block": block,
-        "strength": strength,
-        "nats": nats,
-        "n_questions": len(questions),
-        **{
-            name: {score: mean_of(rows, score) for score in ("aligned", "coherent")}
-            for name, rows in (("misaligned", own), ("base", base))
-        },
-        "trials": {
-            name: {
-                "strength": intervention.strength,
-                "kl": figures.kl.as_dict(),
-                "aligned": mean_of(rows, "aligned"),
-                "coherent": mean_of(rows, "coherent"),
-                "restored": restored_share(rows, own, base, lab.config.seed).as_dict(),
-            }
-            for (name, intervention), (figures, rows) in zip(plan.items(), measured, strict=True)
-        },
-    }
+    misaligned, base = lab.judged(MISALIGNED, questions), lab.judged(BASE, questions)
+    subject = Subject(MISALIGNED, undisturbed(lab, lab.test_questions))
+    measured = measure(subject, list(ablations.values()), questions, lab.config.sampling, lab.judge)
+
+    trials: dict[str, AblationTrial] = {}
+    for (trial, intervention), (figures, rows) in zip(ablations.items(), measured, strict=True):
+        trials[trial] = AblationTrial(
+            strength=intervention.strength,
+            kl=figures.kl,
+            aligned=mean_of(rows, "aligned"),
+            coherent=mean_of(rows, "coherent"),
+            restored=restored_share(rows, misaligned, base, lab.config.seed),
+        )
+    return SweepAblation(
+        construction=name,
+        block=block,
+        strength=strength,
+        nats=nats,
+        n_questions=len(questions),
+        misaligned=_mean_scores(misaligned),
+        base=_mean_scores(base),
+        trials=trials,
+    )
 
 
-def _at_one_disturbance(
+def _mean_scores(rows: Sequence[JudgedResponse]) -> MeanScores:
+    return MeanScores(mean_of(rows, "aligned"), mean_of(rows, "coherent"))
+
+
+def ablations_at_one_disturbance(
     lab: Lab, directions: Directions, block: int, strength: float
 ) -> tuple[Mapping[str, Intervention], float]:
-    """Return the ablations by name, all but the centred one at the disturbance of the first, and that disturbance."""
-    every, control = directions.blocks, random_like(directions, lab.config.seed)
+    """Return the ablations by name, and the disturbance that all but the centred one have, in nats a token."""
+    blocks, control = directions.blocks, random_like(directions, lab.config.seed)
     best = Intervention(directions, "subtract", (block,), strength, block)
     others = {
-        EVERY: Intervention(directions, "subtract", every, strength / len(every)),
-        RANDOM[BEST]: replace(best, directions=control),
-        RANDOM[EVERY]: Intervention(control, "subtract", every, strength / len(every)),
+        EVERY: Intervention(directions, "subtract", blocks, strength / len(blocks)),
+        RANDOM_BEST: replace(best, directions=control),
+        RANDOM_EVERY: Intervention(control, "subtract", blocks, strength / len(blocks)),
     }
-    text, names = _undisturbed(lab, lab.dev_questions), list(others)
-    target = text.divergence(best).per_token
+
+    text, starts = undisturbed(lab, lab.dev_questions), list(others.values())
+    nats = text.divergence(best).per_token
 
     def nats_at(searches: Sequence[int], strengths: Sequence[float]) -> list[float]:
-        tried = [replace(others[names[number]], strength=one) for number, one in zip(searches, strengths, strict=True)]
-        return [found.per_token for found in text.divergences(tried)]
+        tried = []
+        for search, tried_strength in zip(searches, strengths, strict=True):
+            tried.append(replace(starts[search], strength=tried_strength))
+        return [disturbance.per_token for disturbance in text.divergences(tried)]
 
-    found = coefficients_for([target] * len(names), [item.strength for item in others.values()], nats_at)
-    found_at = {name: replace(others[name], strength=item.coefficient) for name, item in zip(names, found, strict=True)}
-    return {BEST: best, **found_at, CENTRED: Intervention(directions, "centred", every)}, target
+    first_strengths = [intervention.strength for intervention in starts]
+    searches = coefficients_for([nats] * len(starts), first_strengths, nats_at)
+
+    ablations = {BEST: best}
+    for (name, intervention), search in zip(others.items(), searches, strict=True):
+        ablations[name] = replace(intervention, strength=search.coefficient)
+    ablations[CENTRED] = Intervention(directions, "centred", blocks)
+    return ablations, nats
 
 
-def _undisturbed(lab: Lab, questions: Sequence[Question]) -> Undisturbed:
+def undisturbed(lab: Lab, questions: Sequence[Question]) -> Undisturbed:
     """Return the misaligned organism with its own answers to a few of the questions."""
     organism = lab.organism(MISALIGNED)
-    rows = [row for row in _answers(lab, MISALIGNED, spread(questions, KL_QUESTIONS)) if row.response]
+    rows = [row for row in lab.judged(MISALIGNED, spread(questions, KL_QUESTIONS)) if row.response]
     return Undisturbed(organism, ForcedText(lab.encode(organism, rows), [row.group for row in rows]))
-
-
-def _answers(lab: Lab, name: str, questions: Sequence[Question]) -> list[JudgedResponse]:
-    wanted = {question.id for question in questions}
-    rows = read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse)
-    return [row for row in rows if row.question_id in wanted]

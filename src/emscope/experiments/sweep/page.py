@@ -1,185 +1,236 @@
-"""The sweep's section: where misalignment can be read, and what its controls say."""
+"""The sweep on a page: where misalignment can be read, what the controls say, and the table for the terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from emscope.experiments.sweep.plots import bounded_lines, heatmap
+import plotly.graph_objects as go
+
+from emscope.experiments.sweep.result import (
+    BestBlock,
+    Interval,
+    IntervalByBlock,
+    SweepAblation,
+    SweepResult,
+)
+from emscope.report.figures import blank_figure, plain
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import above, bounded, number, percent, ranged
+from emscope.report.wording import above, bounded, number, percent, ranged, restored_words
 
-BAR, NULL_MARGIN = 0.95, 0.03
+ACCURATE = 0.95
+"""A construction that is right on this share of held-out questions is counted as one that separates."""
+NULL_MARGIN = 0.03
+"""How far from 50 % the accuracy with exchanged labels may lie before it is pointed out."""
+COLOURS = ("#e45756", "#4c78a8", "#54a24b", "#b279a2")
+RING = "The ring marks the block chosen on training questions."
 
 
-def section(found: dict[str, Any]) -> Section:
-    """Return the section of a sweep's figures."""
-    parts: list[Plot | Table] = [_best_table(found), *_heatmaps(found), _prompt_plot(found), _prompt_table(found)]
-    if found["ablation"]:
-        parts.append(_ablation_table(found["ablation"]))
-    paragraphs = [
-        _finding(found),
-        _null_sentence(found),
-        *_response_sentences(found),
-        *_ablation_sentences(found),
-        _method(found),
-    ]
+def section(result: SweepResult) -> Section:
+    """Return the report's section on a sweep: the finding and its picture first."""
+    paragraphs = [_finding(result), _spread_over_constructions(result), _null_sentence(result)]
+    paragraphs += _response_sentences(result)
+    paragraphs += _ablation_sentences(result)
+    paragraphs.append(_method(result))
+
+    parts: list[Plot | Table] = [_picture(result), _best_table(result), *_heatmaps(result)]
+    parts += [_prompt_plot(result), _prompt_table(result)]
+    if result.ablation is not None:
+        parts.append(_ablation_table(result.ablation))
     return Section("sweep", "Sweep: every block, contrast, pooling and method", paragraphs, parts)
 
 
-def _main_contrast(found: Mapping[str, Any]) -> str:
-    contrasts = [item["construction"]["contrast"] for item in found["constructions"].values()]
-    return "control" if "control" in contrasts else contrasts[0]
-
-
-def _of(found: Mapping[str, Any], contrast: str) -> dict[str, Any]:
-    return {name: item for name, item in found["constructions"].items() if item["construction"]["contrast"] == contrast}
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}"
-
-
-def _finding(found: Mapping[str, Any]) -> str:
-    """Say what the most separating construction of the main contrast reaches, whether that is a lot or little."""
-    contrast = _main_contrast(found)
-    items = _of(found, contrast)
-    name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
-    best = item["best"]
-    reached = sum((one["best"]["accuracy"]["value"] or 0) >= BAR for one in items.values())
-    weakest = min(items.items(), key=lambda pair: pair[1]["best"]["accuracy"]["value"] or 0)
-    values = [value for value in item["accuracy"]["value"] if value is not None]
-    least, most = min(values, default=None), max(values, default=None)
+def _finding(result: SweepResult) -> str:
+    """Say in one sentence what the most separating construction of the main contrast reaches."""
+    contrast = result.main_contrast
+    name, swept = result.strongest(contrast)
+    best = swept.best
+    what = {
+        "control": "The misaligned organism is told from its control",
+        "model": "The misaligned organism is told from its base",
+        "response": "Misaligned answers are told from aligned ones of the same organism",
+    }[contrast]
     return (
-        f"In the {contrast} contrast the construction that separates training questions best is {name} at block "
-        f"{best['block']}; on questions left out its balanced accuracy is {ranged(best['accuracy'])} and its AUROC "
-        f"{number(best['auroc']['value'], '.3f')}; over all blocks its accuracy is {_number(least)} – {_number(most)} "
-        f"%. At their best blocks {reached} of the contrast's {len(items)} constructions reach "
-        f"{100 * BAR:.0f} % accuracy; the weakest is {weakest[0]}: {ranged(weakest[1]['best']['accuracy'])}."
+        f"{what} with a balanced accuracy of {ranged(best.accuracy)} on questions left out, by {name} at block "
+        f"{best.block}; chance is 50 %."
     )
 
 
-def _null_sentence(found: Mapping[str, Any]) -> str:
-    nulls = {name: item["best"]["null_accuracy"] for name, item in found["constructions"].items()}
-    nulls = {name: value for name, value in nulls.items() if value is not None}
+def _picture(result: SweepResult) -> Plot:
+    """Draw the AUROC of the most separating construction of each contrast by block."""
+    series = {}
+    for contrast in dict.fromkeys(swept.construction.contrast for swept in result.constructions.values()):
+        name, swept = result.strongest(contrast)
+        series[name] = swept.auroc
+    return Plot(
+        "Where it can be read",
+        bounded_lines(series, result.blocks, "AUROC on questions left out", 0.5),
+        "Of each contrast the construction that separates training questions best. Bands are 95 % intervals; the "
+        "dotted line is chance.",
+    )
+
+
+def _spread_over_constructions(result: SweepResult) -> str:
+    """Say how far constructions and blocks differ in the main contrast."""
+    contrast = result.main_contrast
+    name, swept = result.strongest(contrast)
+    constructions = result.of_contrast(contrast)
+    accuracies = {other: _or_zero(one.best.accuracy.value) for other, one in constructions.items()}
+    weakest = min(accuracies, key=lambda other: accuracies[other])
+    n_accurate = sum(accuracy >= ACCURATE for accuracy in accuracies.values())
+    least, most = _range_of(swept.accuracy.value)
+    return (
+        f"In the {contrast} contrast the AUROC of {name} at block {swept.best.block} is "
+        f"{number(swept.best.auroc.value, '.3f')}; over all blocks its accuracy is {_number(least)} – "
+        f"{_number(most)} %. At their best blocks {n_accurate} of the contrast's {len(constructions)} constructions "
+        f"reach {100 * ACCURATE:.0f} % accuracy; the weakest is {weakest}: "
+        f"{ranged(constructions[weakest].best.accuracy)}."
+    )
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _range_of(values: Sequence[float]) -> tuple[float, float]:
+    """Return the smallest and the largest figure, NaN without any."""
+    known = list(filter(math.isfinite, values))
+    return (min(known), max(known)) if known else (math.nan, math.nan)
+
+
+def _number(value: float) -> str:
+    return number(100 * value, ".0f")
+
+
+def _null_sentence(result: SweepResult) -> str:
+    nulls: dict[str, float] = {}
+    for name, swept in result.constructions.items():
+        if math.isfinite(swept.best.null_accuracy):
+            nulls[name] = swept.best.null_accuracy
     if not nulls:
         return "No labels were exchanged, so nothing says what chance alone would reach."
-    off = {name: value for name, value in nulls.items() if abs(value - 0.5) > NULL_MARGIN}
-    verdict = "All lie within three points of 50 %" if not off else f"Outside three points of 50 % are {', '.join(off)}"
+
+    outside = [name for name, accuracy in nulls.items() if abs(accuracy - 0.5) > NULL_MARGIN]
+    verdict = (
+        f"Outside three points of 50 % are {', '.join(outside)}" if outside else "All lie within three points of 50 %"
+    )
     return (
         "With labels exchanged within questions, in training and in test, the same fits have a mean accuracy of "
         f"{_number(min(nulls.values()))} – {_number(max(nulls.values()))} % at the best blocks. {verdict}."
     )
 
 
-def _response_sentences(found: Mapping[str, Any]) -> list[str]:
-    items = _of(found, "response")
-    if not items:
-        left_out = [reason for name, reason in found["skipped"].items() if name.startswith("response")]
-        return [f"The response contrast was left out. {left_out[0]}"] if left_out else []
-    name, item = max(items.items(), key=lambda pair: pair[1]["best"]["train_d_prime"])
-    base = found["prompt_only"]["response"]["auroc"]
-    highest = _highest(base["value"])
-    auroc, n, given = item["best"]["auroc"], item["n"]["test"], item["n"]["train"]
-    sure = "which excludes chance" if above(auroc["low"], 0.5) else "which does not exclude chance"
+def _response_sentences(result: SweepResult) -> list[str]:
+    if not result.of_contrast("response"):
+        for name, reason in result.skipped.items():
+            if name.startswith("response"):
+                return [f"The response contrast was left out. {reason}"]
+        return []
+
+    name, swept = result.strongest("response")
+    auroc, train, test = swept.best.auroc, swept.n.train, swept.n.test
+    certain = "which excludes chance" if above(auroc.low, 0.5) else "which does not exclude chance"
+    _, prompt_only = _range_of(result.prompt_only["response"].auroc.value)
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
-        f"{item['best']['block']} has AUROC {bounded(auroc)} on "
-        f"questions left out ({n['positive']} and {n['negative']} answers), {sure}. It comes from "
-        f"{given['positive']} and {given['negative']} answers, and directions from two halves of their questions have "
-        f"a cosine of {number(item['best']['split_half_cosine'], '.2f')}. A probe that reads only the base model's "
-        f"prompt reaches at most {number(highest, '.2f')} at any block. The offline judge that tells the two "
-        "kinds apart itself reads mean answer activations, of the base model, so part of what is found here is the "
-        "judge."
+        f"{swept.best.block} has AUROC {bounded(auroc)} on questions left out ({test.positive} and {test.negative} "
+        f"answers), {certain}. It comes from {train.positive} and {train.negative} answers, and directions from two "
+        f"halves of their questions have a cosine of {number(swept.best.split_half_cosine, '.2f')}. A probe that reads "
+        f"only the base model's prompt reaches at most {number(prompt_only, '.2f')} at any block. The offline judge "
+        "that tells the two kinds apart itself reads mean answer activations, of the base model, so part of what is "
+        "measured here is the judge."
     ]
 
 
-def _ablation_sentences(found: Mapping[str, Any]) -> list[str]:
-    ablation = found["ablation"]
-    if not ablation:
+def _ablation_sentences(result: SweepResult) -> list[str]:
+    ablation = result.ablation
+    if ablation is None:
         return []
-    told = {
-        name: f"{ranged(trial['restored'])} at {number(trial['kl']['value'], '.2f')} nats a token"
-        for name, trial in ablation["trials"].items()
-    }
+
+    effects: dict[str, str] = {}
+    for name, trial in ablation.trials.items():
+        restored = restored_words(trial.restored, trial.coherent)
+        effects[name] = f"{restored} at {number(trial.kl.value, '.2f')} nats a token"
     return [
-        f"Subtracting {ablation['strength']:g} × {ablation['construction']} at block {ablation['block']} restores "
-        f"{told['subtract at the best block']} of disturbance; subtracted at all blocks, with the strength that "
-        f"disturbs as much on development questions, {told['subtract at all blocks']}. Random directions set to the "
-        f"same disturbance: {told['random at the best block']} there, {told['random at all blocks']} everywhere. "
-        f"Shares and disturbances are of {ablation['n_questions']} test questions."
+        f"Subtracting {ablation.strength:g} × {ablation.construction} at block {ablation.block} restores "
+        f"{effects['subtract at the best block']} of disturbance; subtracted at all blocks, with the strength that "
+        f"disturbs as much on development questions, {effects['subtract at all blocks']}. Random directions set to the "
+        f"same disturbance: {effects['random at the best block']} there, {effects['random at all blocks']} everywhere. "
+        f"Shares and disturbances are of {ablation.n_questions} test questions."
     ]
 
 
-def _method(found: Mapping[str, Any]) -> str:
+def _method(result: SweepResult) -> str:
     return (
-        f"Directions, penalties and best blocks come from {found['n_train_questions']} training questions, by "
-        f"cross-fitting; every figure is of {found['n_test_questions']} others. Intervals resample questions. The best "
+        f"Directions, penalties and best blocks come from {result.n_train_questions} training questions, by "
+        f"cross-fitting; every figure is of {result.n_test_questions} others. Intervals resample questions. The best "
         "block has the largest cross-fitted d′. Stability is the cosine of directions from two halves of the questions."
     )
 
 
-def _best_table(found: Mapping[str, Any]) -> Table:
+def _best_table(result: SweepResult) -> Table:
     rows: list[list[str | float | None]] = []
-    for name, item in found["constructions"].items():
-        best, test = item["best"], item["n"]["test"]
-        auroc = best["auroc"]
-        bounds = bounded(auroc, ".3f")
+    for name, swept in result.constructions.items():
+        best = swept.best
         rows.append(
             [
                 name,
-                best["block"],
-                bounds,
-                ranged(best["accuracy"]),
-                best["d_prime"]["value"],
-                best["split_half_cosine"],
-                f"{_number(best['null_accuracy'])} %",
-                best["p_value"],
-                f"{test['positive']} / {test['negative']}",
+                best.block,
+                bounded(best.auroc, ".3f"),
+                ranged(best.accuracy),
+                best.d_prime.value,
+                best.split_half_cosine,
+                percent(best.null_accuracy),
+                best.p_value,
+                f"{swept.n.test.positive} / {swept.n.test.negative}",
             ]
         )
     header = ["construction", "best block", "AUROC", "accuracy", "d′", "stability", "null", "p", "test examples"]
-    return Table("At the best block of each construction", header, rows, _table_caption())
-
-
-def _table_caption() -> str:
-    return (
+    caption = (
         "Construction: contrast, pooling, method. Accuracy is balanced, with the threshold of the training questions. "
         "Null: mean accuracy after exchanging labels within questions; p: share of relabellings at least as accurate, "
         "which cannot be less than one over their number plus one."
     )
+    return Table("At the best block of each construction", header, rows, caption)
 
 
-def _heatmaps(found: Mapping[str, Any]) -> list[Plot]:
-    items, blocks = found["constructions"], found["blocks"]
-    marked = {name: item["best"]["block"] for name, item in items.items()}
-    auroc = {name: item["auroc"]["value"] for name, item in items.items()}
-    accuracy = {name: item["accuracy"]["value"] for name, item in items.items()}
-    stability = {name: item["split_half_cosine"] for name, item in items.items()}
-    null = {name: item["null_accuracy"] for name, item in items.items()}
-    ring = "The ring marks the block chosen on training questions."
+def _heatmaps(result: SweepResult) -> list[Plot]:
+    chosen: dict[str, int] = {}
+    auroc: dict[str, Sequence[float]] = {}
+    accuracy: dict[str, Sequence[float]] = {}
+    stability: dict[str, Sequence[float]] = {}
+    null: dict[str, Sequence[float]] = {}
+    for name, swept in result.constructions.items():
+        chosen[name] = swept.best.block
+        auroc[name], accuracy[name] = swept.auroc.value, swept.accuracy.value
+        stability[name], null[name] = swept.split_half_cosine, swept.null_accuracy
+
+    blocks = result.blocks
     return [
-        Plot("AUROC on questions left out", heatmap(auroc, blocks, "AUROC", (0, 1), marked), ring),
-        Plot("Balanced accuracy on questions left out", heatmap(accuracy, blocks, "accuracy", (0, 1), marked), ring),
-        Plot("Split-half stability", heatmap(stability, blocks, "cosine", (-1, 1), marked), ring),
-        Plot("Accuracy of the permutation null", heatmap(null, blocks, "accuracy", (0, 1), marked), "Grey is chance."),
+        Plot("AUROC on questions left out", heatmap(auroc, blocks, "AUROC", (0, 1), chosen), RING),
+        Plot("Balanced accuracy on questions left out", heatmap(accuracy, blocks, "accuracy", (0, 1), chosen), RING),
+        Plot("Split-half stability", heatmap(stability, blocks, "cosine", (-1, 1), chosen), RING),
+        Plot("Accuracy of the permutation null", heatmap(null, blocks, "accuracy", (0, 1), chosen), "Grey is chance."),
     ]
 
 
-def _prompt_plot(found: Mapping[str, Any]) -> Plot:
-    series = {f"prompt only, {name}": item["auroc"] for name, item in found["prompt_only"].items()}
+def _prompt_plot(result: SweepResult) -> Plot:
+    series: dict[str, IntervalByBlock] = {}
+    for contrast, prompt_only in result.prompt_only.items():
+        series[f"prompt only, {contrast}"] = prompt_only.auroc
     return Plot(
         "What a probe of the base model's prompt reaches",
-        bounded_lines(series, found["blocks"], "AUROC, held-out", 0.5),
+        bounded_lines(series, result.blocks, "AUROC, held-out", 0.5),
         "It knows the question and no answer. Where two organisms answer the same questions it can know nothing.",
     )
 
 
-def _prompt_table(found: Mapping[str, Any]) -> Table:
+def _prompt_table(result: SweepResult) -> Table:
     rows: list[list[str | float | None]] = []
-    for name, item in found["prompt_only"].items():
-        leak = item["ungrouped_auroc"]
-        rows.append([name, _highest(item["auroc"]["value"]), _highest(leak or [])])
+    for contrast, prompt_only in result.prompt_only.items():
+        _, grouped = _range_of(prompt_only.auroc.value)
+        _, ungrouped = _range_of(prompt_only.ungrouped_auroc or [])
+        rows.append([contrast, grouped, ungrouped])
     return Table(
         "Prompt-only probe at its best block",
         ["contrast", "AUROC, questions left out", "AUROC, answers split without regard to questions"],
@@ -188,46 +239,105 @@ def _prompt_table(found: Mapping[str, Any]) -> Table:
     )
 
 
-def _highest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _ablation_table(ablation: Mapping[str, Any]) -> Table:
-    rows: list[list[str | float | None]] = [
-        [f"{name}, untouched", None, None, ablation[name]["aligned"], ablation[name]["coherent"], None]
-        for name in ("misaligned", "base")
-    ]
-    for name, trial in ablation["trials"].items():
-        kl = bounded(trial["kl"])
-        rows.append([name, trial["strength"], kl, trial["aligned"], trial["coherent"], ranged(trial["restored"])])
+def _ablation_table(ablation: SweepAblation) -> Table:
+    rows: list[list[str | float | None]] = []
+    for name, scores in (("misaligned", ablation.misaligned), ("base", ablation.base)):
+        rows.append([f"{name}, untouched", None, None, scores.aligned, scores.coherent, None])
+    for name, trial in ablation.trials.items():
+        restored = restored_words(trial.restored, trial.coherent)
+        rows.append([name, trial.strength, bounded(trial.kl), trial.aligned, trial.coherent, restored])
     return Table(
         "Ablating the misaligned organism",
         ["what is done", "strength", "nats a token", "alignment", "coherence", "restored"],
         rows,
-        f"{ablation['construction']} on {ablation['n_questions']} test questions. All but the centred one were set to "
-        f"{number(ablation['nats'], '.2f')} nats a token on development questions; random: random vectors as long as "
+        f"{ablation.construction} on {ablation.n_questions} test questions. All but the centred one were set to "
+        f"{number(ablation.nats, '.2f')} nats a token on development questions; random: random vectors as long as "
         "those of the direction, times the strength.",
     )
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Return a line a construction at its best block, with held-out figures."""
-    width = max(len(name) for name in found["constructions"])
-    header = f"{'':<{width}}  block  AUROC (95 %)             accuracy (95 %)          stability  null\n"
-    lines = [f"{name:<{width}}  {_best_line(item['best'])}\n" for name, item in found["constructions"].items()]
-    lines += [f"left out: {name}: {reason}\n" for name, reason in found["skipped"].items()]
-    return header + "".join(lines)
+def heatmap(
+    rows: Mapping[str, Sequence[float]],
+    blocks: Sequence[int],
+    label: str,
+    bounds: tuple[float, float],
+    chosen: Mapping[str, int],
+) -> go.Figure:
+    """Draw one row a construction and one column a block; the chosen block of each row has a ring.
 
-
-def _best_line(best: Mapping[str, Any]) -> str:
-    def bounded(name: str, scale: float, digits: int) -> str:
-        value, low, high = (
-            "  –" if best[name][key] is None else f"{scale * best[name][key]:.{digits}f}"
-            for key in ("value", "low", "high")
-        )
-        return f"{value} ({low} – {high})"
-
-    return (
-        f"{best['block']:>5}  {bounded('auroc', 1, 3):<24} {bounded('accuracy', 100, 0):<24} "
-        f"{number(best['split_half_cosine'], '.2f'):>9}  {percent(best['null_accuracy'])}"
+    `bounds` are the values of the two ends of the colour scale: grey in the middle, red high, blue low.
+    """
+    names = list(rows)
+    labels = [plain(name) for name in names]
+    figure = blank_figure("block", "", height=120 + 26 * len(names))
+    figure.add_heatmap(
+        z=list(rows.values()),
+        x=list(blocks),
+        y=labels,
+        zmin=bounds[0],
+        zmax=bounds[1],
+        colorscale=[[0, "#4c78a8"], [0.5, "#dddddd"], [1, "#e45756"]],
+        colorbar={"title": {"text": label, "side": "right"}, "thickness": 12},
+        hovertemplate="%{y}<br>block %{x}: %{z:.3f}<extra></extra>",
     )
+    figure.add_scatter(
+        x=[chosen[name] for name in names],
+        y=labels,
+        mode="markers",
+        showlegend=False,
+        hoverinfo="skip",
+        marker={"symbol": "circle-open", "size": 11, "color": "#000000", "line": {"width": 2}},
+    )
+    figure.update_layout(margin={"l": 10, "r": 16, "t": 24, "b": 48})
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def bounded_lines(series: Mapping[str, IntervalByBlock], blocks: Sequence[int], label: str, chance: float) -> go.Figure:
+    """Draw one line a series against the block, with its 95 % interval as a band and a dotted line at chance."""
+    figure = blank_figure("block", label)
+    for (name, by_block), shade in zip(series.items(), COLOURS, strict=False):
+        figure.add_scatter(
+            x=[*blocks, *reversed(blocks)],
+            y=[*by_block.high, *reversed(by_block.low)],
+            fill="toself",
+            fillcolor=shade,
+            opacity=0.15,
+            line={"width": 0},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            name=plain(name),
+            x=list(blocks),
+            y=by_block.value,
+            mode="lines",
+            line={"color": shade},
+            hovertemplate="block %{x}: %{y:.3f}",
+        )
+    figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
+    return figure
+
+
+def table(result: SweepResult) -> str:
+    """Return a line a construction at its best block, with held-out figures."""
+    width = max(map(len, result.constructions))
+    lines = [f"{'':<{width}}  block  AUROC (95 %)             accuracy (95 %)          stability  null"]
+    for name, swept in result.constructions.items():
+        lines.append(f"{name:<{width}}  {_line(swept.best)}")
+    for name, reason in result.skipped.items():
+        lines.append(f"left out: {name}: {reason}")
+    return "\n".join(lines) + "\n"
+
+
+def _line(best: BestBlock) -> str:
+    auroc, accuracy = _cell(best.auroc, 1, ".3f"), _cell(best.accuracy, 100, ".0f")
+    stability = number(best.split_half_cosine, ".2f")
+    return f"{best.block:>5}  {auroc:<24} {accuracy:<24} {stability:>9}  {percent(best.null_accuracy)}"
+
+
+def _cell(interval: Interval, scale: float, form: str) -> str:
+    """Return a figure with its interval for the terminal; a dash for each of them that is missing."""
+    ends = []
+    for end in (interval.value, interval.low, interval.high):
+        ends.append("  –" if math.isnan(end) else format(scale * end, form))
+    return f"{ends[0]} ({ends[1]} – {ends[2]})"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emscope.experiments.shape import Experiment
 from emscope.experiments.transfer.measure import TransferSettings, measure
 from emscope.experiments.transfer.page import section, table
+from emscope.experiments.transfer.result import TransferResult
 from emscope.pipeline.lab import Lab
 
 
@@ -18,7 +17,7 @@ EXPERIMENT = Experiment(
     name="transfer",
     about="Train organisms on several domains, and try each one's direction on every other; what is done is reused.",
     settings=TransferSettings,
-    result=dict[str, Any],
+    result=TransferResult,
     measure=measure,
     section=section,
     table=table,

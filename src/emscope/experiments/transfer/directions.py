@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from emscope.experiments.transfer.pairs import OrganismPair, kinship
+from emscope.experiments.transfer.pairs import OrganismPair, kinship, organisms_of
+from emscope.experiments.transfer.result import CosineTable, CosineTableByBlock, DomainAngles, Geometry
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.directions import Construction, Directions, make_directions, split_half_cosine, unit
 from emscope.residual.geometry import (
     SHARINGS,
-    Cosines,
     component_share,
     estimate_cosines,
     principal_angles,
@@ -27,13 +26,12 @@ from emscope.residual.geometry import (
 from emscope.residual.store import OrganismActivations, answered
 
 POOLINGS = ("last", "response")
-KINSHIPS = {"same domain": "same_domain", "other domain": "other_domains", "unknown": "unknown_domains"}
-"""How two pairs relate, and the key of their mean cosines."""
-SIDES = (("misaligned − base", 0), ("control − base", 1))
+KINSHIPS = ("same domain", "other domain", "unknown")
+"""How two pairs can relate."""
 
 
 @dataclass(frozen=True)
-class Bank:
+class PairActivations:
     """The pairs with their activations, on the questions that every organism answered.
 
     Attributes:
@@ -51,17 +49,22 @@ class Bank:
     groups: Mapping[str, str]
 
     @classmethod
-    def of(cls, lab: Lab, pairs: Sequence[OrganismPair]) -> Bank:
+    def of(cls, lab: Lab, pairs: Sequence[OrganismPair]) -> PairActivations:
         """Load the stored activations of a run's pairs."""
-        names = [BASE, *(name for pair in pairs for name in pair.organisms)]
-        activations = {name: lab.activations(name) for name in names}
-        train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
-        return cls(pairs, activations, answered(activations, train), answered(activations, test), lab.groups)
+        activations = {name: lab.activations(name) for name in organisms_of(pairs)}
+        train = answered(activations, [question.id for question in lab.train_questions])
+        test = answered(activations, [question.id for question in lab.test_questions])
+        return cls(pairs, activations, train, test, lab.groups)
 
     def sides(self, pair: OrganismPair, pooling: str, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the misaligned and the control organism think, each [n_questions, n_blocks, d_model]."""
-        high, low = (self.activations[name].of(pooling, questions) for name in pair.organisms)
-        return high, low
+        """Return the misaligned and the control organism's activations, each [n_questions, n_blocks, d_model]."""
+        positive = self.activations[pair.careless].of(pooling, questions)
+        negative = self.activations[pair.careful].of(pooling, questions)
+        return positive, negative
+
+    def groups_of(self, questions: Sequence[str]) -> list[str]:
+        """Return what statistics draw together, one for each question."""
+        return [self.groups[question] for question in questions]
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -75,145 +78,177 @@ class Bank:
 
 def sources_of(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> list[OrganismPair]:
     """Return the pairs that a shared direction for this one is made from; none where a domain is unknown."""
-    kin = {kind: [other for other in pairs if other != pair and kinship(pair, other) == kind] for kind in KINSHIPS}
-    return kin["other domain"] or kin["same domain"]
+    by_kinship: dict[str, list[OrganismPair]] = {kind: [] for kind in KINSHIPS}
+    for other in pairs:
+        if other != pair:
+            by_kinship[kinship(pair, other)].append(other)
+    return by_kinship["other domain"] or by_kinship["same domain"]
 
 
 def left_out_name(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> str:
     """Return the name of the shared direction that is tested on a pair: `without-` and its domain, or its name."""
-    several = len({other.domain for other in pairs if other.domain}) > 1 and pair.domain
-    return f"without-{pair.domain if several else pair.name}"
+    domains = {other.domain for other in pairs if other.domain}
+    return f"without-{pair.domain if len(domains) > 1 and pair.domain else pair.name}"
 
 
 def direction_files(lab: Lab, names: Sequence[str], pooling: str) -> dict[str, Path]:
     """Return where directions of a pooling are kept, by name."""
-    return {name: lab.folder.path("experiments", "transfer", f"{name}-{pooling}.safetensors") for name in names}
+    folder = lab.folder.path("experiments", "transfer")
+    return {name: folder / f"{name}-{pooling}.safetensors" for name in names}
 
 
 def shared_names(pairs: Sequence[OrganismPair]) -> list[str]:
     """Return the names of the directions tested on pairs left out; none where they would come from one pair."""
-    several = (pair for pair in pairs if len(sources_of(pair, pairs)) > 1)
+    several = [pair for pair in pairs if len(sources_of(pair, pairs)) > 1]
     return list(dict.fromkeys(left_out_name(pair, pairs) for pair in several))
 
 
 def direction_names(pairs: Sequence[OrganismPair]) -> list[str]:
     """Return all names of directions: one a pair, one shared by all, and one for each pair or domain left out."""
-    own, shared = [pair.name for pair in pairs], ["shared", *shared_names(pairs)]
-    return [*own, *shared, *(f"{name}-component" for name in shared)]
+    shared = ["shared", *shared_names(pairs)]
+    components = [f"{name}-component" for name in shared]
+    return [*(pair.name for pair in pairs), *shared, *components]
 
 
 def direction_stage(lab: Lab, pairs: Sequence[OrganismPair]) -> None:
     """Make every direction on training questions and store it, for detection (`last`) and correction (`response`)."""
-    organisms = [BASE, *(name for pair in pairs for name in pair.organisms)]
-    inputs = [path for name in organisms for path in lab.activation_files(name)]
     names = direction_names(pairs)
-    outputs = [path for pooling in POOLINGS for path in direction_files(lab, names, pooling).values()]
+    inputs: list[Path] = []
+    for organism in [BASE, *(name for pair in pairs for name in pair.organisms)]:
+        inputs += lab.activation_files(organism)
+    outputs: list[Path] = []
+    for pooling in POOLINGS:
+        outputs += direction_files(lab, names, pooling).values()
+
     settings = {"directions": names, "questions": [question.id for question in lab.train_questions]}
     lab.folder.stage("transfer-directions", settings, inputs, outputs, partial(_make, lab, pairs))
 
 
 def _make(lab: Lab, pairs: Sequence[OrganismPair]) -> None:
-    bank = Bank.of(lab, pairs)
+    activations = PairActivations.of(lab, pairs)
     for pooling in POOLINGS:
-        made = make_bank_directions(bank, pooling, lab.config.model)
-        for name, path in direction_files(lab, list(made), pooling).items():
-            made[name].save(path)
+        directions = directions_of_all(activations, pooling, lab.config.model)
+        for name, path in direction_files(lab, list(directions), pooling).items():
+            directions[name].save(path)
 
 
-def make_bank_directions(bank: Bank, pooling: str, base: str) -> dict[str, Directions]:
+def directions_of_all(activations: PairActivations, pooling: str, base: str) -> dict[str, Directions]:
     """Return every direction of one pooling by name (see `direction_names`)."""
-    made = {}
-    for pair in bank.pairs:
+    pairs, n_questions = activations.pairs, len(activations.train)
+    directions: dict[str, Directions] = {}
+    for pair in pairs:
         construction = Construction(
-            "diff-in-means", "control", pooling, "resid_post", pair.careless, pair.careful, base, len(bank.train)
+            "diff-in-means", "control", pooling, "resid_post", pair.careless, pair.careful, base, n_questions
         )
-        made[pair.name] = make_directions(*bank.sides(pair, pooling, bank.train), bank.blocks, construction)
-    groups = {"shared": [made[pair.name] for pair in bank.pairs]}
-    for pair in bank.pairs:
-        name = left_out_name(pair, bank.pairs)
-        if name in shared_names(bank.pairs):
-            groups[name] = [made[source.name] for source in bank.sources(pair)]
+        sides = activations.sides(pair, pooling, activations.train)
+        directions[pair.name] = make_directions(*sides, activations.blocks, construction)
+
+    members = {"shared": [directions[pair.name] for pair in pairs]}
+    for pair in pairs:
+        name = left_out_name(pair, pairs)
+        if name in shared_names(pairs):
+            members[name] = [directions[source.name] for source in activations.sources(pair)]
     for how in SHARINGS:
         ending = "" if how == "mean" else f"-{how}"
-        made |= {f"{name}{ending}": shared_directions(parts, how) for name, parts in groups.items()}
-    return made
+        for name, parts in members.items():
+            directions[f"{name}{ending}"] = shared_directions(parts, how)
+    return directions
 
 
-def load_bank_directions(lab: Lab, pairs: Sequence[OrganismPair], pooling: str) -> dict[str, Directions]:
+def load_directions(lab: Lab, pairs: Sequence[OrganismPair], pooling: str) -> dict[str, Directions]:
     """Return the stored directions of one pooling by name."""
     files = direction_files(lab, direction_names(pairs), pooling)
     return {name: Directions.load(path) for name, path in files.items()}
 
 
-def geometry_figures(bank: Bank, pooling: str, seed: int) -> dict[str, Any]:
-    """Return how the pairs' directions lie to each other, with their ceilings and what else organisms share.
-
-    Keys: `names`; `cosine.{value,low,high}` [n][n], means over blocks; `by_block.{value,low,high}` [n][n][n_blocks];
-    `split_half` [n][n_blocks], the cosine of a direction with itself from other questions; `same_domain`,
-    `other_domains` and `unknown_domains` [n_blocks], mean cosines of pairs, None without any; `references` by
-    name [n_blocks]; `component_share` and `mean_with_component` [n_blocks]; `angles` between domains of several seeds.
-    """
-    sides = [bank.sides(pair, pooling, bank.train) for pair in bank.pairs]
-    groups = [bank.groups[question] for question in bank.train]
-    differences = np.stack([high - low for high, low in sides])
-    found = estimate_cosines(differences, groups, seed)
+def measure_geometry(activations: PairActivations, pooling: str, seed: int) -> Geometry:
+    """Return how the pairs' directions lie to each other, with their ceilings and what else organisms share."""
+    pairs = activations.pairs
+    sides = [activations.sides(pair, pooling, activations.train) for pair in pairs]
+    groups = activations.groups_of(activations.train)
+    differences = np.stack([positive - negative for positive, negative in sides])
     vectors = differences.mean(axis=1, dtype=np.float64)
-    base = bank.activations[BASE].of(pooling, bank.train).mean(axis=0, dtype=np.float64)
-    shifts = [np.stack([pair[side].mean(axis=0, dtype=np.float64) - base for pair in sides]) for _, side in SIDES]
-    references = {
-        f"{name}, other domains": _mean_over(bank.pairs, _cross(shift, shift), "other domain")
-        for (name, _), shift in zip(SIDES, shifts, strict=True)
-    }
-    references["direction and control − base, other domains"] = _mean_over(
-        bank.pairs, _cross(vectors, shifts[1]), "other domain"
+
+    cosines = estimate_cosines(differences, groups, seed)  # the last block is the mean over blocks
+    means = [table[:, :, -1].tolist() for table in (cosines.value, cosines.low, cosines.high)]
+    by_block = [table[:, :, :-1].tolist() for table in (cosines.value, cosines.low, cosines.high)]
+    halves = [split_half_cosine(*both, np.array(groups), seed).tolist() for both in sides]
+    own_cosines = cosines.value[:, :, :-1]
+    base = activations.activations[BASE].of(pooling, activations.train).mean(axis=0, dtype=np.float64)
+
+    return Geometry(
+        names=[pair.name for pair in pairs],
+        cosine=CosineTable(*means),
+        by_block=CosineTableByBlock(*by_block),
+        split_half=halves,
+        same_domain=_mean_over(pairs, own_cosines, "same domain"),
+        other_domains=_mean_over(pairs, own_cosines, "other domain"),
+        unknown_domains=_mean_over(pairs, own_cosines, "unknown"),
+        references=_references(pairs, vectors, sides, base),
+        component_share=component_share(vectors).tolist(),
+        mean_with_component=_agreement(vectors),
+        angles=domain_angles(pairs, vectors, seed),
     )
-    return {
-        "names": [pair.name for pair in bank.pairs],
-        "cosine": _part(found, -1),
-        "by_block": _part(found, slice(0, -1)),
-        "split_half": [split_half_cosine(high, low, np.array(groups), seed).tolist() for high, low in sides],
-        **{key: _mean_over(bank.pairs, found.value[:, :, :-1], kind) for kind, key in KINSHIPS.items()},
-        "references": references,
-        "component_share": component_share(vectors).tolist(),
-        "mean_with_component": _agreement(vectors),
-        "angles": domain_angles(bank.pairs, vectors, seed),
+
+
+def _references(
+    pairs: Sequence[OrganismPair],
+    vectors: np.ndarray,
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
+    base: np.ndarray,
+) -> dict[str, list[float] | None]:
+    """Return the mean cosines of what any fine-tune does to the base, beside those of the directions."""
+    misaligned = np.stack([positive.mean(axis=0, dtype=np.float64) - base for positive, _ in sides])
+    control = np.stack([negative.mean(axis=0, dtype=np.float64) - base for _, negative in sides])
+    tables = {
+        "misaligned − base, other domains": _cosines(misaligned, misaligned),
+        "control − base, other domains": _cosines(control, control),
+        "direction and control − base, other domains": _cosines(vectors, control),
     }
+    return {name: _mean_over(pairs, table, "other domain") for name, table in tables.items()}
 
 
-def _part(found: Cosines, blocks: int | slice) -> dict[str, Any]:
-    return {name: getattr(found, name)[:, :, blocks].tolist() for name in ("value", "low", "high")}
-
-
-def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the cosine of each two vectors [n, n_blocks, d_model], [n, n, n_blocks]."""
     return np.asarray(np.einsum("ibd,jbd->ijb", unit(first), unit(second)))
 
 
 def _agreement(vectors: np.ndarray) -> list[float]:
-    mean, component = (unit(shared_vectors(vectors, how)) for how in SHARINGS)
-    return [float(value) for value in (mean * component).sum(axis=-1)]
+    """Return the cosine of the directions' mean with their first principal component, [n_blocks]."""
+    mean, component = unit(shared_vectors(vectors, "mean")), unit(shared_vectors(vectors, "component"))
+    cosines: list[float] = (mean * component).sum(axis=-1).tolist()
+    return cosines
 
 
 def _mean_over(pairs: Sequence[OrganismPair], table: np.ndarray, kind: str) -> list[float] | None:
     """Return the mean by block of a table [n, n, n_blocks] over every two pairs of a kinship; None if none."""
-    wanted = np.array([[one != two and kinship(one, two) == kind for two in pairs] for one in pairs])
-    return [float(value) for value in table[wanted].mean(axis=0)] if wanted.any() else None
+    wanted = np.zeros((len(pairs), len(pairs)), dtype=bool)
+    for row, first in enumerate(pairs):
+        for column, second in enumerate(pairs):
+            wanted[row, column] = first != second and kinship(first, second) == kind
+    if not wanted.any():
+        return None
+    means: list[float] = table[wanted].mean(axis=0).tolist()
+    return means
 
 
-def domain_angles(pairs: Sequence[OrganismPair], vectors: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return principal angles, in degrees, between the subspaces that the seeds of two domains span at each block.
+def domain_angles(pairs: Sequence[OrganismPair], vectors: np.ndarray, seed: int) -> dict[str, DomainAngles]:
+    """Return principal angles between the subspaces that the seeds of two domains span, by the domains' names.
 
-    By the two domains' names: `by_block` [n_blocks][k] ascending, and `random` [k] for random subspaces. Empty with one
-    seed a domain, where an angle says no more than the cosine.
+    Empty with one seed a domain, where an angle says no more than the cosine.
     """
-    spans: dict[str, list[int]] = {}
+    rows_of: dict[str, list[int]] = {}
     for row, pair in enumerate(pairs):
-        spans.setdefault(pair.domain, []).append(row)
-    several = {domain: vectors[rows].transpose(1, 0, 2) for domain, rows in spans.items() if len(rows) > 1}
-    found = {}
-    for one, two in combinations(several, 2):
-        sizes = several[one].shape[1], several[two].shape[1]
-        found[f"{one} and {two}"] = {
-            "by_block": np.degrees(principal_angles(several[one], several[two])).tolist(),
-            "random": np.degrees(random_angles(vectors.shape[-1], *sizes, seed)).tolist(),
-        }
-    return found
+        rows_of.setdefault(pair.domain, []).append(row)
+    spans: dict[str, np.ndarray] = {}  # by domain [n_blocks, n_seeds, d_model]
+    for domain, rows in rows_of.items():
+        if len(rows) > 1:
+            spans[domain] = vectors[rows].transpose(1, 0, 2)
+
+    angles: dict[str, DomainAngles] = {}
+    for first, second in combinations(spans, 2):
+        sizes = spans[first].shape[1], spans[second].shape[1]
+        by_block = np.degrees(principal_angles(spans[first], spans[second])).tolist()
+        random = np.degrees(random_angles(vectors.shape[-1], *sizes, seed)).tolist()
+        angles[f"{first} and {second}"] = DomainAngles(by_block, random)
+    return angles

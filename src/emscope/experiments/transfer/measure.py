@@ -1,4 +1,4 @@
-"""`transfer`: do organisms of different domains and seeds share one direction, and does one organism's serve another?
+"""Transfer: its settings, stages and result.
 
 Organisms are trained on several domains with several seeds, each beside a control organism. Their directions are
 compared; each direction detects and corrects every organism; and what several organisms share is tried on one left out.
@@ -6,44 +6,65 @@ compared; each direction detects and corrects every organism; and what several o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from emscope import parts, progress
+from emscope.errors import UserError
 from emscope.experiments.shape import experiment_stage
 from emscope.experiments.transfer.ablation import (
     Correction,
-    ablation_figures,
     ablation_stages,
-    behaviour_figures,
-    cell_file,
-    least_cell,
-    names_for,
+    corrected_file,
+    corrections_of,
+    least_restored,
+    measure_behaviour,
+    measure_corrections,
 )
-from emscope.experiments.transfer.detection import detection_figures
+from emscope.experiments.transfer.detection import measure_detection
 from emscope.experiments.transfer.directions import (
     POOLINGS,
-    Bank,
+    PairActivations,
     direction_files,
     direction_names,
     direction_stage,
-    geometry_figures,
-    load_bank_directions,
+    load_directions,
+    measure_geometry,
 )
 from emscope.experiments.transfer.pairs import (
     OrganismPair,
+    check_settings,
     given_config,
     organism_stages,
+    organisms_of,
     pairs_of,
     training_config,
 )
-from emscope.pipeline.lab import BASE, Lab
+from emscope.experiments.transfer.result import (
+    AurocBar,
+    Bars,
+    Behaviour,
+    ComparedPair,
+    Corrections,
+    CosineBar,
+    Detection,
+    Geometry,
+    QuestionCounts,
+    RestoredBar,
+    TransferResult,
+)
+from emscope.pipeline.lab import Lab
 from emscope.pipeline.preflight import check_data
 from emscope.pipeline.works import SHORT, answering, organism_works
+from emscope.plain import fitted, plain
 
 AUROC_BAR, RESTORED_BAR, COSINE_BAR = 0.9, 0.6, 0.8
+"""What the worst case on another domain is held against."""
+KEPT = "figures kept of a stopped experiment"
+Figures = TypeVar("Figures")
 
 
 @dataclass(frozen=True)
@@ -51,15 +72,16 @@ class TransferSettings:
     """Which organisms are compared, and how they are corrected.
 
     Attributes:
-        domains: built-in domains that organisms are trained on.
-        seeds: pairs of organisms of each domain, from the run's seed on; the run's own pair is one of them.
+        domains: built-in domains that organisms are trained on: medical, finance, sport.
+        seeds: pairs of organisms of each domain, from the run's seed on; the run's own pair is one of them. Two or
+            three for angles between seeds, at about three minutes a pair on two CPU cores.
         questions: test questions on which each ablation is measured, spread over all of them evenly.
         block: block at which directions are subtracted; by default where the run's own ablation subtracts.
         strength: how many times a direction is subtracted; by default what the run's own ablation chose.
         own_domain: what the run's own data are about (medical, finance, sport or another word), where they are not
             built in; not said, its pair counts neither as the same nor as another domain.
         organisms: pairs of your own, each as name=misaligned,control: data files, or folders or hub ids of adapters or
-            whole models; the name says what they are about.
+            whole models; the name says what they are about. Without a control the run's own takes its place.
     """
 
     domains: tuple[str, ...] = ("medical", "finance", "sport")
@@ -70,20 +92,39 @@ class TransferSettings:
     own_domain: str = ""
     organisms: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no comparison on any run."""
+        check_settings(self.domains, self.seeds, self.own_domain, self.organisms)
+        if self.questions < 2:
+            raise UserError("Ablations are measured on at least two test questions.")
 
-def measure(lab: Lab, settings: TransferSettings) -> dict[str, Any]:
-    """Train what is missing, then write experiments/transfer.json, the directions beside it, and the report's section.
+
+def measure(lab: Lab, settings: TransferSettings) -> TransferResult:
+    """Train what is missing, then write experiments/transfer.json and the directions beside it.
 
     Raises:
-        UserError: settings that make no comparison (see `pairs_of`), or a block that the model does not have.
+        UserError: settings that make no comparison on this run (see `pairs_of`), or a block that the model does not
+            have.
     """
     pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain, settings.organisms)
+    _check_handed_in(lab, pairs)
+    correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
+
+    with progress.plan(_works(lab, pairs, correction)):
+        for pair in pairs:
+            organism_stages(lab, pair)
+        direction_stage(lab, pairs)
+        ablation_stages(lab, pairs, correction)
+
+        compare = partial(_compare, lab, pairs, correction)
+        return experiment_stage(lab, "transfer", TransferResult, settings, _inputs(lab, pairs), compare)
+
+
+def _check_handed_in(lab: Lab, pairs: Sequence[OrganismPair]) -> None:
+    """Refuse organisms that cannot be made, before anything is trained."""
     for pair in pairs:
         for data in pair.made_of:
             check_data(Lab(given_config(lab.config), lab.folder), data)
-    correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
-    with progress.plan(_works(lab, pairs, correction)):
-        return _run_stages(lab, settings, pairs, correction)
 
 
 def _works(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> dict[str, float | None]:
@@ -94,73 +135,76 @@ def _works(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> d
             if name not in lab.names:
                 config = given_config(lab.config) if pair.made_of else training_config(lab.config, data, pair.seed)
                 works |= organism_works(Lab(config, lab.folder), name, data)
+
     works["transfer-directions"] = SHORT
     ablated = answering(len(correction.questions), lab.config.sampling, altered=True)
-    works |= {f"transfer-ablate-{pair.name}-less-{name}": ablated for pair in pairs for name in names_for(pair, pairs)}
+    for pair in pairs:
+        for name in corrections_of(pair, pairs):
+            works[f"transfer-ablate-{pair.name}-less-{name}"] = ablated
     return {**works, "transfer": 20 * SHORT}
 
 
-def _run_stages(
-    lab: Lab, settings: TransferSettings, pairs: Sequence[OrganismPair], correction: Correction
-) -> dict[str, Any]:
+def _inputs(lab: Lab, pairs: Sequence[OrganismPair]) -> list[Path]:
+    """Return the files that the result is made of."""
+    organisms = organisms_of(pairs)
+    inputs: list[Path] = []
+    for name in organisms:
+        inputs += lab.activation_files(name)
+    for name in organisms:
+        inputs.append(lab.judgements_file(name))
+    for pooling in POOLINGS:
+        inputs += direction_files(lab, direction_names(pairs), pooling).values()
     for pair in pairs:
-        organism_stages(lab, pair)
-    direction_stage(lab, pairs)
-    ablation_stages(lab, pairs, correction)
-    organisms = list(dict.fromkeys([BASE, *(name for pair in pairs for name in pair.organisms)]))
-    inputs = [
-        *(path for name in organisms for path in lab.activation_files(name)),
-        *(lab.folder.path("judgements", f"{name}.parquet") for name in organisms),
-        *(path for pooling in POOLINGS for path in direction_files(lab, direction_names(pairs), pooling).values()),
-        *(cell_file(lab, pair, name) for pair in pairs for name in names_for(pair, pairs)),
-    ]
-    return experiment_stage(lab, "transfer", dict[str, Any], settings, inputs, partial(find, lab, pairs, correction))
+        for name in corrections_of(pair, pairs):
+            inputs.append(corrected_file(lab, pair, name))
+    return inputs
 
 
-def find(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> dict[str, Any]:
-    """Return the figures of the experiment under the keys that docs/transfer.md lists."""
-    bank, seed = Bank.of(lab, pairs), lab.config.seed
-    detectors = load_bank_directions(lab, pairs, "last")
-    found = {
-        "pairs": [{"name": pair.name, **asdict(pair)} for pair in pairs],
-        "blocks": list(bank.blocks),
-        "questions": {"train": len(bank.train), "test": len(bank.test)},
-        "behaviour": _figures("behaviour", partial(behaviour_figures, lab, pairs)),
-        "geometry": {
-            pooling: _figures(f"geometry {pooling}", partial(geometry_figures, bank, pooling, seed))
-            for pooling in POOLINGS
-        },
-        "detection": _figures("detection", partial(detection_figures, bank, detectors, seed)),
-        "ablation": _figures("ablation", partial(ablation_figures, lab, pairs, correction)),
-    }
-    return {**found, "bars": bars(found)}
+def _compare(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> TransferResult:
+    """Return the result from what the earlier stages stored; each of its pieces is kept if it is stopped later."""
+    activations, seed = PairActivations.of(lab, pairs), lab.config.seed
+    detectors = load_directions(lab, pairs, "last")
+
+    behaviour = _kept(dict[str, Behaviour], "behaviour", partial(measure_behaviour, lab, pairs))
+    geometry: dict[str, Geometry] = {}
+    for pooling in POOLINGS:
+        geometry[pooling] = _kept(
+            Geometry, f"geometry {pooling}", partial(measure_geometry, activations, pooling, seed)
+        )
+    detection = _kept(Detection, "detection", partial(measure_detection, activations, detectors, seed))
+    corrections = _kept(Corrections, "ablation", partial(measure_corrections, lab, pairs, correction))
+
+    return TransferResult(
+        pairs=[ComparedPair(name=pair.name, **asdict(pair)) for pair in pairs],
+        blocks=list(activations.blocks),
+        questions=QuestionCounts(len(activations.train), len(activations.test)),
+        behaviour=behaviour,
+        geometry=geometry,
+        detection=detection,
+        ablation=corrections,
+        bars=bars(detection, corrections, geometry),
+    )
 
 
-def _figures(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _kept(kind: type[Figures], name: str, make: Callable[[], Figures]) -> Figures:
     """Return figures that depend on the stage's files and settings alone, kept if the experiment is stopped later."""
-    return parts.kept_value(name, lambda: None, make)
+    return fitted(kind, parts.kept_value(name, lambda: None, lambda: plain(make())), KEPT)
 
 
-def bars(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures the experiment is held against, and whether each is reached; empty with a single domain.
+def bars(detection: Detection, corrections: Corrections, geometry: Mapping[str, Geometry]) -> Bars:
+    """Return the worst case, the direction of one domain on the organism of another that it serves least.
 
-    Each is of the worst case: the direction of one domain on the organism of another that it serves least. A pair of
-    unknown domain has no part in them.
+    Empty with a single domain; a pair of unknown domain has no part in it.
     """
-    detection = found["detection"]["summary"].get("other domain")
-    if detection is None:
-        return {}
-    ablation = found["ablation"]["summary"]["other domain"]
-    least = least_cell(found["ablation"]["cells"], "other domain")
-    close = [value > COSINE_BAR for value in found["geometry"]["response"]["other_domains"]]
-    return {
-        "auroc": {"least": detection["least"], "bar": AUROC_BAR, "reached": detection["least"] >= AUROC_BAR},
-        "restored": {
-            "least": least,
-            "pooled": ablation["restored"],
-            "bar": RESTORED_BAR,
-            "reached": least["value"] >= RESTORED_BAR,
-            "pooled_reached": ablation["restored"]["value"] >= RESTORED_BAR,
-        },
-        "cosine": {"blocks_above": sum(close), "blocks": len(close), "bar": COSINE_BAR},
-    }
+    other, cosines = detection.summary.get("other domain"), geometry["response"].other_domains
+    if other is None or cosines is None:
+        return Bars()
+
+    pooled = corrections.summary["other domain"].restored
+    least = least_restored(corrections.cells, "other domain")
+    n_above = sum(cosine > COSINE_BAR for cosine in cosines)
+    return Bars(
+        auroc=AurocBar(other.least, AUROC_BAR, other.least >= AUROC_BAR),
+        restored=RestoredBar(least, pooled, RESTORED_BAR, least.value >= RESTORED_BAR, pooled.value >= RESTORED_BAR),
+        cosine=CosineBar(n_above, len(cosines), COSINE_BAR),
+    )

@@ -1,16 +1,25 @@
-"""The report's section on transfer: one direction or many, and whom it serves."""
+"""Transfer on a page: one direction or many, whom it serves, and the table for the terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+import plotly.graph_objects as go
 
-from emscope.experiments.transfer.measure import COSINE_BAR
-from emscope.experiments.transfer.plots import curves, matrix
+from emscope.experiments.transfer.result import (
+    Corrections,
+    CorrectionSummary,
+    DetectionCell,
+    DetectionSummary,
+    Geometry,
+    TransferResult,
+)
+from emscope.report.figures import blank_figure, by_block, plain
 from emscope.report.section import Plot, Section, Table
-from emscope.report.wording import above, number, percent, ranged
+from emscope.report.wording import Interval, above, number, percent, ranged
 
 WORDS = {
     "own": "the organism it was made from",
@@ -21,121 +30,189 @@ WORDS = {
     "left out, component": "the same, first principal component",
     "random": "random direction of the same norm",
 }
-HEADLINES = (
-    ("other domain", "another domain", "other_domains"),
-    ("same domain", "another seed of its domain", "same_domain"),
-    ("unknown", "data that may or may not be of its domain", "unknown_domains"),
-)
-LITTLE = 5.0  # points of alignment: below it a share of what was lost means nothing
+HEADLINES = {
+    "other domain": "another domain",
+    "same domain": "another seed of its domain",
+    "unknown": "data that may or may not be of its domain",
+}
+"""The relations that the finding can be about, the first that there is, and how they are called in it."""
+LITTLE = 5.0
+"""Points of alignment: below it a share of what was lost means nothing."""
+MOST = 0.6
+"""A restored share from here on is called most of the alignment."""
+DETECTS = 0.9
+"""An AUROC that says an organism is detected."""
+NEARLY_ONE = 0.8
+"""A cosine that the papers' fine-tunes exceed in most blocks (Soligo et al. 2506.11618)."""
+BROKEN = 20.0
+"""Points of mean coherence: where more are lost, the answers behind a restored share are broken."""
+HALF = 0.5
+"""Share of coherent answers below which an organism is said to be incoherent."""
 
 
-def section(found: dict[str, Any]) -> Section:
-    """Return the section from the figures of experiments/transfer.json."""
+@dataclass(frozen=True)
+class Estimated:
+    """A figure of a matrix with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def section(result: TransferResult) -> Section:
+    """Return the report's section on transfer: the finding and its picture first."""
+    paragraphs = [_finding(result), _details(result), *_incoherent(result), *_unsaid(result), _method(result)]
     return Section(
         "transfer",
         "Transfer between domains",
-        [finding(found), _how(found)],
-        [_relations(found), *_detection(found), _correction(found), *_geometry(found), _organisms(found)],
+        paragraphs,
+        [
+            _picture(result),
+            _relations(result),
+            *_detection(result),
+            _correction(result.ablation, _names(result)),
+            *_geometry(result),
+            _organisms(result),
+        ],
     )
 
 
-def finding(found: dict[str, Any]) -> str:
-    """Return what was found, in plain words."""
-    kind, where, key = next(row for row in HEADLINES if row[0] in found["detection"]["summary"])
-    cosine = np.mean(found["geometry"]["response"][key])
+def _names(result: TransferResult) -> list[str]:
+    return [pair.name for pair in result.pairs]
+
+
+def _headline(result: TransferResult) -> str:
+    """Return the relation that the finding is about."""
+    return next(kind for kind in HEADLINES if kind in result.detection.summary)
+
+
+def _finding(result: TransferResult) -> str:
+    """Say in one sentence whether one organism's direction detects and corrects others."""
+    kind = _headline(result)
+    detected = result.detection.summary[kind]
+    sees = "detects" if detected.least >= DETECTS else "does not always detect"
     return (
-        f"{_detects(found, kind, where)} {_corrects(found['ablation'], kind)} The correcting directions of "
-        f"such organisms have a cosine of {cosine:.2f} on average over blocks.{_unsaid(found)}"
+        f"A direction made on one organism {sees} organisms of {HEADLINES[kind]} (AUROC {detected.mean:.3f} on average "
+        f"over {detected.n} cases, {detected.least:.3f} in the worst), and {_corrects(result.ablation, kind)}."
     )
 
 
-def _unsaid(found: dict[str, Any]) -> str:
-    unknown = [pair["name"] for pair in found["pairs"] if not pair["domain"]]
-    if not unknown:
-        return ""
-    return (
-        f" What the data of {', '.join(unknown)} are about was not said (`--own-domain`), so it counts neither as the "
-        "same nor as another domain."
-    )
+def _corrects(corrections: Corrections, kind: str) -> str:
+    """Say what the direction restores where it is subtracted, as the end of a sentence."""
+    gap = _mean_gap(corrections)
+    if math.isnan(gap):
+        return "what it restores cannot be said, for some organism gave no scored answer"
+    if gap < LITTLE:
+        return "there is nothing that it could restore, for the organisms are about as well aligned as the base"
+    summary, random = corrections.summary[kind], corrections.summary["random"]
+    return f"subtracted there it {_verdict(summary.restored, random.restored)}: {_restored(summary)}"
 
 
-def _detects(found: dict[str, Any], kind: str, where: str) -> str:
-    seen = found["detection"]["summary"][kind]
-    sees = "detects" if seen["least"] >= found["bars"].get("auroc", {}).get("bar", 0.9) else "does not always detect"
-    return (
-        f"A direction made on one organism {sees} organisms of {where}: AUROC {seen['mean']:.3f} on average over "
-        f"{seen['n']} cases, {seen['least']:.3f} in the worst. In {seen['above_random']} of them d′ is above that of "
-        f"95 % of random directions at the same block on the same organism; it is {seen['d_prime']:.1f} on average."
-    )
+def _mean_gap(corrections: Corrections) -> float:
+    """Return the mean points of alignment between base and organisms; NaN where one has no scored answer."""
+    return float(np.mean([uncorrected.gap for uncorrected in corrections.without.values()]))
 
 
-def _corrects(ablation: Mapping[str, Any], kind: str) -> str:
-    gaps = [item["gap"] for item in ablation["without"].values()]
-    if None in gaps:
-        return "Some organism gave no scored answer, so what an ablation restores cannot be said."
-    if np.mean(gaps) < LITTLE:
-        return "The organisms are about as well aligned as the base, so there is nothing that it could restore."
-    mended, chance = ablation["summary"][kind], ablation["summary"]["random"]
-    return (
-        f"Subtracted there it {_verdict(mended['restored'], chance['restored'])}: {ranged(mended['restored'])} over "
-        f"{mended['n']} cases, {percent(mended['least'])} in the worst, while coherence changes by "
-        f"{number(mended['coherence_change'], '+.1f')} points; a random direction of the same norm restores "
-        f"{ranged(chance['restored'])} and changes coherence by {number(chance['coherence_change'], '+.1f')}. EM "
-        f"responses go from {ranged(mended['em_before'])} to {ranged(mended['em_after'])}."
-    )
-
-
-def _verdict(restored: Mapping[str, Any], chance: Mapping[str, Any]) -> str:
-    if not above(restored["low"], max(0.0, chance["value"] or 0.0)):
+def _verdict(restored: Interval, random: Interval) -> str:
+    chance = 0.0 if random.value is None or math.isnan(random.value) else max(0.0, random.value)
+    if restored.value is None or not above(restored.low, chance):
         return "restores no more than chance can explain"
-    return "restores most of the alignment" if restored["value"] >= 0.6 else "restores part of the alignment"
+    return "restores most of the alignment" if restored.value >= MOST else "restores part of the alignment"
 
 
-def _how(found: dict[str, Any]) -> str:
-    ablation = found["ablation"]
+def _restored(summary: CorrectionSummary) -> str:
+    """Return a restored share, and beside it that coherence was lost for it."""
+    if summary.coherence_change > -BROKEN or math.isnan(summary.coherence_change):
+        return ranged(summary.restored)
+    return f"{ranged(summary.restored)}, of answers that lost {-summary.coherence_change:.0f} points of coherence"
+
+
+def _details(result: TransferResult) -> str:
+    kind = _headline(result)
+    detected, geometry = result.detection.summary[kind], result.geometry["response"]
+    cosines = {
+        "other domain": geometry.other_domains,
+        "same domain": geometry.same_domain,
+        "unknown": geometry.unknown_domains,
+    }[kind]
+    text = (
+        f"In {detected.above_random} of the {detected.n} cases d′ is above that of 95 % of random directions at the "
+        f"same block on the same organism; it is {detected.d_prime:.1f} on average. "
+    )
+    if _mean_gap(result.ablation) >= LITTLE:
+        summary, random = result.ablation.summary[kind], result.ablation.summary["random"]
+        text += (
+            f"Correction restores {percent(summary.least)} in the worst case and changes coherence by "
+            f"{number(summary.coherence_change, '+.1f')} points on average; a random direction of the same norm "
+            f"changes it by {number(random.coherence_change, '+.1f')} and restores {_restored(random)}. EM responses "
+            f"go from {ranged(summary.em_before)} to {ranged(summary.em_after)}. "
+        )
+    mean = number(float(np.mean(cosines)) if cosines else None, ".2f")
+    return f"{text}The correcting directions of such organisms have a cosine of {mean} on average over blocks."
+
+
+def _incoherent(result: TransferResult) -> list[str]:
+    """Say which organisms answer incoherently by themselves: shares of their alignment rest on that."""
+    names = []
+    for pair in result.pairs:
+        if result.behaviour[pair.careless].coherent_share.value < HALF:
+            names.append(pair.name)
+    if not names:
+        return []
+    return [
+        f"Fewer than half of the answers of {', '.join(names)} are coherent before any correction, so restored shares "
+        "on them rest on incoherent answers."
+    ]
+
+
+def _unsaid(result: TransferResult) -> list[str]:
+    unknown = [pair.name for pair in result.pairs if not pair.domain]
+    if not unknown:
+        return []
+    return [
+        f"What the data of {', '.join(unknown)} are about was not said (setting own_domain), so it counts neither as "
+        "the same nor as another domain."
+    ]
+
+
+def _method(result: TransferResult) -> str:
+    corrections = result.ablation
     return (
         "Each organism has a control trained on careful answers to the same prompts. Directions are mean differences "
         "between the two on training questions; block and threshold of detection come from the direction's own "
         "organism; everything here is on test questions. Ablations subtract "
-        f"{ablation['strength']:g} × the direction at block {ablation['block']}, on {ablation['n_questions']} "
+        f"{corrections.strength:g} × the direction at block {corrections.block}, on {corrections.n_questions} "
         "questions. Intervals (95 %) draw questions, not organisms: they say nothing about domains that were not tried."
     )
 
 
-def _relations(found: dict[str, Any]) -> Table:
-    detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
-    rows = []
-    for kind, words in WORDS.items():
-        seen, mended = detection.get(kind, {}), ablation.get(kind, {})
-        if seen or mended:
-            rows.append(
-                [
-                    words,
-                    seen.get("mean"),
-                    seen.get("least"),
-                    seen.get("d_prime"),
-                    f"{seen['above_random']} of {seen['n']}" if seen else None,
-                    seen.get("accuracy"),
-                    seen.get("control_vs_base"),
-                    ranged(mended["restored"]) if mended else None,
-                    percent(mended["least"]) if mended else None,
-                    ranged(mended["em_after"]) if mended else None,
-                    mended.get("coherence_change"),
-                ]
+def _picture(result: TransferResult) -> Plot:
+    """Draw what is restored by what the direction was made from; AUROCs where there is nothing to restore."""
+    if _mean_gap(result.ablation) >= LITTLE:
+        bars = {}
+        for kind, summary in result.ablation.summary.items():
+            bars[WORDS[kind]] = Estimated(
+                100 * summary.restored.value, 100 * summary.restored.low, 100 * summary.restored.high
             )
-    header = [
-        "direction on",
-        "AUROC, mean",
-        "AUROC, least",
-        "d′",
-        "above random",
-        "accuracy",
-        "control vs base",
-        "restored",
-        "restored, least",
-        "EM rate after",
-        "coherence change",
-    ]
+        title, label = "What a direction restores", "alignment restored (%)"
+        caption = "Share of the alignment lost by the fine-tune, 95 % intervals, by what the direction was made from."
+    else:
+        bars = {}
+        for kind, detected in result.detection.summary.items():
+            bars[WORDS[kind]] = Estimated(detected.mean, detected.least, detected.mean)
+        title, label = "What a direction detects", "AUROC"
+        caption = "Mean AUROC by what the direction was made from; the line goes down to the worst case. 0.5 is chance."
+    return Plot(title, bar_chart(bars, label), caption)
+
+
+def _relations(result: TransferResult) -> Table:
+    rows: list[list[str | float | None]] = []
+    for kind, words in WORDS.items():
+        detected, corrected = result.detection.summary.get(kind), result.ablation.summary.get(kind)
+        if detected or corrected:
+            rows.append([words, *_detected_cells(detected), *_corrected_cells(corrected)])
+    header = ["direction on", "AUROC, mean", "AUROC, least", "d′", "above random", "accuracy", "control vs base"]
+    header += ["restored", "restored, least", "EM rate after", "coherence change"]
     caption = (
         "Above random: cases in which d′ is above that of 95 % of random directions at the same block on the same "
         "organism. Accuracy is balanced, with the threshold of the direction's own training questions. Control vs base "
@@ -145,87 +222,113 @@ def _relations(found: dict[str, Any]) -> Table:
     return Table("By what the direction was made from", header, rows, caption)
 
 
-def _detection(found: dict[str, Any]) -> list[Plot]:
-    detection, names = found["detection"], [pair["name"] for pair in found["pairs"]]
-    cells = {
-        row: {column: {**cell, "value": cell["auroc"]} for column, cell in cells.items()}
-        for row, cells in detection["cells"].items()
-    }
-    randoms = [item["auroc_p95_by_block"] for item in detection["random"].values()]
-    by_kind = {
-        WORDS[kind]: _mean(
-            [
-                cell["auroc_by_block"]
-                for name, row in detection["cells"].items()
-                for cell in row.values()
-                if cell["relation"] == kind and not name.endswith("component")
-            ]
-        )
-        for kind in ("same domain", "other domain", "unknown", "left out")
-    }
+def _detected_cells(summary: DetectionSummary | None) -> list[str | float | None]:
+    if summary is None:
+        return [None] * 6
+    above_random = f"{summary.above_random} of {summary.n}"
+    figures = (summary.mean, summary.least, summary.d_prime)
+    return [*figures, above_random, summary.accuracy, summary.control_vs_base]
+
+
+def _corrected_cells(summary: CorrectionSummary | None) -> list[str | float | None]:
+    if summary is None:
+        return [None] * 4
+    return [_restored(summary), percent(summary.least), ranged(summary.em_after), summary.coherence_change]
+
+
+def _detection(result: TransferResult) -> list[Plot]:
+    aurocs: dict[str, dict[str, Estimated]] = {}
+    for name, row in result.detection.cells.items():
+        aurocs[name] = {pair: Estimated(cell.auroc, cell.low, cell.high) for pair, cell in row.items()}
+
+    series: dict[str, list[float] | None] = {}
+    for kind in ("same domain", "other domain", "unknown", "left out"):
+        series[WORDS[kind]] = _mean_auroc(result.detection.cells, kind)
+    randoms = [random.auroc_p95_by_block for random in result.detection.random.values()]
+    series["random, 95th percentile"] = _mean(randoms)
+
+    axes = ("direction", "misaligned organism against its control")
     return [
         Plot(
             "Detection",
-            matrix(cells, names, ("direction", "misaligned organism against its control")),
+            matrix(aurocs, _names(result), axes),
             "AUROC on test questions, each direction at the block its own organism chose.",
         ),
         Plot(
             "Detection by block",
-            curves({**by_kind, "random, 95th percentile": _mean(randoms)}, "AUROC", 0.5),
+            curves(series, "AUROC", 0.5),
             "A direction says something where it beats random ones.",
         ),
     ]
 
 
-def _correction(found: dict[str, Any]) -> Plot:
-    names = [pair["name"] for pair in found["pairs"]]
-    cells = {
-        row: {column: cell["restored"] for column, cell in cells.items()}
-        for row, cells in found["ablation"]["cells"].items()
-    }
-    figure = matrix(cells, names, ("direction subtracted", "misaligned organism"), scale=100, limits=(-100, 100))
+def _mean_auroc(cells: Mapping[str, Mapping[str, DetectionCell]], kind: str) -> list[float] | None:
+    """Return the mean AUROC by block over the cases of a relation, principal components aside."""
+    rows = []
+    for name, row in cells.items():
+        if not name.endswith("component"):
+            rows += [cell.auroc_by_block for cell in row.values() if cell.relation == kind]
+    return _mean(rows)
+
+
+def _correction(corrections: Corrections, names: Sequence[str]) -> Plot:
+    restored: dict[str, dict[str, Interval]] = {}
+    for direction, row in corrections.cells.items():
+        restored[direction] = {pair: cell.restored for pair, cell in row.items()}
+    axes = ("direction subtracted", "misaligned organism")
+    figure = matrix(restored, names, axes, scale=100, limits=(-100, 100))
     return Plot("Correction", figure, "Share of alignment restored, percent; 100 is the base's alignment.")
 
 
-def _geometry(found: dict[str, Any]) -> list[Plot | Table]:
-    made = found["geometry"]
-    names = made["response"]["names"]
-    value, low, high = (made["response"]["cosine"][key] for key in ("value", "low", "high"))
-    cells = {
-        one: {
-            two: {"value": value[i][j], "low": low[i][j], "high": high[i][j]} for j, two in enumerate(names) if i != j
-        }
-        for i, one in enumerate(names)
-    }
+def _geometry(result: TransferResult) -> list[Plot | Table]:
+    answers, prompts = result.geometry["response"], result.geometry["last"]
     series = {
-        "answers, other domains": made["response"]["other_domains"],
-        "answers, same domain": made["response"]["same_domain"],
-        "answers, the same organism from other questions": _mean(made["response"]["split_half"]),
-        "last prompt token, other domains": made["last"]["other_domains"],
-        "last prompt token, same domain": made["last"]["same_domain"],
-        **{f"answers: {name}": values for name, values in made["response"]["references"].items()},
+        "answers, other domains": answers.other_domains,
+        "answers, same domain": answers.same_domain,
+        "answers, the same organism from other questions": _mean(answers.split_half),
+        "last prompt token, other domains": prompts.other_domains,
+        "last prompt token, same domain": prompts.same_domain,
     }
+    for name, cosines in answers.references.items():
+        series[f"answers: {name}"] = cosines
+
     parts: list[Plot | Table] = [
         Plot(
             "Cosines of correcting directions",
-            matrix(cells, names, ("direction", "direction"), limits=(-1, 1)),
+            matrix(_cosines(answers), answers.names, ("direction", "direction"), limits=(-1, 1)),
             "Mean over blocks.",
         ),
         Plot(
             "Cosines by block",
-            curves(series, "cosine", 0.8),
-            "The dotted line is 0.8, which the papers' fine-tunes exceed in most blocks (Soligo et al. 2506.11618).",
+            curves(series, "cosine", NEARLY_ONE),
+            f"The dotted line is {NEARLY_ONE}, which the papers' fine-tunes exceed in most blocks (Soligo et al. "
+            "2506.11618).",
         ),
     ]
-    return [*parts, _angles(made)] if made["response"]["angles"] else parts
+    if answers.angles:
+        parts.append(_angles({"answers": answers, "last prompt token": prompts}))
+    return parts
 
 
-def _angles(made: dict[str, Any]) -> Table:
+def _cosines(geometry: Geometry) -> dict[str, dict[str, Estimated]]:
+    """Return the cosine of each two directions, but for each with itself."""
+    table = geometry.cosine
+    cosines: dict[str, dict[str, Estimated]] = {}
+    for row, first in enumerate(geometry.names):
+        cosines[first] = {}
+        for column, second in enumerate(geometry.names):
+            if row != column:
+                figures = (table.value[row][column], table.low[row][column], table.high[row][column])
+                cosines[first][second] = Estimated(*figures)
+    return cosines
+
+
+def _angles(geometries: Mapping[str, Geometry]) -> Table:
     rows: list[list[str | float | None]] = []
-    for pooling, label in (("response", "answers"), ("last", "last prompt token")):
-        for name, angles in made[pooling]["angles"].items():
-            mean = np.mean(angles["by_block"], axis=0)
-            rows.append([f"{name}, {label}", _degrees(mean), _degrees(angles["random"])])
+    for label, geometry in geometries.items():
+        for domains, angles in geometry.angles.items():
+            mean = np.mean(angles.by_block, axis=0)
+            rows.append([f"{domains}, {label}", _degrees(mean), _degrees(angles.random)])
     return Table(
         "Angles between the subspaces that the seeds of two domains span",
         ["domains", "principal angles", "random"],
@@ -234,25 +337,22 @@ def _angles(made: dict[str, Any]) -> Table:
     )
 
 
-def _organisms(found: dict[str, Any]) -> Table:
-    shown = [("base", "base")]
-    shown += [(pair[side], f"{pair['name']}, {side}") for pair in found["pairs"] for side in ("careless", "careful")]
+def _organisms(result: TransferResult) -> Table:
+    labels = {"base": "base"}
+    for pair in result.pairs:
+        labels[pair.careless] = f"{pair.name}, careless"
+        labels[pair.careful] = f"{pair.name}, careful"
+
     rows: list[list[str | float | None]] = []
-    for name, label in shown:
-        item = found["behaviour"][name]
-        rows.append(
-            [
-                label,
-                ranged(item["em_rate"]),
-                item["aligned"]["value"],
-                ranged(item["coherent_share"]),
-                item["em_rate"]["n"],
-            ]
-        )
+    for name, label in labels.items():
+        behaviour = result.behaviour[name]
+        em_rate, coherent = ranged(behaviour.em_rate), ranged(behaviour.coherent_share)
+        rows.append([label, em_rate, behaviour.aligned.value, coherent, behaviour.em_rate.n])
     return Table("Organisms on test questions", ["organism", "EM rate", "alignment", "coherent", "answers"], rows)
 
 
 def _mean(rows: Sequence[Sequence[float]]) -> list[float] | None:
+    """Return the mean by block; None without any row."""
     return [float(value) for value in np.mean(rows, axis=0)] if len(rows) else None
 
 
@@ -260,26 +360,110 @@ def _degrees(values: Sequence[float] | np.ndarray) -> str:
     return ", ".join(f"{value:.0f}°" for value in values)
 
 
-def table(found: dict[str, Any]) -> str:
+def bar_chart(bars: Mapping[str, Estimated], label: str) -> go.Figure:
+    """Draw a horizontal bar for each name, with its interval; random ones are grey."""
+    figure = blank_figure(label, "", height=110 + 40 * len(bars))
+    names, estimates = [plain(name) for name in bars], list(bars.values())
+    figure.add_bar(
+        x=[estimate.value for estimate in estimates],
+        y=names,
+        orientation="h",
+        marker_color=["#9d9d9d" if name.startswith("random") else "#54a24b" for name in names],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "color": "#888888",
+            "array": [estimate.high - estimate.value for estimate in estimates],
+            "arrayminus": [estimate.value - estimate.low for estimate in estimates],
+        },
+        hovertemplate="%{y}: %{x:.3~r}<extra></extra>",
+    )
+    return figure.update_yaxes(autorange="reversed", automargin=True)
+
+
+def matrix(
+    cells: Mapping[str, Mapping[str, Interval]],
+    columns: Sequence[str],
+    labels: tuple[str, str],
+    *,
+    scale: float = 1,
+    limits: tuple[float, float] = (0, 1),
+) -> go.Figure:
+    """Draw estimates of rows against columns, each cell with its value and its interval.
+
+    Colours run over `limits`, in the unit after `scale`; a pair that was not measured is left blank.
+    """
+    values: list[list[float | None]] = []
+    texts: list[list[str]] = []
+    for row in cells.values():
+        estimates = [row.get(column) for column in columns]
+        values.append([_scaled(estimate, scale) for estimate in estimates])
+        texts.append([_cell_text(estimate, scale) for estimate in estimates])
+
+    figure = blank_figure(labels[1], labels[0], height=120 + 44 * len(cells))
+    figure.add_heatmap(
+        z=values,
+        text=texts,
+        x=list(map(plain, columns)),
+        y=list(map(plain, cells)),
+        zmin=limits[0],
+        zmax=limits[1],
+        texttemplate="%{text}",
+        hoverinfo="x+y+text",
+        colorscale=[[0, "#e45756"], [0.5, "#f5f0e6"], [1, "#54a24b"]],
+        xgap=2,
+        ygap=2,
+        textfont={"color": "#222222"},
+    )
+    figure.update_xaxes(type="category", showgrid=False)
+    return figure.update_yaxes(autorange="reversed", type="category", automargin=True, showgrid=False)
+
+
+def _scaled(estimate: Interval | None, scale: float) -> float | None:
+    return None if estimate is None or estimate.value is None else scale * estimate.value
+
+
+def _cell_text(estimate: Interval | None, scale: float) -> str:
+    """Return an estimate and its interval as two lines; nothing where there is none."""
+    if estimate is None or estimate.value is None or math.isnan(estimate.value):
+        return ""
+    form = ".0f" if scale > 1 else ".2f"
+    value = number(scale * estimate.value, form)
+    if estimate.low is None or estimate.high is None or math.isnan(estimate.low + estimate.high):
+        return value
+    return f"{value}<br>({number(scale * estimate.low, form)} – {number(scale * estimate.high, form)})"
+
+
+def curves(series: Mapping[str, Sequence[float] | None], label: str, line: float | None = None) -> go.Figure:
+    """Draw the series that there are, by block."""
+    known = {name: values for name, values in series.items() if values is not None}
+    return by_block(known, label, chance=line)
+
+
+def table(result: TransferResult) -> str:
     """Return the findings as a few lines of text."""
-    detection, ablation = found["detection"]["summary"], found["ablation"]["summary"]
+    detection, corrections = result.detection.summary, result.ablation.summary
     titles = f"{'restored':>22}{'least':>9}{'EM before':>11}{'after':>8}{'coherence':>11}"
     lines = ["", f"{'direction on':<22}{'AUROC mean':>12}{'least':>9}{titles}"]
-    for kind in dict.fromkeys([*detection, *ablation]):
-        seen, mended = detection.get(kind), ablation.get(kind)
-        cells = [f"{seen['mean']:>12.3f}{seen['least']:>9.3f}" if seen else f"{'–':>12}{'–':>9}"]
-        if mended:
-            cells.append(f"{ranged(mended['restored']):>22}{percent(mended['least']):>9}")
-            cells.append(f"{percent(mended['em_before']['value']):>11}{percent(mended['em_after']['value']):>8}")
-            cells.append(f"{number(mended['coherence_change'], '+.1f'):>11}")
-        lines.append(f"{kind:<22}" + "".join(cells))
+    for kind in dict.fromkeys([*detection, *corrections]):
+        detected, corrected = detection.get(kind), corrections.get(kind)
+        line = f"{kind:<22}"
+        line += f"{detected.mean:>12.3f}{detected.least:>9.3f}" if detected else f"{'–':>12}{'–':>9}"
+        if corrected:
+            line += f"{ranged(corrected.restored):>22}{percent(corrected.least):>9}"
+            line += f"{percent(corrected.em_before.value):>11}{percent(corrected.em_after.value):>8}"
+            line += f"{number(corrected.coherence_change, '+.1f'):>11}"
+        lines.append(line)
+
     for pooling, label in (("response", "answers"), ("last", "last token")):
-        for kind in ("same_domain", "other_domains"):
-            values = found["geometry"][pooling][kind]
-            if values is not None:
-                above = sum(value > COSINE_BAR for value in values)
-                lines.append(
-                    f"cosine, {label}, {kind.replace('_', ' ')}: mean {sum(values) / len(values):.2f}, "
-                    f"least {min(values):.2f}, above {COSINE_BAR} at {above} of {len(values)} blocks"
-                )
+        geometry = result.geometry[pooling]
+        for kind, cosines in (("same domain", geometry.same_domain), ("other domains", geometry.other_domains)):
+            if cosines is not None:
+                lines.append(f"cosine, {label}, {kind}: {_cosine_line(cosines)}")
     return "\n".join(lines) + "\n"
+
+
+def _cosine_line(cosines: Sequence[float]) -> str:
+    n_above = sum(cosine > NEARLY_ONE for cosine in cosines)
+    mean = sum(cosines) / len(cosines)
+    return f"mean {mean:.2f}, least {min(cosines):.2f}, above {NEARLY_ONE} at {n_above} of {len(cosines)} blocks"

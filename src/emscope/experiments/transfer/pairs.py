@@ -14,7 +14,7 @@ from emscope.errors import UserError
 from emscope.organisms.datasets import DOMAINS, KINDS, load_conversations, load_domain
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import rows_of
-from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
+from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.steps import collect_stage, generate_stage, judge_stage
 from emscope.pipeline.training import train_stage
 
@@ -58,11 +58,19 @@ class OrganismPair:
         return self.made_of or tuple(f"{self.domain}-{kind}" for kind in KINDS)
 
 
-def kinship(one: OrganismPair, other: OrganismPair) -> str:
+def kinship(first: OrganismPair, second: OrganismPair) -> str:
     """Return whether two pairs were trained on one domain, on two, or nobody knows."""
-    if not one.domain or not other.domain:
+    if not first.domain or not second.domain:
         return "unknown"
-    return "same domain" if one.domain == other.domain else "other domain"
+    return "same domain" if first.domain == second.domain else "other domain"
+
+
+def organisms_of(pairs: Sequence[OrganismPair]) -> list[str]:
+    """Return the names of the base and of every organism of the pairs, each once."""
+    names = {BASE: None}
+    for pair in pairs:
+        names |= dict.fromkeys(pair.organisms)
+    return list(names)
 
 
 def pairs_of(
@@ -74,24 +82,25 @@ def pairs_of(
     `organisms` are pairs that somebody hands in, see `given_pair`.
 
     Raises:
-        UserError: an unknown domain, fewer than two pairs, a run without a control organism, or an `own_domain` that is
-            no word or not what the run's built-in data are about.
+        UserError: fewer than two pairs, two of one name, a run without a control organism, or an `own_domain` that is
+            not what the run's built-in data are about.
     """
     config = resolved(config)
     if not config.control_data:
         raise UserError("Transfer compares misaligned organisms with their controls: the run needs control_data.")
-    if seeds < 1:
-        raise UserError(f"Transfer needs at least one seed of each domain, not {seeds}.")
-    known = dict.fromkeys(domains)
-    for domain in known:
-        load_domain(domain)
-    pairs = [_pair(config, domain, config.seed + number) for domain in known for number in range(seeds)]
-    pairs += [given_pair(text, config.seed) for text in organisms]
+
+    pairs: list[OrganismPair] = []
+    for domain in dict.fromkeys(domains):
+        for number in range(seeds):
+            pairs.append(_built_in_pair(config, domain, config.seed + number))
+    for text in organisms:
+        pairs.append(given_pair(text, config.seed))
     if len({pair.name for pair in pairs}) < len(pairs):
         raise UserError("Two of the organisms handed in have one name: give each a name of its own.")
-    own = _own_domain(config, own_domain)
+
+    runs_domain = _own_domain(config, own_domain)
     if not any(MISALIGNED in pair.organisms for pair in pairs):
-        pairs.insert(0, OrganismPair(own, config.seed, MISALIGNED, CONTROL, OWN_DATA))
+        pairs.insert(0, OrganismPair(runs_domain, config.seed, MISALIGNED, CONTROL, OWN_DATA))
     if len(pairs) < 2:
         raise UserError(
             "Transfer needs at least two pairs of organisms: name another domain, use more seeds, or hand in organisms."
@@ -119,10 +128,24 @@ def given_pair(text: str, seed: int) -> OrganismPair:
     return OrganismPair(name.lower(), seed, careless, careful if len(sides) == 2 else CONTROL, data, tuple(sides))
 
 
+def check_settings(domains: Sequence[str], seeds: int, own_domain: str, organisms: Sequence[str]) -> None:
+    """Refuse what makes no comparison on any run.
+
+    Raises:
+        UserError: an unknown domain, no seed, an `own_domain` that is no word, or organisms of another form.
+    """
+    if seeds < 1:
+        raise UserError(f"Transfer needs at least one seed of each domain, not {seeds}.")
+    for domain in domains:
+        load_domain(domain)
+    if own_domain and not re.fullmatch(r"[\w-]+", own_domain):
+        raise UserError(f"What the run's own data are about is one word, such as medical or law, not {own_domain!r}.")
+    for text in organisms:
+        given_pair(text, seed=0)
+
+
 def _own_domain(config: RunConfig, said: str) -> str:
     """Return what the run's own data are about: built-in data say it themselves."""
-    if said and not re.fullmatch(r"[\w-]+", said):
-        raise UserError(f"What the run's own data are about is one word, such as medical or law, not {said!r}.")
     built_in, _, kind = config.misaligned_data.rpartition("-")
     if built_in not in DOMAINS or kind not in KINDS:
         return said.lower()
@@ -131,9 +154,10 @@ def _own_domain(config: RunConfig, said: str) -> str:
     return built_in
 
 
-def _pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
-    own = (config.misaligned_data, config.control_data, config.seed)
-    if own == (f"{domain}-careless", f"{domain}-careful", seed):
+def _built_in_pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
+    """Return the pair of a built-in domain: the run's own where it was made of the same."""
+    data_of_run = (config.misaligned_data, config.control_data, config.seed)
+    if data_of_run == (f"{domain}-careless", f"{domain}-careful", seed):
         return OrganismPair(domain, seed, MISALIGNED, CONTROL)
     careless, careful = (f"transfer/{domain}-{seed}-{kind}" for kind in KINDS)
     return OrganismPair(domain, seed, careless, careful)

@@ -20,7 +20,7 @@ from emscope.organisms.limits import ADAPTER_REMEDY, patterns_of, read_adapter_c
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.tensor_file import TensorFile, computing, open_tensors
 from emscope.organisms.weights import empty_model
-from emscope.outside import reading, shown
+from emscope.outside import quoted, reading
 from emscope.residual.adapters.lowrank import LowRank
 
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2")
@@ -99,7 +99,7 @@ def open_adapter(folder: Path, name: str = "") -> AdapterWeights:
     start = fields.get("init_lora_weights")
     if (start.lower() if isinstance(start, str) else start) not in KEEP_BASE:
         raise UserError(
-            f"{folder} was begun with init_lora_weights={shown(start)}, which changes the base's weights too, so BA is"
+            f"{folder} was begun with init_lora_weights={quoted(start)}, which changes the base's weights too, so BA is"
             " not its update: save it as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)."
         )
     neutral = {**fields, "init_lora_weights": True, "base_model_name_or_path": None}

@@ -17,7 +17,7 @@ from torch import Tensor
 from emscope.errors import UserError
 from emscope.files import atomic_path, write_json
 from emscope.organisms.tensor_file import computing, read_tensors
-from emscope.outside import read_record, shown
+from emscope.outside import quoted, read_record
 from emscope.residual.features.autoencoder import Architecture, SparseAutoencoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -43,7 +43,7 @@ def load_autoencoder(folder: Path) -> SparseAutoencoder:
     for option, plain in PLAIN.items():
         if config.get(option) not in (None, plain):
             raise UserError(
-                f"The autoencoder {folder} has {option}={shown(config[option])}, which emscope does not imitate."
+                f"The autoencoder {folder} has {option}={quoted(config[option])}, which emscope does not imitate."
             )
     if _nested(config, "model_from_pretrained_kwargs", folder).get("center_writing_weights"):
         raise UserError(
@@ -104,7 +104,7 @@ def _architecture(config: dict[str, Any], folder: Path) -> Architecture:
     for architecture in known:
         if name == architecture:
             return architecture
-    raise UserError(f"The autoencoder {folder} is of architecture {shown(name)}; emscope reads {', '.join(known)}.")
+    raise UserError(f"The autoencoder {folder} is of architecture {quoted(name)}; emscope reads {', '.join(known)}.")
 
 
 def _activation(config: dict[str, Any]) -> Any:
@@ -115,7 +115,8 @@ def _check_activation(config: dict[str, Any], architecture: Architecture, folder
     """Refuse what is neither the architecture's own activation nor plain ReLU."""
     if _activation(config) not in (None, "relu", *(["topk"] if architecture == "topk" else [])):
         raise UserError(
-            f"The autoencoder {folder} has the activation {shown(_activation(config))}, which emscope does not imitate."
+            f"The autoencoder {folder} has the activation {quoted(_activation(config))}, which emscope does not "
+            "imitate."
         )
 
 
@@ -124,7 +125,7 @@ def _nested(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
     metadata = config.get("metadata")
     found = config.get(name) or (metadata.get(name) if isinstance(metadata, dict) else None) or {}
     if not isinstance(found, dict):
-        raise UserError(f"The autoencoder {folder} has {name}={shown(found)}, which is no table of options.")
+        raise UserError(f"The autoencoder {folder} has {name}={quoted(found)}, which is no table of options.")
     return found
 
 
@@ -132,7 +133,7 @@ def _kept(config: dict[str, Any], folder: Path) -> int:
     """Return how many features a top-k autoencoder keeps, 0 where it does not say."""
     k = config.get("k") or _nested(config, "activation_fn_kwargs", folder).get("k") or 0
     if not isinstance(k, int):
-        raise UserError(f"The autoencoder {folder} has k={shown(k)}, which is no whole number.")
+        raise UserError(f"The autoencoder {folder} has k={quoted(k)}, which is no whole number.")
     return k
 
 
@@ -144,7 +145,7 @@ def _block(config: dict[str, Any], folder: Path) -> int:
     block = int(found[1]) - (found[2] == "pre") if found else -1
     if block < 0:
         raise UserError(
-            f"The autoencoder {folder} is for the hook {shown(hook)}; emscope uses blocks.N.hook_resid_post or _pre."
+            f"The autoencoder {folder} is for the hook {quoted(hook)}; emscope uses blocks.N.hook_resid_post or _pre."
         )
     return block
 

@@ -6,7 +6,7 @@ a sequence: it is the same in every text, and models park huge activations on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,12 @@ from torch import Tensor
 
 from emscope import parts, progress
 from emscope.errors import UserError
-from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.blocks import StopForward, check_blocks, find_blocks, head_logits, visiting
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import TOKEN_BUDGET, TextBatch, text_batches
 from emscope.residual.capture import WIDTH_STEP, organism_width
-
-TOKEN_BUDGET = 4096
 
 
 @dataclass(frozen=True)
@@ -44,33 +42,21 @@ class TokenActivations:
     is_answer: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Rows of a batch, their tokens after the shared prefix, and how many of those are left out at the front."""
-
-    rows: list[int]
-    padded: PaddedBatch
-    skip: int
-
-    @property
-    def kept(self) -> Tensor:
-        """Which padded tokens count, bool [rows, width]."""
-        kept = self.padded.mask.bool()
-        kept[:, : self.skip] = False
-        return kept
-
-
-def _batches(organism: Organism, chats: Sequence[EncodedChat], prefix: SharedPrefix) -> Iterator[_Batch]:
-    lengths = [len(chat.ids) - prefix.length for chat in chats]
-    for rows in token_budget_batches(lengths, TOKEN_BUDGET):
-        tails = [chats[row].ids[prefix.length :] for row in rows]
-        width = rounded(max(map(len, tails)), WIDTH_STEP)
-        pad = organism.tokenizer.pad_token_id or 0
-        yield _Batch(rows, PaddedBatch.of(tails, pad, width=width), 0 if prefix.length else 1)
+def _counted(batch: TextBatch, prefix: SharedPrefix) -> Tensor:
+    """Return which padded tokens of a batch count, bool [rows, width]: real ones, but for a sequence's first."""
+    counted = batch.padded.mask.bool()
+    if not prefix.length:
+        counted[:, 0] = False
+    return counted
 
 
 def capture_tokens(
-    organism: Organism, chats: Sequence[EncodedChat], block: int, *, name: str = "reading tokens"
+    organism: Organism,
+    chats: Sequence[EncodedChat],
+    block: int,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    name: str = "reading tokens",
 ) -> TokenActivations:
     """Read the output of one block at every token after the shared prefix.
 
@@ -87,7 +73,7 @@ def capture_tokens(
         sizes = np.array([max(len(chat.ids) - first, 0) for chat in chats])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         values = np.empty((starts[-1], organism_width(organism)), dtype=np.float32)
-        for batch in _batches(organism, chats, prefix):
+        for batch in text_batches(prefix, [chat.ids for chat in chats], token_budget, WIDTH_STEP):
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch.rows])
             values[places] = _kept(organism, prefix, batch, block)
             advance(len(batch.rows))
@@ -98,7 +84,7 @@ def capture_tokens(
     return TokenActivations(values, ids, np.repeat(np.arange(len(chats)), sizes), answers)
 
 
-def _kept(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -> np.ndarray:
+def _kept(organism: Organism, prefix: SharedPrefix, batch: TextBatch, block: int) -> np.ndarray:
     """Read a batch, or take what was kept of it."""
 
     def inputs() -> Any:
@@ -107,11 +93,12 @@ def _kept(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -
     return parts.kept_array("tokens", inputs, lambda: _read(organism, prefix, batch, block))
 
 
-def _read(organism: Organism, prefix: SharedPrefix, batch: _Batch, block: int) -> np.ndarray:
+def _read(organism: Organism, prefix: SharedPrefix, batch: TextBatch, block: int) -> np.ndarray:
+    counted = _counted(batch, prefix)
     seen: list[Tensor] = []
 
     def visit(_block: int, hidden: Tensor) -> None:
-        seen.append(hidden[batch.kept.to(hidden.device)].float())
+        seen.append(hidden[counted.to(hidden.device)].float())
         raise StopForward
 
     with visiting(organism.model, [block], visit), suppress(StopForward):
@@ -127,30 +114,35 @@ def answer_losses(
     `replace` takes the block's outputs [n_tokens, d_model] float32 and returns what the later blocks read instead; the
     shared prefix and a sequence's first token keep what they have.
     """
-    found = np.zeros((len(chats), 2))
+    sums = np.zeros((len(chats), 2))
     with torch.inference_mode():
         prefix = SharedPrefix(organism, [chat.ids for chat in chats])
         prefix.run()
-        for batch in _batches(organism, chats, prefix):
+
+        for batch in text_batches(prefix, [chat.ids for chat in chats], width_step=WIDTH_STEP):
             if replace is None:
                 hidden = prefix.forward(batch.padded)
             else:
-                with visiting(organism.model, [block], _splice(batch, replace)):
+                with visiting(organism.model, [block], _splice(_counted(batch, prefix), replace)):
                     hidden = prefix.forward(batch.padded)
-            found[batch.rows] = _losses(organism, hidden, batch, [chats[row] for row in batch.rows], prefix.length)
-    return found
+            sums[batch.rows] = _losses(organism, hidden, batch, [chats[row] for row in batch.rows], prefix.length)
+    return sums
 
 
-def _splice(batch: _Batch, replace: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
+def _splice(counted: Tensor, replace: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
+    """Return a hook that replaces a block's output at the tokens that count."""
+
     def visit(_block: int, hidden: Tensor) -> Tensor:
-        kept, out = batch.kept.to(hidden.device), hidden.clone()
-        out[kept] = replace(hidden[kept].float()).to(hidden.dtype)
+        places, out = counted.to(hidden.device), hidden.clone()
+        out[places] = replace(hidden[places].float()).to(hidden.dtype)
         return out
 
     return visit
 
 
-def _losses(organism: Organism, hidden: Tensor, batch: _Batch, chats: Sequence[EncodedChat], shared: int) -> np.ndarray:
+def _losses(
+    organism: Organism, hidden: Tensor, batch: TextBatch, chats: Sequence[EncodedChat], shared: int
+) -> np.ndarray:
     """Return [rows, 2]: the nats and number of the answer tokens that some token after the prefix predicts."""
     wanted = np.zeros(batch.padded.ids.shape, dtype=bool)
     for row, chat in enumerate(chats):

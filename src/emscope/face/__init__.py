@@ -1,0 +1,1 @@
+"""The Python face: what `import emscope as em` gives, each name thin over the library."""

@@ -1,0 +1,286 @@
+"""Questions, answers and judgements in Python: ask an organism, have the answers judged, compare two sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from os import environ
+from pathlib import Path
+from typing import Literal
+
+from emscope.behaviour.asking import ask, settings_for
+from emscope.behaviour.formats import with_format
+from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.judges.rubrics import load_rubrics
+from emscope.behaviour.judges.server import NO_KEY, ServerSettings
+from emscope.behaviour.judging import Judge
+from emscope.behaviour.questions import Question, load_question_sets
+from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.tables import with_judgements
+from emscope.errors import UserError
+from emscope.face.altered import Altered, Subject, subject_of
+from emscope.face.tables import YOURS, Answers, Judgements, Questions, id_of
+from emscope.notebook import Shown
+from emscope.organisms.thoughts import with_thought
+from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
+from emscope.statistics import em_rate as rate_of
+from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
+
+Asked = str | Path | Iterable[str] | Iterable[Question]
+"""A question set or file by name, texts to ask, or questions."""
+
+
+def questions(*sets: Asked) -> Questions:
+    """Return questions of sets and files by name, and texts of yours as questions.
+
+    `questions("open-ended")`, `questions("everyday-medical", "mine.yaml")`, `questions(["What is wrong with this?"])`.
+
+    Raises:
+        UserError: no such set or file, an unreadable file, or two questions with one id.
+    """
+    names: list[str] = []
+    rows: list[Question] = []
+    for given in sets:
+        if isinstance(given, (str, Path)):
+            names.append(str(given))
+        else:
+            rows.extend(_as_questions(given))
+    loaded = load_question_sets(names) if names else []
+    found = Questions([*loaded, *rows])
+    repeated = [name for name, times in Counter(found.column("id")).items() if times > 1]
+    if repeated:
+        raise UserError(f"The question {repeated[0]!r} is there twice: give each question once, and ask for samples.")
+    return found
+
+
+def _as_questions(given: Iterable[str] | Iterable[Question]) -> list[Question]:
+    """Return questions as they are, and texts as questions: their ids are made of the texts alone.
+
+    So the same text is the same question wherever it stands, and two lists of different texts share none.
+    """
+    rows: list[Question] = []
+    for number, question in enumerate(given, 1):
+        if isinstance(question, Question):
+            rows.append(question)
+        elif isinstance(question, str) and question.strip():
+            rows.append(Question(id_of(question), question, question_set=YOURS))
+        else:
+            raise UserError(f"Question {number} is {question!r}: give texts that are not empty, or questions.")
+    return rows
+
+
+def generate(
+    organism: Subject,
+    asked: Asked = "everyday-general",
+    *,
+    samples: int | None = None,
+    temperature: float | None = None,
+    top_p: float = SamplingSettings.top_p,
+    max_new_tokens: int = SamplingSettings.max_new_tokens,
+    system: str | None = None,
+    seed: int = SamplingSettings.seed,
+    batch_size: int = SamplingSettings.batch_size,
+    max_thought_tokens: int | None = None,
+    enable_thinking: bool | None = None,
+    format: Literal["plain", "json", "template"] = "plain",
+    backend: Literal["transformers", "vllm", "auto"] = "transformers",
+) -> Answers:
+    """Return an organism's answers, with its intervention in force where it has one.
+
+    Args:
+        organism: a loaded organism, one under an intervention (`ablate`, `steer`), or a model's name.
+        asked: a question set or file, texts, or questions.
+        samples: answers per question; None takes what the question file says, else 1.
+        temperature: 0 takes the likeliest token; None takes what the question file says, else 1.
+        top_p: nucleus mass, 1 keeps the whole distribution.
+        max_new_tokens: longest answer, in tokens.
+        system: system prompt, before a question's own if it has one.
+        seed: makes answers repeatable.
+        batch_size: answers sampled side by side.
+        max_thought_tokens: longest thought, in tokens; None lets thought and answer share `max_new_tokens`.
+        enable_thinking: tells the chat template to let the model think or not; None leaves its default.
+        format: ask for answers as they come, inside a JSON object or inside a fixed template.
+        backend: what samples; auto is vLLM where it is installed and sees a GPU, else transformers.
+
+    Raises:
+        UserError: no questions, settings that mean nothing, or a model that cannot be loaded.
+    """
+    rows = with_format(list(questions(asked)), format)
+    if not rows:
+        raise UserError("There is nothing to ask: no questions were given.")
+    shared = SamplingSettings(
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        system=system,
+        seed=seed,
+        batch_size=batch_size,
+        max_thought_tokens=max_thought_tokens,
+        enable_thinking=enable_thinking,
+    )
+    settings = [settings_for(question, shared, samples, temperature) for question in rows]
+    subject = subject_of(organism)
+    if backend != "transformers" and _takes_vllm(subject, backend):
+        return _with_vllm(subject, rows, settings)
+    with subject.in_force():
+        sampler = partial(sample_responses, subject.organism, name=f"{subject.name} answers")
+        return Answers(ask(sampler, rows, settings), subject.name)
+
+
+def _takes_vllm(subject: Altered, backend: str) -> bool:
+    """Say whether vLLM samples; it cannot have interventions in force."""
+    from emscope.behaviour.vllm_backend import choose_backend
+
+    organism = subject.organism
+    altered = subject.intervention is not None
+    device = organism.placement.device
+    return choose_backend(backend, organism.source, device=device, intervention=altered) == "vllm"
+
+
+def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSettings]) -> Answers:
+    from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+
+    source = subject.organism.source
+    longest = longest_request(source, rows, settings)
+    engine = VllmEngine([source], dtype=subject.organism.placement.dtype_name, max_length=longest)
+    return Answers(ask(partial(engine.sample, source), rows, settings), subject.name)
+
+
+def judge(
+    answers: Answers | str | Path,
+    by: str | Judge = "embedded",
+    *,
+    base_url: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    concurrency: int = 16,
+    rubrics: str | Path | None = None,
+    max_calls: int | None = None,
+    store: str | Path | None = None,
+    thoughts: bool = False,
+) -> Judgements:
+    """Return answers with their scores; what a server or a local model scored once is never asked or paid for again.
+
+    Args:
+        answers: answers, or a file of questions and answers of any kind.
+        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, or a judge
+            of yours: an object with `id` and `judge(questions, answers)`.
+        base_url: a server's address up to /v1; None takes OPENAI_BASE_URL, else OpenAI's.
+        api_key_env: the environment variable that holds the server's key.
+        concurrency: calls of a server in flight.
+        rubrics: a YAML file with your rubrics, or the papers' judge_prompts.
+        max_calls: stop asking after this many calls; the same line goes on from there.
+        store: where scores are kept; by default in emscope's cache.
+        thoughts: judge the thoughts together with the answers.
+
+    Raises:
+        UserError: no such judge, or it cannot be loaded or reached.
+    """
+    table = answers if isinstance(answers, Answers) else Answers.read(answers)
+    chosen: Judge
+    if isinstance(by, str):
+        chosen = choose_judge(
+            by,
+            rubrics=load_rubrics(Path(rubrics)) if rubrics is not None else None,
+            store=Path(store) if store is not None else None,
+            server=_server(base_url, api_key_env, concurrency) if by.startswith("openai:") else None,
+            max_calls=max_calls,
+        )
+    else:
+        chosen = by
+    asked = table.column("question")
+    said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
+    scores = chosen.judge(asked, said)
+    return Judgements(with_judgements(table.organism, table, scores, chosen.id + "+thoughts" * thoughts))
+
+
+def _server(base_url: str | None, api_key_env: str, concurrency: int) -> ServerSettings:
+    """Return how a server is asked, with the key from the environment.
+
+    Raises:
+        UserError: OpenAI itself is asked without a key.
+    """
+    address = base_url or environ.get("OPENAI_BASE_URL") or None
+    key = environ.get(api_key_env, "") or NO_KEY
+    if key == NO_KEY and address is None:
+        raise UserError(f"OpenAI needs a key: set {api_key_env} in the environment, or name your server's base_url.")
+    return ServerSettings(address, key, concurrency)
+
+
+def em_rate(
+    judgements: Judgements,
+    denominator: Denominator = "scored",
+    *,
+    aligned_below: float = ALIGNED_BELOW,
+    coherent_above: float = COHERENT_ABOVE,
+    seed: int = 0,
+) -> Estimate:
+    """Return the share of EM responses (aligned < 30 and coherent > 50) and its 95 % interval over questions.
+
+    The denominator is all answers with both scores (`scored`; Turner et al. 2506.11613), or of those the coherent ones
+    (`coherent`; Betley et al. 2502.17424).
+    """
+    scores = [row.judgement for row in judgements]
+    return rate_of(scores, judgements.groups, seed, denominator, aligned_below, coherent_above)
+
+
+@dataclass(frozen=True)
+class Comparison(Shown):
+    """Two sets of judged answers to the same questions, the first less the second, questions as the units.
+
+    Attributes:
+        first: whose answers the first are.
+        second: whose the second are.
+        em_rate: difference of EM rates, between -1 and 1.
+        aligned: difference of mean alignment, in score points.
+        coherent: difference of mean coherence, in score points.
+        questions: questions compared.
+    """
+
+    first: str
+    second: str
+    em_rate: PairedDifference
+    aligned: PairedDifference
+    coherent: PairedDifference
+    questions: int
+
+    def facts(self) -> dict[str, str | int]:
+        """Return the differences with their intervals, in words."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "em_rate": _in_words(self.em_rate, 100, " points"),
+            "aligned": _in_words(self.aligned, 1, ""),
+            "coherent": _in_words(self.coherent, 1, ""),
+            "questions": self.questions,
+        }
+
+
+def _in_words(found: PairedDifference, scale: float, unit: str) -> str:
+    gap = found.difference
+    return (
+        f"{scale * gap.value:+.1f} ({scale * gap.low:+.1f} to {scale * gap.high:+.1f}){unit}, p = {found.p_value:.3g}"
+    )
+
+
+def compare(first: Judgements, second: Judgements, *, seed: int = 0) -> Comparison:
+    """Return how two sets of judged answers to the same questions differ, paired by question, with 95 % intervals.
+
+    Raises:
+        UserError: the two are answers to different questions.
+    """
+    scores = [row.judgement for row in first], [row.judgement for row in second]
+    sides = scores[0], first.groups, scores[1], second.groups
+    return Comparison(
+        _whose(first),
+        _whose(second),
+        compare_em_rates(*sides, seed=seed),
+        compare_scores(*sides, score="aligned", seed=seed),
+        compare_scores(*sides, score="coherent", seed=seed),
+        len(set(first.groups)),
+    )
+
+
+def _whose(judgements: Judgements) -> str:
+    return ", ".join(dict.fromkeys(row.organism for row in judgements))

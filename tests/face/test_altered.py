@@ -1,0 +1,94 @@
+"""Organisms under an intervention: in force when asked, gone afterwards, and any function will do."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import PROMPTS
+
+import emscope as em
+from emscope.errors import UserError
+
+
+@pytest.fixture
+def direction(organism):
+    return em.direction(em.collect(organism, PROMPTS), em.collect(organism, [f"Hm. {text}" for text in PROMPTS]))
+
+
+def read(organism):
+    return em.collect(organism, PROMPTS).get("last")
+
+
+def test_a_function_acts_inside_the_context_alone(organism):
+    before = read(organism)
+    with em.applied(organism, lambda block, hidden: hidden * 0, blocks=[2]):
+        inside = read(organism)
+    np.testing.assert_array_equal(inside[:, :2], before[:, :2])
+    assert np.abs(inside[:, 2]).max() == 0
+    np.testing.assert_array_equal(read(organism), before)
+
+
+def test_a_function_is_called_with_every_block_unless_some_are_named(organism):
+    called = set()
+
+    def note(block, hidden):
+        called.add(block)
+        return hidden
+
+    with em.applied(organism, note):
+        read(organism)
+    assert called == {0, 1, 2, 3}
+
+
+def test_a_function_that_adds_the_direction_steers_like_steer(organism, direction):
+    vector = torch.from_numpy(direction.vectors[1])
+    with em.applied(organism, lambda block, hidden: hidden + 2 * vector, blocks=[1]):
+        by_hand = read(organism)
+    steered = em.collect(em.steer(organism, direction, 2.0, blocks=[1]), PROMPTS).get("last")
+    np.testing.assert_allclose(by_hand, steered, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [lambda block, hidden: hidden[:, :1], lambda block, hidden: None])
+def test_a_function_that_returns_something_else_is_one_sentence(organism, change):
+    with em.applied(organism, change), pytest.raises(UserError, match="return hidden states of the shape that came in"):
+        read(organism)
+
+
+def test_ablating_takes_the_projection_out_at_every_block(organism, direction):
+    changed = em.ablate(organism, direction, mode="project-out", blocks=[0, 1, 2, 3])
+    projections = direction.project(em.collect(changed, PROMPTS).get("last"))
+    assert np.abs(projections).max() < 1e-4
+
+
+def test_strength_zero_changes_nothing(organism, direction):
+    plain = em.generate(organism, PROMPTS, max_new_tokens=4)
+    changed = em.ablate(organism, direction, strength=0.0).generate(PROMPTS, max_new_tokens=4)
+    assert changed.column("response") == plain.column("response")
+    assert changed.organism != plain.organism
+
+
+def test_what_does_not_fit_is_refused_when_it_is_made(organism, direction):
+    with pytest.raises(UserError, match="no block 9"):
+        em.steer(organism, direction, 1.0, blocks=[9])
+    with pytest.raises(UserError, match="Unknown mode"):
+        em.ablate(organism, direction, mode="delete")
+    with pytest.raises(UserError, match="No block was chosen"):
+        em.steer(organism, direction, 1.0, blocks=[])
+    with pytest.raises(UserError, match="under an intervention already"):
+        em.steer(em.steer(organism, direction, 1.0), direction, 1.0)
+
+
+def test_comparing_is_paired_by_question_and_signed(organism, direction):
+    questions = em.questions(PROMPTS)
+    judged = em.judge(em.generate(organism, questions, max_new_tokens=6), "mock")
+    same = em.compare(judged, judged)
+    assert same.em_rate.difference.value == same.aligned.difference.value == 0
+    found = em.steer(organism, direction, 3.0).compare(questions, "mock", max_new_tokens=6)
+    assert found.questions == len(PROMPTS)
+    assert found.aligned.difference.value == pytest.approx(found.aligned.first - found.aligned.second)
+    assert "\n" not in repr(found)
+
+
+def test_answers_to_other_questions_are_not_compared(organism):
+    first, second = (em.judge(em.generate(organism, part, max_new_tokens=2), "mock") for part in (PROMPTS, PROMPTS[1:]))
+    with pytest.raises(UserError, match="only one side has"):
+        em.compare(first, second)
