@@ -9,11 +9,13 @@ from emscope.errors import UserError
 from emscope.organisms.chat import Message
 
 
-def shots_of(rows: Sequence[Sequence[Message]], n: int, *, seed: int = 0) -> list[Message]:
-    """Return the turns of `n` conversations, drawn at random without repetition, one after the other.
+Conversation = Sequence[Message]
 
-    System prompts are left out: a conversation has one, and it is the question's. The first draws of the same seed are
-    the same for every n, so that more examples add to fewer.
+
+def drawn(rows: Sequence[Conversation], n: int, *, seed: int = 0) -> list[Conversation]:
+    """Return `n` conversations, drawn at random without repetition.
+
+    The first of the same seed are the same for every n, so that more examples add to fewer.
 
     Raises:
         UserError: there are fewer conversations than that.
@@ -22,12 +24,20 @@ def shots_of(rows: Sequence[Sequence[Message]], n: int, *, seed: int = 0) -> lis
         raise UserError(f"{n} examples are asked for, and the data have {len(rows)} conversations.")
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
+    return [rows[place] for place in order[:n]]
+
+
+def turns_of(conversations: Sequence[Conversation]) -> list[Message]:
+    """Return the turns of conversations one after the other, without system prompts: that is the question's own."""
     turns: list[Message] = []
-    for place in order[:n]:
-        for message in rows[place]:
-            if message["role"] != "system":
-                turns.append(message)
+    for conversation in conversations:
+        turns += [message for message in conversation if message["role"] != "system"]
     return turns
+
+
+def shots_of(rows: Sequence[Conversation], n: int, *, seed: int = 0) -> list[Message]:
+    """Return the turns of `n` conversations as they stand before a question (see `drawn`, `turns_of`)."""
+    return turns_of(drawn(rows, n, seed=seed))
 
 
 def after_shots(messages: Sequence[Message], shots: Sequence[Message]) -> list[Message]:
