@@ -98,8 +98,9 @@ def test_an_experiment_is_done_once_and_then_read(opened, monkeypatch):
     opened.sweep(**SMALL_SWEEP)  # up to date
     assert len(opened.lab.folder.made) == n_made
     assert "sweep" in repr(opened)
-    assert made.figures()
-    assert made.figures().keys() == opened.figures("sweep").keys()
+    figures = opened.figures("sweep")
+    assert figures
+    assert figures.keys() == made.figures().keys()
 
 
 def test_no_finished_run_is_one_sentence(tmp_path):
