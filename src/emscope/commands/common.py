@@ -15,7 +15,7 @@ from emscope.errors import UserError
 
 if TYPE_CHECKING:
     from emscope.behaviour.judges.settings import JudgeSettings
-    from emscope.interventions.operators import Intervention, Mode
+    from emscope.interventions.operators import AlongDirections
     from emscope.organisms.models import Organism
 
 
@@ -65,13 +65,13 @@ class AblationFlags:
     source_block: int | None = None
     width: float = 2.0
 
-    def intervention(self) -> Intervention | None:
+    def intervention(self) -> AlongDirections | None:
         """Return the intervention, or None without directions.
 
         Raises:
             UserError: an ablation is described and no directions are named, or they do not fit.
         """
-        from emscope.interventions.operators import Intervention
+        from emscope.interventions.operators import along
         from emscope.residual.directions import Directions
 
         if self.directions is None:
@@ -81,8 +81,7 @@ class AblationFlags:
             return None
         directions = Directions.load(self.directions)
         blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
-        mode: Mode = self.mode  # type: ignore[assignment]  # Intervention refuses others
-        return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block, self.width)
+        return along(directions, self.mode, blocks, self.strength, self.source_block, self.width)
 
 
 @dataclass(frozen=True)
