@@ -1,6 +1,5 @@
-from emscope.experiments.transfer.plots import matrix
-
 from emscope.experiments.dynamics.plots import matrices
+from emscope.experiments.transfer.page import Estimated, matrix
 from emscope.report.figures import as_html, distributions, rates, scatter
 
 HOSTILE = '<a href="https://example.org">set</a>'
@@ -21,7 +20,7 @@ def test_names_of_users_and_modules_are_shown_as_they_are():
         rates({"base": {HOSTILE: share}}, ""),
         distributions({"base": {HOSTILE: [1.0]}}, "", threshold=False),
         matrices([HOSTILE], [[0.5]], [1]),
-        matrix({HOSTILE: {HOSTILE: share}}, [HOSTILE], ("", "")),
+        matrix({HOSTILE: {HOSTILE: Estimated(**share)}}, [HOSTILE], ("", "")),
     ]
     for plot in plots:
         (shown,) = plot.data
