@@ -18,11 +18,11 @@ from emscope.experiments.features.result import (
     pair_name,
 )
 from emscope.pipeline.lab import Lab
-from emscope.residual.detection import auroc, auroc_interval, d_prime
 from emscope.residual.directions import unit
 from emscope.residual.features.autoencoder import SparseAutoencoder
 from emscope.residual.features.composition import contributions
 from emscope.residual.features.examples import Reader
+from emscope.statistics.separation import auroc, auroc_interval, d_prime
 
 EXAMPLES = 4
 

@@ -17,8 +17,9 @@ from emscope.experiments.transfer.result import (
     RandomByBlock,
 )
 from emscope.pipeline.lab import BASE
-from emscope.residual.detection import auroc, auroc_interval, cross_fitted_scores, d_prime, separate
+from emscope.residual.detection import cross_fitted_scores, separate
 from emscope.residual.directions import Directions, make_directions, unit
+from emscope.statistics.separation import auroc, auroc_interval, d_prime
 
 N_RANDOM = 200
 RELATIONS = ("own", "same domain", "other domain", "unknown", "left out")
