@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from emscope.experiments.sweep.result import (
@@ -117,10 +118,11 @@ def _null_sentence(result: SweepResult) -> str:
     if not nulls:
         return "No labels were exchanged, so nothing says what chance alone would reach."
 
-    outside = [name for name, accuracy in nulls.items() if abs(accuracy - 0.5) > NULL_MARGIN]
-    verdict = (
-        f"Outside three points of 50 % are {', '.join(outside)}" if outside else "All lie within three points of 50 %"
-    )
+    off = np.abs(np.array(list(nulls.values())) - 0.5)
+    n_off, furthest = int((off > NULL_MARGIN).sum()), list(nulls)[int(off.argmax())]
+    verdict = "All lie within three points of 50 %"
+    if n_off:
+        verdict = f"{n_off} of {len(nulls)} lie further than three points from 50 %, furthest {furthest}"
     return (
         "With labels exchanged within questions, in training and in test, the same fits have a mean accuracy of "
         f"{_number(min(nulls.values()))} – {_number(max(nulls.values()))} % at the best blocks. {verdict}."
@@ -295,6 +297,7 @@ def heatmap(
         marker={"symbol": "circle-open", "size": 11, "color": "#000000", "line": {"width": 2}},
     )
     figure.update_layout(margin={"l": 10, "r": 16, "t": 24, "b": 48})
+    figure.update_xaxes(dtick=_step(blocks))
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
@@ -321,7 +324,12 @@ def bounded_lines(series: Mapping[str, IntervalByBlock], blocks: Sequence[int], 
             hovertemplate="block %{x}: %{y:.3f}",
         )
     figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
-    return figure
+    return figure.update_xaxes(dtick=_step(blocks))
+
+
+def _step(blocks: Sequence[int]) -> int:
+    """Return the distance of ticks: whole blocks, about ten of them."""
+    return max(1, round(len(blocks) / 10))
 
 
 def table(result: SweepResult) -> str:

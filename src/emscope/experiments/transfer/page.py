@@ -74,7 +74,7 @@ def section(result: TransferResult) -> Section:
             _picture(result),
             _relations(result),
             *_detection(result),
-            _correction(result.ablation, result.names),
+            _correction(result),
             *_geometry(result),
             _organisms(result),
         ],
@@ -196,15 +196,16 @@ def _picture(result: TransferResult) -> Plot:
             bars[WORDS[kind]] = Estimated(
                 100 * summary.restored.value, 100 * summary.restored.low, 100 * summary.restored.high
             )
-        title, label = "What a direction restores", "alignment restored (%)"
+        title, label, chance = "What a direction restores", "alignment restored (%)", 0.0
         caption = "Share of the alignment lost by the fine-tune, 95 % intervals, by what the direction was made from."
+        caption = " ".join([caption, *_incoherent(result)])
     else:
         bars = {}
         for kind, detected in result.detection.summary.items():
             bars[WORDS[kind]] = Estimated(detected.mean, detected.least, detected.mean)
-        title, label = "What a direction detects", "AUROC"
+        title, label, chance = "What a direction detects", "AUROC", 0.5
         caption = "Mean AUROC by what the direction was made from; the line goes down to the worst case. 0.5 is chance."
-    return Plot(title, bar_chart(bars, label), caption)
+    return Plot(title, bar_chart(bars, label, chance), caption)
 
 
 def _relations(result: TransferResult) -> Table:
@@ -221,7 +222,7 @@ def _relations(result: TransferResult) -> Table:
         "is the mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned "
         "one."
     )
-    return Table("By what the direction was made from", header, rows, caption)
+    return Table("By what the direction was made from", header, rows, " ".join([caption, *_incoherent(result)]))
 
 
 def _detected_cells(summary: DetectionSummary | None) -> list[str | float | None]:
@@ -277,13 +278,14 @@ def _mean_auroc(cells: Mapping[str, Mapping[str, DetectionCell]], kind: str) -> 
     return _mean(rows)
 
 
-def _correction(corrections: Corrections, names: Sequence[str]) -> Plot:
+def _correction(result: TransferResult) -> Plot:
     restored: dict[str, dict[str, Interval]] = {}
-    for direction, row in corrections.cells.items():
+    for direction, row in result.ablation.cells.items():
         restored[direction] = {pair: cell.restored for pair, cell in row.items()}
     axes = ("direction subtracted", "misaligned organism")
-    figure = matrix(restored, names, axes, scale=100, limits=(-100, 100))
-    return Plot("Correction", figure, "Share of alignment restored, percent; 100 is the base's alignment.")
+    figure = matrix(restored, result.names, axes, scale=100, limits=(-100, 100))
+    caption = "Share of alignment restored, percent; 100 is the base's alignment."
+    return Plot("Correction", figure, " ".join([caption, *_incoherent(result)]))
 
 
 def _geometry(result: TransferResult) -> list[Plot | Table]:
@@ -369,8 +371,8 @@ def _degrees(values: Sequence[float] | np.ndarray) -> str:
     return ", ".join(f"{value:.0f}°" for value in values)
 
 
-def bar_chart(bars: Mapping[str, Estimated], label: str) -> go.Figure:
-    """Draw a horizontal bar for each name, with its interval; random ones are grey."""
+def bar_chart(bars: Mapping[str, Estimated], label: str, chance: float) -> go.Figure:
+    """Draw a horizontal bar for each name, with its interval, and a line at chance; random ones are grey."""
     colours: list[str] = []
     values: list[float] = []
     above_value: list[float] = []
@@ -396,6 +398,7 @@ def bar_chart(bars: Mapping[str, Estimated], label: str) -> go.Figure:
         },
         hovertemplate="%{y}: %{x:.3~r}<extra></extra>",
     )
+    figure.add_vline(x=chance, line_dash="dot", line_color="#888888")
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
