@@ -209,8 +209,8 @@ def _early_parts(answers: MonitoredAnswers) -> list[Part]:
         "How early does it tell?",
         early_auroc(answers),
         f"EM responses ranked above other answers by the mean score over the tokens read, block {answers.block}; "
-        f"{n.em} EM responses and {n.other_coherent} other coherent answers to {n.questions} test questions. Bars are 95 % intervals; those of "
-        "random directions span all of them.",
+        f"{n.em} EM responses and {n.other_coherent} other coherent answers to {n.questions} test questions. Bars are "
+        "95 % intervals; those of random directions span all of them.",
     )
     rows = []
     for name, ranking in answers.prompt_only.named.items():
