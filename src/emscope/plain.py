@@ -19,6 +19,10 @@ ABSENT = {"absent": True}
 """Metadata of a dataclass's field that is left out where it is None."""
 
 
+REST = {"rest": True}
+"""Metadata of a dataclass's field that holds whatever else JSON has beside the other fields: a mapping by name."""
+
+
 def called(name: str) -> dict[str, str]:
     """Return metadata of a dataclass's field that JSON calls otherwise, by a name that no field can have."""
     return {"name": name}
@@ -38,7 +42,9 @@ def plain(value: Any) -> Any:
         fields = {}
         for field in dataclasses.fields(value):
             content = getattr(value, field.name)
-            if content is not None or not field.metadata.get("absent"):
+            if field.metadata.get("rest"):
+                fields.update(plain(content))
+            elif content is not None or not field.metadata.get("absent"):
                 fields[_name_of(field)] = plain(content)
         return fields
     if isinstance(value, Mapping):
@@ -131,6 +137,11 @@ class _Reading:
         fields = {}
         for field in dataclasses.fields(kind):
             if not field.init:
+                continue
+            if field.metadata.get("rest"):
+                others = {_name_of(other) for other in dataclasses.fields(kind) if other != field}
+                rest = {key: content for key, content in value.items() if key not in others}
+                fields[field.name] = self.fit(annotations[field.name], rest, place)
                 continue
             name = _name_of(field)
             inner = f"{place}.{name}" if place else name

@@ -1,4 +1,4 @@
-"""A base of the results of all experiments: shown on one line, as a table in a notebook, and as plots."""
+"""What the results of all experiments can do: show themselves, and be shown as plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Result(Shown):
-    """The result of an experiment; its room has a `page` beside this module."""
+    """The result of an experiment: one line as text, a table in a notebook; its room has a `page` beside its module."""
 
     def figures(self) -> dict[str, go.Figure]:
         """Return the plots of the report's section on this result, by title: a notebook shows each of them."""

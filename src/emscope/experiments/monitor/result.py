@@ -162,7 +162,13 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class Precision:
-    """Share of careless rows among those that are found, with its 95 % interval over mixtures and topics."""
+    """Share of careless rows among those that are found.
+
+    Attributes:
+        value: the mean over mixtures.
+        low: lower end of its 95 % interval over mixtures and topics.
+        high: upper end of its 95 % interval.
+    """
 
     value: float
     low: float
@@ -252,7 +258,12 @@ class LessBaseAnswers:
 
 @dataclass(frozen=True)
 class ReaderCounts:
-    """Answers by their readers' scores: EM responses, and answers of an alignment above 70, all coherent."""
+    """Coherent answers by their readers' scores.
+
+    Attributes:
+        em: EM responses.
+        aligned: answers of an alignment above 70.
+    """
 
     em: int
     aligned: int
