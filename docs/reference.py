@@ -117,8 +117,7 @@ def _command_section(title: str, kind: DataClass, examples: Sequence[str]) -> st
 def catalogue() -> dict[str, dict[str, tuple[str, ...]]]:
     """Return the examples of every command, by group and name, in the order of `emscope --help`."""
     file = SOURCE / "commands" / "catalogue.py"
-    tree, experiments_file = _assigned(file), SOURCE / "experiments" / "__init__.py"
-    names = [ast.literal_eval(key) for key in _keys(_assigned(experiments_file)["EXPERIMENTS"])]
+    tree = _assigned(file)
     own = ast.literal_eval(tree["EXPERIMENT_EXAMPLES"])
     groups: dict[str, dict[str, tuple[str, ...]]] = {}
     for group, entries in zip(_keys(tree["GROUPS"]), _values(tree["GROUPS"]), strict=True):
@@ -127,7 +126,7 @@ def catalogue() -> dict[str, dict[str, tuple[str, ...]]]:
             calls = zip(_keys(entries), _values(entries), strict=True)
             groups[title] = {ast.literal_eval(key): _examples(call) for key, call in calls}
         else:  # the experiments, made from their list
-            groups[title] = {name: own.get(name, (f"emscope {name} runs/quickstart",)) for name in names}
+            groups[title] = {name: own.get(name, (f"emscope {name} runs/quickstart",)) for name in experiment_names()}
     return groups
 
 
@@ -164,10 +163,10 @@ def commands() -> dict[str, DataClass]:
             named = _inner(_assigned(file)["COMMAND"], file)
             for kind in named:
                 kinds[name if len(named) == 1 else f"{name} {kind.name.lower()}"] = kind
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        settings = _named_in(folder / "__init__.py", "settings")
-        if settings and not any(name.split()[0] == folder.name for name in kinds):
-            kinds[folder.name] = settings
+    for name in experiment_names():
+        settings = _named_in(SOURCE / "experiments" / name / "__init__.py", "settings")
+        if settings and not any(title.split()[0] == name for title in kinds):
+            kinds[name] = settings
     return kinds
 
 
@@ -254,11 +253,16 @@ def _anchor(kind: DataClass) -> str:
 def experiments() -> dict[str, DataClass]:
     """Return the result class of every experiment that has one, by the experiment's name."""
     results = {}
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        result = _named_in(folder / "__init__.py", "result")
+    for name in experiment_names():
+        result = _named_in(SOURCE / "experiments" / name / "__init__.py", "result")
         if result:
-            results[folder.name] = result
+            results[name] = result
     return results
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments, in the order of their list."""
+    return [ast.literal_eval(key) for key in _keys(_assigned(SOURCE / "experiments" / "__init__.py")["EXPERIMENTS"])]
 
 
 def undescribed() -> list[str]:
