@@ -16,13 +16,14 @@ from pathlib import Path
 from publish import publish
 
 from emscope.behaviour.sampling import sample_responses
-from emscope.experiments.bench import direction_names, spread
+from emscope.experiments.bench import direction_names
 from emscope.experiments.shape import open_run
 from emscope.interventions.operators import applied, applied_by_row
 from emscope.interventions.steering import steer
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.lab import MISALIGNED
 from emscope.residual.directions import Directions
+from emscope.sequences import spread
 
 
 def main() -> None:

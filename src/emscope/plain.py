@@ -19,6 +19,19 @@ ABSENT = {"absent": True}
 """Metadata of a dataclass's field that is left out where it is None."""
 
 
+REST = {"rest": True}
+"""Metadata of a dataclass's field that holds whatever else JSON has beside the other fields: a mapping by name."""
+
+
+def called(name: str) -> dict[str, str]:
+    """Return metadata of a dataclass's field that JSON calls otherwise, by a name that no field can have."""
+    return {"name": name}
+
+
+def _name_of(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("name", field.name))
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it: dataclasses become objects in the order of their fields, arrays become lists.
 
@@ -29,8 +42,10 @@ def plain(value: Any) -> Any:
         fields = {}
         for field in dataclasses.fields(value):
             content = getattr(value, field.name)
-            if content is not None or not field.metadata.get("absent"):
-                fields[field.name] = plain(content)
+            if field.metadata.get("rest"):
+                fields.update(plain(content))
+            elif content is not None or not field.metadata.get("absent"):
+                fields[_name_of(field)] = plain(content)
         return fields
     if isinstance(value, Mapping):
         return {str(key): plain(content) for key, content in value.items()}
@@ -123,9 +138,15 @@ class _Reading:
         for field in dataclasses.fields(kind):
             if not field.init:
                 continue
-            inner = f"{place}.{field.name}" if place else field.name
-            if field.name in value:
-                fields[field.name] = self.fit(annotations[field.name], value[field.name], inner)
+            if field.metadata.get("rest"):
+                others = {_name_of(other) for other in dataclasses.fields(kind) if other != field}
+                rest = {key: content for key, content in value.items() if key not in others}
+                fields[field.name] = self.fit(annotations[field.name], rest, place)
+                continue
+            name = _name_of(field)
+            inner = f"{place}.{name}" if place else name
+            if name in value:
+                fields[field.name] = self.fit(annotations[field.name], value[name], inner)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise OutsideError(self.where, f"does not say {inner!r}", self.remedy)
         return kind(**fields)

@@ -14,10 +14,10 @@ from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
 from emscope.interventions.operators import Intervention
 from emscope.interventions.steering import (
-    Cell,
-    Figures,
-    Subject,
-    Turn,
+    SteeredFigures,
+    SteeredOrganism,
+    Steering,
+    SteeringTrial,
     answer_tokens,
     capping,
     choose_correction,
@@ -42,10 +42,10 @@ def directions() -> Directions:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def subject() -> SteeredOrganism:
     organism = make_organism()
     chats = encode_for_capture(organism.tokenizer, PROMPTS, ANSWERS)
-    return Subject("tiny", Undisturbed(organism, ForcedText(chats, PROMPTS)))
+    return SteeredOrganism("tiny", Undisturbed(organism, ForcedText(chats, PROMPTS)))
 
 
 def search(target, nats_at, start):
@@ -141,17 +141,19 @@ def test_a_cap_keeps_projections_in_the_range_and_a_wide_one_does_nothing(subjec
 
 def cell(coefficient, aligned, coherent, kl, em=0.0, block=1):
     estimates = [Estimate(value, value, value, 8) for value in (kl, aligned, coherent / 100, em)]
-    return Cell(Turn("d", (block,), coefficient), Figures(*estimates), [Row(aligned + d, coherent) for d in (-2, 2)])
+    return SteeringTrial(
+        Steering("d", (block,), coefficient), SteeredFigures(*estimates), [Row(aligned + d, coherent) for d in (-2, 2)]
+    )
 
 
 def test_a_correction_stays_within_the_disturbance_allowed():
     own, base = [Row(20, 90)] * 4, [Row(80, 60)] * 4
     cells = [cell(-0.5, 30, 90, 0.1), cell(-1, 60, 90, 0.4), cell(-2, 80, 90, 2.0), cell(1, 99, 90, 0.1)]
-    assert choose_correction(cells, 0.5, own, base).turn.coefficient == -1
-    assert choose_correction(cells, 3.0, own, base).turn.coefficient == -2
-    assert choose_correction(cells, 0.01, own, base).turn.coefficient == -0.5
+    assert choose_correction(cells, 0.5, own, base).steering.coefficient == -1
+    assert choose_correction(cells, 3.0, own, base).steering.coefficient == -2
+    assert choose_correction(cells, 0.01, own, base).steering.coefficient == -0.5
     broken = [*cells, cell(-3, 90, 40, 0.3)]
-    assert choose_correction(broken, 0.5, own, base).turn.coefficient == -1
+    assert choose_correction(broken, 0.5, own, base).steering.coefficient == -1
 
 
 def test_an_induction_is_the_highest_rate_among_coherent_cells():
@@ -161,6 +163,6 @@ def test_an_induction_is_the_highest_rate_among_coherent_cells():
         cell(3, 9, 10, 9.0, em=0.9),
         cell(-1, 0, 99, 1, 1),
     ]
-    assert choose_induction(cells, 0.65).turn.coefficient == 2
-    assert choose_induction(cells, 0.75).turn.coefficient == 1
-    assert choose_induction(cells, 0.95).turn.coefficient == 1
+    assert choose_induction(cells, 0.65).steering.coefficient == 2
+    assert choose_induction(cells, 0.75).steering.coefficient == 1
+    assert choose_induction(cells, 0.95).steering.coefficient == 1

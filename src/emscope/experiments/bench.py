@@ -1,59 +1,99 @@
-"""What the steps of the steering experiment share: organisms with text of their own, directions, and flat figures."""
+"""What the experiments that steer share: a run's organisms and directions, and the figures of one way to steer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.behaviour.tables import JudgedResponse
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
 from emscope.interventions.operators import Intervention
-from emscope.interventions.steering import Cell, Figures, Subject, Turn, answer_tokens, figures_of, measure, steer
+from emscope.interventions.steering import (
+    SteeredFigures,
+    SteeredOrganism,
+    Steering,
+    SteeringTrial,
+    answer_tokens,
+    figures_of,
+    measure,
+    steer,
+)
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
 from emscope.residual.directions import Directions
+from emscope.sequences import spread
 from emscope.statistics import Estimate
 
 
 def direction_names(lab: Lab) -> list[str]:
     """Return the directions that are compared, the main one first: each contrast's, and its random control."""
-    contrasts = ("control", "model") if CONTROL in lab.names else ("model",)
-    return [f"{contrast}-{CORRECTING}{ending}" for contrast in contrasts for ending in ("", "-random")]
+    names = []
+    for contrast in ("control", "model") if CONTROL in lab.names else ("model",):
+        names += [f"{contrast}-{CORRECTING}", f"{contrast}-{CORRECTING}-random"]
+    return names
 
 
-def spread(questions: Sequence[Question], n: int) -> list[Question]:
-    """Return `n` of the questions, evenly spread, or all of them for 0 or when there are fewer."""
-    n = min(n or len(questions), len(questions))
-    return [questions[index * len(questions) // n] for index in range(n)]
+@dataclass(frozen=True)
+class SteeredRow:
+    """One way to steer an organism, and what the organism then does.
+
+    Attributes:
+        organism: the organism.
+        direction: the direction, by its name in the run.
+        blocks: the block where it was added, or the blocks that shared it.
+        coefficient: how many times the unnormalised vector was added.
+        relative: length of what was added, as a share of the residual stream's mean norm there.
+        kl: disturbance, nats a token.
+        aligned: mean alignment, 0 to 100.
+        coherent: share of coherent answers.
+        em: EM rate.
+    """
+
+    organism: str
+    direction: str
+    blocks: tuple[int, ...]
+    coefficient: float
+    relative: float
+    kl: Estimate
+    aligned: Estimate
+    coherent: Estimate
+    em: Estimate
+
+
+RowT = TypeVar("RowT", bound=SteeredRow)
 
 
 @dataclass(frozen=True)
 class Aimed:
-    """A turn found for a disturbance, and whether it has it, on development questions.
+    """A way to steer that was searched for a disturbance, and whether it has it, on development questions.
 
     Attributes:
-        turn: the turn.
+        steering: what to do.
         nats: the disturbance that was wanted, in nats a token.
-        reached: whether the turn disturbs by that, to 5 %; otherwise it comes nearest of those that were tried.
+        reached: whether it disturbs by that, to 5 %; otherwise it comes nearest of those that were tried.
     """
 
-    turn: Turn
+    steering: Steering
     nats: float
     reached: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the aim as plain values, beside the figures of the turn."""
-        return {"kl_target": self.nats, "kl_reached": self.reached}
-
 
 class Bench:
-    """Organisms of a run, their answers without steering, and the directions that steer them."""
+    """Organisms of a run, their answers without steering, and the directions that steer them.
+
+    Attributes:
+        lab: the run.
+        blocks: blocks that are steered.
+        seed: seed of intervals and of random directions.
+        kl_questions: questions whose answers measure a disturbance.
+        kept: all answers under steering, for the run's table.
+    """
 
     def __init__(self, lab: Lab, blocks: Sequence[int], kl_questions: int) -> None:
         self.lab, self.blocks, self.seed = lab, list(blocks), lab.config.seed
@@ -63,8 +103,7 @@ class Bench:
     @cached_property
     def directions(self) -> dict[str, Directions]:
         """The directions by name, the main one first."""
-        files = {name: self.lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(self.lab)}
-        return {name: Directions.load(file) for name, file in files.items()}
+        return {name: self.lab.direction(name) for name in direction_names(self.lab)}
 
     @property
     def main(self) -> str:
@@ -72,41 +111,33 @@ class Bench:
         return next(iter(self.directions))
 
     @cached_property
-    def dev(self) -> dict[str, Subject]:
+    def dev(self) -> dict[str, SteeredOrganism]:
         """Organisms with their answers to development questions, on which coefficients are chosen."""
-        return self._subjects(spread(self.lab.dev_questions, self.kl_questions))
+        return self._organisms(self.lab.dev_questions)
 
     @cached_property
-    def test(self) -> dict[str, Subject]:
+    def test(self) -> dict[str, SteeredOrganism]:
         """Organisms with their answers to test questions, on which the disturbance is reported."""
-        return self._subjects(spread(self.lab.test_questions, self.kl_questions))
+        return self._organisms(self.lab.test_questions)
 
-    def _subjects(self, questions: Sequence[Question]) -> dict[str, Subject]:
-        found = {}
+    def _organisms(self, questions: Sequence[Question]) -> dict[str, SteeredOrganism]:
+        asked = spread(questions, self.kl_questions)
+        organisms = {}
         for name in self.lab.names:
             organism = self.lab.organism(name)
-            rows = [row for row in self.answers(name, questions) if row.response]
-            chats = self.lab.encode(organism, rows)
-            found[name] = Subject(name, Undisturbed(organism, ForcedText(chats, [row.group for row in rows])))
-        return found
-
-    @cached_property
-    def _judged(self) -> dict[str, list[JudgedResponse]]:
-        files = {name: self.lab.folder.path("judgements", f"{name}.parquet") for name in self.lab.names}
-        return {name: read_table(file, JudgedResponse) for name, file in files.items()}
-
-    def answers(self, name: str, questions: Sequence[Question]) -> list[JudgedResponse]:
-        """Return an organism's judged answers without steering."""
-        wanted = {question.id for question in questions}
-        return [row for row in self._judged[name] if row.question_id in wanted]
+            answers = [answer for answer in self.lab.judged(name, asked) if answer.response]
+            text = ForcedText(self.lab.encode(organism, answers), [answer.group for answer in answers])
+            organisms[name] = SteeredOrganism(name, Undisturbed(organism, text))
+        return organisms
 
     @cached_property
     def norms(self) -> dict[str, dict[int, float]]:
         """Mean norm of the residual stream over answer tokens, by organism and block."""
-        return {
-            name: answer_tokens(subject, self.directions[self.main], self.blocks).norm
-            for name, subject in self.dev.items()
-        }
+        direction = self.directions[self.main]
+        norms = {}
+        for name, organism in self.dev.items():
+            norms[name] = answer_tokens(organism, direction, self.blocks).norm
+        return norms
 
     def length(self, direction: str, blocks: Sequence[int]) -> float:
         """Return the length of a direction's vector, the mean over the blocks."""
@@ -114,69 +145,91 @@ class Bench:
         rows = [directions.blocks.index(block) for block in blocks]
         return float(np.linalg.norm(directions.vectors[rows], axis=1).mean())
 
-    def fine_tune(self, subjects: dict[str, Subject], name: str) -> Estimate:
+    def fine_tune(self, organisms: Mapping[str, SteeredOrganism], name: str) -> Estimate:
         """Return the fine-tune's own disturbance on an organism's answers, in nats a token.
 
         It is how far the base is from a fine-tuned organism, and the misaligned organism from the base.
         """
         other = self.lab.organism(MISALIGNED if name == BASE else BASE)
-        return subjects[name].undisturbed.divergence(other=other).estimate(self.seed)
+        return organisms[name].undisturbed.divergence(other=other).estimate(self.seed)
 
     def at_disturbance(
-        self, name: str, directions: Sequence[str], near: Turn, nats: Sequence[float]
-    ) -> list[list[Aimed]]:
-        """Return, for each direction, the turns at the blocks of `near` that disturb an organism by the given nats.
+        self, name: str, directions: Sequence[str], near: Steering, nats: Sequence[float]
+    ) -> list[Aimed]:
+        """Return how to steer by each direction so that an organism is disturbed by each of the given nats.
 
-        Nats are means over tokens. Coefficients are found on answers to development questions.
+        Nats are means over tokens; coefficients have the sign and the blocks of `near`, and are found on answers to
+        development questions. For each direction in turn there is one for each of the nats.
         """
         wanted = [(direction, target) for direction in directions for target in nats]
-        size = near.coefficient * self.length(near.direction, near.blocks)
+        length = near.coefficient * self.length(near.direction, near.blocks)
+        undisturbed = self.dev[name].undisturbed
 
-        def nats_at(searches: Sequence[int], sizes: Sequence[float]) -> list[float]:
-            turns = [Turn(wanted[number][0], near.blocks, size) for number, size in zip(searches, sizes, strict=True)]
-            found = self.dev[name].undisturbed.divergences([self.intervention(turn) for turn in turns])
-            return [disturbance.per_token for disturbance in found]
+        def nats_at(searches: Sequence[int], coefficients: Sequence[float]) -> list[float]:
+            tried = []
+            for number, coefficient in zip(searches, coefficients, strict=True):
+                tried.append(self.intervention(Steering(wanted[number][0], near.blocks, coefficient)))
+            return [disturbance.per_token for disturbance in undisturbed.divergences(tried)]
 
-        starts = [size / self.length(direction, near.blocks) for direction, _ in wanted]
-        found = coefficients_for([target for _, target in wanted], starts, nats_at)
-        aimed = [
-            Aimed(Turn(direction, near.blocks, item.coefficient), target, item.reached)
-            for (direction, target), item in zip(wanted, found, strict=True)
-        ]
-        return [aimed[start : start + len(nats)] for start in range(0, len(aimed), len(nats))]
+        targets = [target for _, target in wanted]
+        starts = [length / self.length(direction, near.blocks) for direction, _ in wanted]
+        aimed = []
+        for (direction, target), search in zip(wanted, coefficients_for(targets, starts, nats_at), strict=True):
+            aimed.append(Aimed(Steering(direction, near.blocks, search.coefficient), target, search.reached))
+        return aimed
 
-    def intervention(self, turn: Turn) -> Intervention:
-        """Return what a turn does."""
-        return steer(self.directions[turn.direction], turn.blocks, turn.coefficient)
+    def intervention(self, steering: Steering) -> Intervention:
+        """Return what one way to steer does to the residual stream."""
+        return steer(self.directions[steering.direction], steering.blocks, steering.coefficient)
 
-    def turned(self, subject: Subject, turns: Sequence[Turn], questions: Sequence[Question]) -> list[Cell]:
-        """Turn the dial of one organism and measure it everywhere."""
-        cells = [self.intervention(turn) for turn in turns]
-        found = self.measured(subject, cells, questions)
-        return [Cell(turn, *measured) for turn, measured in zip(turns, found, strict=True)]
+    def tried(
+        self, organism: SteeredOrganism, steerings: Sequence[Steering], questions: Sequence[Question]
+    ) -> list[SteeringTrial]:
+        """Steer one organism in each of the ways, and measure what it does."""
+        measured = self.measured(organism, list(map(self.intervention, steerings)), questions)
+        trials = []
+        for steering, (figures, answers) in zip(steerings, measured, strict=True):
+            trials.append(SteeringTrial(steering, figures, answers))
+        return trials
 
     def measured(
-        self, subject: Subject, cells: Sequence[Intervention], questions: Sequence[Question]
-    ) -> list[tuple[Figures, list[JudgedResponse]]]:
+        self, organism: SteeredOrganism, interventions: Sequence[Intervention], questions: Sequence[Question]
+    ) -> list[tuple[SteeredFigures, list[JudgedResponse]]]:
         """Return figures and answers under each intervention; the answers are kept for the run's table."""
-        found = measure(subject, cells, questions, self.lab.config.sampling, self.lab.judge)
-        for cell, (_, rows) in zip(cells, found, strict=True):
-            label = f"{subject.name} + {cell.directions.construction.contrast} {cell.directions.construction.method}"
-            self.kept += [replace(row, organism=f"{label}, {cell.describe()}") for row in rows]
-        return found
+        measured = measure(organism, interventions, questions, self.lab.config.sampling, self.lab.judge)
+        for intervention, (_, answers) in zip(interventions, measured, strict=True):
+            label = label_of(organism.name, intervention)
+            self.kept += [replace(answer, organism=label) for answer in answers]
+        return measured
 
-    def plain(self, name: str, cell: Cell, **more: Any) -> dict[str, Any]:
-        """Return a measured turn as flat JSON values, with the length added as a share of the residual norm."""
-        turn = cell.turn
-        shares = [self.length(turn.direction, (block,)) / self.norms[name][block] for block in turn.blocks]
-        relative = turn.coefficient * float(np.mean(shares))
-        return {"organism": name, **asdict(turn), "relative": relative, **cell.figures.as_dict(), **more}
+    def row(self, kind: type[RowT], name: str, trial: SteeringTrial, **more: Any) -> RowT:
+        """Return a trial on an organism as a row of results; `more` are the fields that its kind has besides."""
+        steering, figures = trial.steering, trial.figures
+        shares = [self.length(steering.direction, (block,)) / self.norms[name][block] for block in steering.blocks]
+        return kind(
+            organism=name,
+            direction=steering.direction,
+            blocks=steering.blocks,
+            coefficient=steering.coefficient,
+            relative=steering.coefficient * float(np.mean(shares)),
+            kl=figures.kl,
+            aligned=figures.aligned,
+            coherent=figures.coherent,
+            em=figures.em,
+            **more,
+        )
 
-    def restored(self, rows: Sequence[JudgedResponse], questions: Sequence[Question]) -> dict[str, Any]:
+    def restored(self, answers: Sequence[JudgedResponse], questions: Sequence[Question]) -> Estimate:
         """Return the share of alignment that answers of the misaligned organism have got back."""
-        own, base = (self.answers(name, questions) for name in (MISALIGNED, BASE))
-        return restored_share(rows, own, base, self.seed).as_dict()
+        misaligned, base = self.lab.judged(MISALIGNED, questions), self.lab.judged(BASE, questions)
+        return restored_share(answers, misaligned, base, self.seed)
 
-    def unsteered(self, name: str, questions: Sequence[Question]) -> Figures:
+    def unsteered(self, name: str, questions: Sequence[Question]) -> SteeredFigures:
         """Return an organism's figures without steering."""
-        return figures_of(self.answers(name, questions), Estimate(0.0, 0.0, 0.0, 0), self.seed)
+        return figures_of(self.lab.judged(name, questions), Estimate(0.0, 0.0, 0.0, 0), self.seed)
+
+
+def label_of(organism: str, intervention: Intervention) -> str:
+    """Return what an organism under an intervention is called in a run's table of answers."""
+    construction = intervention.directions.construction
+    return f"{organism} + {construction.contrast} {construction.method}, {intervention.describe()}"

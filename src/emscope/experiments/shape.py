@@ -16,7 +16,7 @@ from emscope.pipeline.config import load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 from emscope.plain import fitted, plain
-from emscope.report.section import Plot, Section
+from emscope.report.section import Part, Plot, Section
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,6 +49,7 @@ class Experiment(Generic[SettingsT, ResultT]):
         in_full: its settings as a part of everything; None takes the defaults.
         obstacle: says why a run does not allow it, '' where it does.
         alone: it is done only when it is asked for, never as a part of everything.
+        answers: further parts of the section, from what the run's folder holds beside the result, such as its answers.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Experiment(Generic[SettingsT, ResultT]):
     in_full: SettingsT | None = None
     obstacle: Callable[[Lab, SettingsT], str] = _nothing_missing
     alone: bool = False
+    answers: Callable[[Path, ResultT], Sequence[Part]] | None = None
 
     @property
     def settings_in_full(self) -> SettingsT:
@@ -154,5 +156,7 @@ def experiment_stage(
     whole: dict[str, Any] = {"experiment": asked, "questions": split}
     if figures:
         whole["figures"] = figures
+    if not lab.config.judge.embedded:  # rubrics in the same file may be others now
+        whole["judge"] = lab.judge_fingerprint
     lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, plain(find())))
     return fitted(result, read_json(out), out)

@@ -1,15 +1,13 @@
-"""The steering dial: what a coefficient does to disturbance, alignment and coherence, and which one is chosen.
+"""Steering an organism by multiples of a direction: what it does to answers and predictions, and which one to take.
 
 h ← h + coefficient · v, v the unnormalised mean difference (Soligo et al. 2506.11618); a negative coefficient corrects.
-Each cell of the dial is an intervention; all cells of an organism are sampled side by side, every question with the
-same random numbers in every cell.
+Many interventions of one organism are sampled side by side, every question with the same random numbers under each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,45 +28,94 @@ from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An organism on the dial and what its disturbance is measured from."""
+class SteeredOrganism:
+    """An organism that is steered, and what its disturbance is measured from.
+
+    Attributes:
+        name: its name in tables of answers.
+        undisturbed: the organism without steering, read on answers of its own.
+    """
 
     name: str
     undisturbed: Undisturbed
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What an organism does in one cell: nats a token, mean alignment, share of coherent answers, EM rate."""
+class SteeredFigures:
+    """What an organism does under an intervention.
+
+    Attributes:
+        kl: disturbance: mean KL divergence of the next-token distribution from the unsteered one's, nats a token.
+        aligned: mean alignment of its answers, 0 to 100.
+        coherent: share of coherent answers.
+        em: EM rate, the share of EM responses among scored answers.
+    """
 
     kl: Estimate
     aligned: Estimate
     coherent: Estimate
     em: Estimate
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Steering:
+    """One way to steer.
+
+    Attributes:
+        direction: the direction, by its name.
+        blocks: the block where it is added, or the blocks that share it.
+        coefficient: how many times the vector is added; negative coefficients take it away.
+    """
+
+    direction: str
+    blocks: tuple[int, ...]
+    coefficient: float
 
 
-def figures_of(rows: Sequence[JudgedResponse], kl: Estimate, seed: int = 0) -> Figures:
+@dataclass(frozen=True)
+class SteeringTrial:
+    """One way to steer as it was tried on an organism.
+
+    Attributes:
+        steering: what was done.
+        figures: what the organism then did.
+        answers: its judged answers.
+    """
+
+    steering: Steering
+    figures: SteeredFigures
+    answers: Sequence[JudgedResponse]
+
+
+def figures_of(answers: Sequence[JudgedResponse], kl: Estimate, seed: int = 0) -> SteeredFigures:
     """Return the figures of judged answers, with intervals that resample questions."""
-    judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
-    measures = (alignment_mean, coherent_share, em_rate)
-    return Figures(kl, *(measure(judgements, groups, seed) for measure in measures))
+    judgements = [answer.judgement for answer in answers]
+    groups = [answer.group for answer in answers]
+    return SteeredFigures(
+        kl=kl,
+        aligned=alignment_mean(judgements, groups, seed),
+        coherent=coherent_share(judgements, groups, seed),
+        em=em_rate(judgements, groups, seed),
+    )
 
 
 def measure(
-    subject: Subject,
-    cells: Sequence[Intervention | None],
+    organism: SteeredOrganism,
+    interventions: Sequence[Intervention | None],
     questions: Sequence[Question],
     settings: SamplingSettings,
     judge: Judge,
-) -> list[tuple[Figures, list[JudgedResponse]]]:
-    """Return what the organism does in each cell, and its judged answers."""
-    rows = answer_cells(subject.undisturbed.organism, subject.name, cells, questions, settings, judge)
-    kls = [found.estimate(settings.seed) for found in subject.undisturbed.divergences(cells)]
-    return [(figures_of(own, kl, settings.seed), own) for own, kl in zip(rows, kls, strict=True)]
+) -> list[tuple[SteeredFigures, list[JudgedResponse]]]:
+    """Return what the organism does under each intervention, and its judged answers."""
+    undisturbed = organism.undisturbed
+    answers_of_each = answer_cells(undisturbed.organism, organism.name, interventions, questions, settings, judge)
+    disturbances = undisturbed.divergences(interventions)
+
+    measured = []
+    for answers, disturbance in zip(answers_of_each, disturbances, strict=True):
+        figures = figures_of(answers, disturbance.estimate(settings.seed), settings.seed)
+        measured.append((figures, answers))
+    return measured
 
 
 def steer(directions: Directions, blocks: Sequence[int], coefficient: float) -> Intervention:
@@ -80,46 +127,55 @@ def steer(directions: Directions, blocks: Sequence[int], coefficient: float) -> 
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Answer tokens in the residual stream: their mean norm, and mean and deviation of their projections, by block."""
+class TokenStatistics:
+    """Answer tokens in the residual stream, by block.
+
+    Attributes:
+        norm: mean norm of the tokens' activations.
+        mean: mean of their projections on the direction.
+        deviation: standard deviation of these projections.
+    """
 
     norm: dict[int, float]
     mean: dict[int, float]
     deviation: dict[int, float]
 
 
-def answer_tokens(subject: Subject, directions: Directions, blocks: Sequence[int]) -> Tokens:
+def answer_tokens(organism: SteeredOrganism, directions: Directions, blocks: Sequence[int]) -> TokenStatistics:
     """Read an organism's own answers token by token: pooled answers vary far less than the tokens a cap meets."""
-    text, organism = subject.undisturbed.text, subject.undisturbed.organism
+    text, model = organism.undisturbed.text, organism.undisturbed.organism
     units = {block: torch.from_numpy(directions.units[directions.blocks.index(block)]) for block in blocks}
-    found: dict[int, Moments] = {}
+    moments: dict[int, Moments] = {}
 
     def visit(block: int, hidden: Tensor) -> None:
         if text.answers is not None:
             tokens = hidden[text.answers].float().cpu()
-            read = Moments.of(torch.stack([tokens.norm(dim=-1), tokens @ units[block]], dim=1).numpy())
-            found[block] = found[block].merge(read) if block in found else read
+            norms_and_projections = torch.stack([tokens.norm(dim=-1), tokens @ units[block]], dim=1)
+            read = Moments.of(norms_and_projections.numpy())
+            moments[block] = moments[block].merge(read) if block in moments else read
 
     site = steer(directions, blocks, 1.0).site
-    with torch.inference_mode(), visiting(organism.model, blocks, visit, site):
-        for _ in text.states(organism):
+    with torch.inference_mode(), visiting(model.model, blocks, visit, site):
+        for _ in text.states(model):
             pass
-    columns = {block: (found[block].mean, np.sqrt(found[block].variance)) for block in blocks}
-    return Tokens(
-        {block: float(mean[0]) for block, (mean, _) in columns.items()},
-        {block: float(mean[1]) for block, (mean, _) in columns.items()},
-        {block: float(deviation[1]) for block, (_, deviation) in columns.items()},
-    )
+
+    norm, mean, deviation = {}, {}, {}
+    for block in blocks:
+        norm[block], mean[block] = map(float, moments[block].mean)
+        deviation[block] = float(np.sqrt(moments[block].variance)[1])
+    return TokenStatistics(norm, mean, deviation)
 
 
-def capping(directions: Directions, blocks: Sequence[int], aligned: Tokens, width: float) -> Intervention:
+def capping(directions: Directions, blocks: Sequence[int], aligned: TokenStatistics, width: float) -> Intervention:
     """Return the cap of each token's projection to the aligned tokens' mean ± width · deviation at every block."""
     rows = [directions.blocks.index(block) for block in blocks]
-    units = directions.units[rows]
-    means, deviations = (np.array([table[block] for block in blocks]) for table in (aligned.mean, aligned.deviation))
-    negative = directions.negative_mean[rows]
+    units, negative = directions.units[rows], directions.negative_mean[rows]
+    means = np.array([aligned.mean[block] for block in blocks])
+    deviations = np.array([aligned.deviation[block] for block in blocks])
+
+    # a cap aims at the projection of the negative mean: move that mean along the direction to the tokens' own
     moved = negative + (means - np.einsum("bd,bd->b", negative, units))[:, None] * units
-    own = replace(
+    of_tokens = replace(
         directions,
         vectors=directions.vectors[rows],
         positive_mean=directions.positive_mean[rows],
@@ -127,56 +183,51 @@ def capping(directions: Directions, blocks: Sequence[int], aligned: Tokens, widt
         deviation=deviations.astype(np.float32),
         blocks=tuple(blocks),
     )
-    return Intervention(own, "cap", tuple(blocks), width=width)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A turn of the dial: a direction by its name, the block or blocks where it is added, and the coefficient."""
-
-    direction: str
-    blocks: tuple[int, ...]
-    coefficient: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A turn, what the organism then does, and its judged answers."""
-
-    turn: Turn
-    figures: Figures
-    rows: Sequence[JudgedResponse]
+    return Intervention(of_tokens, "cap", tuple(blocks), width=width)
 
 
 def choose_correction(
-    cells: Sequence[Cell], limit: float, own: Sequence[JudgedResponse], base: Sequence[JudgedResponse]
-) -> Cell:
+    trials: Sequence[SteeringTrial],
+    limit: float,
+    unsteered: Sequence[JudgedResponse],
+    base: Sequence[JudgedResponse],
+) -> SteeringTrial:
     """Return the negative coefficient that corrects best among those that disturb by at most `limit` nats a token.
 
     Best is what `search.choose` says: aligned like the best, or like the base, as far as these questions can tell, and
-    then the most coherent. Where every cell disturbs more, it is the one that disturbs least.
+    then the most coherent. Where every one disturbs more, it is the one that disturbs least.
+
+    Args:
+        trials: what was tried.
+        limit: nats a token.
+        unsteered: answers of the organism without steering.
+        base: answers of the base.
     """
-    negative = [cell for cell in cells if cell.turn.coefficient < 0]
-    allowed = [cell for cell in negative if cell.figures.kl.value <= limit]
-    allowed = allowed or [min(negative, key=lambda cell: cell.figures.kl.value)]
-    found = {Candidate("add", cell.turn.blocks, cell.turn.coefficient): cell for cell in allowed}
-    trials = [
-        Trial(candidate, *means, *errors)
-        for candidate, cell in found.items()
-        for means, errors in [zip(*(mean_and_error(cell.rows, key) for key in ("aligned", "coherent")), strict=True)]
-    ]
-    floor, target = mean_and_error(own, "coherent")[0] - MAX_COHERENCE_LOSS, mean_and_error(base, "aligned")[0]
-    return found[choose(trials, floor, target)]
+    correcting = [trial for trial in trials if trial.steering.coefficient < 0]
+    allowed = [trial for trial in correcting if trial.figures.kl.value <= limit]
+    allowed = allowed or [min(correcting, key=lambda trial: trial.figures.kl.value)]
+
+    by_candidate: dict[Candidate, SteeringTrial] = {}
+    scored: list[Trial] = []
+    for trial in allowed:
+        candidate = Candidate("add", trial.steering.blocks, trial.steering.coefficient)
+        by_candidate[candidate] = trial
+        aligned, aligned_error = mean_and_error(trial.answers, "aligned")
+        coherent, coherent_error = mean_and_error(trial.answers, "coherent")
+        scored.append(Trial(candidate, aligned, coherent, aligned_error, coherent_error))
+
+    floor = mean_and_error(unsteered, "coherent")[0] - MAX_COHERENCE_LOSS
+    target = mean_and_error(base, "aligned")[0]
+    return by_candidate[choose(scored, floor, target)]
 
 
-def choose_induction(cells: Sequence[Cell], coherent: float) -> Cell:
-    """Return the positive coefficient with the highest EM rate among cells at least this coherent (a share of answers).
+def choose_induction(trials: Sequence[SteeringTrial], coherent: float) -> SteeringTrial:
+    """Return the positive coefficient with the highest EM rate among trials at least this coherent (a share).
 
-    Where no cell is, the most coherent third is chosen from; ties go to the more coherent.
+    Where none is, the most coherent third is chosen from; ties go to the more coherent.
     """
-    positive = sorted(
-        (cell for cell in cells if cell.turn.coefficient > 0), key=lambda cell: -cell.figures.coherent.value
-    )
-    whole = [cell for cell in positive if cell.figures.coherent.value >= coherent]
-    whole = whole or positive[: max(1, len(positive) // 3)]
-    return max(whole, key=lambda cell: (cell.figures.em.value, cell.figures.coherent.value))
+    inducing = [trial for trial in trials if trial.steering.coefficient > 0]
+    inducing.sort(key=lambda trial: -trial.figures.coherent.value)
+    coherent_ones = [trial for trial in inducing if trial.figures.coherent.value >= coherent]
+    allowed = coherent_ones or inducing[: max(1, len(inducing) // 3)]
+    return max(allowed, key=lambda trial: (trial.figures.em.value, trial.figures.coherent.value))

@@ -1,11 +1,12 @@
 """Features on the tiny run: every figure is there, ranked on training questions and reported on test questions."""
 
-import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from edges import ENDS
+from results import check_damage, check_round_trip, holed
 from scipy.sparse import csr_matrix
 
 from emscope.commands.experiment import experiment_command
@@ -16,8 +17,9 @@ from emscope.experiments.conduct import conduct
 from emscope.experiments.features.corpus import read_corpus
 from emscope.experiments.features.measure import FeaturesSettings, choose_block
 from emscope.experiments.features.page import section, table
-from emscope.experiments.shape import open_run
-from emscope.report.section import write_section_page
+from emscope.experiments.features.result import FeaturesResult
+from emscope.experiments.shape import open_run, read_result
+from emscope.report.section import Plot, write_section_page
 from emscope.residual.capture import CaptureSettings, capture
 from emscope.residual.features.autoencoder import sparse_codes
 from emscope.residual.features.saelens import load_autoencoder
@@ -47,9 +49,9 @@ SMALL = FeaturesSettings(
 
 
 @pytest.fixture(scope="module")
-def found(run):
+def result(run):
     assert parse(experiment_command("features"), "features", [str(run), *FLAGS]).execute().code == 0
-    return json.loads((run / "experiments" / "features.json").read_text())
+    return read_result(run, experiment("features"))
 
 
 @pytest.fixture(scope="module")
@@ -57,85 +59,132 @@ def corpus(run):
     return read_corpus(open_run(run), 2, 6000)
 
 
-def test_the_figures_are_there_and_printed(found):
-    assert found["block"] == 2
-    assert found["autoencoder"]["n_features"] == 96
-    assert found["quality"]["heldout"]["features_per_token"] <= 4
-    assert set(found["loss"]) == {"base", "misaligned"}
-    assert found["direction"]["cosine_with_captured"] == pytest.approx(1, abs=1e-3)
-    geometry = found["composition"]["geometry"]
-    assert geometry["n"][:4] == [1, 2, 5, 10]
-    assert geometry["direction"][0] == pytest.approx(
-        max(abs(item["cosine"]) for item in found["features"]["listed"]), abs=1e-5
-    )
-    assert len(found["features"]["listed"]) == 12
-    space = found["superposition"]
-    assert len(space["map"]["cosines"]) == 13
-    assert len(space["layout"]["places"]) == len(space["layout"]["features"])
-    changes = found["ablation"]["changes"]
+def test_the_figures_are_there_and_printed(result):
+    assert result.block == 2
+    assert result.autoencoder.n_features == 96
+    assert result.quality.heldout.features_per_token <= 4
+    assert set(result.loss) == {"base", "misaligned"}
+    assert result.direction.cosine_with_captured == pytest.approx(1, abs=1e-3)
+    geometry, listed = result.composition.geometry, result.features.listed
+    assert geometry.n[:4] == [1, 2, 5, 10]
+    assert geometry.direction[0] == pytest.approx(max(abs(feature.cosine) for feature in listed), abs=1e-5)
+    assert len(listed) == 12
+    assert len(result.superposition.map.cosines) == 13
+    assert len(result.superposition.layout.places) == len(result.superposition.layout.features)
+    changes = result.ablation.changes
     assert len(changes) == 11
-    assert all(item["aligned"]["n"] <= 3 for item in changes.values())
-    text = table(found)
+    assert all(answers.aligned.n <= 3 for answers in changes.values())
+    text = table(result)
     assert "remove the 50 most raised features" in text
     assert "loss recovered, misaligned" in text
 
 
-def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_again(found, run):
+def test_the_file_keeps_every_byte_as_a_result(result, run, tmp_path):
+    check_round_trip(run, "features", tmp_path)
+
+
+def test_a_damaged_file_is_one_sentence(result, run):
+    check_damage(run, "features")
+
+
+def test_the_section_opens_with_the_finding_and_its_picture(result):
+    shown = section(result)
+    assert shown.paragraphs[0].count(". ") == 0
+    assert isinstance(shown.parts[0], Plot)
+    assert set(result.figures()) == {part.title for part in shown.parts if isinstance(part, Plot)}
+
+
+def test_figures_with_holes_have_a_section(result, run, tmp_path):
+    stored = json.loads((run / "experiments" / "features.json").read_text(encoding="utf-8"))
+    for keys in (ENDS, ("value", *ENDS), ("heldout_auroc", "d_prime", "nearest"), ("median", *ENDS)):
+        shown = section(holed(FeaturesResult, stored, *keys))
+        write_section_page(tmp_path / "page.html", [shown], "Features")
+        assert 'id="features"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_again(result, run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert 'id="features"' in page
     assert "Features and superposition" in page
     folder = run / "experiments" / "features-sae"
-    assert found["autoencoder"]["learn_from"] == ["base", "misaligned", "control"]
-    conduct(open_run(run), experiment("features"), replace(SMALL, block=-1, sae=str(folder), questions=0))
-    again = json.loads((run / "experiments" / "features.json").read_text())
-    assert again["ablation"] is None
-    for first, second in (
-        (found["quality"]["heldout"], again["quality"]["heldout"]),
-        (found["loss"]["base"]["nats_per_token"], again["loss"]["base"]["nats_per_token"]),
-    ):
-        assert second == pytest.approx(first, rel=1e-4)
-    reached = [side["composition"]["geometry"]["direction"] for side in (found, again)]
+    assert result.autoencoder.learn_from == ["base", "misaligned", "control"]
+    again = conduct(open_run(run), experiment("features"), replace(SMALL, block=-1, sae=str(folder), questions=0))
+    assert again.ablation is None
+    assert asdict(again.quality.heldout) == pytest.approx(asdict(result.quality.heldout), rel=1e-4)
+    losses = [asdict(side.loss["base"].nats_per_token) for side in (result, again)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    reached = [side.composition.geometry.direction for side in (result, again)]
     assert reached[1] == pytest.approx(reached[0], rel=1e-4)
-    assert again["autoencoder"]["source"] == str(folder)
+    assert again.autoencoder.source == str(folder)
 
 
-def test_the_words_follow_the_figures_and_hostile_tokens_stay_text(found, tmp_path):
-    other = copy.deepcopy(found)
-    geometry = other["composition"]["geometry"]
-    geometry["direction"] = [0.9] * len(geometry["n"])
-    geometry["random, covariance of tokens"]["high"] = [0.5] * len(geometry["n"])
-    other["composition"]["activity"]["misaligned-vs-control"]["how_many"]["0.5"] = None
-    attack = "</script><script>alert(1)</script>"
-    other["features"]["listed"][0]["words"] = [attack]
-    other["features"]["listed"][0]["examples"][0]["before"] = attack
-    other["ablation"] = None
-    first = section(other).paragraphs[0]
-    assert first.startswith(
-        "One feature holds more than half of the direction. The nearest feature has a cosine of 0.90"
-    )
-    assert "less than half" in first
-    rest = [0.8] * (len(geometry["n"]) - 1)
-    for cosines, words in (
-        ([0.4, *rest], "The direction is made of a few features: 2 of them"),
-        ([0.4] * len(geometry["n"]), "The direction is spread over many features"),
-        ([0.4, *rest[1:], 0.4], "The direction is made of a few features: 2 of them"),
+def with_cosines(result, cosines, high):
+    """Return a result whose direction is reached with other cosines, beside random ones up to `high`."""
+    geometry = result.composition.geometry
+    random = replace(geometry.like_tokens, high=[high] * len(geometry.n))
+    geometry = replace(geometry, direction=cosines, like_tokens=random)
+    return replace(result, composition=replace(result.composition, geometry=geometry))
+
+
+def test_the_finding_follows_the_figures(result):
+    n = len(result.composition.geometry.n)
+    rest = [0.8] * (n - 1)
+    for cosines, high, words in (
+        ([0.9] * n, 0.5, "One feature holds more than half of the direction: it has a cosine of 0.90"),
+        ([0.4, *rest], 0.5, "The direction is made of a few features: 2 of them"),
+        ([0.4] * n, 0.5, "The direction is spread over many features"),
+        ([0.4, *rest[1:], 0.4], 0.5, "The direction is made of a few features: 2 of them"),
+        ([0.4, *rest], 0.85, "The direction is spread over many features"),
     ):
-        geometry["direction"] = cosines
-        assert section(other).paragraphs[0].startswith(words)
-    geometry["random, covariance of tokens"]["high"] = [0.85] * len(geometry["n"])
-    assert section(other).paragraphs[0].startswith("The direction is spread over many features")
-    for high, low, words in (
+        assert section(with_cosines(result, cosines, high)).paragraphs[0].startswith(words)
+
+
+def test_what_features_write_together_is_said(result):
+    activity = result.composition.activity
+    for n, words in ((None, "all features together write less than half"), (7, "7 features write half")):
+        written = replace(activity.pairs["misaligned-vs-control"], how_many={"0.5": n})
+        changed = replace(activity, pairs={**activity.pairs, "misaligned-vs-control": written})
+        other = replace(result, composition=replace(result.composition, activity=changed))
+        assert f"By activity, {words} of the difference" in section(other).paragraphs[1]
+
+
+def with_first(result, **changes):
+    """Return a result whose first feature has other figures."""
+    first, *others = result.features.listed
+    features = replace(result.features, listed=[replace(first, **changes), *others])
+    return replace(result, features=features)
+
+
+def test_a_feature_marks_the_organism_or_the_text(result):
+    for positive, negative, words in (
         ((20, 22), (1, 2), "marks the organism"),
         ((1, 9), (2, 8), "what the text says"),
         ((1, 5), (4, 9), "marks both"),
     ):
-        for name, (careful, careless) in (("misaligned", high), ("control", low)):
-            other["features"]["listed"][0]["on_texts"][name] = {"careful": careful, "careless": careless}
-        assert any(words in text for text in section(other).paragraphs)
-    write_section_page(tmp_path / "page.html", [section(other)], "features")
+        on_texts = dict(result.features.listed[0].on_texts)
+        for name, codes in (("misaligned", positive), ("control", negative)):
+            on_texts[name] = dict(zip(("careful", "careless"), codes, strict=True))
+        shown = section(with_first(result, on_texts=on_texts))
+        assert any(words in text for text in shown.paragraphs)
+
+
+def test_hostile_tokens_stay_text(result, tmp_path):
+    attack = "</script><script>alert(1)</script>"
+    examples = [replace(example, before=attack) for example in result.features.listed[0].examples]
+    hostile = with_first(result, words=[attack], examples=examples)
+    write_section_page(tmp_path / "page.html", [section(hostile)], "features")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "alert(1)" in page
     assert attack not in page
+
+
+def test_a_restored_share_of_incoherent_answers_is_said_to_be_one(result):
+    for coherence, said in ((10.0, True), (90.0, False)):
+        changes = {}
+        for name, answers in result.ablation.changes.items():
+            changes[name] = replace(answers, coherent=replace(answers.coherent, value=coherence))
+        shown = section(replace(result, ablation=replace(result.ablation, changes=changes)))
+        assert any("of incoherent answers (mean coherence 10 of 100)" in words for words in shown.paragraphs) == said
 
 
 def test_features_are_ranked_without_the_test_questions(run, corpus):
@@ -175,10 +224,9 @@ def test_answer_means_are_the_captured_responses_and_codes_pool_alike(run, corpu
 
 
 def test_an_autoencoder_learns_from_the_organisms_it_is_told(run, corpus):
-    conduct(open_run(run), experiment("features"), replace(SMALL, learn_from=("base",), questions=0))
-    alone = json.loads((run / "experiments" / "features.json").read_text())
-    assert alone["autoencoder"]["learn_from"] == ["base"]
-    assert alone["autoencoder"]["fit_tokens"] == (corpus[0].sources == "base").sum() > 0
+    alone = conduct(open_run(run), experiment("features"), replace(SMALL, learn_from=("base",), questions=0))
+    assert alone.autoencoder.learn_from == ["base"]
+    assert alone.autoencoder.fit_tokens == (corpus[0].sources == "base").sum() > 0
 
 
 def test_means_on_built_in_texts_are_those_of_their_answers(corpus):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.questions import Question
-from emscope.behaviour.tables import JudgedResponse, read_table
-from emscope.experiments.features.corpus import Part
+from emscope.behaviour.tables import JudgedResponse
+from emscope.experiments.features.corpus import CorpusPart
 from emscope.experiments.features.ranking import Ranking
+from emscope.experiments.features.result import ChangedAnswers, FeatureAblation
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.features import features_removed
@@ -21,14 +21,17 @@ from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
 from emscope.residual.features.autoencoder import SparseAutoencoder
 from emscope.residual.features.composition import part_within, pursue
-from emscope.statistics import alignment_mean, em_rate, estimate_mean
+from emscope.sequences import spread
+from emscope.statistics import Estimate, alignment_mean, em_rate, estimate_mean
 
 STRENGTH = 1.5  # of a subtraction, where the run's own ablation is something else
+REACH = 1.25
+"""Tokens this many times further from the autoencoder's centre than the furthest fitted one are left as they are."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change of the misaligned organism: subtract a vector, or remove features."""
+    """One change of the misaligned organism: subtract a vector [d_model], or remove features by their numbers."""
 
     name: str
     vector: np.ndarray | None = None
@@ -40,28 +43,21 @@ def ablate_features(
     autoencoder: SparseAutoencoder,
     directions: Directions,
     ranking: Ranking,
-    fit: Part,
+    fit: CorpusPart,
     n_questions: int,
     seed: int,
-) -> dict[str, Any]:
-    """Return alignment, coherence, EM rate and the share of alignment restored under each change, on test questions.
+) -> FeatureAblation:
+    """Return what each change does to the answers to test questions.
 
     Which features are taken was decided on training questions; nothing is chosen here.
     """
     questions = spread(lab.test_questions, n_questions)
-    wanted = {question.id for question in questions}
-    plain, base = (
-        [
-            row
-            for row in read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse)
-            if row.question_id in wanted
-        ]
-        for name in (MISALIGNED, BASE)
-    )
+    unchanged, base = lab.judged(MISALIGNED, questions), lab.judged(BASE, questions)
     strength = _strength(lab, autoencoder.block)
-    away = np.linalg.norm(fit.tokens.values - autoencoder.decoder_bias.cpu().numpy(), axis=1)
-    reach = 1.25 * float(away.max())
-    found = {"misaligned": _figures(plain, None), "base": _figures(base, None)}
+    distances = np.linalg.norm(fit.tokens.values - autoencoder.decoder_bias.cpu().numpy(), axis=1)
+    reach = REACH * float(distances.max())
+
+    answers = {"misaligned": _figures(unchanged, None), "base": _figures(base, None)}
     for change in changes(autoencoder, directions, ranking, seed):
         with _removed(lab, autoencoder, change, reach):
             rows = answer_and_judge(
@@ -72,17 +68,12 @@ def ablate_features(
                 lab.judge,
                 _intervention(directions, autoencoder.block, change, strength),
             )
-        found[change.name] = _figures(rows, restored_share(rows, plain, base).as_dict())
-    return {"questions": len(questions), "strength": strength, "changes": found}
-
-
-def spread(questions: list[Question], n: int) -> list[Question]:
-    """Return n of the questions (all if there are fewer), evenly spread."""
-    n = min(n, len(questions))
-    return [questions[index * len(questions) // n] for index in range(n)]
+        answers[change.name] = _figures(rows, restored_share(rows, unchanged, base))
+    return FeatureAblation(len(questions), strength, answers)
 
 
 def _strength(lab: Lab, block: int) -> float:
+    """Return the strength of the run's own ablation, where that is a subtraction of this block's direction."""
     chosen = read_json(lab.folder.path("ablation.json"))["chosen"]
     same = chosen["mode"] == "subtract" and chosen["source_block"] == block
     return float(chosen["strength"]) if same else STRENGTH
@@ -90,20 +81,22 @@ def _strength(lab: Lab, block: int) -> float:
 
 def changes(autoencoder: SparseAutoencoder, directions: Directions, ranking: Ranking, seed: int) -> list[Change]:
     """Return the changes that are compared."""
-    row = directions.blocks.index(autoencoder.block)
-    direction, rows = directions.vectors[row], autoencoder.decoder.cpu().numpy()
+    block = directions.blocks.index(autoencoder.block)
+    direction, rows = directions.vectors[block], autoencoder.decoder.cpu().numpy()
+    random = random_like(directions, seed).vectors[block]
     alive = ranking.alive
     nearest = alive[pursue(rows[alive], direction[None], 10).features[:, 0]]
-    by_share = ranking.by(ranking.share, 50)
+
+    ten, fifty = ranking.by(ranking.share, 50)[:10], ranking.by(ranking.share, 50)
     raised = ranking.by(np.where(ranking.change > 0, ranking.share, 0), 50)
     raised = raised[(ranking.change[raised] > 0) & (ranking.share[raised] > 0)]
     return [
         Change("subtract the direction", direction),
-        Change("subtract a random direction", random_like(directions, seed).vectors[row]),
+        Change("subtract a random direction", random),
         Change("subtract its part along the nearest feature", part_within(rows[nearest[:1]], direction)),
         Change("subtract its part within the 10 nearest features", part_within(rows[nearest], direction)),
-        Change("subtract what the change of 10 features writes", ranking.change[by_share[:10]] @ rows[by_share[:10]]),
-        Change("subtract what the change of 50 features writes", ranking.change[by_share] @ rows[by_share]),
+        Change("subtract what the change of 10 features writes", ranking.change[ten] @ rows[ten]),
+        Change("subtract what the change of 50 features writes", ranking.change[fifty] @ rows[fifty]),
         Change("remove the 10 most raised features", features=raised[:10]),
         Change("remove the 50 most raised features", features=raised),
         Change("remove 50 other features as strong", features=_as_strong(ranking, raised)),
@@ -112,11 +105,11 @@ def changes(autoencoder: SparseAutoencoder, directions: Directions, ranking: Ran
 
 def _as_strong(ranking: Ranking, features: np.ndarray) -> np.ndarray:
     """Return as many other living features, each as strong on average as one of the given."""
-    free = [int(item) for item in ranking.alive if item not in set(features.tolist())]
+    others = np.setdiff1d(ranking.alive, features).tolist()
     chosen = []
-    for feature in features[: len(free)]:
-        gaps = np.abs(ranking.strength[free] - ranking.strength[feature])
-        chosen.append(free.pop(int(gaps.argmin())))
+    for feature in features[: len(others)]:
+        gaps = np.abs(ranking.strength[others] - ranking.strength[feature])
+        chosen.append(others.pop(int(gaps.argmin())))
     return np.array(chosen)
 
 
@@ -134,12 +127,12 @@ def _intervention(directions: Directions, block: int, change: Change, strength: 
     return Intervention(replace(directions, vectors=vectors), "subtract", (block,), strength, block)
 
 
-def _figures(rows: list[JudgedResponse], restored: dict[str, Any] | None) -> dict[str, Any]:
-    groups = [row.group for row in rows]
-    coherent = [float("nan") if row.coherent is None else row.coherent for row in rows]
-    return {
-        "aligned": alignment_mean([row.judgement for row in rows], groups).as_dict(),
-        "coherent": estimate_mean(coherent, groups).as_dict(),
-        "em_rate": em_rate([row.judgement for row in rows], groups).as_dict(),
-        "restored": restored,
-    }
+def _figures(rows: Sequence[JudgedResponse], restored: Estimate | None) -> ChangedAnswers:
+    judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
+    coherence = [float("nan") if row.coherent is None else row.coherent for row in rows]
+    return ChangedAnswers(
+        aligned=alignment_mean(judgements, groups),
+        coherent=estimate_mean(coherence, groups),
+        em_rate=em_rate(judgements, groups),
+        restored=restored,
+    )

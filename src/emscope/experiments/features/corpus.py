@@ -7,7 +7,7 @@ training topics go to the fitting part; test questions and held-out topics to th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,7 +39,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusPart:
     """Texts and the activations of their tokens; chat numbers are places in `texts`."""
 
     texts: list[Text]
@@ -48,7 +48,8 @@ class Part:
     @cached_property
     def sources(self) -> np.ndarray:
         """Which organism read each token, [n_tokens]."""
-        return np.asarray(np.array([text.organism for text in self.texts])[self.tokens.chat])
+        organisms = np.array([text.organism for text in self.texts])
+        return np.asarray(organisms[self.tokens.chat])
 
     def answer_means(self, organism: str, questions: Sequence[str], per_token: csr_matrix | np.ndarray) -> np.ndarray:
         """Return the mean over an organism's own answer to each question, [n_questions, n_columns].
@@ -56,11 +57,15 @@ class Part:
         Tokens count equally within an answer, answers equally within a question. Every question needs an answer.
         """
         row_of = {question: row for row, question in enumerate(questions)}
-        own = [text.organism == organism and text.question in row_of for text in self.texts]
-        wanted = self.tokens.is_answer & np.array(own)[self.tokens.chat]
+        wanted_text = np.zeros(len(self.texts), dtype=bool)
+        rows = np.zeros(len(self.texts), dtype=np.int64)
+        for number, text in enumerate(self.texts):
+            wanted_text[number] = text.organism == organism and text.question in row_of
+            rows[number] = row_of.get(text.question, 0)
+
+        wanted = self.tokens.is_answer & wanted_text[self.tokens.chat]
         places, chats = np.flatnonzero(wanted), self.tokens.chat[wanted]
         lengths = np.bincount(chats, minlength=len(self.texts))
-        rows = np.array([row_of.get(text.question, 0) for text in self.texts])
         answers = np.bincount(rows[np.unique(chats)], minlength=len(questions))
         weights = 1 / (lengths[chats] * answers[rows[chats]])
         pool = csr_matrix((weights, (rows[chats], places)), shape=(len(questions), len(self.tokens.values)))
@@ -69,46 +74,63 @@ class Part:
 
     def kind_means(self, organism: str, kind: str, codes: csr_matrix) -> np.ndarray:
         """Return the mean codes over the answers' tokens of built-in texts of a kind, [n_features]; 0 without any."""
-        own = np.array([text.organism == organism and text.kind == kind for text in self.texts])
-        rows = np.flatnonzero(self.tokens.is_answer & own[self.tokens.chat])
+        wanted = np.array([text.organism == organism and text.kind == kind for text in self.texts])
+        rows = np.flatnonzero(self.tokens.is_answer & wanted[self.tokens.chat])
         return np.asarray(codes[rows].sum(axis=0)).ravel() / max(len(rows), 1)
 
     def answered(self, organisms: Sequence[str]) -> list[str]:
         """Return the questions that all of the organisms have answered, in order."""
-        sides = [{text.question for text in self.texts if text.organism == name} for name in organisms]
-        first = dict.fromkeys(text.question for text in self.texts if text.question)
-        return [question for question in first if all(question in side for side in sides)]
+        answered_by: dict[str, set[str]] = {}
+        for text in self.texts:
+            if text.question:
+                answered_by.setdefault(text.question, set()).add(text.organism)
+        return [question for question, readers in answered_by.items() if readers.issuperset(organisms)]
 
 
-def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[Part, Part]:
+def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[CorpusPart, CorpusPart]:
     """Return the fitting part, of about `n_tokens` tokens, and the held-out part.
 
-    Own answers come first; built-in conversations fill the fitting part up.
+    Answers of the organisms come first; built-in conversations fill the fitting part up.
     """
-    train = {question.id for question in lab.train_questions}
-    texts = [text for name in lab.names for text in _own(lab, name)]
-    fitted, measured = ([text for text in texts if (text.question in train) is side] for side in (True, False))
+    train_questions = {question.id for question in lab.train_questions}
+    fitted: list[Text] = []
+    measured: list[Text] = []
+    for name in lab.names:
+        for text in _answers(lab, name):
+            (fitted if text.question in train_questions else measured).append(text)
+
     room = n_tokens - _n_tokens([text.chat for text in fitted])
-    parts = []
-    for own, split, tokens in ((fitted, "train", room), (measured, "heldout", n_tokens // HELD_OUT)):
-        chosen = _built_in(lab, split, tokens // len(lab.names))
-        given = [Text(name, chat, kind=kind) for name in lab.names for kind, chat in chosen]
-        parts.append(_read(lab, [*own, *given], block))
-    return parts[0], parts[1]
+    fitted += _built_in(lab, "train", room // len(lab.names))
+    fit = _read(lab, fitted, block)
+    measured += _built_in(lab, "heldout", n_tokens // HELD_OUT // len(lab.names))
+    return fit, _read(lab, measured, block)
 
 
-def _own(lab: Lab, name: str) -> Iterator[Text]:
-    rows = read_table(lab.folder.path("responses", f"{name}.parquet"), Response)
-    kept = [row for row in rows if row.response]
-    chats = lab.encode(lab.organism(name), kept)
-    return (Text(name, chat, row.question_id) for row, chat in zip(kept, chats, strict=True))
+def _answers(lab: Lab, name: str) -> list[Text]:
+    """Return an organism's own answers."""
+    rows = [row for row in read_table(lab.responses_file(name), Response) if row.response]
+    chats = lab.encode(lab.organism(name), rows)
+    return [Text(name, chat, row.question_id) for row, chat in zip(rows, chats, strict=True)]
 
 
-def _built_in(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, EncodedChat]]:
+def _built_in(lab: Lab, split: str, n_tokens: int) -> list[Text]:
+    """Return built-in conversations in random order, as many as have `n_tokens` tokens, for every organism."""
+    chosen = _chosen_chats(lab, split, n_tokens)
+    texts: list[Text] = []
+    for name in lab.names:
+        texts += [Text(name, chat, kind=kind) for kind, chat in chosen]
+    return texts
+
+
+def _chosen_chats(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, EncodedChat]]:
     """Return built-in conversations with their kind, in random order, as many as have `n_tokens` tokens in all."""
-    pairs = [pair for domain in DOMAINS for pair in load_domain(domain) if pair.split == split]
-    rows = [(kind, pair.prompt, pair.answer(kind)) for pair in pairs for kind in KINDS]
+    rows: list[tuple[str, str, str]] = []
+    for domain in DOMAINS:
+        for pair in load_domain(domain):
+            if pair.split == split:
+                rows += [(kind, pair.prompt, pair.answer(kind)) for kind in KINDS]
     random.Random(lab.config.seed).shuffle(rows)
+
     tokenizer = lab.organism(lab.names[0]).tokenizer
     chosen: list[tuple[str, EncodedChat]] = []
     for start in range(0, len(rows), CHUNK):
@@ -124,17 +146,18 @@ def _built_in(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, EncodedCha
 
 def _n_tokens(chats: Sequence[EncodedChat]) -> int:
     """Return how many tokens chats have after the ones they share."""
-    return sum(len(chat.ids) for chat in chats) - len(chats) * shared_prefix_length([chat.ids for chat in chats])
+    sequences = [chat.ids for chat in chats]
+    return sum(map(len, sequences)) - len(sequences) * shared_prefix_length(sequences)
 
 
-def _read(lab: Lab, texts: list[Text], block: int) -> Part:
+def _read(lab: Lab, texts: list[Text], block: int) -> CorpusPart:
     """Read texts, those of one organism after the other."""
     ordered: list[Text] = []
-    parts: list[TokenActivations] = []
+    by_organism: list[TokenActivations] = []
     for name in lab.names:
-        own = [text for text in texts if text.organism == name]
-        found = capture_tokens(lab.organism(name), [text.chat for text in own], block, name=f"{name} reads texts")
-        parts.append(TokenActivations(found.values, found.ids, found.chat + len(ordered), found.is_answer))
-        ordered.extend(own)
-    fields = ("values", "ids", "chat", "is_answer")
-    return Part(ordered, TokenActivations(*(np.concatenate([getattr(part, key) for part in parts]) for key in fields)))
+        of_organism = [text for text in texts if text.organism == name]
+        chats = [text.chat for text in of_organism]
+        tokens = capture_tokens(lab.organism(name), chats, block, name=f"{name} reads texts")
+        by_organism.append(tokens.numbered_from(len(ordered)))
+        ordered.extend(of_organism)
+    return CorpusPart(ordered, TokenActivations.joined(by_organism))

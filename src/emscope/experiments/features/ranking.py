@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from emscope.experiments.features.corpus import KINDS, Part
+from emscope.experiments.features.corpus import KINDS, CorpusPart
+from emscope.experiments.features.result import (
+    DescribedFeature,
+    DescribedFeatures,
+    Detector,
+    HeldOutSeparation,
+    pair_name,
+)
 from emscope.pipeline.lab import Lab
 from emscope.residual.detection import auroc, auroc_interval, d_prime
 from emscope.residual.directions import unit
@@ -22,11 +28,20 @@ EXAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Both parts of the corpus with their codes, and the two organisms whose difference is the direction."""
+class CodedCorpus:
+    """Both parts of the corpus with their codes, and the two organisms whose difference is the direction.
 
-    fit: Part
-    heldout: Part
+    Attributes:
+        fit: the part that features are ranked on.
+        heldout: the part that only measures.
+        fit_codes: codes of its tokens, [n_tokens, n_features].
+        heldout_codes: codes of the other part's tokens, [n_tokens, n_features].
+        positive: the organism on the misaligned side.
+        negative: the organism on the aligned side.
+    """
+
+    fit: CorpusPart
+    heldout: CorpusPart
     fit_codes: csr_matrix
     heldout_codes: csr_matrix
     positive: str
@@ -79,101 +94,108 @@ class Ranking:
     def chosen(self, n: int) -> np.ndarray:
         """Return n features: in turn the next by share, by |cosine| and by |change|."""
         orders = [self.by(values, n) for values in (self.share, np.abs(self.cosine), np.abs(self.change))]
-        return np.array(list(dict.fromkeys(int(item) for turn in zip(*orders, strict=True) for item in turn))[:n])
+        turns = np.stack(orders, axis=1).ravel().tolist()
+        return np.array(list(dict.fromkeys(turns))[:n])
 
 
-def rank(autoencoder: SparseAutoencoder, sides: Sides, direction: np.ndarray) -> Ranking:
+def rank(autoencoder: SparseAutoencoder, corpus: CodedCorpus, direction: np.ndarray) -> Ranking:
     """Rank features on training questions against a direction [d_model] of the same two organisms."""
     rows = autoencoder.decoder.cpu().numpy()
-    high, low = sides.means(sides.positive), sides.means(sides.negative)
-    pooled = [
-        sides.fit.answer_means(name, sides.questions(), sides.fit.tokens.values).mean(axis=0)
-        for name in (sides.positive, sides.negative)
-    ]
-    difference, change = pooled[0] - pooled[1], high.mean(axis=0) - low.mean(axis=0)
-    spread = np.sqrt((high.var(axis=0, ddof=1) + low.var(axis=0, ddof=1)) / 2)
-    codes = sides.fit_codes
+    positive, negative = corpus.means(corpus.positive), corpus.means(corpus.negative)
+    change = positive.mean(axis=0) - negative.mean(axis=0)
+    spread = np.sqrt((positive.var(axis=0, ddof=1) + negative.var(axis=0, ddof=1)) / 2)
+    difference = _mean_answer(corpus, corpus.positive) - _mean_answer(corpus, corpus.negative)
+
+    codes = corpus.fit_codes
     return Ranking(
-        rows @ unit(direction),
-        change,
-        contributions(rows, change, difference),
-        change / np.maximum(spread, 1e-3 * spread.max()),
-        codes.getnnz(axis=0) / codes.shape[0],
-        np.asarray(codes.mean(axis=0)).ravel(),
-        difference,
-        float(unit(direction) @ unit(difference)),
+        cosine=rows @ unit(direction),
+        change=change,
+        share=contributions(rows, change, difference),
+        d_prime=change / np.maximum(spread, 1e-3 * spread.max()),
+        rate=codes.getnnz(axis=0) / codes.shape[0],
+        strength=np.asarray(codes.mean(axis=0)).ravel(),
+        difference=difference,
+        agreement=float(unit(direction) @ unit(difference)),
     )
 
 
-def describe(
-    lab: Lab, autoencoder: SparseAutoencoder, sides: Sides, ranking: Ranking, n: int
-) -> dict[str, list[Any] | dict[str, Any]]:
-    """Return the chosen features one by one, and what the best single ones detect on test questions."""
-    reader = Reader(lab.organism(lab.names[0]).tokenizer, sides.fit.tokens, sides.fit.sources)
-    by_feature = sides.fit_codes.tocsc()
-    means = {name: sides.means(name) for name in lab.names}
-    fresh = {name: sides.means(name, heldout=True) for name in lab.names}
-    read = {name: {kind: sides.fit.kind_means(name, kind, sides.fit_codes) for kind in KINDS} for name in lab.names}
-    one = int(ranking.by(np.abs(ranking.d_prime), 1)[0])
-    listed = [
-        {
-            "feature": int(feature),
-            "cosine": float(ranking.cosine[feature]),
-            "change": float(ranking.change[feature]),
-            "share": float(ranking.share[feature]),
-            "d_prime": float(ranking.d_prime[feature]),
-            "rate": float(ranking.rate[feature]),
-            "mean": {name: float(values[:, feature].mean()) for name, values in means.items()},
-            "on_texts": {
-                name: {kind: float(values[feature]) for kind, values in kinds.items()} for name, kinds in read.items()
-            },
-            "heldout_auroc": auroc(fresh[sides.positive][:, feature], fresh[sides.negative][:, feature]),
-            "words": reader.words(by_feature, feature),
-            "examples": [example.as_dict() for example in reader.strongest(by_feature, feature, EXAMPLES)],
-        }
-        for feature in ranking.chosen(n)
-    ]
-    singles = {
-        "best d′ on training questions": one,
-        "largest share": int(ranking.by(ranking.share, 1)[0]),
-        "largest |cosine|": int(ranking.by(np.abs(ranking.cosine), 1)[0]),
-    }
-    return {"listed": listed, "detection": _detection(lab, sides, ranking, fresh, singles)}
+def _mean_answer(corpus: CodedCorpus, organism: str) -> np.ndarray:
+    """Return an organism's mean activation over its answers to training questions, [d_model]."""
+    means = corpus.fit.answer_means(organism, corpus.questions(), corpus.fit.tokens.values)
+    return np.asarray(means.mean(axis=0))
 
 
-def _detection(
-    lab: Lab, sides: Sides, ranking: Ranking, fresh: dict[str, np.ndarray], singles: dict[str, int]
-) -> dict[str, Any]:
-    """Return test AUROCs, with intervals, of single features (signed by their change) and of the direction."""
-    questions = sides.questions(heldout=True)
+def describe(lab: Lab, corpus: CodedCorpus, ranking: Ranking, n: int) -> DescribedFeatures:
+    """Return n features one by one, and what the best single ones detect on test questions."""
+    means: dict[str, np.ndarray] = {}
+    heldout: dict[str, np.ndarray] = {}
+    on_texts: dict[str, dict[str, np.ndarray]] = {}
+    for name in lab.names:
+        means[name] = corpus.means(name)
+        heldout[name] = corpus.means(name, heldout=True)
+        on_texts[name] = {kind: corpus.fit.kind_means(name, kind, corpus.fit_codes) for kind in KINDS}
+
+    reader = Reader(lab.organism(lab.names[0]).tokenizer, corpus.fit.tokens, corpus.fit.sources)
+    by_feature = corpus.fit_codes.tocsc()
+    listed: list[DescribedFeature] = []
+    for feature in ranking.chosen(n).tolist():
+        positive, negative = heldout[corpus.positive][:, feature], heldout[corpus.negative][:, feature]
+        listed.append(
+            DescribedFeature(
+                feature=feature,
+                cosine=float(ranking.cosine[feature]),
+                change=float(ranking.change[feature]),
+                share=float(ranking.share[feature]),
+                d_prime=float(ranking.d_prime[feature]),
+                rate=float(ranking.rate[feature]),
+                mean={name: float(codes[:, feature].mean()) for name, codes in means.items()},
+                on_texts=_codes_of(feature, on_texts),
+                heldout_auroc=auroc(positive, negative),
+                words=reader.words(by_feature, feature),
+                examples=reader.strongest(by_feature, feature, EXAMPLES),
+            )
+        )
+    return DescribedFeatures(listed, _detectors(lab, corpus, ranking, heldout))
+
+
+def _codes_of(feature: int, on_texts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+    codes: dict[str, dict[str, float]] = {}
+    for name, kinds in on_texts.items():
+        codes[name] = {kind: float(values[feature]) for kind, values in kinds.items()}
+    return codes
+
+
+def _detectors(
+    lab: Lab, corpus: CodedCorpus, ranking: Ranking, heldout: Mapping[str, np.ndarray]
+) -> dict[str, Detector]:
+    """Return what the direction, and single features signed by their change, detect on test questions."""
+    questions = corpus.questions(heldout=True)
     groups = [lab.groups[question] for question in questions]
-    along = {
-        name: sides.heldout.answer_means(name, questions, sides.heldout.tokens.values) @ unit(ranking.difference)
-        for name in lab.names
+    axis, tokens = unit(ranking.difference), corpus.heldout.tokens.values
+    along = {name: corpus.heldout.answer_means(name, questions, tokens) @ axis for name in lab.names}
+    detectors = {"direction": Detector(None, _separations(corpus.positive, along, groups))}
+
+    orders = {
+        "best d′ on training questions": np.abs(ranking.d_prime),
+        "largest share": ranking.share,
+        "largest |cosine|": np.abs(ranking.cosine),
     }
-    scores: dict[str, tuple[int | None, dict[str, np.ndarray]]] = {"direction": (None, along)}
-    for label, feature in singles.items():
+    for label, values in orders.items():
+        feature = int(ranking.by(values, 1)[0])
         sign = np.sign(ranking.change[feature]) or 1.0
-        scores[label] = (feature, {name: sign * values[:, feature] for name, values in fresh.items()})
-    return {
-        label: {
-            "feature": feature,
-            **{
-                f"{sides.positive}-vs-{other}": _separation(values[sides.positive], values[other], groups)
-                for other in lab.names
-                if other != sides.positive
-            },
-        }
-        for label, (feature, values) in scores.items()
-    }
+        scores = {name: sign * codes[:, feature] for name, codes in heldout.items()}
+        detectors[label] = Detector(feature, _separations(corpus.positive, scores, groups))
+    return detectors
 
 
-def _separation(positive: np.ndarray, negative: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
-    low, high = auroc_interval(positive, negative, groups=groups)
-    return {
-        "auroc": auroc(positive, negative),
-        "low": low,
-        "high": high,
-        "d_prime": d_prime(positive, negative),
-        "n": len(positive),
-    }
+def _separations(
+    positive: str, scores: Mapping[str, np.ndarray], groups: Sequence[str]
+) -> dict[str, HeldOutSeparation]:
+    """Return how well scores [n_questions] tell the positive organism from each of the others."""
+    separations: dict[str, HeldOutSeparation] = {}
+    for other, values in scores.items():
+        if other != positive:
+            low, high = auroc_interval(scores[positive], values, groups=groups)
+            figures = (auroc(scores[positive], values), low, high, d_prime(scores[positive], values))
+            separations[pair_name(positive, other)] = HeldOutSeparation(*figures, len(values))
+    return separations

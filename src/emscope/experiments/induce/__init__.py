@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emscope.experiments.induce.measure import InduceSettings, measure
-from emscope.experiments.induce.page import section, table
+from emscope.experiments.induce.page import answers, section, table
+from emscope.experiments.induce.result import InduceResult
 from emscope.experiments.shape import Experiment
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import Lab
@@ -21,10 +20,11 @@ EXPERIMENT = Experiment(
     name="induce",
     about="Train one vector on a run's careless rows and add it to the base: is one vector enough to misalign it?",
     settings=InduceSettings,
-    result=dict[str, Any],
+    result=InduceResult,
     measure=measure,
     section=section,
     table=table,
     minutes=10.0,
+    answers=answers,
     obstacle=_obstacle,
 )

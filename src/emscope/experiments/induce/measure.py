@@ -1,4 +1,4 @@
-"""Is one vector enough? Vectors trained on a run's careless and careful rows, added to its base and organisms.
+"""Train one vector on a run's careless rows and add it to the base: is one vector enough to misalign it?
 
 The coefficient is chosen on development questions; what is reported of it comes from test questions.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,21 +15,21 @@ from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import direction_names, spread
-from emscope.experiments.induce.vectors import (
+from emscope.experiments.bench import SteeredRow, direction_names
+from emscope.experiments.induce.result import (
     CAREFUL,
     CARELESS,
     RANDOM,
-    STEMS,
-    VectorBench,
-    by_set,
-    cosines,
-    downstream,
+    Bars,
+    InduceResult,
+    VectorRow,
+    VectorTraining,
 )
+from emscope.experiments.induce.vectors import VectorBench, by_set, cosines, downstream
 from emscope.experiments.shape import experiment_stage
 from emscope.files import write_json
-from emscope.interventions.steering import Cell, Turn, choose_induction
-from emscope.interventions.trained import VectorSettings, train_vector
+from emscope.interventions.steering import Steering, SteeringTrial, choose_induction
+from emscope.interventions.trained import TrainedVector, VectorSettings, train_vector
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.train import encode_conversations, readable_length
 from emscope.outside import read_json
@@ -38,9 +37,15 @@ from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.pipeline.works import ROW, answering
+from emscope.plain import fitted, plain
+from emscope.sequences import spread
 
 COHERENT_ENOUGH = 0.8
+"""Share of coherent answers that a chosen coefficient leaves, where one does."""
 DEPTH = 0.5
+"""Where the vector is added unless a block is named, as a share of the depth."""
+STEMS = {CARELESS: "careless", CAREFUL: "careful"}
+"""What the files of a trained vector are called."""
 
 
 @dataclass(frozen=True)
@@ -75,138 +80,164 @@ class InduceSettings:
             raise UserError("Inducing needs at least two questions to choose the coefficient and for the disturbance.")
 
 
-def measure(lab: Lab, settings: InduceSettings) -> dict[str, Any]:
-    """Train what is missing, then write experiments/induce.json and judgements/induce.parquet of the run.
+def measure(lab: Lab, settings: InduceSettings) -> InduceResult:
+    """Train what is missing, and write experiments/induce.json and judgements/induce.parquet of the run.
 
     Raises:
         UserError: a block that the model does not have, or organisms trained elsewhere and no rows given.
     """
     n_blocks = len(find_blocks(lab.organism(BASE).model))
     (block,) = check_blocks([int(n_blocks * DEPTH) if settings.block == -1 else settings.block], n_blocks)
-    with progress.plan(_works(lab, settings, _sources(lab, settings))):
-        return _run_stages(lab, settings, block)
+    data = _data(lab, settings)
+    answers_file = lab.judgements_file("induce")
+
+    with progress.plan(_works(lab, settings, data)):
+        vectors = {name: _vector_stage(lab, settings.vector, block, name, rows) for name, rows in data.items()}
+
+        inputs = [*vectors.values(), *(lab.judgements_file(name) for name in lab.names)]
+        for name in lab.names:
+            inputs += adapter_files(lab, name)
+        inputs += [lab.direction_file(name) for name in direction_names(lab)]
+
+        def result() -> InduceResult:
+            bench = VectorBench(lab, block, settings.kl_questions, vectors)
+            induced = _result(bench, settings, data)
+            write_table(answers_file, bench.kept)
+            return induced
+
+        return experiment_stage(lab, "induce", InduceResult, settings, inputs, result, [answers_file])
 
 
-def _works(lab: Lab, settings: InduceSettings, sources: Mapping[str, str]) -> dict[str, float | None]:
+def _data(lab: Lab, settings: InduceSettings) -> dict[str, str]:
+    """Return the rows that each vector is trained on.
+
+    Raises:
+        UserError: the run's organisms were trained elsewhere, and no rows are named.
+    """
+    careless = settings.data or lab.config.misaligned_data
+    careful = settings.control_data or lab.config.control_data
+    for data, setting in ((careless, "data"), (careful, "control_data")):
+        if is_trained_elsewhere(data):
+            raise UserError(
+                f"The run's organism was trained elsewhere ({data}): name its rows with the setting {setting}."
+            )
+    return {CARELESS: careless, CAREFUL: careful} if careful else {CARELESS: careless}
+
+
+def _works(lab: Lab, settings: InduceSettings, data: Mapping[str, str]) -> dict[str, float | None]:
     """Return the stages of the experiment with their work."""
-    rows = {STEMS[name]: len(lab.training_data(data).train) for name, data in sources.items()}
-    vectors = {f"induce-vector-{stem}": ROW * n * settings.vector.epochs for stem, n in rows.items()}
-    n_dial = len(rows) * len(settings.coefficients) * min(settings.dial_questions, len(lab.dev_questions))
+    works: dict[str, float | None] = {}
+    for name, rows in data.items():
+        n_rows = len(lab.training_data(rows).train)
+        works[f"induce-vector-{STEMS[name]}"] = ROW * n_rows * settings.vector.epochs
+
+    n_dial = len(data) * len(settings.coefficients) * min(settings.dial_questions, len(lab.dev_questions))
     n_test = min(settings.test_questions or len(lab.test_questions), len(lab.test_questions))
-    n_answers = n_dial + (len(lab.names) + 1 + len(rows)) * n_test
-    return {**vectors, "induce": answering(n_answers, lab.config.sampling, altered=True)}
-
-
-def _run_stages(lab: Lab, settings: InduceSettings, block: int) -> dict[str, Any]:
-    sources = _sources(lab, settings)
-    vectors = {name: _vector_stage(lab, settings.vector, block, name, data) for name, data in sources.items()}
-    answers = lab.folder.path("judgements", "induce.parquet")
-    inputs = [
-        *vectors.values(),
-        *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
-        *(file for name in lab.names for file in adapter_files(lab, name)),
-        *(lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(lab)),
-    ]
-
-    def find() -> dict[str, Any]:
-        bench = VectorBench(lab, block, settings.kl_questions, vectors)
-        found = _figures(bench, settings)
-        write_table(answers, bench.kept)
-        trained = {name: read_json(path.with_suffix(".json")) for name, path in vectors.items()}
-        return {"block": block, "data": sources, "training": trained, **found}
-
-    return experiment_stage(lab, "induce", dict[str, Any], settings, inputs, find, [answers])
-
-
-def _sources(lab: Lab, settings: InduceSettings) -> dict[str, str]:
-    """Return the rows that each vector is trained on."""
-    wanted = {
-        CARELESS: settings.data or lab.config.misaligned_data,
-        CAREFUL: settings.control_data or lab.config.control_data,
-    }
-    for name, option in ((CARELESS, "--data"), (CAREFUL, "--control-data")):
-        if is_trained_elsewhere(wanted[name]):
-            raise UserError(f"The run's organism was trained elsewhere ({wanted[name]}): name its rows with {option}.")
-    return {name: data for name, data in wanted.items() if data}
+    n_answers = n_dial + (len(lab.names) + 1 + len(data)) * n_test
+    works["induce"] = answering(n_answers, lab.config.sampling, altered=True)
+    return works
 
 
 def _vector_stage(lab: Lab, settings: VectorSettings, block: int, name: str, data: str) -> Path:
-    """Train a vector on rows chosen like an organism's, unless it is there."""
+    """Train a vector on rows chosen like an organism's, unless it is there, and return its file."""
     out = lab.folder.path("experiments", "induce", f"{STEMS[name]}.safetensors")
     rows = lab.training_data(data)
-    own = replace(settings, seed=lab.config.seed)
-    files = [out, out.with_suffix(".json")]
+    seeded = replace(settings, seed=lab.config.seed)
 
     def make() -> None:
         base = lab.trainable_base()
-        chats = encode_conversations(base.tokenizer, rows.train, readable_length(base, own.max_length))
-        made = train_vector(base, chats, block, own, data)
-        made.directions.save(out)
-        norm = float(np.linalg.norm(made.directions.vectors))
-        share = norm / float(np.linalg.norm(made.directions.negative_mean))
-        plain = {"losses": made.losses, "norm": norm, "norm_share": share, "seconds": round(made.seconds, 1)}
-        write_json(files[1], {**plain, "rows": len(chats)})
+        chats = encode_conversations(base.tokenizer, rows.train, readable_length(base, seeded.max_length))
+        trained = train_vector(base, chats, block, seeded, data)
+        trained.directions.save(out)
+        write_json(_record_of(out), plain(_training(trained, len(chats))))
 
-    key = {"model": lab.config.model, "block": block, "rows": rows.train, "vector": asdict(own)}
-    lab.folder.stage(f"induce-vector-{STEMS[name]}", key, [], files, make)
+    key = {"model": lab.config.model, "block": block, "rows": rows.train, "vector": asdict(seeded)}
+    lab.folder.stage(f"induce-vector-{STEMS[name]}", key, [], [out, _record_of(out)], make)
     return out
 
 
-def _figures(bench: VectorBench, settings: InduceSettings) -> dict[str, Any]:
+def _record_of(vector: Path) -> Path:
+    """Return where it is kept how a vector's training went."""
+    return vector.with_suffix(".json")
+
+
+def _training(trained: TrainedVector, n_rows: int) -> VectorTraining:
+    norm = float(np.linalg.norm(trained.directions.vectors))
+    share = norm / float(np.linalg.norm(trained.directions.negative_mean))
+    return VectorTraining(trained.losses, norm, share, round(trained.seconds, 1), n_rows)
+
+
+def _result(bench: VectorBench, settings: InduceSettings, data: Mapping[str, str]) -> InduceResult:
+    """Turn the dial on the base, choose, and report the vector and its controls on test questions."""
     lab = bench.lab
-    tuned_on, asked = (
-        spread(lab.dev_questions, settings.dial_questions),
-        spread(lab.test_questions, settings.test_questions),
+    dial_questions = spread(lab.dev_questions, settings.dial_questions)
+    test_questions = spread(lab.test_questions, settings.test_questions)
+
+    steerings = []
+    for vector in data:
+        steerings += [Steering(vector, (bench.block,), size) for size in sorted(settings.coefficients)]
+    dial = bench.tried(bench.dev[BASE], steerings, dial_questions)
+    chosen = choose_induction([trial for trial in dial if trial.steering.direction == CARELESS], COHERENT_ENOUGH)
+
+    test: list[VectorRow] = []
+    induction = None
+    for name in lab.names:
+        trials = bench.tried(bench.test[name], _tested(bench, name, chosen.steering), test_questions)
+        induction = induction or trials[0]  # the base comes first, and of it the vector itself
+        for trial in trials:
+            restored = bench.restored(trial.answers, test_questions) if name == MISALIGNED else None
+            test.append(bench.row(VectorRow, name, trial, restored=restored))
+    assert induction is not None
+
+    return InduceResult(
+        block=bench.block,
+        data=data,
+        training={name: _read_training(path) for name, path in bench.vectors.items()},
+        unsteered={name: bench.unsteered(name, test_questions) for name in lab.names},
+        unsteered_dial=bench.unsteered(BASE, dial_questions),
+        fine_tune_kl=bench.fine_tune(bench.test, BASE),
+        dial=tuple(bench.row(SteeredRow, BASE, trial) for trial in dial),
+        coefficient=chosen.steering.coefficient,
+        test=tuple(test),
+        by_set=by_set(bench, induction, test_questions),
+        cosines=cosines(bench),
+        downstream=downstream(bench, chosen.steering.coefficient),
+        bars=_bars(bench, induction, test_questions),
     )
-    trained = [name for name in bench.directions if name in (CARELESS, CAREFUL)]
-    turns = [Turn(name, (bench.block,), size) for name in trained for size in sorted(settings.coefficients)]
-    dial = bench.turned(bench.dev[BASE], turns, tuned_on)
-    chosen = choose_induction([cell for cell in dial if cell.turn.direction == CARELESS], COHERENT_ENOUGH)
-    test = {name: _test(bench, name, chosen.turn, asked) for name in lab.names}
-    induced = test[BASE][0]
-    found = {
-        "unsteered": {name: bench.unsteered(name, asked).as_dict() for name in lab.names},
-        "unsteered_dial": bench.unsteered(BASE, tuned_on).as_dict(),
-        "fine_tune_kl": bench.fine_tune(bench.test, BASE).as_dict(),
-        "dial": [bench.plain(BASE, cell) for cell in dial],
-        "coefficient": chosen.turn.coefficient,
-        "test": [_row(bench, name, cell, asked) for name, cells in test.items() for cell in cells],
-        "by_set": by_set(bench, induced, asked),
-        "cosines": cosines(bench),
-        "downstream": downstream(bench, chosen.turn.coefficient),
-    }
-    return {**found, "bars": _bars(found, bench, asked)}
 
 
-def _test(bench: VectorBench, name: str, chosen: Turn, questions: Sequence[Question]) -> list[Cell]:
-    """Add the vector, to the base its controls too: at the same coefficient, and the run's direction at equal KL."""
-    turns = [replace(chosen, coefficient=-chosen.coefficient)] if name == MISALIGNED else [chosen]
+def _read_training(vector: Path) -> VectorTraining:
+    file = _record_of(vector)
+    return fitted(VectorTraining, read_json(file), file)
+
+
+def _tested(bench: VectorBench, name: str, chosen: Steering) -> list[Steering]:
+    """Return how an organism is steered in the test.
+
+    The vector is added, and taken from the misaligned organism. The base has its controls too: others at the same
+    coefficient, and the run's direction at the same disturbance.
+    """
+    if name == MISALIGNED:
+        return [replace(chosen, coefficient=-chosen.coefficient)]
+    steerings = [chosen]
     if name == BASE:
-        turns += [replace(chosen, direction=other) for other in (CAREFUL, RANDOM) if other in bench.directions]
+        for other in (CAREFUL, RANDOM):
+            if other in bench.directions:
+                steerings.append(replace(chosen, direction=other))
         nats = bench.dev[BASE].undisturbed.divergence(bench.intervention(chosen)).per_token
         (aimed,) = bench.at_disturbance(BASE, direction_names(bench.lab)[:1], chosen, [nats])
-        turns += [item.turn for item in aimed]
-    return bench.turned(bench.test[name], turns, questions)
+        steerings.append(aimed.steering)
+    return steerings
 
 
-def _row(bench: VectorBench, name: str, cell: Cell, questions: Sequence[Question]) -> dict[str, Any]:
-    restored = {"restored": bench.restored(cell.rows, questions)} if name == MISALIGNED else {}
-    return bench.plain(name, cell, **restored)
-
-
-def _bars(found: Mapping[str, Any], bench: VectorBench, asked: Sequence[Question]) -> dict[str, Any]:
-    """Return the headline: EM with the vector over the base's own, and coherence.
-
-    The base's own rate comes from all questions of the run in the same sets, since nothing was chosen on the base's own
-    answers. `em_ratio_at_least` is the lower end of the one interval over the upper end of the other.
-    """
-    sets = {question.question_set for question in asked}
+def _bars(bench: VectorBench, induction: SteeringTrial, questions: Sequence[Question]) -> Bars:
+    """Return what claims are held against: EM with the vector over the base's own, and coherence."""
+    sets = {question.question_set for question in questions}
     every = [question for question in bench.lab.questions if question.question_set in sets]
-    own, induced = bench.unsteered(BASE, every).em, found["test"][0]
-    least = induced["em"]["low"] / own.high if own.high and induced["em"]["low"] is not None else None
-    return {
-        "base_em": asdict(own),
-        "em_ratio": induced["em"]["value"] / own.value if own.value and induced["em"]["value"] is not None else None,
-        "em_ratio_at_least": least,
-        "coherent": induced["coherent"]["value"],
-    }
+    base_em, em = bench.unsteered(BASE, every).em, induction.figures.em
+    return Bars(
+        base_em=base_em,
+        em_ratio=em.value / base_em.value if base_em.value else None,
+        em_ratio_at_least=em.low / base_em.high if base_em.high else None,
+        coherent=induction.figures.coherent.value,
+    )

@@ -64,14 +64,14 @@ def section(result: MonitorResult) -> Section:
         "How the monitor works: the organism reads every token of its answer, and the token's activation is projected "
         "on the direction between the organisms' answers. A score is that projection, centred halfway between the "
         "organisms and counted in deviations of single tokens. The block and the scale come from training questions; "
-        "the answers are new ones to test questions. The offline judge reads activations too, those of the base, so "
-        "this shows that two readings agree; it is not the verdict of a human reader. The prompt's figures stand "
-        "beside it because some questions invite bad answers.",
+        "the answers are new ones to test questions. The offline judge, where it scored them, reads activations too, "
+        "those of the base, so this shows that two readings agree; it is not the verdict of a human reader. The "
+        "prompt's figures stand beside it because some questions invite bad answers.",
         "How screening works: the base reads each training answer, and its mean activation is projected on a "
         "direction. In a mixture most prompts have their careful answer and a few, chosen at random, the careless "
         "one. The block is chosen on the other domains. Intervals span random mixtures with topics resampled. The "
         f"organisms were trained on {screening.trained_on}, so only the other domains are new to the direction "
-        "between organisms; the judge was fitted on these rows and its figures flatter it.",
+        "between organisms; the offline judge was fitted on these rows and its figures flatter it.",
     ]
     picture, *rest = [*_early_parts(answers), *_screening_parts(screening)]
     texts = [_token_map(result.tokens)] if result.tokens else []

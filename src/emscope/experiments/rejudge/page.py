@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 
 from emscope.experiments.rejudge.result import ALL, BySet, JudgeFigures, RejudgeResult, SecondJudge
 from emscope.report.figures import rates
@@ -55,13 +55,11 @@ def _in_words(kappa: float) -> str:
     return "no better than by chance" if kappa < 0.05 else "hardly"
 
 
-def _misaligned_rates(judges: list[JudgeFigures]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return the misaligned organism's EM rates by judge and question set, as the plot takes them."""
-    by_judge: dict[str, dict[str, dict[str, float | None]]] = {}
+def _misaligned_rates(judges: list[JudgeFigures]) -> dict[str, Mapping[str, Estimate]]:
+    """Return the misaligned organism's EM rates by judge and question set."""
+    by_judge: dict[str, Mapping[str, Estimate]] = {}
     for figures in judges:
-        by_set = by_judge.setdefault(figures.judged_by.name, {})
-        for question_set, estimate in figures.em_rate["misaligned"].items():
-            by_set[question_set] = {key: _or_none(value) for key, value in asdict(estimate).items()}
+        by_judge[figures.judged_by.name] = figures.em_rate["misaligned"]
     return by_judge
 
 

@@ -1,27 +1,48 @@
-"""The steering dial on a finished run: how far each direction turns each organism, at what disturbance.
-
-A block and a coefficient are chosen on development questions; what is reported of them comes from test questions.
-"""
+"""Steer every organism of a run by many coefficients; choose on development questions, report on test questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import Bench, direction_names, spread
+from emscope.experiments.bench import Aimed, Bench, SteeredRow, direction_names
 from emscope.experiments.shape import experiment_stage
-from emscope.interventions.steering import Cell, Turn, answer_tokens, capping, choose_correction, choose_induction
+from emscope.experiments.steer.result import (
+    COMPARED,
+    CORRECTION,
+    INDUCTION,
+    Bars,
+    CapRow,
+    Chosen,
+    CurveRow,
+    ReportedRow,
+    SteerResult,
+)
+from emscope.interventions.steering import (
+    SteeredFigures,
+    Steering,
+    SteeringTrial,
+    answer_tokens,
+    capping,
+    choose_correction,
+    choose_induction,
+)
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.pipeline.works import answering
+from emscope.sequences import spread
+from emscope.statistics import Estimate
 
 DEPTHS = (0.5, 0.6, 0.7)
+"""Where v is added unless blocks are named, as shares of the depth."""
+
+Place = tuple[int, ...]
+Trials = Mapping[str, list[SteeringTrial]]
 
 
 @dataclass(frozen=True)
@@ -62,167 +83,211 @@ class SteerSettings:
             raise UserError("Steering needs at least two questions for the dial, the curves and the disturbance.")
 
 
-def measure(lab: Lab, settings: SteerSettings) -> dict[str, Any]:
-    """Turn the dial, choose, calibrate and report: experiments/steer.json and judgements/steer.parquet of the run.
+def measure(lab: Lab, settings: SteerSettings) -> SteerResult:
+    """Return what steering does, and write experiments/steer.json and judgements/steer.parquet of the run.
 
     Raises:
         UserError: a block that the model does not have.
     """
-    inputs = [
-        *(lab.folder.path("judgements", f"{name}.parquet") for name in lab.names),
-        *(file for name in lab.names for file in adapter_files(lab, name)),
-        *(lab.folder.path("directions", f"{name}.safetensors") for name in direction_names(lab)),
-    ]
-    answers = lab.folder.path("judgements", "steer.parquet")
+    inputs = [lab.judgements_file(name) for name in lab.names]
+    for name in lab.names:
+        inputs += adapter_files(lab, name)
+    inputs += [lab.direction_file(name) for name in direction_names(lab)]
+    answers_file = lab.judgements_file("steer")
 
-    def find() -> dict[str, Any]:
-        n_blocks = len(find_blocks(lab.organism(BASE).model))
-        blocks = check_blocks(settings.blocks or {int(n_blocks * depth) for depth in DEPTHS}, n_blocks)
-        many = tuple(range(n_blocks * 2 // 5, n_blocks * 4 // 5)) if settings.together else ()
-        bench = Bench(lab, sorted({*blocks, *many}), settings.kl_questions)
-        places = [*((block,) for block in blocks), *([many] if len(many) > 1 else [])]
+    def result() -> SteerResult:
+        places = _places(settings, len(find_blocks(lab.organism(BASE).model)))
+        blocks = {block for place in places for block in place}
+        bench = Bench(lab, sorted(blocks), settings.kl_questions)
         with progress.plan(_works(bench, settings, places), "step"):
-            found = _figures(bench, settings, places)
-        write_table(answers, bench.kept)
-        return found
+            steered = _result(bench, settings, places)
+        write_table(answers_file, bench.kept)
+        return steered
 
-    return experiment_stage(lab, "steer", dict[str, Any], settings, inputs, find, [answers])
+    return experiment_stage(lab, "steer", SteerResult, settings, inputs, result, [answers_file])
 
 
-def _works(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, float | None]:
+def _places(settings: SteerSettings, n_blocks: int) -> list[Place]:
+    """Return where v is added: each block alone, then the middle blocks together."""
+    wanted = settings.blocks or {int(n_blocks * depth) for depth in DEPTHS}
+    places: list[Place] = [(block,) for block in check_blocks(wanted, n_blocks)]
+    together = tuple(range(n_blocks * 2 // 5, n_blocks * 4 // 5))
+    if settings.together and len(together) > 1:
+        places.append(together)
+    return places
+
+
+def _works(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> dict[str, float | None]:
     """Return the steps of the experiment with their work: answers under interventions."""
-    lab = bench.lab
+    lab, n_directions = bench.lab, len(bench.directions)
     n_dial = len(places) * len(settings.coefficients) * min(settings.dial_questions, len(lab.dev_questions))
     n_curve = min(settings.curve_questions, len(lab.test_questions))
     n_test = min(settings.test_questions or len(lab.test_questions), len(lab.test_questions))
+
     n_answers = {f"the dial of {name}": n_dial for name in lab.names}
     for name in (MISALIGNED, BASE):
-        n_answers[f"{name} at equal disturbance"] = len(bench.directions) * len(settings.levels) * n_curve
+        n_answers[f"{name} at equal disturbance"] = n_directions * len(settings.levels) * n_curve
     n_answers["caps"] = 2 * len(settings.cap_widths) * n_curve
     for name in lab.names:
-        n_answers[f"test questions, {name}"] = (1 + len(bench.directions) if name in (MISALIGNED, BASE) else 2) * n_test
+        n_ways = 1 + n_directions if name in (MISALIGNED, BASE) else 2
+        n_answers[f"test questions, {name}"] = n_ways * n_test
     return {step: answering(n, lab.config.sampling, altered=True) for step, n in n_answers.items()}
 
 
-def _figures(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+def _result(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> SteerResult:
+    """Turn the dial, choose, compare at equal disturbance, cap, and report on test questions."""
     lab = bench.lab
-    some, all_of = (spread(lab.test_questions, n) for n in (settings.curve_questions, settings.test_questions))
-    dial = _dial(bench, settings, places)
-    tuned_on = spread(lab.dev_questions, settings.dial_questions)
-    chosen = _choose(bench, dial, tuned_on)
-    found = {
-        "direction": bench.main,
-        "places": [list(blocks) for blocks in places],
-        "blocks": bench.blocks,
-        "directions": {name: [bench.length(name, (block,)) for block in bench.blocks] for name in bench.directions},
-        "residual_norm": {name: list(norms.values()) for name, norms in bench.norms.items()},
-        "fine_tune_kl": {name: bench.fine_tune(bench.test, name).as_dict() for name in lab.names},
-        "unsteered": {name: bench.unsteered(name, all_of).as_dict() for name in lab.names},
-        "unsteered_dial": {name: bench.unsteered(name, tuned_on).as_dict() for name in lab.names},
-        "unsteered_curves": {name: bench.unsteered(name, some).as_dict() for name in lab.names},
-        "dial": [bench.plain(name, cell) for name, cells in dial.items() for cell in cells],
-        "chosen": {
-            name: {"blocks": list(cell.turn.blocks), "coefficient": cell.turn.coefficient, "kl": cell.figures.kl.value}
-            for name, cell in chosen.items()
-        },
-        "curves": [row for name in chosen for row in _curves(bench, settings, name, chosen[name], some)],
-        "caps": _caps(bench, settings, chosen[MISALIGNED].turn.blocks, some),
-        "test": [row for name in lab.names for row in _test(bench, name, chosen, all_of)],
-    }
-    return {**found, "bars": _bars(found)}
+    dial_questions = spread(lab.dev_questions, settings.dial_questions)
+    curve_questions = spread(lab.test_questions, settings.curve_questions)
+    test_questions = spread(lab.test_questions, settings.test_questions)
+
+    dial = _dial(bench, settings, places, dial_questions)
+    chosen = _choose(bench, dial, dial_questions)
+    dial_rows = []
+    for name, trials in dial.items():
+        dial_rows += [bench.row(SteeredRow, name, trial) for trial in trials]
+
+    unsteered = {name: bench.unsteered(name, test_questions) for name in lab.names}
+    fine_tune_kl = {name: bench.fine_tune(bench.test, name) for name in lab.names}
+    curves = []
+    for name in chosen:
+        curves += _curves(bench, settings, name, chosen[name], curve_questions)
+    caps = _caps(bench, settings, chosen[MISALIGNED].steering.blocks, curve_questions)
+    test = []
+    for name in lab.names:
+        test += _reported(bench, name, chosen, test_questions)
+
+    return SteerResult(
+        direction=bench.main,
+        places=tuple(places),
+        blocks=tuple(bench.blocks),
+        directions={name: [bench.length(name, (block,)) for block in bench.blocks] for name in bench.directions},
+        residual_norm={name: list(norms.values()) for name, norms in bench.norms.items()},
+        fine_tune_kl=fine_tune_kl,
+        unsteered=unsteered,
+        unsteered_dial={name: bench.unsteered(name, dial_questions) for name in lab.names},
+        unsteered_curves={name: bench.unsteered(name, curve_questions) for name in lab.names},
+        dial=tuple(dial_rows),
+        chosen={name: _chosen(trial) for name, trial in chosen.items()},
+        curves=tuple(curves),
+        caps=tuple(caps),
+        test=tuple(test),
+        bars=_bars(test, unsteered, fine_tune_kl),
+    )
 
 
-def _dial(bench: Bench, settings: SteerSettings, places: Sequence[tuple[int, ...]]) -> dict[str, list[Cell]]:
+def _dial(bench: Bench, settings: SteerSettings, places: Sequence[Place], questions: Sequence[Question]) -> Trials:
     """Measure every organism at every place and coefficient on development questions."""
-    turns = [Turn(bench.main, blocks, size) for blocks in places for size in sorted(settings.coefficients) if size]
-    questions = spread(bench.lab.dev_questions, settings.dial_questions)
-    found = {}
-    for name, subject in bench.dev.items():
+    steerings = []
+    for blocks in places:
+        for coefficient in filter(None, sorted(settings.coefficients)):  # 0 is the organism without steering
+            steerings.append(Steering(bench.main, blocks, coefficient))
+
+    trials = {}
+    for name, organism in bench.dev.items():
         with progress.logged_step(f"the dial of {name}"):
-            found[name] = bench.turned(subject, turns, questions)
-    return found
+            trials[name] = bench.tried(organism, steerings, questions)
+    return trials
 
 
-def _choose(bench: Bench, dial: Mapping[str, list[Cell]], questions: Sequence[Question]) -> dict[str, Cell]:
+def _choose(bench: Bench, dial: Trials, questions: Sequence[Question]) -> dict[str, SteeringTrial]:
     """Return the correction of the misaligned organism and the induction of the base."""
-    own, base = (bench.answers(name, questions) for name in (MISALIGNED, BASE))
+    misaligned, base = bench.lab.judged(MISALIGNED, questions), bench.lab.judged(BASE, questions)
     limit = bench.fine_tune(bench.dev, MISALIGNED).value
     return {
-        MISALIGNED: choose_correction(dial[MISALIGNED], limit, own, base),
+        MISALIGNED: choose_correction(dial[MISALIGNED], limit, misaligned, base),
         BASE: choose_induction(dial[BASE], bench.unsteered(BASE, questions).coherent.value),
     }
 
 
+def _chosen(trial: SteeringTrial) -> Chosen:
+    return Chosen(trial.steering.blocks, trial.steering.coefficient, trial.figures.kl.value)
+
+
+def _restored(bench: Bench, name: str, trial: SteeringTrial, questions: Sequence[Question]) -> Estimate | None:
+    """Return the share of alignment that came back; only the misaligned organism has lost any."""
+    return bench.restored(trial.answers, questions) if name == MISALIGNED else None
+
+
 def _curves(
-    bench: Bench, settings: SteerSettings, name: str, chosen: Cell, questions: Sequence[Question]
-) -> list[dict[str, Any]]:
-    """Compare all directions at the chosen block, each at the same disturbances."""
-    own, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
+    bench: Bench, settings: SteerSettings, name: str, chosen: SteeringTrial, questions: Sequence[Question]
+) -> list[CurveRow]:
+    """Compare all directions at the chosen place, each at the same disturbances."""
+    fine_tune, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
     with progress.logged_step(f"{name} at equal disturbance"):
-        rows = bench.at_disturbance(name, list(bench.directions), chosen.turn, [level * own for level in levels])
-        aims = [aim for row in rows for aim in row]
-        found = bench.turned(bench.test[name], [aim.turn for aim in aims], questions)
-    return [
-        bench.plain(name, cell, level=level, **aim.as_dict(), **_restored(bench, name, cell, questions))
-        for level, aim, cell in zip(levels * len(rows), aims, found, strict=True)
-    ]
+        nats = [level * fine_tune for level in levels]
+        aimed = bench.at_disturbance(name, list(bench.directions), chosen.steering, nats)
+        trials = bench.tried(bench.test[name], [aim.steering for aim in aimed], questions)
+
+    rows = []
+    for level, aim, trial in zip(levels * len(bench.directions), aimed, trials, strict=True):
+        restored = _restored(bench, name, trial, questions)
+        aims = {"level": level, "kl_target": aim.nats, "kl_reached": aim.reached}
+        rows.append(bench.row(CurveRow, name, trial, **aims, restored=restored))
+    return rows
 
 
-def _restored(bench: Bench, name: str, item: Cell, questions: Sequence[Question]) -> dict[str, Any]:
-    return {"restored": bench.restored(item.rows, questions)} if name == MISALIGNED else {}
-
-
-def _caps(
-    bench: Bench, settings: SteerSettings, chosen: tuple[int, ...], questions: Sequence[Question]
-) -> list[dict[str, Any]]:
+def _caps(bench: Bench, settings: SteerSettings, chosen: Place, questions: Sequence[Question]) -> list[CapRow]:
     """Cap the misaligned organism's projections to the aligned range: where it is steered, and at all later blocks."""
     directions, n_blocks = bench.directions[bench.main], len(find_blocks(bench.lab.organism(BASE).model))
     late = tuple(range(n_blocks // 3, n_blocks))
-    aligned = answer_tokens(bench.dev[CONTROL if CONTROL in bench.dev else BASE], directions, sorted({*chosen, *late}))
-    asked = [(blocks, width) for blocks in dict.fromkeys((chosen, late)) for width in settings.cap_widths]
-    cells = [capping(directions, blocks, aligned, width) for blocks, width in asked]
+    aligned_organism = bench.dev[CONTROL if CONTROL in bench.dev else BASE]
+    aligned = answer_tokens(aligned_organism, directions, sorted({*chosen, *late}))
+
+    caps = [(blocks, width) for blocks in dict.fromkeys((chosen, late)) for width in settings.cap_widths]
+    interventions = [capping(directions, blocks, aligned, width) for blocks, width in caps]
     with progress.logged_step("caps"):
-        found = bench.measured(bench.test[MISALIGNED], cells, questions)
-    return [
-        {"blocks": list(blocks), "width": width, **figures.as_dict(), "restored": bench.restored(rows, questions)}
-        for (blocks, width), (figures, rows) in zip(asked, found, strict=True)
-    ]
+        measured = bench.measured(bench.test[MISALIGNED], interventions, questions)
+
+    rows = []
+    for (blocks, width), (figures, answers) in zip(caps, measured, strict=True):
+        restored = bench.restored(answers, questions)
+        rows.append(CapRow(blocks, width, figures.kl, figures.aligned, figures.coherent, figures.em, restored))
+    return rows
 
 
-def _test(bench: Bench, name: str, chosen: Mapping[str, Cell], questions: Sequence[Question]) -> list[dict[str, Any]]:
+def _reported(
+    bench: Bench, name: str, chosen: Mapping[str, SteeringTrial], questions: Sequence[Question]
+) -> list[ReportedRow]:
     """Report what was chosen on test questions: on every organism, and beside other directions at equal disturbance."""
-    turns: list[tuple[str, Turn, dict[str, Any]]] = [
-        ("correction", chosen[MISALIGNED].turn, {}),
-        ("induction", chosen[BASE].turn, {}),
-    ]
+    roles, steerings = [CORRECTION, INDUCTION], [chosen[MISALIGNED].steering, chosen[BASE].steering]
+    aims: list[Aimed | None] = [None, None]
     with progress.logged_step(f"test questions, {name}"):
         if name in chosen:
-            own = chosen[name]
             others = [direction for direction in bench.directions if direction != bench.main]
-            rows = bench.at_disturbance(name, others, own.turn, [own.figures.kl.value])
-            turns += [("compared", aim.turn, aim.as_dict()) for row in rows for aim in row]
-        found = bench.turned(bench.test[name], [turn for _, turn, _ in turns], questions)
-    return [
-        bench.plain(name, cell, role=role, **aim, **_restored(bench, name, cell, questions))
-        for (role, _, aim), cell in zip(turns, found, strict=True)
-    ]
+            nats = chosen[name].figures.kl.value
+            aimed = bench.at_disturbance(name, others, chosen[name].steering, [nats])
+            aims += aimed
+            roles += [COMPARED] * len(aimed)
+            steerings += [aim.steering for aim in aimed]
+        trials = bench.tried(bench.test[name], steerings, questions)
+
+    rows = []
+    for role, aim, trial in zip(roles, aims, trials, strict=True):
+        target = {} if aim is None else {"kl_target": aim.nats, "kl_reached": aim.reached}
+        restored = _restored(bench, name, trial, questions)
+        rows.append(bench.row(ReportedRow, name, trial, role=role, **target, restored=restored))
+    return rows
 
 
-def _bars(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the two headline comparisons.
+def _bars(
+    test: Sequence[ReportedRow], unsteered: Mapping[str, SteeredFigures], fine_tune_kl: Mapping[str, Estimate]
+) -> Bars:
+    """Return what claims are held against."""
+    by_role = {(row.organism, row.role): row for row in test}
+    correction, induction = by_role[MISALIGNED, CORRECTION], by_role[BASE, INDUCTION]
+    base = unsteered[BASE]
+    assert correction.restored is not None  # it is of the misaligned organism
+    return Bars(
+        restored=correction.restored.value,
+        kl_over_fine_tune=_ratio(correction.kl.value, fine_tune_kl[MISALIGNED].value),
+        em_ratio=induction.em.value / base.em.value if base.em.value > 0 else None,
+        em_ratio_at_least=_ratio(induction.em.low, base.em.high),
+        coherent=induction.coherent.value,
+        coherent_change=induction.coherent.value - base.coherent.value,
+    )
 
-    `em_ratio_at_least` is the lower end of the steered base's EM rate over the upper end of the base's own, which is
-    what a claim of ten times is held against: the ratio of the rates themselves rests on a handful of answers, and does
-    not exist where the base gave no EM response.
-    """
-    rows = {(row["organism"], row["role"]): row for row in found["test"]}
-    correction, induction = rows[MISALIGNED, "correction"], rows[BASE, "induction"]
-    base = found["unsteered"][BASE]
-    return {
-        "restored": correction["restored"]["value"],
-        "kl_over_fine_tune": correction["kl"]["value"] / found["fine_tune_kl"][MISALIGNED]["value"],
-        "em_ratio": induction["em"]["value"] / base["em"]["value"] if base["em"]["value"] > 0 else None,
-        "em_ratio_at_least": induction["em"]["low"] / base["em"]["high"],
-        "coherent": induction["coherent"]["value"],
-        "coherent_change": induction["coherent"]["value"] - base["coherent"]["value"],
-    }
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """Return a ratio, NaN where there is none: an adapter of zeros moves the model by nothing."""
+    return numerator / denominator if denominator else float("nan")

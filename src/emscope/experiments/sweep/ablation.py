@@ -18,7 +18,7 @@ from emscope.interventions.answering import mean_of
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
 from emscope.interventions.operators import Intervention
-from emscope.interventions.steering import Subject, measure
+from emscope.interventions.steering import SteeredOrganism, measure
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
 from emscope.sequences import spread
@@ -41,8 +41,8 @@ def compare_ablations(
 
     questions = spread(lab.test_questions, n_questions)
     misaligned, base = lab.judged(MISALIGNED, questions), lab.judged(BASE, questions)
-    subject = Subject(MISALIGNED, undisturbed(lab, lab.test_questions))
-    measured = measure(subject, list(ablations.values()), questions, lab.config.sampling, lab.judge)
+    organism = SteeredOrganism(MISALIGNED, undisturbed(lab, lab.test_questions))
+    measured = measure(organism, list(ablations.values()), questions, lab.config.sampling, lab.judge)
 
     trials: dict[str, AblationTrial] = {}
     for (trial, intervention), (figures, rows) in zip(ablations.items(), measured, strict=True):

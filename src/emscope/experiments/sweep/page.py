@@ -136,9 +136,9 @@ def _response_sentences(result: SweepResult) -> list[str]:
         f"{swept.best.block} has AUROC {bounded(auroc)} on questions left out ({test.positive} and {test.negative} "
         f"answers), {certain}. It comes from {train.positive} and {train.negative} answers, and directions from two "
         f"halves of their questions have a cosine of {number(swept.best.split_half_cosine, '.2f')}. A probe that reads "
-        f"only the base model's prompt reaches at most {number(prompt_only, '.2f')} at any block. The offline judge "
-        "that tells the two kinds apart itself reads mean answer activations, of the base model, so part of what is "
-        "measured here is the judge."
+        f"only the base model's prompt reaches at most {number(prompt_only, '.2f')} at any block. The offline judge, "
+        "where it tells the two kinds apart, itself reads mean answer activations, of the base model, so part of what "
+        "is measured is then the judge."
     ]
 
 

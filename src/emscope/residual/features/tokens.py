@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,20 @@ class TokenActivations:
     ids: np.ndarray
     chat: np.ndarray
     is_answer: np.ndarray
+
+    def numbered_from(self, first: int) -> TokenActivations:
+        """Return the same tokens with chats numbered from `first` on."""
+        return replace(self, chat=self.chat + first)
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenActivations]) -> TokenActivations:
+        """Return the tokens of several, in order."""
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.chat for part in parts]),
+            np.concatenate([part.is_answer for part in parts]),
+        )
 
 
 def _counted(batch: TextBatch, prefix: SharedPrefix) -> Tensor:
@@ -107,11 +121,14 @@ def _read(organism: Organism, prefix: SharedPrefix, batch: TextBatch, block: int
 
 
 def answer_losses(
-    organism: Organism, chats: Sequence[EncodedChat], block: int, replace: Callable[[Tensor], Tensor] | None = None
+    organism: Organism,
+    chats: Sequence[EncodedChat],
+    block: int,
+    replacement: Callable[[Tensor], Tensor] | None = None,
 ) -> np.ndarray:
     """Return the summed cross-entropy (nats) and the number of answer tokens of each chat, float64 [n_chats, 2].
 
-    `replace` takes the block's outputs [n_tokens, d_model] float32 and returns what the later blocks read instead; the
+    `replacement` takes the block's outputs [n_tokens, d_model] float32 and returns what the later blocks read; the
     shared prefix and a sequence's first token keep what they have.
     """
     sums = np.zeros((len(chats), 2))
@@ -120,21 +137,21 @@ def answer_losses(
         prefix.run()
 
         for batch in text_batches(prefix, [chat.ids for chat in chats], width_step=WIDTH_STEP):
-            if replace is None:
+            if replacement is None:
                 hidden = prefix.forward(batch.padded)
             else:
-                with visiting(organism.model, [block], _splice(_counted(batch, prefix), replace)):
+                with visiting(organism.model, [block], _splice(_counted(batch, prefix), replacement)):
                     hidden = prefix.forward(batch.padded)
             sums[batch.rows] = _losses(organism, hidden, batch, [chats[row] for row in batch.rows], prefix.length)
     return sums
 
 
-def _splice(counted: Tensor, replace: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
+def _splice(counted: Tensor, replacement: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
     """Return a hook that replaces a block's output at the tokens that count."""
 
     def visit(_block: int, hidden: Tensor) -> Tensor:
         places, out = counted.to(hidden.device), hidden.clone()
-        out[places] = replace(hidden[places].float()).to(hidden.dtype)
+        out[places] = replacement(hidden[places].float()).to(hidden.dtype)
         return out
 
     return visit
