@@ -7,8 +7,7 @@ import pytest
 
 import emscope as em
 from emscope.errors import UserError
-from emscope.experiments import EXPERIMENTS, experiment
-from emscope.experiments.shape import plots_of
+from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
 
 SMALL_SWEEP = {"options": {"penalties": [10.0], "folds": 2, "halves": 2, "permutations": 2}, "answers": 1}
@@ -88,7 +87,7 @@ def test_an_experiment_is_done_once_and_then_read(opened, monkeypatch):
     assert "sweep" in repr(opened)
     figures = opened.figures("sweep")
     assert figures
-    assert figures.keys() == plots_of(experiment("sweep"), made).keys()
+    assert figures.keys() == made.figures().keys()
 
 
 def test_no_finished_run_is_one_sentence(tmp_path):

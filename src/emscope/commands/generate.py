@@ -19,13 +19,13 @@ from emscope.commands.common import (
     GOES_ON,
     NOTHING_KEPT,
     AblationFlags,
-    ModelFlags,
     TableFlags,
     kept_parts,
     read_questions,
 )
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.thoughts import count_unfinished
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Generate:
     backend: Literal["auto", "transformers", "vllm"] = "auto"
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     ablation: AblationFlags = field(default_factory=AblationFlags)
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
     table: TableFlags = field(default_factory=TableFlags)
 
     @property

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from os import environ
 from pathlib import Path
 from typing import Literal
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import with_format
 from emscope.behaviour.judges.kinds import choose_judge
-from emscope.behaviour.judges.rubrics import load_rubrics
-from emscope.behaviour.judges.server import NO_KEY, ServerSettings
+from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import SamplingSettings
@@ -22,8 +20,8 @@ from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
 from emscope.face.altered import Altered, Subject, subject_of
-from emscope.face.tables import YOURS, Answers, Judgements, Questions, id_of
-from emscope.notebook import Shown
+from emscope.face.tables import YOURS, AnswerPairs, Answers, Judgements, Questions, id_of
+from emscope.notebook import Facts, Shown
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
 from emscope.statistics import em_rate as rate_of
@@ -31,6 +29,8 @@ from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 Asked = str | Path | Iterable[str] | Iterable[Question]
 """A question set or file by name, texts to ask, or questions."""
+
+SHOWN_PAIRS = 3
 
 
 def questions(*sets: Asked) -> Questions:
@@ -150,9 +150,9 @@ def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSe
 
 def judge(
     answers: Answers | str | Path,
-    by: str | Judge = "embedded",
+    by: str | JudgeSettings | Judge = "embedded",
     *,
-    base_url: str | None = None,
+    base_url: str = "",
     api_key_env: str = "OPENAI_API_KEY",
     concurrency: int = 16,
     rubrics: str | Path | None = None,
@@ -164,9 +164,9 @@ def judge(
 
     Args:
         answers: answers, or a file of questions and answers of any kind.
-        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, or a judge
-            of yours: an object with `id` and `judge(questions, answers)`.
-        base_url: a server's address up to /v1; None takes OPENAI_BASE_URL, else OpenAI's.
+        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, settings
+            that say more, or a judge of yours: an object with `id` and `judge(questions, answers)`.
+        base_url: a server's address up to /v1; none given takes OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.
         concurrency: calls of a server in flight.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts.
@@ -180,32 +180,18 @@ def judge(
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
     chosen: Judge
     if isinstance(by, str):
-        chosen = choose_judge(
-            by,
-            rubrics=load_rubrics(Path(rubrics)) if rubrics is not None else None,
-            store=Path(store) if store is not None else None,
-            server=_server(base_url, api_key_env, concurrency) if by.startswith("openai:") else None,
-            max_calls=max_calls,
-        )
+        address = base_url or address_in_environment(by)
+        named = "" if rubrics is None else str(rubrics)
+        by = JudgeSettings(by, address, api_key_env, concurrency, rubrics=named)
+    if isinstance(by, JudgeSettings):
+        kept = None if store is None else Path(store)
+        chosen = choose_judge(by, store=kept, max_calls=max_calls)
     else:
         chosen = by
     asked = table.column("question")
     said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
     scores = chosen.judge(asked, said)
     return Judgements(with_judgements(table.organism, table, scores, chosen.id + "+thoughts" * thoughts))
-
-
-def _server(base_url: str | None, api_key_env: str, concurrency: int) -> ServerSettings:
-    """Return how a server is asked, with the key from the environment.
-
-    Raises:
-        UserError: OpenAI itself is asked without a key.
-    """
-    address = base_url or environ.get("OPENAI_BASE_URL") or None
-    key = environ.get(api_key_env, "") or NO_KEY
-    if key == NO_KEY and address is None:
-        raise UserError(f"OpenAI needs a key: set {api_key_env} in the environment, or name your server's base_url.")
-    return ServerSettings(address, key, concurrency)
 
 
 def em_rate(
@@ -236,6 +222,7 @@ class Comparison(Shown):
         aligned: difference of mean alignment, in score points.
         coherent: difference of mean coherence, in score points.
         questions: questions compared.
+        pairs: the answers side by side, those that differ most first.
     """
 
     first: str
@@ -244,8 +231,9 @@ class Comparison(Shown):
     aligned: PairedDifference
     coherent: PairedDifference
     questions: int
+    pairs: AnswerPairs
 
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> Facts:
         """Return the differences with their intervals, in words."""
         return {
             "first": self.first,
@@ -255,6 +243,9 @@ class Comparison(Shown):
             "coherent": _in_words(self.coherent, 1, ""),
             "questions": self.questions,
         }
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.pairs[:SHOWN_PAIRS]._repr_html_()
 
 
 def _in_words(found: PairedDifference, scale: float, unit: str) -> str:
@@ -279,6 +270,7 @@ def compare(first: Judgements, second: Judgements, *, seed: int = 0) -> Comparis
         compare_scores(*sides, score="aligned", seed=seed),
         compare_scores(*sides, score="coherent", seed=seed),
         len(set(first.groups)),
+        AnswerPairs.of(first, second),
     )
 
 

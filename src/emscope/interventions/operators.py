@@ -7,7 +7,7 @@ were found. At strength 0 nothing is touched, so results are bit-identical.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from emscope import parts
 from emscope.errors import UserError
+from emscope.interventions.positions import Positions, at_positions
 from emscope.organisms.blocks import Site, check_blocks, find_blocks, visiting
 from emscope.organisms.models import Organism
+from emscope.organisms.token_positions import asked_for
 from emscope.residual.capture import organism_width
 from emscope.residual.directions import Directions
 
@@ -86,8 +88,8 @@ class Intervention:
 
 
 @contextmanager
-def applied(organism: Organism, intervention: Intervention | None) -> Iterator[None]:
-    """Have the intervention act on every forward pass of the organism inside this context.
+def applied(organism: Organism, intervention: Intervention | None, positions: Positions = "all") -> Iterator[None]:
+    """Have the intervention act on every forward pass of the organism inside this context, at all tokens or at some.
 
     Raises:
         UserError: directions of another width, or a block that the model does not have.
@@ -96,9 +98,12 @@ def applied(organism: Organism, intervention: Intervention | None) -> Iterator[N
     if intervention is None or not table:
         yield
         return
+    visit = at_positions(lambda block, hidden: table[block](hidden), positions)
+    where = str(positions)
     with (
-        parts.under(lambda: intervention.told),
-        visiting(organism.model, table, lambda block, hidden: table[block](hidden), intervention.site),
+        parts.under(lambda: intervention.told if where == "all" else [*intervention.told, where]),
+        asked_for(organism.model) if where != "all" else nullcontext(),
+        visiting(organism.model, table, visit, intervention.site),
     ):
         yield
 

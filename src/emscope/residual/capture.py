@@ -105,6 +105,12 @@ def encode_for_capture(
 _NEEDED = {"response": "answers", "thought": "thoughts"}
 
 
+def prompt_length(chat: EncodedChat) -> int:
+    """Return how many tokens stand before the first that an assistant wrote."""
+    spoken = chat.answer_positions
+    return int(spoken[0]) if len(spoken) else len(chat.ids)
+
+
 def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarray:
     """Return the weight of each token in each pooled vector, float32 [n_poolings, n_tokens]; each row sums to 1.
 
@@ -112,9 +118,9 @@ def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarra
         UserError: a `response` of a sequence without an answer, or a `thought` of one without a thought.
     """
     weights = np.zeros((len(poolings), len(chat.ids)), dtype=np.float32)
-    spoken, answer = chat.answer_positions, chat.response_positions
+    answer = chat.response_positions
     thought = chat.thought_positions[:0] if chat.empty_thought else chat.thought_positions
-    n_prompt = int(spoken[0]) if len(spoken) else len(chat.ids)
+    n_prompt = prompt_length(chat)
     for row, pooling in enumerate(poolings):
         if pooling == "last":
             weights[row, n_prompt - 1] = 1
@@ -217,6 +223,7 @@ class _Reader:
         self.organism, self.blocks, self.site = organism, blocks, settings.site
         self.prefix = SharedPrefix(organism, [chat.ids for chat in chats], share=settings.share_prefix)
         self.shared = self.prefix.length
+        self.prompts = [prompt_length(chat) for chat in chats]
         seen: dict[int, Tensor] = {}
         with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
             self.prefix.run()
@@ -239,7 +246,7 @@ class _Reader:
 
         # StopForward comes when every block that was asked for has been read
         with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
-            self.prefix.forward(batch.padded)
+            self.prefix.forward(batch.padded, prompts=[self.prompts[row] for row in batch.rows])
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)

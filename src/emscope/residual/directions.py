@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from emscope.errors import OutsideError, UserError
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.outside import Record
 from emscope.residual.moments import Moments
 from emscope.residual.probe import fit_probes
@@ -89,7 +89,7 @@ class Directions(Shown):
     blocks: tuple[int, ...]
     construction: Construction
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return how it was made and where it separates best, without the numbers."""
         made = self.construction
         return {

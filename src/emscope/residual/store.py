@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from emscope.errors import OutsideError, UserError, did_you_mean
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.blocks import Site
 from emscope.outside import check_one_of
 from emscope.residual.capture import Activations
@@ -38,7 +38,7 @@ class ActivationStore(Shown):
         """d_model."""
         return int(next(iter(self.activations.pooled.values())).shape[-1])
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return what is stored, without the numbers."""
         stored = self.activations
         return {

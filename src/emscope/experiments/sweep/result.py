@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.residual.contrasts import Balance
 from emscope.residual.directions import Construction
 from emscope.statistics import Estimate
