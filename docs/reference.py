@@ -49,12 +49,14 @@ class Field:
         kind: its annotation, as it is written.
         about: what the class's docstring says of it, '' where it says nothing.
         default: its default, as it is written; None where it has none.
+        module: the file it stands in, which knows the names in kind and default.
     """
 
     name: str
     kind: ast.expr
     about: str
     default: ast.expr | None
+    module: Path
 
     @property
     def left_out(self) -> bool:
@@ -174,22 +176,22 @@ def _flags(kind: DataClass) -> list[str]:
     """Return a line of the table for every flag; those of nested settings stand in their place."""
     lines = []
     for field in kind.fields:
-        inner = _inner(field.kind, kind.module)
+        inner = _inner(field.kind, field.module)
         if inner:
             lines.extend(_flags(inner[0]))
         else:
             is_positional = "Positional" in ast.unparse(field.kind)
             flag = field.name.upper() if is_positional else f"--{field.name.replace('_', '-')}"
             meaning = field.about.replace("|", "\\|")
-            lines.append(f"| `{flag}` | {_default(field, kind.module)} | {meaning} |")
+            lines.append(f"| `{flag}` | {_default(field)} | {meaning} |")
     return lines
 
 
-def _default(field: Field, file: Path) -> str:
+def _default(field: Field) -> str:
     """Return what a flag is where it is not given, '' where it then stays open."""
     if field.default is None:
         return "*needed*"
-    value = _value(field.default, file)
+    value = _value(field.default, field.module)
     words = {None: "", "": "", True: "on", False: "off"}
     if isinstance(value, (list, tuple)):
         value = " ".join(map(str, value))
@@ -207,7 +209,7 @@ def _value(default: ast.expr, file: Path) -> Any:
         kind = _lookup(file, default.value.id)
         for field in kind.fields if kind else ():
             if field.name == default.attr and field.default is not None:
-                return _value(field.default, kind.module if kind else file)
+                return _value(field.default, field.module)
     if isinstance(default, ast.Name):
         return _constant(file, default.id)
     try:
@@ -273,7 +275,7 @@ def undescribed() -> list[str]:
             problems.add(_missing(kind, kind.fields))
     for outer in commands().values():
         for kind in _with_parts(outer):
-            flags = [field for field in kind.fields if not _inner(field.kind, kind.module)]  # others are not shown
+            flags = [field for field in kind.fields if not _inner(field.kind, field.module)]  # others are not shown
             problems.add(_missing(kind, flags))
     return sorted(problems - {""})
 
@@ -303,7 +305,7 @@ def _with_parts(result: DataClass) -> list[DataClass]:
         if kind not in listed:
             listed.append(kind)
             for field in kind.fields:
-                waiting.extend(_inner(field.kind, kind.module))
+                waiting.extend(_inner(field.kind, field.module))
     return listed
 
 
@@ -359,12 +361,12 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 def _data_class(node: ast.ClassDef, file: Path) -> DataClass:
     """Return what a class's source says."""
     about, described = attributes_of(ast.get_docstring(node) or "")
-    fields = []
+    fields = [field for base in node.bases for kind in _inner(base, file) for field in kind.fields]
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             name = line.target.id
             if not ast.unparse(line.annotation).startswith("ClassVar"):
-                fields.append(Field(name, line.annotation, described.get(name, ""), line.value))
+                fields.append(Field(name, line.annotation, described.get(name, ""), line.value, file))
     return DataClass(node.name, about, tuple(fields), file)
 
 
@@ -394,7 +396,7 @@ def _section(kind: DataClass, *, is_whole: bool) -> str:
     for field in kind.fields:
         meaning = field.about.replace("|", "\\|")
         meaning += " *May be left out.*" if field.left_out else ""
-        lines.append(f"| `{field.name}` | {_in_words(field.kind, kind.module)} | {meaning} |")
+        lines.append(f"| `{field.name}` | {_in_words(field.kind, field.module)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
