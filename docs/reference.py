@@ -355,7 +355,10 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 def _data_class(node: ast.ClassDef, file: Path) -> DataClass:
     """Return what a class's source says."""
     about, described = attributes_of(ast.get_docstring(node) or "")
-    fields = []
+    fields: list[Field] = []
+    for base in reversed(node.bases):
+        inherited = _lookup(file, ast.unparse(base))
+        fields += inherited.fields if inherited else ()
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             name = line.target.id
