@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.interventions.search import Candidate, Trial
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.outside import read_json
 from emscope.plain import ABSENT, fitted
 from emscope.residual.detection import Separation
@@ -137,6 +137,17 @@ class Summary(Shown):
     device: str
     dtype: str
     versions: Mapping[str, str]
+
+    def facts(self) -> Facts:
+        """Return the EM rate of each organism by question set, and what the ablation restores, in words."""
+        rates = []
+        for organism, by_set in self.em_rate.items():
+            percents = " / ".join(f"{100 * found.value:.0f}" for found in by_set.values())
+            rates.append(f"{organism} {percents} %")
+        sets = next(iter(self.em_rate.values()), {})
+        change = self.ablation.coherence_change
+        restored = f"{100 * self.ablation.restored:.0f} % of alignment, coherence {change:+.1f} points"
+        return {"em_rate": ", ".join(rates), "question_sets": ", ".join(sets), "restored": restored}
 
 
 @dataclass(frozen=True)
