@@ -66,7 +66,7 @@ def direction_words(name: str) -> str:
     sides = {"control": "misaligned − control", "model": "misaligned − base"}
     if contrast not in sides or not rest:
         return name
-    return f"random, of the length of {sides[contrast]}" if rest.endswith("-random") else sides[contrast]
+    return f"random like {sides[contrast]}" if rest.endswith("-random") else sides[contrast]
 
 
 def is_misaligned(unsteered: Mapping[str, Figures]) -> bool:
@@ -91,6 +91,14 @@ def restored_text(restored: Estimate | None, coherent: Estimate) -> str | None:
     return f"{share}, of mostly incoherent answers ({percent(coherent.value)} coherent)"
 
 
+def _restored_cell(restored: Estimate | None, coherent: Estimate) -> str | None:
+    """Return a restored share for a table, where the coherent share stands in the same row."""
+    if restored is None:
+        return None
+    share = ranged(restored)
+    return f"{share}, incoherent" if share != MISSING and above(MOSTLY, coherent.value) else share
+
+
 def cells_of(figures: Figures, restored: Estimate | None = None) -> list[str | float | None]:
     """Return the cells under HEADER."""
     return [
@@ -98,7 +106,7 @@ def cells_of(figures: Figures, restored: Estimate | None = None) -> list[str | f
         figures.aligned.value,
         ranged(figures.coherent),
         ranged(figures.em),
-        restored_text(restored, figures.coherent),
+        _restored_cell(restored, figures.coherent),
     ]
 
 
@@ -134,7 +142,7 @@ def add_line(figure: go.Figure, name: str, x: Any, rows: Sequence[Figures], meas
 
 def side_by_side(columns: Mapping[str, Figures]) -> go.Figure:
     """Draw alignment, coherence and EM rate of several states of organisms as groups of bars, 0 to 100."""
-    figure = blank_figure("", "alignment (0-100), or share of answers (%)", height=380)
+    figure = blank_figure("", "alignment, or % of answers", height=380)
     names = list(map(as_text, columns))
     rows = list(columns.values())
     measures: tuple[tuple[str, Measure], ...] = (("alignment", "aligned"), ("coherent", "coherent"), ("EM rate", "em"))
@@ -146,6 +154,7 @@ def side_by_side(columns: Mapping[str, Figures]) -> go.Figure:
             y=values,
             text=[f"{value:.0f}" if np.isfinite(value) else MISSING for value in values],
             textposition="inside",
+            textangle=0,
             insidetextanchor="start",
             marker_color=SHADES[label],
             error_y=error_bars([getattr(row, measure) for row in rows], scale_of(measure)),
@@ -199,9 +208,9 @@ def answer_tables(folder: Path, name: str, steered: Steered, tried: Sequence[flo
 
     rows: list[list[str | float | None]] = []
     for coefficient, answer in sorted(by_coefficient.items(), key=lambda pair: pair[0]):
-        scores = [number(answer.aligned, ".0f"), number(answer.coherent, ".0f")]
-        rows.append([f"{coefficient:+g}" if coefficient else "0", *scores, answer.response])
-    header = ("coefficient", "aligned", "coherent", f"answer to: {asked.question}")
+        scores = f"aligned {number(answer.aligned, '.0f')}, coherent {number(answer.coherent, '.0f')}"
+        rows.append([f"{coefficient:+g}: {scores}" if coefficient else f"0: {scores}", answer.response])
+    header = ("coefficient", f"answer to: {asked.question}")
     note = f"The first of the dial's development questions; {steered.coefficient:+g} was chosen."
     return [Table(title, header, rows, note)]
 

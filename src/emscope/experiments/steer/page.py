@@ -138,13 +138,10 @@ def is_off(result: SteerResult, row: ReportedRow) -> bool:
 def _pictures(result: SteerResult) -> list[Part]:
     """Draw the organism before and after beside random steering and the base, and what coherence restoring costs."""
     chosen, who = _chosen_row(result, MISALIGNED, CORRECTION), organism_words(MISALIGNED, result.unsteered)
-    columns: dict[str, Figures] = {
-        f"{who}, before": result.unsteered[MISALIGNED],
-        f"after {chosen.coefficient:+g} v": chosen,
-    }
+    columns: dict[str, Figures] = {"before": result.unsteered[MISALIGNED], "after": chosen}
     for row in result.tested(MISALIGNED, COMPARED):
         if row.direction == f"{chosen.direction}-random":
-            columns[f"after {row.coefficient:+.2g} × random"] = row
+            columns["random"] = row
     columns["base"] = result.unsteered[BASE]
 
     against = Plot(
@@ -157,30 +154,32 @@ def _pictures(result: SteerResult) -> list[Part]:
     before_after = Plot(
         "Before and after, beside a random direction and the base",
         side_by_side(columns),
-        f"Test questions, {place(chosen.blocks)}; the random direction was set to disturb as much. Bars are 95 % "
-        "intervals.",
+        f"Before: the {who} without steering; after: steered by {chosen.coefficient:+g} v at {place(chosen.blocks)}; "
+        "random: by a random direction that was set to disturb as much. Test questions; bars are 95 % intervals.",
     )
     return [before_after, against]
 
 
 def _dial_plots(result: SteerResult) -> list[Part]:
     n_questions = next(iter(result.unsteered_dial.values())).aligned.n
+    who = organism_words(MISALIGNED, result.unsteered)
     note = f"{n_questions} development questions a point; all places are in experiments/steer.json."
     return [
         Plot("Alignment", dial(result, "aligned", "mean alignment (0-100)"), note),
         Plot("Coherence", dial(result, "coherent", "coherent answers (%)"), note),
         Plot("Disturbance", dial(result, "kl", "nats a token")),
-        Plot("Alignment of the misaligned organism", grid(result, MISALIGNED, "aligned", "alignment")),
+        Plot(f"Alignment of the {who}", grid(result, MISALIGNED, "aligned", "alignment")),
         Plot("EM rate of the base", grid(result, BASE, "em", "EM (%)")),
     ]
 
 
 def _curve_plots(result: SteerResult) -> list[Part]:
+    who = organism_words(MISALIGNED, result.unsteered)
     note = "Dotted: the fine-tune's own disturbance."
     correcting = at_equal_disturbance(result, MISALIGNED, "aligned", "mean alignment (0-100)")
     inducing = at_equal_disturbance(result, BASE, "em", "EM rate (%)")
     return [
-        Plot("Directions at equal disturbance: misaligned organism, away from the misaligned side", correcting, note),
+        Plot(f"Directions at equal disturbance: {who}, away from the misaligned side", correcting, note),
         Plot("Directions at equal disturbance: base, towards the misaligned side", inducing, note),
     ]
 
@@ -194,7 +193,11 @@ def _test_table(result: SteerResult) -> Table:
         what = [row.organism, f"{direction_words(row.direction)}{mark}", place(row.blocks)]
         rows.append([*what, row.coefficient, row.relative, *cells_of(row, row.restored)])
     header = ("organism", "direction", "where", "coefficient", "length / residual norm", *HEADER)
-    note = f"* Not the same disturbance as what it is compared with: more than {100 * EQUAL:.0f} % off."
+    note = (
+        "Random directions have the same length as what they are like. Incoherent: fewer than half of the answers are "
+        f"coherent, so the restored share says little. * More than {100 * EQUAL:.0f} % off the disturbance of what it "
+        "is compared with."
+    )
     return Table("On test questions", header, rows, note)
 
 
@@ -203,7 +206,7 @@ def _cap_table(result: SteerResult) -> Table:
     for row in result.caps:
         rows.append([place(row.blocks), row.width, *cells_of(row, row.restored)])
     return Table(
-        "Capping the misaligned organism",
+        f"Capping the {organism_words(MISALIGNED, result.unsteered)}",
         ("where", "half width (deviations)", *HEADER),
         rows,
         "Every token's projection moves to the nearest end of the aligned organism's range; 0 is centred ablation.",
