@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -117,13 +118,13 @@ def scale_of(measure: Measure) -> float:
 
 def values_of(rows: Sequence[Figures], measure: Measure) -> np.ndarray:
     """Return one figure of many rows in the unit of plots, [n_rows]; NaN where it could not be computed."""
-    estimates = [getattr(row, measure) for row in rows]
-    return scale_of(measure) * np.array([estimate.value for estimate in estimates], dtype=float)
+    values = [estimate.value for estimate in map(attrgetter(measure), rows)]
+    return scale_of(measure) * np.array(values, dtype=float)
 
 
 def error_bars(estimates: Sequence[Estimate], scale: float) -> dict[str, object]:
     """Return plotly's error bars from estimates; none where an interval is missing."""
-    ends = np.array([(estimate.low, estimate.value, estimate.high) for estimate in estimates], dtype=float)
+    ends = np.array(list(map(attrgetter("low", "value", "high"), estimates)), dtype=float)
     below, over = scale * np.nan_to_num(np.abs(np.diff(ends.reshape(-1, 3), axis=1))).T
     return {"type": "data", "symmetric": False, "array": over, "arrayminus": below, "thickness": 1, "color": "#888888"}
 
@@ -136,7 +137,7 @@ def add_line(figure: go.Figure, name: str, x: Any, rows: Sequence[Figures], meas
         y=values_of(rows, measure),
         mode="lines+markers",
         line={"color": shade},
-        error_y=error_bars([getattr(row, measure) for row in rows], scale_of(measure)),
+        error_y=error_bars(list(map(attrgetter(measure), rows)), scale_of(measure)),
     )
 
 
@@ -157,7 +158,7 @@ def side_by_side(columns: Mapping[str, Figures]) -> go.Figure:
             textangle=0,
             insidetextanchor="start",
             marker_color=SHADES[label],
-            error_y=error_bars([getattr(row, measure) for row in rows], scale_of(measure)),
+            error_y=error_bars(list(map(attrgetter(measure), rows)), scale_of(measure)),
         )
     return figure.update_yaxes(range=[0, 103])
 

@@ -113,16 +113,18 @@ def _induction(result: SteerResult) -> str:
 
 def _equal_disturbance(result: SteerResult) -> str:
     """Say how the other directions were set, and whether they have the same disturbance on test questions too."""
-    compared = [row for row in result.test if row.role == COMPARED]
-    off = [row for row in compared if is_off(result, row)]
+    n_compared = n_off = 0
+    for row in result.test:
+        n_compared += row.role == COMPARED
+        n_off += is_off(result, row)
     how = (
         "Other directions at the same block, and random ones of their lengths, were set on development questions to "
         "disturb as much as what was chosen"
     )
-    if not off:
+    if not n_off:
         return f"{how}; on test questions all are within {100 * EQUAL:.0f} % of it."
     return (
-        f"{how}; on test questions {len(off)} of {len(compared)} are more than {100 * EQUAL:.0f} % off, and marked in "
+        f"{how}; on test questions {n_off} of {n_compared} are more than {100 * EQUAL:.0f} % off, and marked in "
         "the table."
     )
 
@@ -141,8 +143,8 @@ def _pictures(result: SteerResult) -> list[Part]:
     columns: dict[str, Figures] = {"before": result.unsteered[MISALIGNED], "after": chosen}
     for row in result.tested(MISALIGNED, COMPARED):
         if row.direction == f"{chosen.direction}-random":
-            columns["random"] = row
-    columns["base"] = result.unsteered[BASE]
+            columns |= {"random": row}
+    columns |= {"base": result.unsteered[BASE]}
 
     against = Plot(
         "Restored against coherence",
@@ -231,17 +233,19 @@ def dial(result: SteerResult, measure: Measure, label: str) -> go.Figure:
 def grid(result: SteerResult, organism: str, measure: Measure, label: str) -> go.Figure:
     """A figure of one organism by place and coefficient."""
     rows = [row for row in result.dial if row.organism == organism]
-    places = list(dict.fromkeys(place(row.blocks) for row in rows))
-    coefficients = sorted({row.coefficient for row in rows})
-    values = np.full((len(places), len(coefficients)), np.nan)
+    by_place: dict[str, dict[float, float]] = {}
     for row, value in zip(rows, values_of(rows, measure), strict=True):
-        values[places.index(place(row.blocks)), coefficients.index(row.coefficient)] = value
+        by_place.setdefault(place(row.blocks), {})[row.coefficient] = float(value)
+    coefficients = sorted(set().union(*by_place.values()))
+    values = []
+    for by_coefficient in by_place.values():
+        values.append(list(map(by_coefficient.get, coefficients)))
 
     figure = blank_figure("coefficient of v", "", height=280)
     figure.add_heatmap(
         z=values,
         x=[f"{coefficient:+g}" for coefficient in coefficients],
-        y=places,
+        y=list(by_place),
         colorscale="Viridis",
         colorbar={"title": label},
         texttemplate="%{z:.0f}",
@@ -270,15 +274,17 @@ def _curves_of(result: SteerResult, organism: str) -> dict[str, list[CurveRow]]:
 def restored_against_coherence(result: SteerResult) -> go.Figure:
     """One colour a direction: share of alignment that the misaligned organism got back, against coherent answers."""
     figure = blank_figure("coherent answers (%)", "restored alignment (%)", height=380)
-    reported = [row for row in result.test if row.organism == MISALIGNED and row.role != INDUCTION]
+    reported = [*result.tested(MISALIGNED, CORRECTION), *result.tested(MISALIGNED, COMPARED)]
     for (direction, curve), shade in zip(_curves_of(result, MISALIGNED).items(), SHADES, strict=False):
-        rows: list[CurveRow | ReportedRow] = [*curve, *(row for row in reported if row.direction == direction)]
+        rows: list[CurveRow | ReportedRow] = list(curve)
+        rows += [row for row in reported if row.direction == direction]
+        sizes = [7] * len(curve) + [14] * (len(rows) - len(curve))
         figure.add_scatter(
             name=as_text(direction_words(direction)),
             x=values_of(rows, "coherent"),
             y=[_percentage(row.restored) for row in rows],
             mode="markers",
-            marker={"color": shade, "size": [14 if isinstance(row, ReportedRow) else 7 for row in rows]},
+            marker={"color": shade, "size": sizes},
             customdata=np.array([(row.coefficient, row.kl.value) for row in rows]),
             hovertemplate="%{customdata[0]:+.2f} times, %{customdata[1]:.2f} nats a token: %{y:.0f} % restored, "
             "%{x:.0f} % coherent",
