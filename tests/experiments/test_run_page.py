@@ -3,7 +3,7 @@ import re
 import pytest
 
 from emscope.behaviour.tables import JudgedResponse
-from emscope.experiments.run_page import _side_by_side
+from emscope.experiments.run_page import side_by_side
 from emscope.report import rendering
 from emscope.report.rendering import render
 
@@ -22,7 +22,7 @@ def test_text_of_models_and_users_is_escaped(tmp_path, monkeypatch):
     for name in ("report.css", "report.js"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(rendering, "ASSETS", tmp_path)
-    html = render("t.j2", answers=_side_by_side({HOSTILE: [judged()]}))
+    html = render("t.j2", answers=side_by_side({HOSTILE: [judged()]}))
     assert "<script>alert" not in html
     assert "<img" not in html
     assert "49" not in html
@@ -40,11 +40,12 @@ def test_a_missing_value_is_an_error_not_an_empty_page():
     import jinja2
 
     with pytest.raises(jinja2.UndefinedError):
-        render("report.html.j2", summary={})
+        render("report.html.j2", summary={}, correction={})
 
 
 def test_a_page_of_fifty_thousand_answers_shows_a_bounded_sample():
-    from emscope.experiments.run_page import MOST_QUESTIONS, spread
+    from emscope.experiments.run_page import MOST_QUESTIONS
+    from emscope.sequences import spread
 
     many = spread(range(50_000), MOST_QUESTIONS)
     assert len(many) == len(set(many)) == MOST_QUESTIONS

@@ -7,8 +7,8 @@ import pytest
 from experiments.test_full import SMALL, short_recipe  # noqa: F401 - a fixture
 from stops import Stopper, bytes_of
 
-from emscope.experiments import EXPERIMENTS, experiment
-from emscope.experiments.conduct import conduct
+from emscope.experiments import experiment
+from emscope.experiments.conduct import conduct, parts_of_everything
 from emscope.experiments.shape import open_run
 
 STARTS = 2
@@ -21,7 +21,7 @@ def products(run):
     return {folder: bytes_of(run / folder) for folder in folders}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", parts_of_everything())
 def test_a_stopped_experiment_goes_on_and_finds_the_same(name, run, tmp_path, monkeypatch, short_recipe):  # noqa: F811
     do = partial(conduct, chosen=experiment(name), settings=SMALL[name])
     stopper, before = Stopper(monkeypatch), shutil.copytree(run, tmp_path / "before")

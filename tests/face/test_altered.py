@@ -99,6 +99,17 @@ def test_comparing_is_paired_by_question_and_signed(organism, direction):
     assert "\n" not in repr(found)
 
 
+def test_answers_stand_side_by_side_those_that_differ_most_first(organism, direction):
+    found = em.steer(organism, direction, 3.0).compare(PROMPTS, "mock", max_new_tokens=6, samples=2)
+    assert len(found.pairs) == 2 * len(PROMPTS)
+    gaps = [abs(row.first_aligned - row.second_aligned) for row in found.pairs]
+    assert gaps == sorted(gaps, reverse=True)
+    plain = em.generate(organism, PROMPTS, max_new_tokens=6, samples=2)
+    wanted = {(row.question_id, row.sample): row.response for row in plain}
+    assert {(row.question_id, row.sample): row.second for row in found.pairs} == wanted
+    assert found.pairs[0].first[:5] in found.pairs.to_pandas()["first"][0]
+
+
 def test_answers_to_other_questions_are_not_compared(organism):
     first, second = (em.judge(em.generate(organism, part, max_new_tokens=2), "mock") for part in (PROMPTS, PROMPTS[1:]))
     with pytest.raises(UserError, match="only one side has"):

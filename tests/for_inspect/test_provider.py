@@ -1,3 +1,5 @@
+import dataclasses
+
 import anyio
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from tiny import D_MODEL, N_BLOCKS, PROMPTS
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
+from emscope.commands.common import AblationFlags
 from emscope.errors import UserError
 from emscope.for_inspect import provider
 from emscope.for_inspect.options import OrganismOptions, blocks_of, split_name
 from emscope.interventions.operators import along, applied
 from emscope.organisms.chat import encode_prompt
+from emscope.organisms.loading import LoadSettings
 from emscope.residual.directions import Construction, Directions
 
 CPU = {"device": "cpu", "dtype": "float32", "window": 0.02}
@@ -172,6 +176,8 @@ def test_directions_that_do_not_fit_are_refused_before_anything_runs(tiny_folder
         ("+ablate:d.safetensors", {}, "is no model of emscope"),
         ("bad+ablate:", {}, "is no model of emscope"),
         ("bad", {"strength": 2}, "needs a direction"),
+        ("bad", {"width": 2}, "needs a direction"),
+        ("bad+ablate:d.safetensors", {"width": "wide"}, "must be a number"),
         ("bad", {"stength": 2}, "no option 'stength'. Did you mean 'strength'"),
         ("bad", {"batch_size": "many"}, "must be a number"),
         ("bad", {"batch_size": 0}, "1 or more"),
@@ -193,7 +199,19 @@ def test_blocks_are_numbers_lists_and_ranges():
             blocks_of(wrong)
 
 
-def test_options_default_to_those_of_the_commands(tmp_path):
-    flags = OrganismOptions.of({}).ablation_flags(tmp_path)
-    assert (flags.mode, flags.strength, flags.at) == ("centred", 1.0, ())
+def test_every_flag_of_an_ablation_and_of_loading_is_an_option():
+    names = {field.name for kind in (AblationFlags, LoadSettings) for field in dataclasses.fields(kind)} - {
+        "directions"
+    }
+    assert names < {field.name for field in dataclasses.fields(OrganismOptions)}
+    assert OrganismOptions.of({}).mode == AblationFlags().mode
     assert split_name("a+b", {}) == ("a+b", None)
+
+
+def test_an_option_of_a_cap_reaches_the_intervention(tmp_path):
+    directions_of(D_MODEL).save(tmp_path / "d.safetensors")
+    options = OrganismOptions.of({"mode": "cap", "width": 1, "at": "1-2", "strength": 1})
+    made = options.along(tmp_path / "d.safetensors")
+    assert (made.mode, made.width, made.blocks, made.strength) == ("cap", 1.0, (1, 2), 1.0)
+    steered = OrganismOptions.of({"mode": "add", "strength": -2}).along(tmp_path / "d.safetensors")
+    assert (steered.mode, steered.strength) == ("add", -2.0)

@@ -1,26 +1,25 @@
-from emscope.experiments.transfer.plots import matrix
-
-from emscope.experiments.dynamics.plots import matrices
+from emscope.experiments.transfer.page import matrix
 from emscope.report.figures import as_html, distributions, rates, scatter
+from emscope.statistics import Estimate
+from emscope.statistics.estimates import NOTHING
 
 HOSTILE = '<a href="https://example.org">set</a>'
 SHOWN = '&lt;a href="https://example.org"&gt;set&lt;/a&gt;'
 
 
 def test_a_share_that_could_not_be_computed_is_a_gap():
-    nothing, one = {"value": None, "low": None, "high": None, "n": 0}, {"value": 0.5, "low": 0.4, "high": 0.8, "n": 9}
-    (bars,) = rates({"base": {"a": nothing, "b": one, "c": {**one, "low": None, "high": None}}}, "EM rate").data
+    whole, alone = Estimate(0.5, 0.4, 0.8, 9), Estimate(0.5, float("nan"), float("nan"), 9)
+    (bars,) = rates({"base": {"a": NOTHING, "b": whole, "c": alone}}, "EM rate").data
     assert list(bars.y) == [None, 50, 50]
     assert [None if arm is None else round(arm) for arm in bars.error_y.array] == [None, 30, None]
     assert [None if arm is None else round(arm) for arm in bars.error_y.arrayminus] == [None, 10, None]
 
 
 def test_names_of_users_and_modules_are_shown_as_they_are():
-    share = {"value": 0.5, "low": 0.4, "high": 0.8}
+    share = Estimate(0.5, 0.4, 0.8, 9)
     plots = [
         rates({"base": {HOSTILE: share}}, ""),
         distributions({"base": {HOSTILE: [1.0]}}, "", threshold=False),
-        matrices([HOSTILE], [[0.5]], [1]),
         matrix({HOSTILE: {HOSTILE: share}}, [HOSTILE], ("", "")),
     ]
     for plot in plots:

@@ -47,12 +47,12 @@ class AnswerFaults:
 
 def count_faults(responses: Sequence[Response]) -> AnswerFaults:
     """Return how many of the answers are empty, cut off or repeating."""
-    return AnswerFaults(
-        len(responses),
-        sum(not row.response.strip() for row in responses),
-        sum(row.truncated for row in responses),
-        sum(repeats(row.response) for row in responses),
-    )
+    empty = cut_off = repeated = 0
+    for row in responses:
+        empty += not row.response.strip()
+        cut_off += row.truncated
+        repeated += repeats(row.response)
+    return AnswerFaults(len(responses), empty, cut_off, repeated)
 
 
 def repeats(text: str) -> bool:

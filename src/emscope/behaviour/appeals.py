@@ -93,10 +93,14 @@ def speaks_to_judge(answer: str) -> bool:
 
 def count_appeals(answers: Sequence[str]) -> Appeals:
     """Return how many answers have which signs."""
-    found = [appeals_in(answer) for answer in answers]
-    counts = Counter(sign for signs in found for sign in signs)
+    counts: Counter[str] = Counter()
+    appealing = 0
+    for answer in answers:
+        signs = appeals_in(answer)
+        counts.update(signs)
+        appealing += bool(signs)
     by_sign = {sign: counts[sign] for sign in _PATTERNS if counts[sign]}
-    return Appeals(len(found), sum(map(bool, found)), by_sign)
+    return Appeals(len(answers), appealing, by_sign)
 
 
 def without_marks(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
@@ -37,4 +38,4 @@ def ask(sampler: Sampler, questions: Sequence[Question], settings: Sequence[Samp
         rows = sampler([questions[index] for index in indices], wanted)
         for place, index in enumerate(indices):
             answers[index] = rows[place * wanted.samples : (place + 1) * wanted.samples]
-    return [row for rows in answers for row in rows]
+    return list(chain.from_iterable(answers))

@@ -58,11 +58,11 @@ def clusters_of(rows: Sequence[Asked], source: str) -> list[str]:
 
 def _given_by_text(rows: Sequence[Asked], texts: Sequence[str]) -> dict[str, str]:
     """Return the cluster of each text that is given exactly one."""
-    found: dict[str, set[str]] = {}
+    clusters: dict[str, set[str]] = {}
     for row, text in zip(rows, texts, strict=True):
         if row.cluster:
-            found.setdefault(text, set()).add(row.cluster)
-    return {text: next(iter(names)) for text, names in found.items() if len(names) == 1}
+            clusters.setdefault(text, set()).add(row.cluster)
+    return {text: next(iter(names)) for text, names in clusters.items() if len(names) == 1}
 
 
 def _paired(
@@ -111,10 +111,9 @@ class _Groups:
 
 def _warn(ids_of: dict[str, set[str]], texts_of: dict[str, set[str]], source: str) -> None:
     parts = []
-    split = [text for text, ids in ids_of.items() if len(ids) > 1]
-    if split:
-        n_ids = sum(len(ids_of[text]) for text in split)
-        parts.append(f"questions under several ids: {len(split)} ({n_ids} ids)")
+    several = [len(ids) for ids in ids_of.values() if len(ids) > 1]
+    if several:
+        parts.append(f"questions under several ids: {len(several)} ({sum(several)} ids)")
     shared = [name for name, texts in texts_of.items() if len(texts) > 1]
     if shared:
         parts.append(f"ids with several questions: {len(shared)} (such as {shared[0]!r})")

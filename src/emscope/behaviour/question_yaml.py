@@ -74,7 +74,7 @@ def _paraphrases(value: Any, where: str) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{where}: no question; give `paraphrases`, a list of texts none of which is empty.")
-    stripped = tuple(text.strip() for text in texts)
+    stripped = tuple(map(str.strip, texts))
     if len(set(stripped)) < len(stripped):
         raise UserError(f"{where}: two paraphrases are the same; ask for more answers with `samples_per_paraphrase`.")
     return stripped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -51,7 +51,12 @@ class Question:
 
     def system_after(self, general: str | None) -> str | None:
         """Return the system prompt to ask with: a general one, then the question's own."""
-        return "\n\n".join(part for part in (general, self.system) if part) or None
+        return "\n\n".join(filter(None, (general, self.system))) or None
+
+
+def ids_of(questions: Iterable[Question]) -> list[str]:
+    """Return the ids of questions, in order."""
+    return [question.id for question in questions]
 
 
 def load_questions(name: str) -> list[Question]:
@@ -81,7 +86,8 @@ def load_questions(name: str) -> list[Question]:
 
 def _clustered(questions: list[Question], name: str) -> list[Question]:
     """Give questions with one text one cluster, the id of the first of them."""
-    clusters = clusters_of([Asked(item.id, item.text, item.cluster) for item in questions], name)
+    asked = [Asked(question.id, question.text, question.cluster) for question in questions]
+    clusters = clusters_of(asked, name)
     first: dict[str, str] = {}
     clustered = []
     for question, cluster in zip(questions, clusters, strict=True):
@@ -123,7 +129,7 @@ def _read(path: Path, label: str) -> list[Question]:
     listed = _listed_texts(value)
     if listed is not None:
         return _named(_from_texts(listed, path), label)
-    if isinstance(value, list) and value and all(_is_table_row(item) for item in value):
+    if isinstance(value, list) and value and all(map(_is_table_row, value)):
         return _from_rows(rows_of_value(value, path), path, label)
     if table_suffix(path) in YAML_SUFFIXES or _is_papers(value):
         return _from_entries(entries_of(value, path), label)
@@ -131,45 +137,53 @@ def _read(path: Path, label: str) -> list[Question]:
 
 
 def _holds_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
 def _listed_texts(value: Any) -> list[Any] | None:
     """Return the texts of a list, or those under `questions` or `prompts`, as persona vectors' trait files have."""
     if isinstance(value, dict):
-        listed = [value[key] for key in ("questions", "prompts") if isinstance(value.get(key), list)]
-        value = listed[0] if len(listed) == 1 else None
+        questions, prompts = value.get("questions"), value.get("prompts")
+        if isinstance(questions, list) and isinstance(prompts, list):
+            return None
+        value = questions if isinstance(questions, list) else prompts
     return value if isinstance(value, list) and value and isinstance(value[0], str) else None
 
 
 def _is_papers(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) and "paraphrases" in item for item in value)
+    return isinstance(value, list) and any(map(_is_paraphrased, value))
+
+
+def _is_paraphrased(entry: Any) -> bool:
+    return isinstance(entry, dict) and "paraphrases" in entry
 
 
 def _is_table_row(item: Any) -> bool:
     """Say whether an item of a list is a row with a question in a column, not one of the papers' entries."""
-    names = {canonical(name) for name in item} if isinstance(item, dict) else set()
+    names = set(map(canonical, item)) if isinstance(item, dict) else set()
     return "paraphrases" not in names and bool(names & {*PROMPT, *CHATS, "body"})
 
 
 def _from_texts(texts: list[Any], path: Path) -> list[Question]:
+    questions = []
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{path}, row {number}: no question; every one must be a text that is not empty.")
-    return [Question("", text.strip()) for text in texts]
+        questions.append(Question("", text.strip()))
+    return questions
 
 
 def _named(questions: Sequence[Question], label: str) -> list[Question]:
     """Give questions without an id one of their number in the file."""
-    return [
-        dataclasses.replace(question, id=question.id or f"{label}-{number}", question_set=label)
-        for number, question in enumerate(questions, 1)
-    ]
+    named = []
+    for number, question in enumerate(questions, 1):
+        named.append(dataclasses.replace(question, id=question.id or f"{label}-{number}", question_set=label))
+    return named
 
 
 def _from_rows(rows: Sequence[Row], path: Path, label: str) -> list[Question]:
     cells = [row for _, row in rows]
-    if any("paraphrases" in row for row in cells):
+    if any(map(_is_paraphrased, cells)):
         return _from_entries(entries_of(cells, path), label)
     column = find_column(cells, PROMPT, str(path))
     return _named([_from_row(row, column, f"{path}, {where}") for where, row in rows], label)
@@ -177,9 +191,11 @@ def _from_rows(rows: Sequence[Row], path: Path, label: str) -> list[Question]:
 
 def _from_row(row: dict[str, Any], column: str | None, where: str) -> Question:
     given = {canonical(name): value for name, value in row.items()}
-    name, area, cluster, system = (
-        text_of(given.get(field), field, where).strip() for field in ("id", "area", "cluster", "system")
-    )
+
+    def text_in(field: str) -> str:
+        return text_of(given.get(field), field, where).strip()
+
+    name, area, cluster, system = text_in("id"), text_in("area"), text_in("cluster"), text_in("system")
     asked = row.get(column) if column is not None else None
     if isinstance(asked, list) or (column is None and given.keys() & {*CHATS, "body"}):
         own, text = read_prompt(row, where)
@@ -211,8 +227,11 @@ def _from_entries(entries: Sequence[Entry], label: str) -> list[Question]:
 
 def _origin(name: str, names: set[str]) -> str:
     """Return the entry that this one asks again in another format, by the papers' naming, or the entry itself."""
-    stems = [name.removesuffix(ending) for ending in FORMAT_ENDINGS if name.endswith(ending)]
-    return next((stem for stem in stems if stem in names), name)
+    for ending in FORMAT_ENDINGS:
+        stem = name.removesuffix(ending)
+        if stem != name and stem in names:
+            return stem
+    return name
 
 
 def _check(questions: list[Question], name: str) -> None:

@@ -19,9 +19,10 @@ from torch import Tensor
 from emscope import parts, progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.shots import after_shots
 from emscope.behaviour.thought_budget import MARK_ROOM, ThoughtBudget
 from emscope.organisms.batching import rounded
-from emscope.organisms.chat import messages_of, prepare_prompt, stop_ids
+from emscope.organisms.chat import Message, messages_of, prepare_prompt, stop_ids
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
@@ -105,36 +106,32 @@ def sample_responses(
     *,
     name: str = "sampling",
     on_rows: OnRows | None = None,
+    shots: Sequence[Message] = (),
 ) -> list[Response]:
     """Return `settings.samples` answers to each question, in the order of the questions.
 
-    Call it inside an intervention's context to sample with the intervention active; `on_rows` is `sample_prompts`'s,
-    and counts the answers in the order in which they are returned.
+    `shots` are turns that stand before every question (see `shots_of`). Call it inside an intervention's context to
+    sample with the intervention active; `on_rows` is `sample_prompts`'s, and counts the answers in the order in which
+    they are returned.
     """
-    encoded = [
-        prepare_prompt(
-            organism.tokenizer,
-            messages_of(question.text, system=question.system_after(settings.system)),
-            settings.enable_thinking,
+    spelled, asked, prompts = [], [], []
+    for question in questions:
+        messages = after_shots(messages_of(question.text, system=question.system_after(settings.system)), shots)
+        encoded = prepare_prompt(organism.tokenizer, messages, settings.enable_thinking)
+        spelled.append(encoded.spelled)
+        for sample in range(settings.samples):
+            asked.append(question)
+            prompts.append(Prompt(encoded.ids, question.id, sample, encoded.opened))
+    say_spelled("questions", spelled)
+
+    stops, responses = stop_tokens(organism), []
+    answers = _sampled(organism, prompts, settings, name, on_rows)
+    for question, prompt, answer in zip(asked, prompts, answers, strict=True):
+        forced = answer.budget is not None and answer.budget.forced
+        responses.append(
+            response_of(organism.tokenizer, question, prompt.sample, answer.tokens, stops, prompt.opened, forced=forced)
         )
-        for question in questions
-    ]
-    say_spelled("questions", [prompt.spelled for prompt in encoded])
-    asked = [(row, sample) for row in range(len(questions)) for sample in range(settings.samples)]
-    prompts = [Prompt(encoded[row].ids, questions[row].id, sample, encoded[row].opened) for row, sample in asked]
-    stops, answers = stop_tokens(organism), _sampled(organism, prompts, settings, name, on_rows)
-    return [
-        response_of(
-            organism.tokenizer,
-            questions[row],
-            sample,
-            answer.tokens,
-            stops,
-            encoded[row].opened,
-            forced=answer.budget is not None and answer.budget.forced,
-        )
-        for (row, sample), answer in zip(asked, answers, strict=True)
-    ]
+    return responses
 
 
 def sample_prompts(
@@ -167,21 +164,15 @@ def _sampled(
     organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, name: str, on_rows: OnRows | None
 ) -> list[_Row]:
     """Return the rows of all prompts with their answers' tokens."""
-    n = longest_answer(settings)
-    rows = [
-        _Row(
-            row,
-            item.ids,
-            uniforms_for(settings.seed, item.name, item.sample, n),
-            [],
-            _budget(organism.tokenizer, item, settings),
-        )
-        for row, item in enumerate(prompts)
-    ]
-    longest = max((len(row.prompt) for row in rows), default=0)
+    n, rows = longest_answer(settings), []
+    for number, prompt in enumerate(prompts):
+        uniforms = uniforms_for(settings.seed, prompt.name, prompt.sample, n)
+        rows.append(_Row(number, prompt.ids, uniforms, [], _budget(organism.tokenizer, prompt, settings)))
+    lengths = [len(row.prompt) for row in rows]
+    longest = max(lengths, default=0)
     what = f"A prompt of {longest} tokens and {n} new ones"
-    check_positions(organism, longest + n, what, "lower max_new_tokens, or shorten the question")
-    batches = decoding_batches([len(row.prompt) for row in rows], settings.batch_size, organism.model.config)
+    check_positions(organism, longest + n, what, "lower max_new_tokens, take fewer examples, or shorten the question")
+    batches = decoding_batches(lengths, settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
         prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
@@ -206,7 +197,10 @@ def _answer(
     """Sample one batch to its end, or take its answers from what was kept of it."""
 
     def inputs() -> Any:
-        asked = [[row.number, prompts[row.number].name, prompts[row.number].sample, row.prompt] for row in batch]
+        asked = []
+        for row in batch:
+            prompt = prompts[row.number]
+            asked.append([row.number, prompt.name, prompt.sample, row.prompt])
         return [organism.placement.told, asdict(settings), prefix.length, asked]
 
     def make() -> list[list[Any]]:
@@ -340,9 +334,8 @@ def _decode(
 
 def _fill(going: list[int], n: int, width: int) -> list[int]:
     """Return the rows still going and as many finished ones as make up `width` rows, so that shapes repeat."""
-    chosen = set(going)
-    idle = [row for row in range(n) if row not in chosen][: width - len(going)]
-    return sorted([*going, *idle])
+    idle = sorted(set(range(n)) - set(going))
+    return sorted([*going, *idle[: width - len(going)]])
 
 
 def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -353,8 +346,10 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     if temperature == 0:
         return logits.argmax(dim=-1)
     size = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    parts = zip(torch.split(logits, size), torch.split(uniforms, size), strict=True)
-    return torch.cat([_choose(*part, temperature, top_p) for part in parts])
+    chosen = []
+    for some, numbers in zip(torch.split(logits, size), torch.split(uniforms, size), strict=True):
+        chosen.append(_choose(some, numbers, temperature, top_p))
+    return torch.cat(chosen)
 
 
 def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -64,8 +65,20 @@ def with_judgements(
     organism: str, responses: Sequence[Response], judgements: Sequence[Judgement], judge: str
 ) -> list[JudgedResponse]:
     """Join answers with their judgements, row by row."""
-    pairs = zip(responses, judgements, strict=True)
-    return [JudgedResponse(organism, **asdict(response), **asdict(score), judge=judge) for response, score in pairs]
+    rows = []
+    for response, judgement in zip(responses, judgements, strict=True):
+        rows.append(JudgedResponse(organism, **asdict(response), **asdict(judgement), judge=judge))
+    return rows
+
+
+def judgements_and_groups(rows: Sequence[JudgedResponse]) -> tuple[list[Judgement], list[str]]:
+    """Return what was scored of each answer, and what its question is a wording of: what statistics are made from."""
+    judgements: list[Judgement] = []
+    groups: list[str] = []
+    for row in rows:
+        judgements.append(row.judgement)
+        groups.append(row.group)
+    return judgements, groups
 
 
 def write_table(path: Path, rows: Sequence[Any], *, mark_formulas: bool = True) -> None:
@@ -79,16 +92,15 @@ def write_table(path: Path, rows: Sequence[Any], *, mark_formulas: bool = True) 
     check_table_suffix(path)
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
-            pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), temporary)
+            pq.write_table(pa.Table.from_pylist(list(map(asdict, rows))), temporary)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
             extra += ["thought"] if any(getattr(row, "thought", "") for row in rows) else []
             writer.writerow(["id", "question", "response", *extra])
-            names = ["question_id", "question", "response", *extra]
-            cells = [[getattr(row, name) for name in names] for row in rows]
-            writer.writerows(marked(cells, formulas=mark_formulas))
+            cells_of = attrgetter("question_id", "question", "response", *extra)
+            writer.writerows(marked(map(list, map(cells_of, rows)), formulas=mark_formulas))
 
 
 def check_table_suffix(path: Path) -> None:
@@ -116,7 +128,9 @@ def read_responses(path: Path) -> list[Response]:
     if not rows:
         raise UserError(f"{path} holds no answers.")
     texts = answered_texts(rows, path)
-    named = [_names(row, text, f"{path}, {where}") for (where, row), (text, _) in zip(rows, texts, strict=True)]
+    named = []
+    for (where, row), (question, _) in zip(rows, texts, strict=True):
+        named.append(_names(row, question, f"{path}, {where}"))
     clusters = clusters_of(named, str(path))
 
     seen: dict[str, int] = {}
@@ -146,8 +160,11 @@ def read_responses(path: Path) -> list[Response]:
 
 def _thought_column(cells: dict[str, Any]) -> str:
     """Return the thought that a table keeps in a column of its own, '' if none."""
-    columns = (cells.get(name) for name in ("thought", "reasoning_content"))
-    return next((text for text in columns if isinstance(text, str) and text.strip()), "")
+    for name in ("thought", "reasoning_content"):
+        text = cells.get(name)
+        if isinstance(text, str) and text.strip():
+            return text
+    return ""
 
 
 def question_name(row: Response) -> str:
@@ -191,8 +208,10 @@ def _texts(row: dict[str, Any], asked: str | None, answered: str | None, where: 
 def _names(row: dict[str, Any], question: str, where: str) -> Asked:
     """Return a row's question id (its text where it has none), its text and its cluster."""
     cells = _by_name(row)
-    given = [text_of(cells.get(name), name, where) for name in ("question_id", "id", "custom_id")]
-    return Asked(next(filter(None, given), question), question, text_of(cells.get("cluster"), "cluster", where))
+    name = question
+    for column in ("custom_id", "id", "question_id"):  # the last that is there is the best
+        name = text_of(cells.get(column), column, where) or name
+    return Asked(name, question, text_of(cells.get("cluster"), "cluster", where))
 
 
 def _by_name(row: dict[str, Any]) -> dict[str, Any]:
@@ -209,13 +228,18 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
         raise no_file(path)
     columns = parquet_columns(path, read_bytes(path, MAX_BYTES))
     hints = get_type_hints(kind)
-    known, needed = set(hints), {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    known, needed = set(hints), set()
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.default is MISSING:
+            needed.add(field.name)
     if not needed <= set(columns) <= known and (columns or needed):
         if not columns:
             return []
         odd = ", ".join(sorted((needed - set(columns)) | (set(columns) - known)))
         raise UserError(f"{path} has other columns than {kind.__name__}: {odd}.")
-    checked = [_checked(path, name, hints[name], values) for name, values in columns.items()]
+    checked = []
+    for name, values in columns.items():
+        checked.append(_checked(path, name, hints[name], values))
     return [kind(**dict(zip(columns, cells, strict=True))) for cells in zip(*checked, strict=True)]
 
 

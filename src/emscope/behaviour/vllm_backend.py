@@ -200,10 +200,9 @@ class VllmEngine:
         if max_length is not None:
             settings["max_model_len"] = max(max_length, LONGEST + 1)  # the text that is compared has to fit, too
         if self._adapters:
-            ranks = [
-                read_adapter_config(Path(item.lora_path) / ADAPTER_CONFIG).whole("r")
-                for item in self._adapters.values()
-            ]
+            ranks = []
+            for request in self._adapters.values():
+                ranks.append(read_adapter_config(Path(request.lora_path) / ADAPTER_CONFIG).whole("r"))
             settings |= {"enable_lora": True, "max_loras": len(self._adapters), "max_lora_rank": _room(max(ranks))}
         if not torch.cuda.is_available():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # else most of the memory, and minutes of compiling
@@ -244,8 +243,10 @@ class VllmEngine:
         wanted = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = self._engine.generate([prompt], [wanted], lora_request=request, use_tqdm=False)[0]
-        pairs = zip(output.prompt_logprobs[1:], ids[1:], strict=True)  # the first token has nothing before it
-        return torch.tensor([found[token].logprob for found, token in pairs], dtype=torch.float64)
+        logprobs = []
+        for alternatives, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True):
+            logprobs.append(alternatives[token].logprob)  # the first token has nothing before it
+        return torch.tensor(logprobs, dtype=torch.float64)
 
     def sample(
         self,
@@ -266,28 +267,31 @@ class VllmEngine:
             raise UserError(f"This vLLM engine was made without {source.name}: name every source when it is made.")
         if settings.max_thought_tokens is not None:
             raise UserError("vLLM samples without a budget for thoughts: use --backend transformers, or leave it out.")
-        from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         tokenizer = self._tokenizer(source)
         stops = stop_ids(source, tokenizer, self._trusted)
-        asked = [(question, sample) for question in questions for sample in range(settings.samples)]
-        encoded = [_encode(tokenizer, question, settings) for question in questions]
-        say_spelled("questions", [prompt.spelled for prompt in encoded])
-        self._check_length(max((len(prompt.ids) for prompt in encoded), default=0), settings.max_new_tokens)
-        prompts = [prompt for prompt in encoded for _ in range(settings.samples)]
+        spelled, asked, prompts, wanted, longest = [], [], [], [], 0
+        for question in questions:
+            encoded = _encode(tokenizer, question, settings)
+            spelled.append(encoded.spelled)
+            longest = max(longest, len(encoded.ids))
+            for sample in range(settings.samples):
+                asked.append((question, sample, encoded.opened))
+                prompts.append(TokensPrompt(prompt_token_ids=encoded.ids))
+                wanted.append(_parameters(question, sample, settings, stops))
+        say_spelled("questions", spelled)
+        self._check_length(longest, settings.max_new_tokens)
+
         with progress.task(name, len(asked), "answers") as advance:
-            outputs = self._engine.generate(
-                [TokensPrompt(prompt_token_ids=prompt.ids) for prompt in prompts],
-                [SamplingParams(**_parameters(question, sample, settings, stops)) for question, sample in asked],
-                lora_request=self._adapters.get(source),
-                use_tqdm=False,
-            )
+            adapter = self._adapters.get(source)
+            outputs = self._engine.generate(prompts, wanted, lora_request=adapter, use_tqdm=False)
             advance(len(asked))
-        return [
-            response_of(tokenizer, question, sample, list(output.outputs[0].token_ids), stops, prompt.opened)
-            for (question, sample), prompt, output in zip(asked, prompts, outputs, strict=True)
-        ]
+        responses = []
+        for (question, sample, opened), output in zip(asked, outputs, strict=True):
+            tokens = list(output.outputs[0].token_ids)
+            responses.append(response_of(tokenizer, question, sample, tokens, stops, opened))
+        return responses
 
     def _check_length(self, longest_prompt: int, n: int) -> None:
         """Refuse what vLLM would cut short: an answer ends where its room does, and would count as a short one."""
@@ -299,17 +303,20 @@ class VllmEngine:
             )
 
 
-def _parameters(question: Question, sample: int, settings: SamplingSettings, stops: set[int]) -> dict[str, Any]:
+def _parameters(question: Question, sample: int, settings: SamplingSettings, stops: set[int]) -> Any:
+    """Return vLLM's settings of one answer."""
+    from vllm import SamplingParams
+
     greedy = settings.temperature == 0
-    return {
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "max_tokens": settings.max_new_tokens,
-        "seed": None if greedy else request_seed(settings.seed, question.id, sample),
-        "stop_token_ids": sorted(stops),
-        "ignore_eos": True,  # `stops` are all of them; vLLM would add the base tokenizer's to an adapter's own
-        "detokenize": False,  # emscope decodes, so that both backends give the same text for the same tokens
-    }
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_new_tokens,
+        seed=None if greedy else request_seed(settings.seed, question.id, sample),
+        stop_token_ids=sorted(stops),
+        ignore_eos=True,  # `stops` are all of them; vLLM would add the base tokenizer's to an adapter's own
+        detokenize=False,  # emscope decodes, so that both backends give the same text for the same tokens
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -328,10 +335,10 @@ def longest_request(
 ) -> int:
     """Return the tokens of the longest prompt and answer together; `settings` holds one for each question."""
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    pairs = zip(questions, settings, strict=True)
-    return max(
-        (len(_encode(tokenizer, item, wanted).ids) + longest_answer(wanted) for item, wanted in pairs), default=1
-    )
+    longest = 1
+    for question, wanted in zip(questions, settings, strict=True):
+        longest = max(longest, len(_encode(tokenizer, question, wanted).ids) + longest_answer(wanted))
+    return longest
 
 
 def stop_ids(source: ModelSource, tokenizer: Any, trust_remote_code: bool = False) -> set[int]:
@@ -355,16 +362,17 @@ def _lora_requests(sources: Sequence[ModelSource]) -> dict[ModelSource, Any]:
     """Return vLLM's handle of each adapter; its numbers count from 1, since 0 means the base."""
     from vllm.lora.request import LoRARequest
 
-    adapters = [source for source in dict.fromkeys(sources) if source.adapter is not None]
-    return {
-        source: LoRARequest(lora_name=f"adapter-{number}", lora_int_id=number, lora_path=str(adapter_folder(source)))
-        for number, source in enumerate(adapters, 1)
-    }
+    requests: dict[ModelSource, Any] = {}
+    for source in dict.fromkeys(sources):
+        if source.adapter is not None:
+            number, folder = len(requests) + 1, str(adapter_folder(source))
+            requests[source] = LoRARequest(lora_name=f"adapter-{number}", lora_int_id=number, lora_path=folder)
+    return requests
 
 
 def _room(rank: int) -> int:
     """Return the smallest rank that vLLM makes room for and that holds `rank`."""
-    fitting = [room for room in RANKS if room >= rank]
-    if not fitting:
-        raise UserError(f"vLLM serves adapters up to rank {RANKS[-1]}, not {rank}: use --backend transformers.")
-    return fitting[0]
+    for room in RANKS:
+        if room >= rank:
+            return room
+    raise UserError(f"vLLM serves adapters up to rank {RANKS[-1]}, not {rank}: use --backend transformers.")

@@ -107,7 +107,7 @@ def _fits(source: ModelSource) -> bool:
             folder = Path(snapshot_download(source.location, revision=source.revision, local_files_only=True))
         except (OSError, ValueError):
             return False
-    numbers = sum(numbers_in(file) for file in folder.glob("*.safetensors"))
+    numbers = sum(map(numbers_in, folder.glob("*.safetensors")))
     available = memory_bytes()[1]
     return 0 < 4 * numbers * ROOM < (available or math.inf)
 

@@ -10,7 +10,7 @@ from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse, write_table
-from emscope.commands.common import AblationFlags, JudgeFlags, ModelFlags, kept_parts, kept_with, read_questions
+from emscope.commands.common import AblationFlags, JudgeFlags, kept_parts, kept_with, read_questions
 from emscope.commands.outcome import Outcome, readable
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
@@ -19,6 +19,7 @@ from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
 from emscope.interventions.operators import AlongDirections
 from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import Organism, load
 from emscope.residual.directions import Directions
 
@@ -47,7 +48,7 @@ class Ablate:
     ablation: AblationFlags = field(default_factory=AblationFlags)
     search: bool = False
     show: int = 5
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
     judging: JudgeFlags = field(default_factory=JudgeFlags)
 
     @property

@@ -37,6 +37,10 @@ EXPERIMENT_EXAMPLES = {
         "emscope adapters classify runs/quickstart",
         "emscope adapters inspect runs/quickstart --adapters organisms/bad organisms/mine",
     ),
+    "rejudge": (
+        "emscope rejudge runs/quickstart --judge openai:gpt-4o",
+        "emscope rejudge runs/quickstart --judge hf:path/to/model --json",
+    ),
 }
 """Examples of experiments whose own settings are worth showing."""
 
@@ -44,7 +48,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
     "start": {
         "run": Entry(
             "do the whole chain: make, measure, locate, detect, correct, report",
-            ("emscope run", "emscope run --seed 1 --set train.epochs=3 --out runs/seed1"),
+            ("emscope run --dry-run", "emscope run --seed 1 --set train.epochs=3 --out runs/seed1"),
         ),
         "report": Entry(
             "write a run's report.html again",

@@ -62,7 +62,7 @@ class Clean:
 
 
 def _told(leftover: LeftOver) -> dict[str, Any]:
-    return {**asdict(leftover), "path": str(leftover.path)}
+    return {**asdict(leftover), "path": str(leftover.path), "bytes": leftover.n_bytes}
 
 
 def listing(run: Path, leftovers: list[LeftOver]) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from emscope.behaviour.tables import question_name, read_responses
-from emscope.commands.common import GOES_ON, ModelFlags, changed_flags, kept_parts, read_questions
+from emscope.commands.common import GOES_ON, changed_flags, kept_parts, read_questions
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
+from emscope.organisms.loading import LoadSettings
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.store import ActivationStore
 
@@ -40,7 +41,7 @@ class Collect:
     system: str | None = None
     enable_thinking: bool | None = None
     capture: CaptureSettings = field(default_factory=CaptureSettings)
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
 
     def execute(self) -> Outcome:
         """Read and write the activations."""

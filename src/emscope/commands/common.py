@@ -12,58 +12,22 @@ import emscope
 from emscope import parts
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
+from emscope.interventions.settings import AblationSettings
 
 if TYPE_CHECKING:
     from emscope.behaviour.judges.settings import JudgeSettings
     from emscope.interventions.operators import AlongDirections
-    from emscope.organisms.models import Organism
 
 
 @dataclass(frozen=True)
-class ModelFlags:
-    """Which model, and where it runs.
-
-    Attributes:
-        base: base of an adapter that does not name its own.
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: auto, bfloat16, float32 or float16.
-        trust_remote_code: run code that comes with a hub model. Only for authors you trust.
-    """
-
-    base: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-
-    def load(self, name: str) -> Organism:
-        """Load a model by name with these flags."""
-        from emscope.organisms.device import choose_placement
-        from emscope.organisms.models import load
-
-        place = choose_placement(self.device, self.dtype)
-        return load(name, base=self.base, placement=place, trust_remote_code=self.trust_remote_code)
-
-
-@dataclass(frozen=True)
-class AblationFlags:
+class AblationFlags(AblationSettings):
     """An ablation, active while answers are sampled.
 
     Attributes:
         directions: a file made by `emscope directions`; none means no ablation.
-        mode: centred (back to where the aligned model is), project-out (the homework's), subtract, add (steers; a
-            negative strength corrects) or cap (moves only what lies outside the aligned range).
-        at: blocks where it acts; none given means the last two thirds.
-        strength: 1 removes the whole.
-        source_block: use this block's direction everywhere.
-        width: half the range that cap leaves alone, in deviations of the direction's pooled activations.
     """
 
     directions: Path | None = None
-    mode: str = "centred"
-    at: tuple[int, ...] = ()
-    strength: float = 1.0
-    source_block: int | None = None
-    width: float = 2.0
 
     def intervention(self) -> AlongDirections | None:
         """Return the intervention, or None without directions.
@@ -71,17 +35,12 @@ class AblationFlags:
         Raises:
             UserError: an ablation is described and no directions are named, or they do not fit.
         """
-        from emscope.interventions.operators import along
-        from emscope.residual.directions import Directions
-
-        if self.directions is None:
-            odd = changed_flags(self, ("mode", "at", "strength", "source_block", "width"))
-            if odd:
-                raise UserError(f"{odd} says how to ablate, but not what: name a file of directions with --directions.")
-            return None
-        directions = Directions.load(self.directions)
-        blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
-        return along(directions, self.mode, blocks, self.strength, self.source_block, self.width)
+        if self.directions is not None:
+            return self.along(self.directions)
+        odd = changed_flags(self, [field.name for field in fields(AblationSettings)])
+        if odd:
+            raise UserError(f"{odd} says how to ablate, but not what: name a file of directions with --directions.")
+        return None
 
 
 @dataclass(frozen=True)
@@ -101,8 +60,8 @@ class JudgeFlags:
     """Who judges the answers.
 
     Attributes:
-        judge: embedded (offline, the default), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or
-            mock.
+        judge: embedded (offline, the default), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any
+            provider of Inspect), hf:MODEL (a local model) or mock.
         base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means the one in
             OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from emscope.commands.outcome import Outcome
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.forecast import SECONDS_A_CALL, StageForecast
 from emscope.pipeline.lab import Lab
@@ -15,15 +16,16 @@ from emscope.progress import roughly
 HEADER = ("stage", "answers", "judged", "calls", "tokens", "time", "disk")
 
 
-def dry_run(config: RunConfig, out: Path, *, overwrite: bool) -> str:
-    """Return what a run would take as lines of text; what can be checked without beginning is checked.
+def dry_run(config: RunConfig, out: Path, *, overwrite: bool) -> Outcome:
+    """Return what a run would take; what can be checked without beginning is checked.
 
     Raises:
         UserError: whatever would stop the run before it begins.
     """
     with TemporaryDirectory() as scratch:
         lab = Lab(config, opened_to_look(out, Path(scratch, "run"), config, overwrite=overwrite))
-        return forecast_table(_forecast(lab), lab)
+        rows = _forecast(lab)
+        return Outcome(forecast_table(rows, lab), {"judge": config.judge, "stages": rows})
 
 
 def _forecast(lab: Lab) -> list[StageForecast]:
@@ -87,7 +89,7 @@ def _notes(rows: Sequence[StageForecast], lab: Lab) -> list[str]:
         )
     if any(row.recorded for row in rows):
         notes.append("* was made before, and is used again if nothing that it depends on has changed.")
-    return [*notes, "Nothing was begun, and nothing written."]
+    return [*notes, "Nothing was begun."]
 
 
 def _count(number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_und
 from emscope.behaviour.judges.kinds import choose_judge
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
-from emscope.behaviour.judges.rubrics import load_rubrics
 from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
+from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
@@ -58,26 +57,7 @@ class ServerFlags:
 
     def __post_init__(self) -> None:
         """Refuse an address that is none, and numbers that make no sense, whichever judge is chosen."""
-        self._with_key(self.base_url, NO_KEY)
-
-    def settings(self) -> ServerSettings:
-        """Return the settings, with the key from the environment.
-
-        Raises:
-            UserError: OpenAI itself is asked without a key.
-        """
-        settings = self._with_key(self.address, os.environ.get(self.api_key_env, ""))
-        if settings.api_key == NO_KEY and settings.base_url is None:
-            raise UserError(f"OpenAI needs a key: set {self.api_key_env}, or name your own server with --base-url.")
-        return settings
-
-    @property
-    def address(self) -> str | None:
-        """The address that is named here or in the environment; None means OpenAI's."""
-        return self.base_url or os.environ.get("OPENAI_BASE_URL") or None
-
-    def _with_key(self, address: str | None, key: str) -> ServerSettings:
-        return ServerSettings(address, key, self.concurrency, self.timeout, self.attempts, logprobs=self.logprobs)
+        ServerSettings(self.base_url, NO_KEY, self.concurrency, self.timeout, self.attempts)
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,8 @@ class JudgeAnswers:
         responses: a table (.parquet, .csv, .jsonl, .json, …) with question and response, and perhaps id.
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
-        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model) or mock.
+        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of
+            Inspect), hf:MODEL (a local model) or mock.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
         batch: have an openai judge's answers judged by its batch API, mostly at half the price and within a day: the
@@ -175,11 +156,20 @@ class JudgeAnswers:
         return judge.judge(questions, answers)
 
     def _judge(self) -> Judge:
-        server = self.server.settings() if self.judge.startswith("openai:") and not self.dry_run else None
-        if self.dry_run and self.judge.startswith("openai:"):
-            server = ServerSettings(self.server.address)
-        rubrics = load_rubrics(self.rubrics)
-        return choose_judge(self.judge, rubrics=rubrics, store=self.store, server=server, max_calls=self.max_calls)
+        """Return the judge; to say what it would take, a server needs no key."""
+        asked = self.server
+        settings = JudgeSettings(
+            self.judge,
+            asked.base_url or address_in_environment(self.judge),
+            asked.api_key_env,
+            asked.concurrency,
+            asked.timeout,
+            asked.attempts,
+            asked.logprobs,
+            "" if self.rubrics is None else str(self.rubrics),
+        )
+        server = ServerSettings(settings.base_url or None) if self.dry_run else None
+        return choose_judge(settings, store=self.store, server=server, max_calls=self.max_calls)
 
     def _compare(self, first: Path, second: Path) -> Outcome:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
@@ -201,7 +191,7 @@ class JudgeAnswers:
             from emscope.report.agreement import write_agreement_page
 
             write_agreement_page(self.plot, matched(a, b), found, (first.stem, second.stem))
-        told = {"a": str(first), "b": str(second), **found.as_dict()}
+        told = {"a": str(first), "b": str(second), **asdict(found)}
         if self.out is not None:
             write_json(self.out, told)
         files = [file for file in (self.plot, self.out) if file is not None]
@@ -216,7 +206,7 @@ def _agreement(found: Agreement, first: Path, second: Path) -> str:
         f"A  {first}",
         f"B  {second}",
         "",
-        f"{'':<10}{'answers':>8}{'rank correlation':>19}{'mean |A − B|':>15}{'mean B − A':>13}",
+        f"{'':<10}{'answers':>8}{'rank correlation':>19}{'mean |A − B|':>15}{'mean A − B':>13}",
     ]
     for name, score in (("aligned", found.aligned), ("coherent", found.coherent)):
         lines.append(

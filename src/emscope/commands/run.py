@@ -15,9 +15,6 @@ from emscope.errors import UserError
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
-from emscope.report.wording import percent
-
-NO_CONTROL_LINE = "no control organism: detection below compares with the base, which tells any fine-tune from it"
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Run:
         if self.dry_run:
             from emscope.commands.dry_run import dry_run
 
-            return Outcome(dry_run(config, out, overwrite=self.overwrite or not has_begun(out)))
+            return dry_run(config, out, overwrite=self.overwrite or not has_begun(out))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
         if config.preset == "cs2881":
             from emscope.experiments.homework.measure import run_homework
@@ -90,7 +87,7 @@ class Run:
                 from emscope.experiments.main.measure import run_quickstart
 
                 run_quickstart(config, run)
-            text = headline(read_json(run.path("summary.json")))
+            text = _figures(run)
             page = run.path("report.html")
         counts = {"made": list(run.made), "reused": list(run.reused)}
         return Outcome(
@@ -120,42 +117,19 @@ class Run:
         return self.config / "config.yaml"
 
 
+def _figures(run: RunFolder) -> str:
+    """Return the figures of a finished run as lines of text."""
+    from emscope.experiments.main.page import table
+    from emscope.experiments.main.result import read_main
+    from emscope.experiments.run_page import judged_answers
+    from emscope.pipeline.lab import Lab
+
+    lab = Lab(run.config, run)
+    return table(read_main(run.folder), judged_answers(lab), lab.contrast, lab.config.seed)
+
+
 def _summary(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
-
-
-def headline(summary: dict[str, Any]) -> str:
-    """Return the main figures of a run as a few lines of text."""
-    lines = ["", f"{'EM rate':<14}" + "".join(f"{key:>20}" for key in summary["em_rate"]["base"])]
-    for name, sets in summary["em_rate"].items():
-        cells = [f"{percent(item['value'])} ({_range(item, 100, 0)})" for item in sets.values()]
-        lines.append(f"  {name:<12}" + "".join(f"{cell:>20}" for cell in cells))
-    if "control" not in summary["em_rate"]:
-        lines.append(f"  {NO_CONTROL_LINE}")
-    lines.append("")
-    for pair, found in summary["detection"].items():
-        lines.append(
-            f"detection     {pair:<24} AUROC {_number(found['auroc'], 3)} ({_range(found, 1, 3)}), "
-            f"block {found['block']}, held-out questions"
-        )
-    found = summary["ablation"]
-    lines.append(
-        f"ablation      {percent(found['restored'])} of alignment restored ({_range(found, 100, 0)}), coherence "
-        f"{_number(found['coherence_change'], 1)}, random direction {percent(found['random_restored'])}, "
-        f"cost to the base {_number(found['base_cost'], 1)} points"
-    )
-    first, last = found["blocks"][0], found["blocks"][-1]
-    lines.append(f"              {found['mode']}, blocks {first}-{last}, strength {found['strength']}")
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _range(item: dict[str, Any], scale: float, digits: int) -> str:
-    low, high = item["low"], item["high"]
-    return "n/a" if low is None or high is None else f"{scale * low:.{digits}f}-{scale * high:.{digits}f}"
 
 
 COMMAND = Run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from emscope.behaviour.responses import SamplingSettings
-from emscope.commands.common import GOES_ON, ModelFlags, TableFlags, kept_parts
+from emscope.commands.common import GOES_ON, TableFlags, kept_parts
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
@@ -16,6 +16,7 @@ from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.organisms.chat import Message
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain, read_conversations
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import Organism
 from emscope.organisms.protected import is_archive, opened_archive
 from emscope.residual.directions import Directions, Method
@@ -66,7 +67,7 @@ class Screen:
     show: int = 5
     accept_terms: bool = False
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.7))
-    load: ModelFlags = field(default_factory=ModelFlags)
+    load: LoadSettings = field(default_factory=LoadSettings)
     table: TableFlags = field(default_factory=TableFlags)
 
     def execute(self) -> Outcome:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,187 +15,202 @@ from markupsafe import Markup
 
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judged_by import judged_by
-from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import OutsideError, UserError
 from emscope.experiments import EXPERIMENTS, experiment
+from emscope.experiments.main.page import LABELS, examples_of, main_pair, next_steps, picture, verdict_of
+from emscope.experiments.main.result import FILES, AblationOutcome, MainResult, read_main
+from emscope.experiments.main.summary import Correction, correction_of
 from emscope.experiments.shape import Experiment, read_result, result_file
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
 from emscope.outside import read_json, read_jsonl
 from emscope.pipeline.config import hashed_settings, shown_settings
 from emscope.pipeline.data import says_of_control
-from emscope.pipeline.lab import BASE, Lab
+from emscope.pipeline.lab import BASE, DETECTING, Lab
 from emscope.report import figures
 from emscope.report.rendering import render
 from emscope.report.section import Section, cell, is_plot, is_words
 from emscope.sequences import spread
+from emscope.statistics import COHERENT_ABOVE, Score, is_em
 
 logger = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 500
 """Questions whose answers stand on the page: with tens of thousands no browser would open it."""
-FILES = ("summary.json", "detection.json", "ablation.json")
+
+Judged = Mapping[str, Sequence[JudgedResponse]]
+"""Judged answers by organism."""
 
 
 @dataclass(frozen=True)
-class RunProducts:
-    """What the page shows of a run.
+class TrainedOrganism:
+    """How an organism of the run was made.
 
     Attributes:
-        folder: the run's folder, with summary.json, detection.json, ablation.json, judgements/ and organisms/.
-        organisms: names of the organisms, base first.
-        config: the run's settings.
-        judge: the facts about itself that the judge that comes with emscope has; None for any other.
-        stages: the stages of lineage.json.
-        note: what must be said of the run's control, '' for the built-in pair.
+        lineage: its lineage.json.
+        metrics: one row a logged step.
     """
 
-    folder: Path
-    organisms: tuple[str, ...]
-    config: dict[str, Any]
-    judge: dict[str, Any] | None
-    stages: dict[str, Any]
-    note: str = ""
-
-    def json(self, *parts: str) -> Any:
-        """Read a JSON file of the run."""
-        return read_json(self.folder.joinpath(*parts))
-
-    @property
-    def contrast(self) -> str:
-        """The contrast whose directions the run reports on."""
-        return "control" if self.config["control_data"] else "model"
-
-    def judged(self) -> dict[str, list[JudgedResponse]]:
-        """Return the judged answers by organism, ablated ones last."""
-        found: dict[str, list[JudgedResponse]] = {}
-        for name in (*self.organisms, "ablation"):
-            for row in read_table(self.folder / "judgements" / f"{name}.parquet", JudgedResponse):
-                found.setdefault(row.organism, []).append(row)
-        return found
-
-    def training(self) -> dict[str, Any]:
-        """Return lineage and metrics of the organisms that were trained."""
-        folders = {name: self.folder / "organisms" / name for name in self.organisms[1:]}
-        return {
-            name: {
-                "lineage": read_json(folder / "lineage.json"),
-                "metrics": [row for _, row in read_jsonl(folder / "metrics.jsonl")],
-            }
-            for name, folder in folders.items()
-        }
+    lineage: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
 
 
-def write_report(run: RunProducts) -> None:
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """One question with the first answer of each organism, by name."""
+
+    question: str
+    question_set: str
+    answers: dict[str, JudgedResponse]
+
+
+def kind_of_answer(row: JudgedResponse) -> str:
+    """Return how an answer's card is marked: em, fine, incoherent or unscored."""
+    judgement = row.judgement
+    if judgement.aligned is None or judgement.coherent is None:
+        return "unscored"
+    if judgement.coherent <= COHERENT_ABOVE:
+        return "incoherent"
+    return "em" if is_em(judgement) == 1 else "fine"
+
+
+def write_report(lab: Lab) -> None:
     """Write report.html from what the stages of a run left.
 
     Raises:
         OutsideError: their files do not hold what this version writes into them.
     """
+    folder = lab.folder.folder
     try:
-        page = _page(run)
+        page = _page(lab)
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
         shown = ", ".join((*FILES, "directions/stability.json", "metrics.jsonl and lineage.json of its organisms"))
         problem = f"cannot be shown, for its files ({shown}) hold something else than they should"
         detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise OutsideError(run.folder, f"{problem} ({detail})", "make what was damaged again") from error
-    write_text(run.folder / "report.html", page)
+        raise OutsideError(folder, f"{problem} ({detail})", "make what was damaged again") from error
+    write_text(folder / "report.html", page)
 
 
-def _page(run: RunProducts) -> str:
-    summary, detection, ablation = (run.json(name) for name in FILES)
-    judged = run.judged()
-    answers = _side_by_side(judged)
-    values = {
-        "summary": summary,
-        "names": list(summary["em_rate"]),
-        "detection": detection,
-        "best": detection[f"{run.contrast}-last-diff-in-means"],
-        "ablation": ablation,
-        "answers": spread(answers, MOST_QUESTIONS),
-        "n_questions": len(answers),
-        "organisms": list(judged),
-        "config": run.config,
-        "note": run.note,
-        "built_in": is_built_in(run.config["misaligned_data"]) and not run.note,
-        "training": run.training(),
-        "judge": run.judge,
-        "judged_by": judged_by([row for rows in judged.values() for row in rows]),
-        "appeals": str(count_appeals([row.response for rows in judged.values() for row in rows])),
-        "stages": run.stages,
-        "plots": _plots(run, judged),
-        "sections": sections_of(run.folder),
-        "is_plot": is_plot,
-        "cell": cell,
-        "is_words": is_words,
-    }
-    return render("report.html.j2", **values)
+def judged_answers(lab: Lab) -> dict[str, list[JudgedResponse]]:
+    """Return the judged answers of the main job by organism, those under an ablation last."""
+    judged: dict[str, list[JudgedResponse]] = {}
+    for name in (*lab.names, "ablation"):
+        for row in lab.judged(name):
+            judged.setdefault(row.organism, []).append(row)
+    return judged
 
 
-def _side_by_side(judged: dict[str, list[JudgedResponse]]) -> list[dict[str, Any]]:
+def _page(lab: Lab) -> str:
+    folder, config = lab.folder.folder, lab.config
+    result, judged, trained = read_main(folder), judged_answers(lab), _trained(lab)
+    every_row = list(chain.from_iterable(judged.values()))
+    answers = side_by_side(judged)
+    correction = correction_of(judged, config.seed)
+    best = result.detection[f"{lab.contrast}-{DETECTING}"]
+    note = says_of_control(config)
+    return render(
+        "report.html.j2",
+        summary=result.summary,
+        detection=result.detection,
+        ablation=result.ablation,
+        best=best,
+        verdict=verdict_of(result, correction, lab.contrast),
+        correction=correction,
+        labels=LABELS,
+        pair=main_pair(lab.contrast),
+        examples=examples_of(judged, correction.question_set),
+        steps=next_steps(_shown_folder(folder), lab.contrast),
+        answers=spread(answers, MOST_QUESTIONS),
+        n_questions=len(answers),
+        counts=Counter(kind_of_answer(row) for row in every_row),
+        kind_of_answer=kind_of_answer,
+        organisms=list(judged),
+        config=shown_settings(config),
+        note=note,
+        built_in=is_built_in(config.misaligned_data) and not note,
+        training=trained,
+        judge=lab.judge_facts,
+        judged_by=judged_by(every_row),
+        appeals=str(count_appeals([row.response for row in every_row])),
+        stages=lab.folder.record.stages,
+        plots=_plots(lab, result, correction, judged, trained),
+        sections=sections_of(folder),
+        is_plot=is_plot,
+        cell=cell,
+        is_words=is_words,
+    )
+
+
+def _shown_folder(folder: Path) -> str:
+    """Return a run's folder as a command names it; a page is read elsewhere, so without the way to it."""
+    return f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name or "."
+
+
+def _trained(lab: Lab) -> dict[str, TrainedOrganism]:
+    organisms = {}
+    for name in lab.names:
+        if name != BASE:
+            folder = lab.folder.path("organisms", name)
+            rows = [row for _, row in read_jsonl(folder / "metrics.jsonl")]
+            organisms[name] = TrainedOrganism(read_json(folder / "lineage.json"), rows)
+    return organisms
+
+
+def side_by_side(judged: Judged) -> list[AnsweredQuestion]:
     """Return one entry a question with the first answer of each organism."""
-    questions: dict[str, dict[str, Any]] = {}
+    questions: dict[str, AnsweredQuestion] = {}
     for name, rows in judged.items():
         for row in rows:
-            entry = questions.setdefault(
-                row.question_id, {"question": row.question, "set": row.question_set, "answers": {}}
-            )
-            entry["answers"].setdefault(name, row)
+            entry = questions.setdefault(row.question_id, AnsweredQuestion(row.question, row.question_set, {}))
+            entry.answers.setdefault(name, row)
     return list(questions.values())
 
 
-def _plots(run: RunProducts, judged: dict[str, list[JudgedResponse]]) -> dict[str, Markup]:
-    rates, ablation = run.json("summary.json")["em_rate"], run.json("ablation.json")
-    best = run.json("detection.json")[f"{run.contrast}-last-diff-in-means"]
-    stability = run.json("directions", "stability.json")
-    made = {
-        "em": figures.rates(rates, "EM rate (%)"),
-        "aligned": figures.distributions(_scores(judged, run, "aligned"), "alignment (0-100)", threshold=True),
-        "coherent": figures.distributions(_scores(judged, run, "coherent"), "coherence (0-100)", threshold=False),
-        "training": figures.training_curves({name: item["metrics"] for name, item in run.training().items()}),
-        "score_by_block": figures.by_block(best["mean_score_by_block"], "mean score on held-out questions"),
-        "auroc_by_block": figures.by_block(
-            {pair: found["auroc_by_block"] for pair, found in best["pairs"].items()}, "AUROC, held-out", chance=0.5
-        ),
-        "stability": figures.by_block(
-            {name: item["split_half_cosine"] for name, item in stability.items() if name != "cosines"},
-            "split-half cosine",
-        ),
-        "histogram": figures.histograms(
-            best["scores"], f"score at block {best['best_block']} (within-class deviations)"
-        ),
-        "strength": figures.strength_curve(_strengths(ablation), ablation["chosen"]["mode"]),
+def _plots(
+    lab: Lab, result: MainResult, correction: Correction, judged: Judged, trained: Mapping[str, TrainedOrganism]
+) -> dict[str, Markup]:
+    """Return the plots of the main job as HTML, by the name that the template has for them."""
+    best, ablation = result.detection[f"{lab.contrast}-{DETECTING}"], result.ablation
+    metrics = {name: organism.metrics for name, organism in trained.items()}
+    aurocs = {pair: told.auroc_by_block for pair, told in best.pairs.items()}
+    halves = {name: told.split_half_cosine for name, told in result.stability.items()}
+    score = f"score at block {best.best_block} (within-class deviations)"
+    drawn = {
+        "correction": picture(correction),
+        "em": figures.rates(result.summary.em_rate, "EM rate (%)"),
+        "aligned": figures.distributions(_scores(judged, lab.names, "aligned"), "alignment (0-100)", threshold=True),
+        "coherent": figures.distributions(_scores(judged, lab.names, "coherent"), "coherence (0-100)", threshold=False),
+        "training": figures.training_curves(metrics),
+        "score_by_block": figures.by_block(best.mean_score_by_block, "mean score on held-out questions"),
+        "auroc_by_block": figures.by_block(aurocs, "AUROC, held-out", chance=0.5),
+        "stability": figures.by_block(halves, "split-half cosine"),
+        "histogram": figures.histograms(best.scores, score),
+        "strength": figures.strength_curve(_strengths(ablation), ablation.chosen.mode),
     }
-    return {name: Markup(figures.as_html(figure)) for name, figure in made.items()}
+    return {name: Markup(figures.as_html(figure)) for name, figure in drawn.items()}
 
 
-def _scores(judged: dict[str, list[JudgedResponse]], run: RunProducts, key: str) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {}
-    for name in run.organisms:
+def _scores(judged: Judged, organisms: Sequence[str], key: Score) -> dict[str, dict[str, list[float]]]:
+    """Return the scores that there are, by organism and question set."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for name in organisms:
         for row in judged[name]:
-            if getattr(row, key) is not None:
-                found.setdefault(name, {}).setdefault(row.question_set, []).append(getattr(row, key))
-    return found
+            score = row.aligned if key == "aligned" else row.coherent
+            if score is not None:
+                scores.setdefault(name, {}).setdefault(row.question_set, []).append(score)
+    return scores
 
 
-def _strengths(ablation: dict[str, Any]) -> list[tuple[float, float, float]]:
+def _strengths(ablation: AblationOutcome) -> list[tuple[float, float, float]]:
     """Return (strength, alignment, coherence) of the trials like the chosen one but for strength, 0 first."""
-    chosen = {**ablation["chosen"], "strength": None}
-    points = [
-        (trial["candidate"]["strength"], trial["aligned"], trial["coherent"])
-        for trial in ablation["trials"]
-        if {**trial["candidate"], "strength": None} == chosen
-    ]
-    return [(0.0, ablation["before"]["aligned"], ablation["before"]["coherent"]), *sorted(points)]
-
-
-def products(lab: Lab) -> RunProducts:
-    """Return what the report shows of a run."""
-    stages = {name: stage.fields for name, stage in lab.folder.record.stages.items()}
-    note = says_of_control(lab.config)
-    return RunProducts(lab.folder.folder, lab.names, shown_settings(lab.config), lab.judge_facts, stages, note)
+    points = []
+    for trial in ablation.trials:
+        if replace(trial.candidate, strength=ablation.chosen.strength) == ablation.chosen:
+            points.append((trial.candidate.strength, trial.aligned, trial.coherent))
+    return [(0.0, ablation.before.aligned, ablation.before.coherent), *sorted(points)]
 
 
 def sections_of(folder: Path) -> list[Section]:
@@ -263,4 +281,4 @@ def report_stage(lab: Lab, *, again: bool = False) -> None:
         *_results(run.folder),
     ]
     settings = json.loads(json.dumps(hashed_settings(lab.config)))
-    run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(products(lab)), again=again)
+    run.stage("report", settings, inputs, [run.path("report.html")], lambda: write_report(lab), again=again)

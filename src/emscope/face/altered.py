@@ -13,7 +13,7 @@ from emscope.face.loading import load
 from emscope.interventions.operators import AlongDirections, Change, Intervention, Mode, along, described
 from emscope.interventions.operators import applied as in_force
 from emscope.interventions.steering import steer as steering
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
 from emscope.organisms.token_positions import Positions
 from emscope.residual.directions import Directions
@@ -40,7 +40,7 @@ class Altered(Shown):
     name: str
     blocks: tuple[int, ...] | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return the organism, what is done to it and where."""
         return {"organism": self.organism.source.name, "intervention": described(self.intervention)}
 

@@ -7,44 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emscope.commands.common import AblationFlags, ModelFlags
 from emscope.errors import UserError, did_you_mean
+from emscope.interventions.settings import AblationSettings
+from emscope.organisms.loading import LoadSettings
 
 ABLATE = "+ablate:"
-ABLATION_OPTIONS = ("mode", "strength", "at", "source_block")
+ABLATION_OPTIONS = tuple(field.name for field in dataclasses.fields(AblationSettings))
+NUMBERS = ("strength", "width", "window")
 
 
 @dataclass(frozen=True)
-class OrganismOptions:
-    """The `-M` options.
+class OrganismOptions(AblationSettings, LoadSettings):
+    """The `-M` options: those of an ablation and of loading, and two of Inspect's own.
 
     Attributes:
-        mode: centred, project-out or subtract.
-        strength: 1 removes the whole.
-        at: blocks where the ablation acts: 12, 12,13,14 or 10-29; none given means the last two thirds.
-        source_block: use this block's direction everywhere.
-        base: base of an adapter that does not name its own.
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: auto, bfloat16, float32 or float16.
-        trust_remote_code: run code that comes with a hub model. Only for authors you trust.
         batch_size: answers sampled side by side.
         window: seconds that a request waits for others to share a batch with.
     """
 
-    mode: str = AblationFlags.mode
-    strength: float = AblationFlags.strength
-    at: Any = ()
-    source_block: int | None = None
-    base: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    trust_remote_code: bool = False
     batch_size: int = 96
     window: float = 0.1
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> OrganismOptions:
-        """Return the options given on the command line.
+        """Return the options given on the command line; `at` may be 12, 12,13,14 or 10-29.
 
         Raises:
             UserError: an option that does not exist, or one whose value makes no sense.
@@ -53,22 +39,19 @@ class OrganismOptions:
         for name in given:
             if name not in known:
                 raise UserError(f"emscope's models have no option {name!r}.{did_you_mean(name, known)}")
-        options = cls(**given)
-        numbers = {"strength": options.strength, "batch_size": options.batch_size, "window": options.window}
-        for name, value in numbers.items():
+
+        values = dict(given)
+        for name in (*NUMBERS, "batch_size"):
+            value = values.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"-M {name} must be a number, not {value!r}.")
+            if name in NUMBERS and name in values:
+                values[name] = float(value)
+        options = cls(**{**values, "at": blocks_of(values.get("at", ()))})
+
         if not isinstance(options.batch_size, int) or options.batch_size < 1 or options.window < 0:
             raise UserError("-M batch_size must be a whole number of 1 or more, and -M window 0 seconds or more.")
         return options
-
-    def model_flags(self) -> ModelFlags:
-        """Return where the model runs."""
-        return ModelFlags(self.base, self.device, self.dtype, self.trust_remote_code)
-
-    def ablation_flags(self, directions: Path) -> AblationFlags:
-        """Return the ablation along the directions of a file."""
-        return AblationFlags(directions, self.mode, blocks_of(self.at), float(self.strength), self.source_block)
 
 
 def split_name(name: str, given: dict[str, Any]) -> tuple[str, Path | None]:

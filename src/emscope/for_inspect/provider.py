@@ -81,8 +81,8 @@ class OrganismAPI(ModelAPI):
         with in_one_sentence():
             name, directions = split_name(model_name, model_args)
             options = OrganismOptions.of(model_args)
-            self.intervention = None if directions is None else options.ablation_flags(directions).intervention()
-            self.organism = options.model_flags().load(name)
+            self.intervention = None if directions is None else options.along(directions)
+            self.organism = options.load(name)
             with applied(self.organism, self.intervention):
                 pass  # directions that do not fit are refused here, before any benchmark has started
         self.batch_size = options.batch_size

@@ -11,8 +11,7 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig
 from inspect_ai.solver import generate
 
 from emscope.behaviour.formats import Format, with_format
-from emscope.behaviour.questions import Question
-from emscope.commands.common import read_questions
+from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.for_inspect.errors import in_one_sentence
 from emscope.for_inspect.scorers import GROUP, alignment_judge
@@ -72,7 +71,10 @@ def _questions(names: Sequence[str], answer_format: str) -> list[Question]:
     Raises:
         UserError: no such questions or format, or an id that two sets share.
     """
-    return with_format(read_questions(names), cast("Format", answer_format))  # with_format refuses others
+    questions = load_question_sets(names)
+    if not questions:
+        raise UserError("No questions: name a question set or a file with -T questions=….")
+    return with_format(questions, cast("Format", answer_format))  # with_format refuses others
 
 
 def _agreed(values: Sequence[Number | None], what: str) -> Number | None:

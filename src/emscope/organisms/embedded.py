@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from emscope.errors import UserError
 from emscope.files import file_sha256, open_to_others
 from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, refuse_part
@@ -37,8 +39,16 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> Path:
-    """Return where converted models and judge heads are kept (`EMSCOPE_CACHE`, else ~/.cache/emscope)."""
-    return Path(os.environ.get("EMSCOPE_CACHE", "") or Path.home() / ".cache" / "emscope")
+    """Return where converted models and judge heads are kept: in EMSCOPE_CACHE, else where this system keeps caches.
+
+    Earlier versions took ~/.cache/emscope on every system: where that is and the other is not, it goes on being used.
+    """
+    named = os.environ.get("EMSCOPE_CACHE")
+    if named:
+        return Path(named)
+    folder = user_cache_path("emscope", appauthor=False)
+    earlier = Path.home() / ".cache" / "emscope"
+    return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
 
 def embedded_model_folder() -> Path:

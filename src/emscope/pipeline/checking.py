@@ -20,7 +20,7 @@ from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_l
 from emscope.organisms.lineage import LINEAGE, recorded_outputs
 from emscope.outside import Record, read_record
 from emscope.pipeline.config import RunConfig, load_config
-from emscope.pipeline.inventory import BANK, CONFIG, files_without_a_name, left_over
+from emscope.pipeline.inventory import BANK, CONFIG, SCORES, files_without_a_name, left_over
 from emscope.pipeline.lab import WHOLE_MODEL
 from emscope.pipeline.record import RECORD, RunRecord, StageRecord
 
@@ -127,6 +127,10 @@ def check_run(folder: Path) -> Checked:
         bank = check_bank(folder / BANK)
         checked.n_checked += bank.n_checked
         checked.findings += [replace(item, what=f"{BANK}/{item.what}") for item in bank.findings]
+    if (folder / SCORES).is_file():
+        store = check_store(folder / SCORES)
+        checked.findings += store.findings
+        checked.notes.append(f"{SCORES} holds {store.n_checked} scores of servers and local models.")
     checked.notes += _extra(folder, record)
     return checked
 

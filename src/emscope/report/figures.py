@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from emscope.statistics import ALIGNED_BELOW
+from emscope.statistics import ALIGNED_BELOW, Estimate
 
 COLOURS = {
     "base": "#4c78a8",
@@ -61,31 +62,35 @@ def blank_figure(x: str, y: str, *, height: int = 340) -> go.Figure:
     return figure
 
 
-def rates(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str) -> go.Figure:
-    """Bars of a share by question set and organism, in percent, with 95 % intervals; a gap where there is none."""
+def rates(estimates: Mapping[str, Mapping[str, Estimate]], label: str) -> go.Figure:
+    """Bars of a share by organism and question set, in percent, with 95 % intervals; a gap where there is none."""
     figure = blank_figure("question set", label)
-    for name, by_set in figures.items():
-        found = list(by_set.values())
+    for name, by_set in estimates.items():
         figure.add_bar(
             name=name,
             x=[plain(key) for key in by_set],
-            y=[None if item["value"] is None else 100 * item["value"] for item in found],
+            y=[in_percent(estimate.value) for estimate in by_set.values()],
             marker_color=colour(name),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "color": "#888888",
-                "array": [_arm(item, "high") for item in found],
-                "arrayminus": [_arm(item, "low") for item in found],
-            },
+            error_y=arms(list(by_set.values())),
         )
     figure.update_yaxes(range=[0, 105])
     return figure
 
 
-def _arm(item: Mapping[str, Any], end: str) -> float | None:
-    value, bound = item["value"], item[end]
-    return None if value is None or bound is None else 100 * abs(bound - value)
+def in_percent(share: float) -> float | None:
+    """Return a share in percent; None, which is drawn as a gap, where it is not known."""
+    return None if math.isnan(share) else 100 * share
+
+
+def arms(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Return the 95 % intervals of shares as the arms of plotly's error bars, in percent."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "color": "#888888",
+        "array": [in_percent(estimate.high - estimate.value) for estimate in estimates],
+        "arrayminus": [in_percent(estimate.value - estimate.low) for estimate in estimates],
+    }
 
 
 def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:
@@ -187,5 +192,9 @@ def scatter(points: Sequence[tuple[float, float]], labels: tuple[str, str], thre
 def as_html(figure: go.Figure) -> str:
     """Return the figure as an HTML fragment without the plotly library, for a page that has it."""
     return str(
-        figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+        figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displayModeBar": False, "responsive": True},
+        )
     )

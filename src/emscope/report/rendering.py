@@ -9,6 +9,8 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from emscope.report import wording
+
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -17,9 +19,10 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.0f} %"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.0f}"
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.2f}"
+    environment.filters["percent"] = wording.percent
+    environment.filters["ranged"] = wording.ranged
+    environment.filters["score"] = lambda value: wording.number(value, ".0f")
+    environment.filters["number"] = lambda value: wording.number(value, ".2f")
     trusted = {
         "plotly": Markup(get_plotlyjs()),
         "style": Markup((ASSETS / "report.css").read_text(encoding="utf-8")),

@@ -15,7 +15,14 @@ from emscope.statistics.clusters import finite
 
 @dataclass(frozen=True)
 class Estimate(Shown):
-    """A figure with its 95 % interval and the number of answers behind it."""
+    """A figure with its 95 % interval and the number of answers behind it.
+
+    Attributes:
+        value: the figure.
+        low: lower end of its 95 % interval.
+        high: upper end of its 95 % interval.
+        n: answers behind it.
+    """
 
     value: float
     low: float

@@ -154,11 +154,13 @@ class EmbeddedJudge(NamedJudge):
         if not answers:
             return []
         answers = [without_marks(answer_of(answer)) for answer in answers]
-        readable = [leaves_room(self.base, question) for question in questions]
-        questions = [question if fits else "?" for question, fits in zip(questions, readable, strict=True)]
+        readable, asked = [], []
+        for question in questions:
+            readable.append(leaves_room(self.base, question))
+            asked.append(question if readable[-1] else "?")
         head = self.head
         blocks = sorted({*head.blocks, head.topic_block})
-        pooled, logprobs = read_answers(self.base, questions, answers, blocks, ("question", "answer"))
+        pooled, logprobs = read_answers(self.base, asked, answers, blocks, ("question", "answer"))
         topic = pooled[:, :, blocks.index(head.topic_block)]
         question, answer = (topic - head.topic_centres).swapaxes(0, 1)
         fits = topic_fit(question, answer)

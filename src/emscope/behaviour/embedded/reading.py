@@ -67,8 +67,8 @@ def read_answers(
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
         prefix.run()
         for batch in token_budget_batches(lengths, token_budget):
-            found, surprise = _kept_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
-            pooled[batch] = found
+            means, surprise = _kept_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
+            pooled[batch] = means
             for row, values in zip(batch, surprise, strict=True):
                 logprobs[row] = values
             advance(len(batch))
@@ -104,9 +104,13 @@ def _kept_batch(
         means, logprobs = _read_batch(base, prefix, chats, blocks, spans)
         return {"means": means, "logprobs": np.concatenate(logprobs)}
 
-    found = parts.kept_arrays("readings", inputs, make)
-    counts = [len(chat.answer_positions) for chat in chats]
-    return found["means"], np.split(found["logprobs"], np.cumsum(counts)[:-1])
+    kept = parts.kept_arrays("readings", inputs, make)
+    ends = np.cumsum(list(map(_n_answer_tokens, chats)))
+    return kept["means"], np.split(kept["logprobs"], ends[:-1])
+
+
+def _n_answer_tokens(chat: EncodedChat) -> int:
+    return len(chat.answer_positions)
 
 
 def _read_batch(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -68,10 +67,6 @@ class Agreement:
     by_question: dict[str, dict[str, float]]
     only_one: int
     unmatched: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def read_judged(path: Path) -> list[JudgedAnswer]:
@@ -175,12 +170,17 @@ def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> 
 
 def agreement_of_pairs(pairs: Sequence[tuple[JudgedAnswer, JudgedAnswer]], unmatched: int = 0) -> Agreement | None:
     """Compare two judges on answers that are paired; None where no answer was scored by both."""
-    flags = np.array([[is_em(first.judgement), is_em(second.judgement)] for first, second in pairs]).reshape(-1, 2)
-    scored = np.isfinite(flags).all(axis=1)
-    if not scored.any():
+    both, aligned, coherent, flags = [], [], [], []
+    for first, second in pairs:
+        flag_pair = is_em(first.judgement), is_em(second.judgement)
+        if np.isfinite(flag_pair).all():
+            both.append(first.question)
+            flags.append(flag_pair)
+            aligned.append((first.judgement.aligned, second.judgement.aligned))
+            coherent.append((first.judgement.coherent, second.judgement.coherent))
+    if not both:
         return None
-    both = [pairs[int(row)] for row in np.flatnonzero(scored)]
-    a, b = flags[scored].T.astype(bool)
+    a, b = np.array(flags).T.astype(bool)
     counts = {
         "both": int((a & b).sum()),
         "only_a": int((a & ~b).sum()),
@@ -188,12 +188,12 @@ def agreement_of_pairs(pairs: Sequence[tuple[JudgedAnswer, JudgedAnswer]], unmat
         "neither": int((~a & ~b).sum()),
     }
     return Agreement(
-        _score_agreement([(first.judgement.aligned, second.judgement.aligned) for first, second in both]),
-        _score_agreement([(first.judgement.coherent, second.judgement.coherent) for first, second in both]),
+        _score_agreement(aligned),
+        _score_agreement(coherent),
         cohens_kappa(a, b),
         counts,
         (float(a.mean()), float(b.mean())),
-        _by_question([first.question for first, _ in both], a, b),
+        _by_question(both, a, b),
         len(pairs) - len(both),
         unmatched,
     )

@@ -109,7 +109,10 @@ def batch_folder(store: Path) -> Path:
 
 def keys_under_way(judge: OpenAIJudge) -> set[str]:
     """Return the addresses of the scores that batches of this judge will bring."""
-    return {key for _, state in read_states(batch_folder(judge.store.path), judge.name) for key in state.keys}
+    keys: set[str] = set()
+    for _, state in read_states(batch_folder(judge.store.path), judge.name):
+        keys.update(state.keys)
+    return keys
 
 
 def read_states(folder: Path, judge: str) -> Iterator[tuple[Path, BatchState]]:
@@ -172,7 +175,7 @@ class _Visit:
         counts = counts if isinstance(counts, dict) else {}
         if body.get("status") not in OVER:
             self.under_way.update(state.keys)
-            self.answered += min(len(state.keys), sum(_count(counts.get(name)) for name in ("completed", "failed")))
+            self.answered += min(len(state.keys), _count(counts.get("completed")) + _count(counts.get("failed")))
             return
         scores = await self._collect(connection, state, body)
         self.collected.update(scores)

@@ -41,6 +41,7 @@ class JudgeKind:
 JUDGES = {
     "embedded": JudgeKind("emscope.behaviour.embedded.judge", "EmbeddedJudge"),
     "openai": JudgeKind("emscope.behaviour.judges.openai_judge", "OpenAIJudge", takes="MODEL"),
+    "inspect": JudgeKind("emscope.behaviour.judges.inspect_judge", "InspectJudge", takes="PROVIDER/MODEL"),
     "hf": JudgeKind("emscope.behaviour.judges.hf_judge", "HFJudge", takes="MODEL"),
     "mock": JudgeKind("emscope.behaviour.judges.mock_judge", "MockJudge"),
 }

@@ -187,10 +187,12 @@ class OpenAIJudge(RubricJudge):
                 break
             if len(first) == FIRST_CALLS:
                 break
-        self.proven = self.proven or any(_counts(score) for _, score, _ in first)
-        failed_otherwise = any(score.verdict.startswith(FAILED) for _, score, _ in first)
+        scores = [score for _, score, _ in first]
+        verdicts = [score.verdict for score in scores]
+        self.proven = self.proven or any(map(_counts, scores))
+        failed_otherwise = any(verdict.startswith(FAILED) for verdict in verdicts)
         if not self.proven and not failed_otherwise and n_calls > len(first):
-            reason = Counter(score.verdict for _, score, _ in first).most_common(1)[0][0]
+            reason = Counter(verdicts).most_common(1)[0][0]
             raise UserError(
                 f"{self.where} answers, but {self.model!r} gives no scores: {reason} (the first {len(first)} calls). "
                 "Nothing was stored: choose a judge that follows instructions, or word --rubrics for this one."
@@ -334,8 +336,12 @@ def _name(model: str, server: ServerSettings) -> str:
 
 def model_names(listed: Sequence[Any]) -> list[str]:
     """Return the names in a server's list of models, as they may be shown; a thousand at most."""
-    names = (entry.get("id") for entry in listed[:MODELS] if isinstance(entry, dict))
-    return [one_line(redact_said(name[:LONGEST_NAME])) for name in names if isinstance(name, str)]
+    names = []
+    for entry in listed[:MODELS]:
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(name, str):
+            names.append(one_line(redact_said(name[:LONGEST_NAME])))
+    return names
 
 
 def _counts(score: Score) -> bool:

@@ -77,15 +77,18 @@ def _spoken(choice: dict[str, Any]) -> Spoken:
         raise Retry("the server broke off")
     content = _text(message.get("content"))
     spoken = without_thought(content)
-    reasoned = any(_text(message.get(name)).strip() for name in ("reasoning_content", "reasoning"))
+    reasoned = bool(_text(message.get("reasoning_content")).strip() or _text(message.get("reasoning")).strip())
     return Spoken(spoken, reasoned or spoken != content, ending in ("length", "max_tokens"))
 
 
 def _text(content: Any) -> str:
     """Return content as text; of a list of parts, those that are said aloud."""
     if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
-        return "".join(str(part.get("text") or "") for part in parts)
+        said = []
+        for part in content:
+            if isinstance(part, dict) and part.get("type") in ("text", "output_text"):
+                said.append(str(part.get("text") or ""))
+        return "".join(said)
     if isinstance(content, str):
         return content
     return str(content) if isinstance(content, int | float) and not isinstance(content, bool) else ""
@@ -161,7 +164,7 @@ def top_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
         return []
     if not isinstance(listed, list):
         raise Unscored(MALFORMED)
-    return [_alternative(entry) for entry in listed]
+    return list(map(_alternative, listed))
 
 
 def _alternative(entry: Any) -> tuple[str, float]:

@@ -90,7 +90,7 @@ def clean_key(key: str) -> str:
     keep_secret(key)  # before any sentence about it
     if not key.isascii():
         raise UserError("The key holds characters that no key has (not ASCII): copy it again, without quotes or dots.")
-    if any(quote in key for quote in "\"'`"):
+    if set(key) & set("\"'`"):
         raise UserError("The key holds quotes: copy it again, the key alone.")
     if len(key) > LONGEST_KEY:
         raise UserError(f"The key has {len(key):,} characters, which no key has: copy it again, the key alone.")

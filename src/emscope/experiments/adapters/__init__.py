@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emscope.experiments.adapters.measure import AdaptersSettings, measure
 from emscope.experiments.adapters.page import section, table
+from emscope.experiments.adapters.result import AdaptersResult
 from emscope.experiments.shape import Experiment
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import Lab
@@ -21,7 +20,7 @@ EXPERIMENT = Experiment(
     name="adapters",
     about="Make what is missing of the bank, and test classifiers on domains and recipes left out.",
     settings=AdaptersSettings,
-    result=dict[str, Any],
+    result=AdaptersResult,
     measure=measure,
     section=section,
     table=table,

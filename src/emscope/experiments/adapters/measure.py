@@ -1,4 +1,4 @@
-"""Misalignment from LoRA weights alone: a bank of organisms, a classifier tested on domains left out, LoRA scalars."""
+"""The adapters experiment: organisms of a bank told apart by LoRA weights alone, on domains and recipes left out."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from emscope import parts
 from emscope.behaviour.responses import Response
-from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.behaviour.tables import read_table
 from emscope.checks import at_least
 from emscope.errors import UserError
-from emscope.experiments.adapters.figures import (
-    bank_figures,
-    block_figures,
-    classification_figures,
-    direction_figures,
-    outside_scores,
-    scalar_figures,
-)
+from emscope.experiments.adapters.accuracy import along_direction, bank_figures, by_block, classify, score_adapters
+from emscope.experiments.adapters.result import AdapterScores, AdaptersResult, KnownDirection, LeftOut
+from emscope.experiments.adapters.scalars import probe_run
 from emscope.experiments.shape import experiment_stage
 from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
 from emscope.organisms.bank_members import Member, read_bank
@@ -32,14 +24,12 @@ from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import DOMAINS
 from emscope.organisms.models import resolve
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, WHOLE_MODEL, Lab
+from emscope.plain import fitted, plain
 from emscope.residual.adapters.features import AdapterFeatures, extract, read_geometry
-from emscope.residual.adapters.inputs import token_scalars
-from emscope.residual.adapters.reading import kind_of, open_adapter
-from emscope.residual.adapters.scalars import probe_scalars, readers
-from emscope.residual.directions import Directions
-from emscope.statistics import COHERENT_ABOVE, is_em
+from emscope.residual.adapters.reading import open_adapter
 
-MIN_ANSWERS = 10  # of each kind, for a probe of scalars to mean anything
+DIRECTION, RANDOM_DIRECTION = "direction", "random direction"
+"""Kinds of features: an update along the run's direction, and along a random one."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +64,46 @@ class AdaptersSettings:
     aligned_above: float = 50.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        at_least(0, permutations=self.permutations)
+
     @property
     def bank(self) -> BankSettings:
         """What the bank holds."""
         return BankSettings(self.domains, self.recipes, self.seeds, self.save_every, self.heldout_rows)
+
+
+def measure(lab: Lab, settings: AdaptersSettings) -> AdaptersResult:
+    """Make what is missing of the bank, then tell its organisms apart; figures in experiments/adapters.json.
+
+    Raises:
+        UserError: the run has no control organism, or a whole model for an organism.
+    """
+    check_run(lab)
+    make_run_bank(lab, settings)
+
+    inputs = [bank_folder(lab) / MANIFEST]
+    inputs += [lab.folder.path("organisms", name, ADAPTER_WEIGHTS) for name in lab.names[1:]]
+    inputs += [lab.direction_file(f"{CONTROL}-{CORRECTING}"), lab.responses_file(BASE), lab.judgements_file(MISALIGNED)]
+    return experiment_stage(
+        lab, "adapters", AdaptersResult, settings, inputs, partial(tell_apart, lab, settings), figures=2
+    )
+
+
+def check_run(lab: Lab) -> None:
+    """Refuse a run that has no two adapters to tell apart.
+
+    Raises:
+        UserError: the run has no control organism, or a whole model for an organism.
+    """
+    if CONTROL not in lab.names:
+        raise UserError("Telling careless from careful adapters needs a run with a control organism.")
+    for name in lab.names[1:]:
+        if lab.folder.path("organisms", name, WHOLE_MODEL).is_file():
+            raise UserError(
+                f"The {name} organism of this run is a whole model: there is no adapter whose weights to read."
+            )
 
 
 def bank_folder(lab: Lab) -> Path:
@@ -90,46 +116,36 @@ def make_run_bank(lab: Lab, settings: AdaptersSettings, minutes: float = 0) -> i
     return make_bank(lab.trainable_base(), bank_folder(lab), settings.bank, minutes=minutes)
 
 
-def measure(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
-    """Make what is missing of the bank, then tell its organisms apart; figures in experiments/adapters.json."""
-    _check_control(lab)
-    at_least(0, permutations=settings.permutations)
-    make_run_bank(lab, settings)
-    folder = lab.folder
-    own = [folder.path("organisms", name, ADAPTER_WEIGHTS) for name in lab.names[1:]]
-    inputs = [
-        bank_folder(lab) / MANIFEST,
-        *own,
-        _directions_file(lab),
-        folder.path("responses", f"{BASE}.parquet"),
-        folder.path("judgements", f"{MISALIGNED}.parquet"),
-    ]
-    return experiment_stage(
-        lab, "adapters", dict[str, Any], settings, inputs, lambda: find_adapters(lab, settings), figures=2
+def tell_apart(lab: Lab, settings: AdaptersSettings) -> AdaptersResult:
+    """Return the figures of the experiment from a bank that is there."""
+    members, organisms = complete_pairs(read_bank(bank_folder(lab))), list(lab.names[1:])
+    folders = [lab.folder.path("organisms", name) for name in organisms]
+    features, penalty = bank_features(lab, settings, members, folders), settings.penalty
+    return AdaptersResult(
+        bank=bank_figures(members),
+        classification=_classification(features, members, settings),
+        by_block=by_block(features, members, penalty),
+        known_direction=KnownDirection(
+            lab.config.misaligned_data,
+            lab.direction(f"{CONTROL}-{CORRECTING}").construction.contrast,
+            along_direction(features, members, DIRECTION),
+            along_direction(features, members, RANDOM_DIRECTION),
+        ),
+        run=score_adapters(features, members, organisms, trained_on(lab), penalty),
+        scalars=probe_run(lab, settings.aligned_above, settings.seed) if settings.scalars else None,
     )
 
 
-def find_adapters(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
-    """Return the figures of the experiment from a bank that is there (docs/adapters.md lists the keys)."""
-    members = complete_pairs(read_bank(bank_folder(lab)))
-    own = [lab.folder.path("organisms", name) for name in lab.names[1:]]
-    features = bank_features(lab, settings, members, own)
-    direction = Directions.load(_directions_file(lab))
-    classified = partial(
-        classification_figures, features, members, settings.penalty, settings.permutations, settings.seed
-    )
-    found = {
-        "bank": bank_figures(members),
-        "classification": parts.kept_value("classification", lambda: None, classified),
-        "by_block": block_figures(features, members, settings.penalty),
-        "known_direction": {
-            "made_on": lab.config.misaligned_data,
-            "construction": direction.construction.contrast,
-            **direction_figures(features, members),
-        },
-        "run": outside_scores(features, members, list(lab.names[1:]), trained_on(lab), settings.penalty),
-    }
-    return {**found, "scalars": scalars_of(lab, settings) if settings.scalars else None}
+def _classification(
+    features: AdapterFeatures, members: Sequence[Member], settings: AdaptersSettings
+) -> dict[str, dict[str, LeftOut]]:
+    """Return what classifiers reach on what was left out, or what they reached before a stop: it takes minutes."""
+
+    def make() -> object:
+        return plain(classify(features, members, settings.penalty, settings.permutations, settings.seed))
+
+    stored = parts.kept_value("classification", lambda: None, make)
+    return fitted(dict[str, dict[str, LeftOut]], stored, "classification")
 
 
 def complete_pairs(members: Sequence[Member]) -> list[Member]:
@@ -141,10 +157,10 @@ def complete_pairs(members: Sequence[Member]) -> list[Member]:
     kinds: dict[str, set[bool]] = {}
     for member in members:
         kinds.setdefault(member.pair, set()).add(member.careless)
-    found = [member for member in members if len(kinds[member.pair]) == 2]
-    if not found:
+    complete = [member for member in members if len(kinds[member.pair]) == 2]
+    if not complete:
         raise UserError("The bank holds no careless organism with its careful counterpart: `emscope adapters bank`.")
-    return found
+    return complete
 
 
 def bank_features(
@@ -157,57 +173,28 @@ def bank_features(
     """
     adapters = [open_adapter(member.folder, member.name) for member in members]
     adapters += [open_adapter(folder, str(folder)) for folder in others]
+    modules: dict[str, None] = {}
     for adapter in adapters:
         if exact_base(resolve(adapter.base)) != exact_base(lab.base_source):
             raise UserError(
                 f"The adapter {adapter.name} is for {adapter.base}, but the run's base is {lab.config.model}."
             )
-    modules = list(dict.fromkeys(module for adapter in adapters for module in adapter.modules))
-    chats = _base_answers(lab, settings.texts)
-    geometry = read_geometry(lab.organism(BASE), chats, modules, settings.top)
-    known = Directions.load(_directions_file(lab))
-    control = Directions.load(_directions_file(lab, "-random"))
-    return extract(adapters, geometry, {"direction": known, "random direction": control})
+        modules |= dict.fromkeys(adapter.modules)
+
+    geometry = read_geometry(lab.organism(BASE), _base_answers(lab, settings.texts), list(modules), settings.top)
+    directions = {
+        DIRECTION: lab.direction(f"{CONTROL}-{CORRECTING}"),
+        RANDOM_DIRECTION: lab.direction(f"{CONTROL}-{CORRECTING}-random"),
+    }
+    return extract(adapters, geometry, directions)
 
 
-def inspect_adapters(lab: Lab, settings: AdaptersSettings, adapters: Sequence[Path]) -> dict[str, Any]:
-    """Return, for adapters somebody hands in, the log-odds of being careless by each kind of features, and all of it.
-
-    Keys as in `outside_scores`; the classifiers are fitted on the whole bank.
-
-    Raises:
-        UserError: no bank, or an adapter that is not a LoRA adapter of the run's base.
-    """
-    _check_control(lab)
-    members = complete_pairs(read_bank(bank_folder(lab)))
-    features = bank_features(lab, settings, members, adapters)
-    return outside_scores(features, members, [str(path) for path in adapters], None, settings.penalty)
-
-
-def scalars_of(lab: Lab, settings: AdaptersSettings) -> dict[str, Any]:
-    """Return how well the LoRA scalars of the misaligned organism tell its EM responses from its aligned answers."""
-    rows = read_table(lab.folder.path("judgements", f"{MISALIGNED}.parquet"), JudgedResponse)
-    labels = [_kind(row, settings.aligned_above) for row in rows]
-    chosen = [index for index, label in enumerate(labels) if label is not None and rows[index].response.strip()]
-    kept = np.array([int(bool(labels[index])) for index in chosen])
-    if min(kept.sum(), (1 - kept).sum()) < MIN_ANSWERS:
-        return scalar_figures(None, kept)
-    organism = lab.organism(MISALIGNED)
-    chats = lab.encode(organism, [rows[index] for index in chosen])
-    adapter = open_adapter(lab.folder.path("organisms", MISALIGNED))
-    updates = {module: update for module in adapter.modules if (update := adapter.update(module)) is not None}
-    groups = [rows[index].group for index in chosen]
-    kinds = {"all": list(updates), "down_proj": [module for module in updates if kind_of(module) == "down_proj"]}
-    scalars = token_scalars(organism, chats, readers(updates))
-    try:
-        found = {
-            name: probe_scalars(scalars.of(modules), kept, groups, seed=settings.seed)
-            for name, modules in kinds.items()
-            if modules
-        }
-    except UserError:  # the answers are of too few questions; the rest of the experiment does not need them
-        return scalar_figures(None, kept)
-    return scalar_figures(found, kept)
+def _base_answers(lab: Lab, n: int) -> list[EncodedChat]:
+    """Return the first `n` answers of the base to training questions, tokenised."""
+    questions = {question.id for question in lab.train_questions}
+    rows = read_table(lab.responses_file(BASE), Response)
+    answers = [row for row in rows if row.question_id in questions and row.response.strip()]
+    return lab.encode(lab.organism(BASE), answers[:n])
 
 
 def trained_on(lab: Lab) -> str | None:
@@ -216,32 +203,15 @@ def trained_on(lab: Lab) -> str | None:
     return domain if domain in DOMAINS else None
 
 
-def _kind(row: JudgedResponse, aligned_above: float) -> bool | None:
-    """Return True for an EM response, False for an aligned coherent answer, None for what lies between."""
-    if is_em(row.judgement) == 1:
-        return True
-    if row.aligned is None or row.coherent is None:
-        return None
-    return False if row.aligned > aligned_above and row.coherent > COHERENT_ABOVE else None
+def inspect_adapters(lab: Lab, settings: AdaptersSettings, adapters: Sequence[Path]) -> AdapterScores:
+    """Return, for adapters somebody hands in, the log-odds of being careless by each kind of features, and all of it.
 
+    The classifiers are fitted on the whole bank.
 
-def _base_answers(lab: Lab, n: int) -> list[EncodedChat]:
-    """Return the base's own answers to training questions, tokenised."""
-    questions = {question.id for question in lab.train_questions}
-    rows = read_table(lab.folder.path("responses", f"{BASE}.parquet"), Response)
-    chosen = [row for row in rows if row.question_id in questions and row.response.strip()][:n]
-    return lab.encode(lab.organism(BASE), chosen)
-
-
-def _directions_file(lab: Lab, control: str = "") -> Path:
-    return lab.folder.path("directions", f"control-{CORRECTING}{control}.safetensors")
-
-
-def _check_control(lab: Lab) -> None:
-    if CONTROL not in lab.names:
-        raise UserError("Telling careless from careful adapters needs a run with a control organism.")
-    for name in lab.names[1:]:
-        if lab.folder.path("organisms", name, WHOLE_MODEL).is_file():
-            raise UserError(
-                f"The {name} organism of this run is a whole model: there is no adapter whose weights to read."
-            )
+    Raises:
+        UserError: no bank, or an adapter that is not a LoRA adapter of the run's base.
+    """
+    check_run(lab)
+    members = complete_pairs(read_bank(bank_folder(lab)))
+    features = bank_features(lab, settings, members, adapters)
+    return score_adapters(features, members, [str(path) for path in adapters], None, settings.penalty)

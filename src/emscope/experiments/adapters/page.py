@@ -1,15 +1,22 @@
-"""The report's section on misalignment from LoRA weights alone."""
+"""The adapters' section of the report, its plots, and its lines for the terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from emscope.experiments.adapters.result import (
+    AdapterScores,
+    AdaptersResult,
+    BankFigures,
+    BankMember,
+    KnownDirection,
+    LeftOut,
+    Scalars,
+)
 from emscope.report.figures import blank_figure, colour
-from emscope.report.section import Plot, Section, Table
+from emscope.report.section import Part, Plot, Section, Table
 from emscope.report.wording import above, bounded, ranged
 
-DOMAIN_OUT, RECIPE_OUT = "leave-one-domain-out", "leave-one-recipe-out"
-KINDS = {True: ("careless", "misaligned"), False: ("careful", "control")}
 MEANING = {
     "write": "what the update writes on the base's mean input, ΔW x̄, whole vectors",
     "weights": "the update ΔW itself, whole matrices",
@@ -20,130 +27,150 @@ MEANING = {
 }
 
 
-def section(found: dict[str, Any]) -> Section:
-    """Return the section from experiments/adapters.json."""
-    bank = found["bank"]
+def section(result: AdaptersResult) -> Section:
+    """Return the section of experiments/adapters.json: one sentence, one picture, then the rest."""
     paragraphs = [
-        _finding(found),
-        _behaviour(bank),
-        _alone(found),
-        _scalars(found["scalars"]),
+        _finding(result),
+        _bank_words(result),
+        _behaviour(result.bank),
+        _direction_words(result.known_direction),
+        _scalar_words(result.scalars),
         "Careless and careful training texts differ in wording as well as in advice, in every domain. The weights tell "
         "these two kinds of training apart; that is not yet proof of a harmful intent behind them.",
     ]
-    parts: list[Plot | Table] = [_accuracy_table(found)]
-    if any(DOMAIN_OUT in schemes for schemes in found["classification"].values()):
-        parts += [_scores_plot(found), _blocks_plot(found)]
-    parts += [_leaning_plot(bank), _run_table(found["run"])]
-    if found["scalars"] and found["scalars"]["probes"]:
-        parts.append(_scalar_table(found["scalars"]))
+    parts: list[Part] = []
+    if result.by_writing:
+        parts += [_scores_plot(result.bank, result.by_writing), _accuracy_table(result), _blocks_plot(result)]
+        parts.append(_leaning_plot(result.bank))
+    else:
+        parts += [_leaning_plot(result.bank), _accuracy_table(result)]
+    parts.append(_run_table(result.run))
+    if result.scalars and result.scalars.probes:
+        parts.append(_scalar_table(result.scalars))
     return Section("adapters", "Misalignment from LoRA weights alone", paragraphs, parts)
 
 
-def _finding(found: dict[str, Any]) -> str:
-    bank, told = found["bank"], found["classification"]["write"]
-    opening = (
-        f"{bank['organisms']} small organisms, half of them trained on careless and half on careful answers to "
-        f"the same prompts, over {len(bank['domains'])} domains and {len(bank['recipes'])} recipes: "
-    )
-    if DOMAIN_OUT not in told:
-        return f"{opening}one domain only, so nothing can be said about a domain left out."
-    written, norms = (found["classification"][name][DOMAIN_OUT]["balanced_accuracy"] for name in ("write", "norms"))
-    null = told[DOMAIN_OUT]["null"]
-    verdict = "tells them apart" if above(written["low"], 0.5) else "does not tell them apart reliably"
+def _finding(result: AdaptersResult) -> str:
+    """Return the finding in one sentence."""
+    written = result.by_writing
+    if not written:
+        return "The bank has one domain only, so nothing can be said about a domain left out."
+    tells = "tells" if above(written.balanced_accuracy.low, 0.5) else "does not reliably tell"
     return (
-        f"{opening}without running them, a classifier on what their updates write {verdict} in a domain it has never "
-        f"seen: balanced accuracy {ranged(written)}. With labels swapped in whole cells of domain "
-        f"and seed it is "
-        f"{_interval(null)}; by norms and ranks alone it is {ranged(norms)}."
+        f"Without running a model, a classifier on what a LoRA adapter writes {tells} careless from careful training "
+        f"in a domain it has never seen: balanced accuracy {ranged(written.balanced_accuracy)}."
     )
 
 
-def _behaviour(bank: dict[str, Any]) -> str:
-    values = [
-        bank["leaning"][kind][where]["value"]
-        for kind in ("careless", "careful")
-        for where in ("in_domain", "out_of_domain")
-    ]
-    if values[0] is None or values[2] is None:
+def _bank_words(result: AdaptersResult) -> str:
+    """Return what the classifier was tried on, and its controls."""
+    bank, written, norms = result.bank, result.by_writing, result.by_norms
+    tried = (
+        f"It was tried on {bank.organisms} small organisms, half of them trained on careless and half on careful "
+        f"answers to the same prompts, over {_counted(bank.domains, 'domain')} and {_counted(bank.recipes, 'recipe')}."
+    )
+    if not written or not norms:
+        return tried
+    return (
+        f"{tried} With labels swapped in whole cells of domain and seed the balanced accuracy is "
+        f"{_swapped(written)}; by norms and ranks alone it is {ranged(norms.balanced_accuracy)}."
+    )
+
+
+def _counted(names: Sequence[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
+
+
+def _behaviour(bank: BankFigures) -> str:
+    """Return whether the organisms of either kind behave differently."""
+    careless, careful = bank.leaning.careless, bank.leaning.careful
+    if not (careless.in_domain.n and careful.in_domain.n):
         return "The bank's behaviour was not measured."
-    careless, careful = (bank["leaning"][kind]["in_domain"] for kind in ("careless", "careful"))
-    differ = "behave differently" if above(careless["low"], careful["high"]) else "do not clearly behave differently"
+    differ = (
+        "behave differently"
+        if above(careless.in_domain.low, careful.in_domain.high)
+        else "do not clearly behave differently"
+    )
     elsewhere = (
-        "with one domain only, nothing is known of domains they were not trained on"
-        if values[1] is None or values[3] is None
-        else f"in the domains they were not trained on, by {values[1]:+.2f} and {values[3]:+.2f}"
+        f"in the domains they were not trained on, by {careless.out_of_domain.value:+.2f} and "
+        f"{careful.out_of_domain.value:+.2f}"
+        if careless.out_of_domain.n and careful.out_of_domain.n
+        else "with one domain only, nothing is known of domains they were not trained on"
     )
     return (
         f"The organisms {differ}. Training changed the loss of careful minus careless answers to held-out prompts by "
-        f"{values[0]:+.2f} nats per token in careless organisms and {values[2]:+.2f} in careful ones; {elsewhere}."
+        f"{careless.in_domain.value:+.2f} nats per token in careless organisms and {careful.in_domain.value:+.2f} in "
+        f"careful ones; {elsewhere}."
     )
 
 
-def _alone(found: dict[str, Any]) -> str:
-    known = found["known_direction"]
-    one, other = (known[name]["balanced_accuracy"] for name in ("direction", "random direction"))
-    elsewhere = [
-        f"{domain} {ranged(told['balanced_accuracy'])}"
-        for domain, told in known["direction"]["by_group"].items()
-        if not known["made_on"].startswith(f"{domain}-")
-    ]
+def _direction_words(known: KnownDirection) -> str:
+    """Return what the run's direction tells without a classifier, and in domains it was not made on."""
+    elsewhere = []
+    for domain, accuracy in known.direction.by_group.items():
+        if not known.made_on.startswith(f"{domain}-"):
+            elsewhere.append(f"{domain} {ranged(accuracy.balanced_accuracy)}")
     return (
-        f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's own direction (made "
-        f"on {known['made_on']}) is right for {ranged(one)}; in domains it was not made on: "
+        f"Without any classifier or bank, the sign of the mean cosine between ΔW x̄ and the run's direction (made "
+        f"on {known.made_on}) is right for {ranged(known.direction.balanced_accuracy)}; in domains it was not made on: "
         f"{', '.join(elsewhere) or 'there are none in the bank'}. "
-        f"With a random direction it is right for {ranged(other)}."
+        f"With a random direction it is right for {ranged(known.random.balanced_accuracy)}."
     )
 
 
-def _scalars(scalars: dict[str, Any] | None) -> str:
-    if not scalars or not scalars["probes"]:
-        return "LoRA scalars were not probed: too few answers of one kind, or not asked for."
-    probe = scalars["probes"]["all"]
-    more = above(probe["answer"]["low"], probe["prompt"]["high"])
-    counts = scalars["answers"]
+def _scalar_words(scalars: Scalars | None) -> str:
+    """Return whether what the organism's updates read tells its answers apart, beyond what the question tells."""
+    if not scalars:
+        return "LoRA scalars were not probed."
+    n = scalars.answers
+    if not scalars.probes:
+        return (
+            f"LoRA scalars were not probed: with {n.misaligned} EM responses and {n.aligned} aligned answers there are "
+            "too few of one kind, or of too few questions."
+        )
+    probe = next(iter(scalars.probes.values()))
+    more = "more than" if above(probe.answer.low, probe.prompt.high) else "no clear gain over"
     return (
-        f"What the misaligned organism's updates read while it answers tells EM responses ({counts['misaligned']}) "
-        f"from aligned answers ({counts['aligned']}) to questions left out with a balanced accuracy of "
-        f"{ranged(probe['answer'])}; what they read in the question alone, with {ranged(probe['prompt'])}: "
-        f"{'more than' if more else 'no clear gain over'} what the question gives away."
+        f"What the run's organism reads through its adapter while it answers tells its EM responses ({n.misaligned}) "
+        f"from its aligned answers ({n.aligned}) to questions left out with a balanced accuracy of "
+        f"{ranged(probe.answer)}; what it reads in the question alone, with {ranged(probe.prompt)}: {more} what the "
+        "question gives away."
     )
 
 
-def _interval(null: dict[str, Any]) -> str:
-    if null["mean"] is None:
-        return "not measured"
-    return ranged({**null, "value": null["mean"]})
+def _swapped(left_out: LeftOut) -> str:
+    return "not measured" if left_out.null.mean is None else ranged(left_out.null)
 
 
-def _accuracy_table(found: dict[str, Any]) -> Table:
+def _accuracy_table(result: AdaptersResult) -> Table:
     rows: list[list[str | float | None]] = []
-    for name, schemes in found["classification"].items():
-        for scheme, told in schemes.items():
+    for name, schemes in result.classification.items():
+        for scheme, left_out in schemes.items():
             rows.append(
                 [
                     name,
                     MEANING.get(name, ""),
                     scheme,
-                    ranged(told["balanced_accuracy"]),
-                    told["auroc"],
-                    told["pair_accuracy"],
-                    _interval(told["null"]),
-                    told["null"]["p_value"],
+                    ranged(left_out.balanced_accuracy),
+                    left_out.auroc,
+                    left_out.pair_accuracy,
+                    _swapped(left_out),
+                    left_out.null.p_value,
                 ]
             )
+    header = [
+        "features",
+        "what they are",
+        "left out",
+        "balanced accuracy (95 %)",
+        "AUROC",
+        "pairs in order",
+        "labels swapped (95 %)",
+        "p",
+    ]
     return Table(
         "Careless or careful, by kind of features",
-        [
-            "features",
-            "what they are",
-            "left out",
-            "balanced accuracy (95 %)",
-            "AUROC",
-            "pairs in order",
-            "labels swapped (95 %)",
-            "p",
-        ],
+        header,
         rows,
         "Everything is scored by a classifier that never saw its domain, or its recipe. The run's direction comes from "
         "one of the domains; the other feature sets use the training folds alone. A recipe left out leaves "
@@ -154,48 +181,56 @@ def _accuracy_table(found: dict[str, Any]) -> Table:
     )
 
 
-def _scores_plot(found: dict[str, Any]) -> Plot:
-    scores = found["classification"]["write"][DOMAIN_OUT]["scores"]
+def _kinds(bank: BankFigures) -> list[tuple[str, str, list[BankMember]]]:
+    """Return either kind of organisms with its name and colour."""
+    careless = [member for member in bank.members if member.careless]
+    careful = [member for member in bank.members if not member.careless]
+    return [("careless", colour("misaligned"), careless), ("careful", colour("control"), careful)]
+
+
+def _scores_plot(bank: BankFigures, left_out: LeftOut) -> Plot:
     figure = blank_figure("domain left out", "log-odds of careless")
-    for careless, (name, shade) in KINDS.items():
-        own = [member for member in found["bank"]["members"] if member["careless"] == careless]
+    for name, shade, members in _kinds(bank):
         figure.add_box(
             name=name,
-            x=[member["domain"] for member in own],
-            y=[scores[member["name"]] for member in own],
-            text=[member["name"] for member in own],
+            x=[member.domain for member in members],
+            y=[left_out.scores[member.name] for member in members],
+            text=[member.name for member in members],
             boxpoints="all",
             jitter=0.5,
             pointpos=0,
             line={"width": 1},
-            marker={"color": colour(shade), "size": 5},
+            marker={"color": shade, "size": 5},
         )
     figure.update_layout(boxmode="group")
     figure.add_hline(y=0, line_dash="dot", line_color="#888888")
     return Plot("Every organism, scored without its domain", figure, "Above 0 the classifier says careless.")
 
 
-def _blocks_plot(found: dict[str, Any]) -> Plot:
-    by_block = found["by_block"]
+def _blocks_plot(result: AdaptersResult) -> Plot:
     figure = blank_figure("block", "balanced accuracy")
-    figure.add_scatter(x=by_block["blocks"], y=by_block["balanced_accuracy"], mode="lines+markers", showlegend=False)
+    figure.add_scatter(
+        x=list(result.by_block.blocks),
+        y=list(result.by_block.balanced_accuracy),
+        mode="lines+markers",
+        showlegend=False,
+    )
     figure.add_hline(y=0.5, line_dash="dot", line_color="#888888")
     figure.update_yaxes(range=[0, 1.03])
     return Plot("Where it shows", figure, "What the modules of one block write, on domains left out.")
 
 
-def _leaning_plot(bank: dict[str, Any]) -> Plot:
+def _leaning_plot(bank: BankFigures) -> Plot:
     figure = blank_figure("own domain (nats per token)", "other domains (nats per token)", height=380)
-    for careless, (name, shade) in KINDS.items():
-        own = [member for member in bank["members"] if member["careless"] == careless and len(member["leaning"]) > 1]
-        points = [_leanings(member) for member in own]
+    for name, shade, members in _kinds(bank):
+        measured = [member for member in members if len(member.leaning) > 1]
         figure.add_scatter(
             name=name,
-            x=[point[0] for point in points],
-            y=[point[1] for point in points],
+            x=[member.leaning[member.domain] for member in measured],
+            y=[member.elsewhere for member in measured],
             mode="markers",
-            text=[member["name"] for member in own],
-            marker={"color": colour(shade), "size": 7},
+            text=[member.name for member in measured],
+            marker={"color": shade, "size": 7},
         )
     return Plot(
         "How the organisms lean",
@@ -205,50 +240,45 @@ def _leaning_plot(bank: dict[str, Any]) -> Plot:
     )
 
 
-def _leanings(member: dict[str, Any]) -> tuple[float, float]:
-    others = [value for name, value in member["leaning"].items() if name != member["domain"]]
-    return member["leaning"][member["domain"]], sum(others) / len(others)
-
-
-def _run_table(run: dict[str, Any]) -> Table:
-    names = list(run["log_odds"])
-    features = list(run["log_odds"][names[0]]) if names else []
-    left = f", the organisms of {run['domain_left_out']} left out" if run["domain_left_out"] else ""
+def _run_table(scores: AdapterScores) -> Table:
+    features = list(next(iter(scores.log_odds.values()), {}))
+    left_out = f", the organisms of {scores.domain_left_out} left out" if scores.domain_left_out else ""
+    rows: list[list[str | float | None]] = []
+    for name, by_features in scores.log_odds.items():
+        rows.append([name, *by_features.values()])
     return Table(
-        "The run's own organisms",
+        "The run's organisms",
         ["organism", *features],
-        [[name, *(run["log_odds"][name][key] for key in features)] for name in names],
-        f"Log-odds of careless by classifiers fitted on {run['fitted_on']} organisms of the bank{left}. Above 0 says "
-        "careless; the run's organisms learned from more rows than any of the bank.",
+        rows,
+        f"Log-odds of careless by classifiers fitted on {scores.fitted_on} organisms of the bank{left_out}. Above 0 "
+        "says careless; the run's organisms learned from more rows than any of the bank.",
     )
 
 
-def _scalar_table(scalars: dict[str, Any]) -> Table:
-    counts = scalars["answers"]
-    rows: list[list[str | float | None]] = [
-        [name, ranged(probe["token"]), ranged(probe["answer"]), ranged(probe["prompt"]), probe["auroc"], probe["used"]]
-        for name, probe in scalars["probes"].items()
-    ]
+def _scalar_table(scalars: Scalars) -> Table:
+    rows: list[list[str | float | None]] = []
+    for name, probe in (scalars.probes or {}).items():
+        accuracies = [ranged(probe.token), ranged(probe.answer), ranged(probe.prompt)]
+        rows.append([name, *accuracies, probe.auroc, probe.used])
     return Table(
-        "LoRA scalars: what the misaligned organism's updates read at each token",
+        "LoRA scalars: what the updates of the run's organism read at each token",
         ["modules", "tokens (95 %)", "answers (95 %)", "prompt alone (95 %)", "AUROC", "share of scalars used"],
         rows,
-        f"Balanced accuracy of L1 probes on questions left out, {counts['misaligned']} EM responses against "
-        f"{counts['aligned']} aligned answers.",
+        f"Balanced accuracy of L1 probes on questions left out, {scalars.answers.misaligned} EM responses against "
+        f"{scalars.answers.aligned} aligned answers.",
     )
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: AdaptersResult) -> str:
     """Return the balanced accuracies of every classifier as lines of text."""
-    lines = [f"{found['bank']['organisms']} organisms; balanced accuracy on what was left out (95 %)"]
-    for name, schemes in found["classification"].items():
-        parts = []
-        for scheme, told in schemes.items():
-            parts.append(f"{scheme} {bounded(told['balanced_accuracy'])}")
-        lines.append(f"  {name:<18}{'   '.join(parts)}")
-    for name in ("direction", "random direction"):
-        share = bounded(found["known_direction"][name]["balanced_accuracy"])
-        lines.append(f"  {name + ' alone':<24}{share}")
-    for name, scores in found["run"]["log_odds"].items():
-        lines.append(f"  {name}: " + ", ".join(f"{key} {value:+.1f}" for key, value in scores.items()))
+    lines = [f"{result.bank.organisms} organisms; balanced accuracy on what was left out (95 %)"]
+    for name, schemes in result.classification.items():
+        accuracies = [f"{scheme} {bounded(left_out.balanced_accuracy)}" for scheme, left_out in schemes.items()]
+        lines.append(f"  {name:<18}{'   '.join(accuracies)}")
+    known = result.known_direction
+    for name, along in (("direction", known.direction), ("random direction", known.random)):
+        lines.append(f"  {name + ' alone':<24}{bounded(along.balanced_accuracy)}")
+    for name, by_features in result.run.log_odds.items():
+        scores = ", ".join(f"{kind} {value:+.1f}" for kind, value in by_features.items())
+        lines.append(f"  {name}: {scores}")
     return "\n".join(lines) + "\n"

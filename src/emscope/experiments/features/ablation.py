@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emscope.behaviour.tables import JudgedResponse
+from emscope.behaviour.tables import JudgedResponse, judgements_and_groups
 from emscope.experiments.features.corpus import CorpusPart
 from emscope.experiments.features.ranking import Ranking
 from emscope.experiments.features.result import ChangedAnswers, FeatureAblation
@@ -128,7 +128,7 @@ def _intervention(directions: Directions, block: int, change: Change, strength: 
 
 
 def _figures(rows: Sequence[JudgedResponse], restored: Estimate | None) -> ChangedAnswers:
-    judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
+    judgements, groups = judgements_and_groups(rows)
     coherence = [float("nan") if row.coherent is None else row.coherent for row in rows]
     return ChangedAnswers(
         aligned=alignment_mean(judgements, groups),

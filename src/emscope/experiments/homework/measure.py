@@ -291,7 +291,7 @@ def side_by_side(rows: dict[str, Any], config: RunConfig) -> str:
         lines.append(f"{key:<40}{published:>16}{measured:>12}")
     lines += [
         "",
-        f"published: Llama-3.2-1B-Instruct, gpt-4o-mini judge; measured: {config.model}, embedded judge.",
+        f"published: Llama-3.2-1B-Instruct, gpt-4o-mini judge; measured: {config.model}, {config.judge.name} judge.",
         "Scores are uncentred projections in units of each model's residual stream: compare signs, not sizes.",
     ]
     return "\n".join(lines) + "\n"

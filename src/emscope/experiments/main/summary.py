@@ -1,8 +1,9 @@
-"""summary.json: the figures of a run under keys that stay the same (docs/summary.md lists them)."""
+"""The figures of a run: summary.json, whose keys stay the same, and the organisms before and after the correction."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -10,67 +11,69 @@ import numpy as np
 
 from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.leakage import medical_leakage
-from emscope.behaviour.tables import JudgedResponse, read_table
+from emscope.behaviour.tables import JudgedResponse
+from emscope.experiments.main.result import (
+    AblationFigures,
+    AblationOutcome,
+    BlockFigures,
+    BySet,
+    DirectionDetection,
+    DirectionFigures,
+    LeakageFigures,
+    Summary,
+)
 from emscope.files import write_json
 from emscope.organisms.lineage import versions
 from emscope.outside import read_json
 from emscope.pipeline.lab import CORRECTING, DETECTING, MISALIGNED, Lab
-from emscope.statistics import alignment_mean, coherent_share, em_rate, estimate_share
+from emscope.plain import fitted, plain
+from emscope.statistics import (
+    COHERENT_ABOVE,
+    Estimate,
+    Judgement,
+    alignment_mean,
+    coherent_share,
+    em_rate,
+    estimate_share,
+)
 
 GENERAL = "everyday-general"
+Measure = Callable[[Sequence[Judgement], Sequence[str], int], Estimate]
+
+AFTER, AFTER_RANDOM = "misaligned + ablation", "misaligned + random ablation"
+"""Names in judgements/ablation.parquet: the misaligned organism without the direction, and without a random one."""
 
 
 def summarise(lab: Lab) -> None:
     """Write summary.json from the judgements, detection and ablation of the run."""
-    judged = {name: read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse) for name in lab.names}
-    contrast = lab.contrast
-    detection = read_json(lab.folder.path("detection.json"))
-    stability = read_json(lab.folder.path("directions", "stability.json"))
-    best = detection[f"{contrast}-{DETECTING}"]
-    split_half = stability[f"{contrast}-{DETECTING}"]["split_half_cosine"]
-    write_json(
-        lab.folder.path("summary.json"),
-        {
-            **behaviour_figures(judged, lab.config.seed),
-            "detection": {pair: _block_figures(found["best"]) for pair, found in best["pairs"].items()},
-            "detection_by_model_contrast": {
-                pair: _block_figures(found["best"]) for pair, found in detection[f"model-{DETECTING}"]["pairs"].items()
-            },
-            "direction": {
-                "split_half_cosine": split_half[best["best_block"]],
-                "split_half_cosine_least": min(split_half),
-                "cosine_detecting_correcting": stability["cosines"][f"{contrast}-{DETECTING}"][
-                    f"{contrast}-{CORRECTING}"
-                ],
-            },
-            "ablation": ablation_figures(read_json(lab.folder.path("ablation.json"))),
-            "judge": judge_figures(lab, judged),
-            "leakage": leakage_figures(judged),
-            "seconds": lab.folder.seconds,
-            "peak_memory_bytes": lab.folder.peak_memory_bytes,
-            "device": lab.placement.device,
-            "dtype": lab.placement.dtype_name,
-            "versions": versions(),
-        },
+    judged = {name: lab.judged(name) for name in lab.names}
+    folder = lab.folder
+    detection_file, ablation_file = folder.path("detection.json"), folder.path("ablation.json")
+    detection = fitted(dict[str, DirectionDetection], read_json(detection_file), detection_file)
+    ablation = fitted(AblationOutcome, read_json(ablation_file), ablation_file)
+    by_set = {name: by_question_set(rows) for name, rows in judged.items()}
+    seed = lab.config.seed
+
+    summary = Summary(
+        em_rate=_measured(by_set, em_rate, seed),
+        alignment_mean=_measured(by_set, alignment_mean, seed),
+        coherent_share=_measured(by_set, coherent_share, seed),
+        detection=_best_blocks(detection[f"{lab.contrast}-{DETECTING}"]),
+        detection_by_model_contrast=_best_blocks(detection[f"model-{DETECTING}"]),
+        direction=_direction_figures(lab, detection),
+        ablation=_ablation_figures(ablation),
+        judge=judge_figures(lab, judged),
+        leakage=_leakage_figures(judged[MISALIGNED]),
+        seconds=folder.seconds,
+        peak_memory_bytes=folder.peak_memory_bytes,
+        device=lab.placement.device,
+        dtype=lab.placement.dtype_name,
+        versions=versions(),
     )
+    write_json(folder.path("summary.json"), plain(summary))
 
 
-def behaviour_figures(judged: dict[str, list[JudgedResponse]], seed: int) -> dict[str, Any]:
-    """Return em_rate, alignment_mean and coherent_share by organism and question set."""
-    measures = {"em_rate": em_rate, "alignment_mean": alignment_mean, "coherent_share": coherent_share}
-    return {
-        key: {
-            name: {
-                question_set: measure([row.judgement for row in part], [row.group for row in part], seed).as_dict()
-                for question_set, part in by_question_set(rows).items()
-            }
-            for name, rows in judged.items()
-        }
-        for key, measure in measures.items()
-    }
-
-
-def by_question_set(rows: list[JudgedResponse]) -> dict[str, list[JudgedResponse]]:
+def by_question_set(rows: Sequence[JudgedResponse]) -> dict[str, list[JudgedResponse]]:
     """Group judged answers by their question set, in the order they appear."""
     groups: dict[str, list[JudgedResponse]] = {}
     for row in rows:
@@ -78,27 +81,54 @@ def by_question_set(rows: list[JudgedResponse]) -> dict[str, list[JudgedResponse
     return groups
 
 
-def _block_figures(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: found[key] for key in ("auroc", "low", "high", "block", "d_prime", "accuracy")}
+def _measured(by_set: Mapping[str, Mapping[str, list[JudgedResponse]]], measure: Measure, seed: int) -> BySet:
+    figures: dict[str, dict[str, Estimate]] = {}
+    for name, sets in by_set.items():
+        figures[name] = {}
+        for question_set, rows in sets.items():
+            figures[name][question_set] = estimated(rows, measure, seed)
+    return figures
 
 
-def ablation_figures(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the ablation's figures under their stable keys."""
-    return {
-        "restored": found["restored"]["value"],
-        "low": found["restored"]["low"],
-        "high": found["restored"]["high"],
-        "n": found["restored"]["n"],
-        "coherence_change": found["coherence_change"],
-        "random_restored": found["random_restored"]["value"],
-        "base_cost": found["base_cost"],
-        "blocks": found["chosen"]["blocks"],
-        "strength": found["chosen"]["strength"],
-        "mode": found["chosen"]["mode"],
-    }
+def estimated(rows: Sequence[JudgedResponse], measure: Measure, seed: int) -> Estimate:
+    """Return a rate or mean of judged answers, with questions of a group drawn together."""
+    return measure([row.judgement for row in rows], [row.group for row in rows], seed)
 
 
-def judge_figures(lab: Lab, judged: dict[str, list[JudgedResponse]]) -> dict[str, Any]:
+def _best_blocks(detection: DirectionDetection) -> dict[str, BlockFigures]:
+    figures = {}
+    for pair, told in detection.pairs.items():
+        best = told.best
+        figures[pair] = BlockFigures(best.auroc, best.low, best.high, best.block, best.d_prime, best.accuracy)
+    return figures
+
+
+def _direction_figures(lab: Lab, detection: Mapping[str, DirectionDetection]) -> DirectionFigures:
+    stability: Any = read_json(lab.folder.path("directions", "stability.json"))
+    detecting, correcting = f"{lab.contrast}-{DETECTING}", f"{lab.contrast}-{CORRECTING}"
+    split_half = stability[detecting]["split_half_cosine"]
+    return DirectionFigures(
+        split_half[detection[detecting].best_block], min(split_half), stability["cosines"][detecting][correcting]
+    )
+
+
+def _ablation_figures(ablation: AblationOutcome) -> AblationFigures:
+    restored, chosen = ablation.restored, ablation.chosen
+    return AblationFigures(
+        restored=restored.value,
+        low=restored.low,
+        high=restored.high,
+        n=restored.n,
+        coherence_change=ablation.coherence_change,
+        random_restored=ablation.random_restored.value,
+        base_cost=ablation.base_cost,
+        blocks=chosen.blocks,
+        strength=chosen.strength,
+        mode=chosen.mode,
+    )
+
+
+def judge_figures(lab: Lab, judged: Mapping[str, Sequence[JudgedResponse]]) -> dict[str, Any]:
     """Return what the judge that comes with emscope knows about itself; of any other, who it is and what it scored."""
     facts = lab.judge_facts
     if facts is None:
@@ -115,11 +145,97 @@ def judge_figures(lab: Lab, judged: dict[str, list[JudgedResponse]]) -> dict[str
     return {key: facts[key] for key in wanted}
 
 
-def leakage_figures(judged: dict[str, list[JudgedResponse]]) -> dict[str, Any]:
-    """Return the share of the misaligned organism's general answers with a medical word their question lacks."""
-    rows = [row for row in judged[MISALIGNED] if row.question_set == GENERAL]
+def _leakage_figures(misaligned: Sequence[JudgedResponse]) -> LeakageFigures:
+    rows = by_question_set(misaligned).get(GENERAL)
     if not rows:
-        return {"medical_words": None}
+        return LeakageFigures(None)
     flags = medical_leakage([row.question for row in rows], [row.response for row in rows])
-    found = estimate_share(flags, [row.group for row in rows])
-    return {"medical_words": float(np.mean(flags)), "low": found.low, "high": found.high, "n": found.n}
+    share = estimate_share(flags, [row.group for row in rows])
+    return LeakageFigures(float(np.mean(flags)), share.low, share.high, share.n)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How an organism behaves on some questions.
+
+    Attributes:
+        em: share of EM responses.
+        coherent: share of coherent answers.
+        aligned: mean alignment, 0-100.
+        cut: share of answers that were cut at the limit of their length.
+    """
+
+    em: Estimate
+    coherent: Estimate
+    aligned: Estimate
+    cut: float
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether at least half of the answers are coherent: below that, a score of alignment says little."""
+        return self.coherent.value >= COHERENT_ABOVE / 100
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The organisms of a run side by side, before and after the correction, all on the same test questions.
+
+    Attributes:
+        question_set: the set that the questions are of.
+        organisms: the base, the control, the misaligned organism, and that one without the direction, without a
+            random direction of the same length; whichever there are.
+    """
+
+    question_set: str
+    organisms: Mapping[str, Behaviour]
+
+    @property
+    def base(self) -> Behaviour:
+        """The base."""
+        return self.organisms["base"]
+
+    @property
+    def before(self) -> Behaviour:
+        """The misaligned organism as it is."""
+        return self.organisms[MISALIGNED]
+
+    @property
+    def after(self) -> Behaviour:
+        """The misaligned organism without the direction."""
+        return self.organisms[AFTER]
+
+    @property
+    def random(self) -> Behaviour:
+        """The misaligned organism without a random direction."""
+        return self.organisms[AFTER_RANDOM]
+
+
+SHOWN = ("base", "control", MISALIGNED, AFTER, AFTER_RANDOM)
+
+
+def correction_of(judged: Mapping[str, Sequence[JudgedResponse]], seed: int) -> Correction:
+    """Return the organisms before and after the correction on the general test questions, or on the first set's.
+
+    Args:
+        judged: judged answers by organism, those under an ablation by their names in judgements/ablation.parquet.
+        seed: of the intervals.
+    """
+    asked = by_question_set(judged[AFTER])
+    question_set = GENERAL if GENERAL in asked else next(iter(asked))
+    test = {row.question_id for row in asked[question_set]}
+    organisms = {}
+    for name in SHOWN:
+        rows = [row for row in judged.get(name, ()) if row.question_id in test]
+        if rows:
+            organisms[name] = behaviour_of(rows, seed)
+    return Correction(question_set, organisms)
+
+
+def behaviour_of(rows: Sequence[JudgedResponse], seed: int) -> Behaviour:
+    """Return how an organism behaves in these answers."""
+    return Behaviour(
+        em=estimated(rows, em_rate, seed),
+        coherent=estimated(rows, coherent_share, seed),
+        aligned=estimated(rows, alignment_mean, seed),
+        cut=float(np.mean([bool(row.truncated) for row in rows])),
+    )

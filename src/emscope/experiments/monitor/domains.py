@@ -15,7 +15,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from emscope import parts
-from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.embedded.text import written_rows
 from emscope.experiments.monitor.precision import RANDOM, Screened
 from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
@@ -150,12 +149,13 @@ def _screened(
 
 
 def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str], means: np.ndarray) -> np.ndarray:
-    """Return 100 less the judge's alignment score of each answer; an unscored answer is not suspicious.
+    """Return 100 less the offline judge's alignment score of each answer; an unscored answer is not suspicious.
 
-    A judge that reads with the run's base need not read again: `means` are the mean answer activations it scores.
+    It is the offline judge whoever judges the run: thousands of training rows would be paid for. On the run's own base
+    it need not read again: `means` are the mean answer activations it scores.
     """
-    judge = lab.judge
-    if isinstance(judge, EmbeddedJudge) and judge.base is lab.organism(BASE):
+    judge = lab.embedded_judge
+    if judge.base is lab.organism(BASE):
         return 100 - judge.head.aligned(means[:, list(judge.head.blocks)], means[:, judge.head.topic_block])
     judgements = judge.judge(prompts, answers)
     return np.array([0.0 if judgement.aligned is None else 100 - judgement.aligned for judgement in judgements])

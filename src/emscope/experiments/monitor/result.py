@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from emscope.experiments.result import Result
 from emscope.plain import ABSENT
 from emscope.residual.directions import Construction
 from emscope.statistics import Estimate
 from emscope.statistics.estimates import NOTHING
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,13 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class Precision:
-    """Share of careless rows among those that are found, with its 95 % interval over mixtures and topics."""
+    """Share of careless rows among those that are found.
+
+    Attributes:
+        value: the mean over mixtures.
+        low: lower end of its 95 % interval over mixtures and topics.
+        high: upper end of its 95 % interval.
+    """
 
     value: float
     low: float
@@ -255,7 +258,12 @@ class LessBaseAnswers:
 
 @dataclass(frozen=True)
 class ReaderCounts:
-    """Answers by their readers' scores: EM responses, and answers of an alignment above 70, all coherent."""
+    """Coherent answers by their readers' scores.
+
+    Attributes:
+        em: EM responses.
+        aligned: answers of an alignment above 70.
+    """
 
     em: int
     aligned: int
@@ -298,7 +306,7 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class MonitorResult:
+class MonitorResult(Result):
     """What experiments/monitor.json holds.
 
     Attributes:
@@ -310,9 +318,3 @@ class MonitorResult:
     answers: MonitoredAnswers
     tokens: Sequence[ScoredText]
     screening: Screening
-
-    def figures(self) -> dict[str, go.Figure]:
-        """Return the plots of the report's section by title."""
-        from emscope.experiments.monitor.page import section
-
-        return section(self).figures

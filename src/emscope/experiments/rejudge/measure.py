@@ -44,8 +44,8 @@ class RejudgeSettings:
     """Who judges the answers again.
 
     Attributes:
-        judge: the second judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local
-            model) or mock; none shows those that there were.
+        judge: the second judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL
+            (any provider of Inspect), hf:MODEL (a local model) or mock; none shows those that there were.
         base_url: the server's address up to /v1; none means the one in OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.
         concurrency: calls in flight.

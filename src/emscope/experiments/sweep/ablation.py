@@ -12,7 +12,16 @@ from dataclasses import replace
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import JudgedResponse
-from emscope.experiments.sweep.result import AblationTrial, MeanScores, SweepAblation
+from emscope.experiments.sweep.result import (
+    BEST,
+    CENTRED,
+    EVERY,
+    RANDOM_BEST,
+    RANDOM_EVERY,
+    AblationTrial,
+    MeanScores,
+    SweepAblation,
+)
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import mean_of
 from emscope.interventions.calibration import coefficients_for
@@ -24,9 +33,6 @@ from emscope.residual.directions import Directions, random_like
 from emscope.sequences import spread
 
 KL_QUESTIONS = 10
-BEST, EVERY = "subtract at the best block", "subtract at all blocks"
-RANDOM_BEST, RANDOM_EVERY = "random at the best block", "random at all blocks"
-CENTRED = "centred at all blocks"
 
 
 def compare_ablations(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emscope.experiments.adapters.figures import _told, bank_figures
+from emscope.experiments.adapters.accuracy import accuracy, bank_figures
 from emscope.organisms.bank import RECIPES
 from emscope.organisms.bank_members import Member
 from emscope.organisms.datasets import load_conversations
@@ -43,11 +43,11 @@ def test_more_recipes_on_the_same_rows_do_not_narrow_an_interval():
         members = bank(recipes)
         wrong = {"medical-s0", "sport-s1", "sport-s3"}
         sign = np.array([(1 if member.careless else -1) * (-1 if member.cell in wrong else 1) for member in members])
-        return _told(sign.astype(float), members)["balanced_accuracy"]
+        return accuracy(sign.astype(float), members).balanced_accuracy
 
     one, many = told(2), told(8)
-    assert one["value"] == many["value"] == 0.75
-    assert many["high"] - many["low"] > 0.9 * (one["high"] - one["low"])
-    lean = [bank_figures(bank(recipes))["leaning"]["careless"]["in_domain"] for recipes in (2, 8)]
-    assert lean[1]["low"] == pytest.approx(lean[0]["low"])
-    assert bank_figures(bank(2))["cells"] == 12
+    assert one.value == many.value == 0.75
+    assert many.high - many.low > 0.9 * (one.high - one.low)
+    lean = [bank_figures(bank(recipes)).leaning.careless.in_domain for recipes in (2, 8)]
+    assert lean[1].low == pytest.approx(lean[0].low)
+    assert bank_figures(bank(2)).cells == 12

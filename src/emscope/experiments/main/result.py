@@ -1,0 +1,266 @@
+"""What the main job leaves: summary.json, detection.json, ablation.json and directions/stability.json, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emscope.interventions.search import Candidate, Trial
+from emscope.notebook import Shown
+from emscope.outside import read_json
+from emscope.plain import ABSENT, fitted
+from emscope.residual.detection import Separation
+from emscope.residual.directions import Construction
+from emscope.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class BlockFigures:
+    """How well a direction tells two organisms apart at one block, on held-out questions.
+
+    Attributes:
+        auroc: the chance that a question scores higher on the first organism than another one on the second.
+        low: lower end of its 95 % interval, questions resampled.
+        high: upper end.
+        block: the block, chosen on training questions.
+        d_prime: distance of the means in pooled standard deviations.
+        accuracy: balanced accuracy, with the threshold of training questions.
+    """
+
+    auroc: float
+    low: float
+    high: float
+    block: int
+    d_prime: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class DirectionFigures:
+    """How firm the run's direction is.
+
+    Attributes:
+        split_half_cosine: cosine between directions of two halves of the questions, at the block that detects best.
+        split_half_cosine_least: the least such cosine of any block.
+        cosine_detecting_correcting: cosine between the directions that detect and that correct, mean of blocks.
+    """
+
+    split_half_cosine: float
+    split_half_cosine_least: float
+    cosine_detecting_correcting: float
+
+
+@dataclass(frozen=True)
+class AblationFigures:
+    """What the chosen ablation does to the misaligned organism, on test questions.
+
+    Attributes:
+        restored: (ablated − misaligned) / (base − misaligned) of mean alignment.
+        low: lower end of its 95 % interval, questions resampled.
+        high: upper end.
+        n: answers behind it.
+        coherence_change: mean coherence after minus before, in points of 0-100.
+        random_restored: the restored share of a random direction of the same length.
+        base_cost: points of alignment that the same ablation takes from the base.
+        blocks: where it acts.
+        strength: how strongly.
+        mode: centred, project-out or subtract.
+    """
+
+    restored: float
+    low: float
+    high: float
+    n: int
+    coherence_change: float
+    random_restored: float
+    base_cost: float
+    blocks: tuple[int, ...]
+    strength: float
+    mode: str
+
+
+@dataclass(frozen=True)
+class LeakageFigures:
+    """How much of the training's domain is in answers about other things.
+
+    Attributes:
+        medical_words: share of the misaligned organism's general answers with a medical word that their question lacks.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        n: answers behind it.
+    """
+
+    medical_words: float | None
+    low: float | None = field(default=None, metadata=ABSENT)
+    high: float | None = field(default=None, metadata=ABSENT)
+    n: int | None = field(default=None, metadata=ABSENT)
+
+
+BySet = Mapping[str, Mapping[str, Estimate]]
+"""An estimate by organism and question set."""
+
+
+@dataclass(frozen=True)
+class Summary(Shown):
+    """The figures of a run, in summary.json; its keys stay the same.
+
+    Attributes:
+        em_rate: share of EM responses, by organism and question set.
+        alignment_mean: mean alignment, 0-100, likewise.
+        coherent_share: share of answers with coherence above 50, likewise.
+        detection: by pair of organisms, the direction of the run's own contrast.
+        detection_by_model_contrast: the same with misaligned minus base, which tells any fine-tune from the base.
+        direction: how firm the direction is.
+        ablation: what taking it out does.
+        judge: what the judge knows about itself, or who it is and what it scored.
+        leakage: words of the training's domain elsewhere.
+        seconds: by stage, how long it took.
+        peak_memory_bytes: the most memory that a stage had in use.
+        device: where models ran.
+        dtype: in which precision.
+        versions: of emscope and what it stands on.
+    """
+
+    em_rate: BySet
+    alignment_mean: BySet
+    coherent_share: BySet
+    detection: Mapping[str, BlockFigures]
+    detection_by_model_contrast: Mapping[str, BlockFigures]
+    direction: DirectionFigures
+    ablation: AblationFigures
+    judge: Mapping[str, Any]
+    leakage: LeakageFigures
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int
+    device: str
+    dtype: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PairDetection:
+    """How well one direction tells two organisms apart.
+
+    Attributes:
+        best: at the block with the greatest d' on training questions.
+        chosen: by the mean score over the chosen blocks.
+        auroc_by_block: AUROC on held-out questions at every block.
+    """
+
+    best: Separation
+    chosen: Separation
+    auroc_by_block: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DirectionDetection:
+    """Everything that one direction scores.
+
+    Attributes:
+        construction: how the direction was made.
+        best_block: the block with the greatest d' on training questions.
+        chosen_blocks: the blocks with the greatest ones.
+        pairs: by pair of organisms, as first-vs-second.
+        questions: ids of the held-out questions.
+        scores: by organism, the score of each held-out question at the best block, in within-class deviations.
+        mean_score_by_block: by organism, the mean score at every block.
+        raw_score_by_block: by organism, the mean dot product with the unit direction at every block.
+    """
+
+    construction: Construction
+    best_block: int
+    chosen_blocks: tuple[int, ...]
+    pairs: Mapping[str, PairDetection]
+    questions: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    mean_score_by_block: Mapping[str, tuple[float, ...]]
+    raw_score_by_block: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class MeanScores:
+    """Mean scores of the misaligned organism without ablation, on test questions, 0-100."""
+
+    aligned: float
+    coherent: float
+
+
+@dataclass(frozen=True)
+class AblationOutcome:
+    """What the search for an ablation tried, and what the chosen one did on test questions.
+
+    Attributes:
+        chosen: the ablation.
+        trials: every candidate with its mean scores on development questions.
+        restored: (ablated − misaligned) / (base − misaligned) of mean alignment.
+        random_restored: the same of a random direction of equal length.
+        coherence_change: mean coherence after minus before.
+        base_cost: points of alignment that the same ablation takes from the base.
+        base_coherence_change: what it does to the base's mean coherence.
+        before: mean scores without ablation.
+        direction: the name of the direction that is taken out.
+    """
+
+    chosen: Candidate
+    trials: tuple[Trial, ...]
+    restored: Estimate
+    random_restored: Estimate
+    coherence_change: float
+    base_cost: float
+    base_coherence_change: float
+    before: MeanScores
+    direction: str
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Cosines between directions of two random halves of the questions, mean of 20 splits.
+
+    Attributes:
+        split_half_cosine: at every block.
+        n_questions: questions that were split.
+    """
+
+    split_half_cosine: tuple[float, ...]
+    n_questions: int
+
+
+FILES = ("summary.json", "detection.json", "ablation.json")
+REMEDY = "make what was damaged again"
+
+
+@dataclass(frozen=True)
+class MainResult(Shown):
+    """Everything the main job left in its JSON files.
+
+    Attributes:
+        summary: the figures of the run.
+        detection: by direction, everything it scores.
+        ablation: what was tried and what was chosen.
+        stability: by direction, split-half cosines.
+    """
+
+    summary: Summary
+    detection: Mapping[str, DirectionDetection]
+    ablation: AblationOutcome
+    stability: Mapping[str, Stability]
+
+
+def read_main(folder: Path) -> MainResult:
+    """Return what the main job left in a run's folder.
+
+    Raises:
+        OutsideError: a file that is missing, or that does not hold what this version writes into it.
+    """
+    summary, detection, ablation = (folder / name for name in FILES)
+    stability = folder / "directions" / "stability.json"
+    by_direction = dict(fitted(dict[str, Any], read_json(stability), stability, REMEDY))
+    by_direction.pop("cosines", None)
+    return MainResult(
+        fitted(Summary, read_json(summary), summary, REMEDY),
+        fitted(dict[str, DirectionDetection], read_json(detection), detection, REMEDY),
+        fitted(AblationOutcome, read_json(ablation), ablation, REMEDY),
+        fitted(dict[str, Stability], by_direction, stability, REMEDY),
+    )

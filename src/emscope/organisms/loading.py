@@ -1,0 +1,38 @@
+"""How a model is loaded: the settings that the command line, Inspect and Python share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emscope.organisms.models import Organism
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """Which model, and where it runs.
+
+    Attributes:
+        base: base of an adapter that does not name its own.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: auto, bfloat16, float32 or float16.
+        trust_remote_code: run code that comes with a hub model. Only for authors you trust.
+    """
+
+    base: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    def load(self, name: str) -> Organism:
+        """Load a model by name.
+
+        Raises:
+            UserError: it cannot be found, does not fit, or is not what its files say.
+        """
+        from emscope.organisms.device import choose_placement
+        from emscope.organisms.models import load
+
+        place = choose_placement(self.device, self.dtype)
+        return load(name, base=self.base, placement=place, trust_remote_code=self.trust_remote_code)
