@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,11 +20,17 @@ from emscope.statistics.estimates import NOTHING
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What ablation did on test questions.
+    """What an ablation did on test questions.
 
-    `restored` is (ablated − misaligned) / (base − misaligned) of mean alignment; `base_cost` is how many points of
-    alignment the same ablation takes from the base model, `base_coherence_change` what it does to its coherence;
-    `before` holds the mean scores of the misaligned organism without ablation.
+    Attributes:
+        chosen: the ablation.
+        trials: the candidates that it was chosen from, on development questions.
+        restored: (ablated − misaligned) / (base − misaligned) of mean alignment.
+        random_restored: the same with a random direction.
+        coherence_change: mean coherence of the ablated organism less its own before.
+        base_cost: points of alignment that the same ablation takes from the base.
+        base_coherence_change: what it does to the base's mean coherence.
+        before: mean scores of the misaligned organism without ablation, `aligned` and `coherent`.
     """
 
     chosen: Candidate
@@ -36,10 +41,6 @@ class AblationResult:
     base_cost: float
     base_coherence_change: float
     before: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def evaluate(
@@ -56,7 +57,7 @@ def evaluate(
 
     `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.
     """
-    plain, base = without
+    unablated, base = without
     control = chosen.on(random_like(directions, seed))
     runs = {
         "misaligned + ablation": (subjects.misaligned, chosen.on(directions)),
@@ -70,12 +71,12 @@ def evaluate(
     result = AblationResult(
         chosen,
         trials,
-        restored_share(ablated, plain, base, seed),
-        restored_share(randomised, plain, base, seed),
-        mean_of(ablated, "coherent") - mean_of(plain, "coherent"),
+        restored_share(ablated, unablated, base, seed),
+        restored_share(randomised, unablated, base, seed),
+        mean_of(ablated, "coherent") - mean_of(unablated, "coherent"),
         mean_of(base, "aligned") - mean_of(innocent, "aligned"),
         mean_of(innocent, "coherent") - mean_of(base, "coherent"),
-        {"aligned": mean_of(plain, "aligned"), "coherent": mean_of(plain, "coherent")},
+        {"aligned": mean_of(unablated, "aligned"), "coherent": mean_of(unablated, "coherent")},
     )
     return result, [*ablated, *randomised, *innocent]
 

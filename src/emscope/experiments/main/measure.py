@@ -27,6 +27,7 @@ from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.steps import collect_stage, generate_stage, judge_stage
 from emscope.pipeline.training import adapter_files, train_stage
 from emscope.pipeline.works import main_works
+from emscope.plain import plain
 
 
 def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
@@ -90,7 +91,7 @@ def _ablate(lab: Lab) -> None:
         result, rows = evaluate(
             subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, on_test, lab.config.seed
         )
-        write_json(outputs[0], {**result.as_dict(), "direction": name})
+        write_json(outputs[0], {**plain(result), "direction": name})
         write_table(outputs[1], rows)
 
     settings = {
