@@ -92,7 +92,7 @@ def _ablate(lab: Lab) -> None:
         result, rows = evaluate(
             subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, on_test, lab.config.seed
         )
-        write_json(outputs[0], {**result.as_dict(), "direction": name})
+        write_json(outputs[0], {**plain(result), "direction": name})
         write_table(outputs[1], rows)
 
     settings = {
