@@ -18,11 +18,11 @@ from torch import Tensor
 from emscope import parts
 from emscope.errors import UserError
 from emscope.interventions.operators import Intervention, applied
-from emscope.organisms.batching import PaddedBatch, token_budget_batches
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import text_batches
 from emscope.statistics import Estimate, bootstrap_questions
 
 LOGITS_AT_A_TIME = 1 << 23  # 32 MB in float32
@@ -55,15 +55,13 @@ class ForcedText:
         prefix = SharedPrefix(organism, beginnings)
         self.where = self.answers = None
         prefix.run()
-        tails = [chat.ids[prefix.length :] for chat in self.chats]
-        for batch in token_budget_batches([len(tail) for tail in tails], self.token_budget):
-            predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch]
-            sizes = [len(positions) for positions in predictors]
-            rows = torch.from_numpy(np.repeat(np.arange(len(batch)), sizes)).to(organism.device)
+        for batch in text_batches(prefix, [chat.ids for chat in self.chats], self.token_budget):
+            predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch.rows]
+            sizes = list(map(len, predictors))
+            rows = torch.from_numpy(np.repeat(np.arange(len(batch.rows)), sizes)).to(organism.device)
             before = torch.from_numpy(np.concatenate(predictors)).to(organism.device)
             self.where, self.answers = (rows, before), (rows, before + 1)
-            padded = PaddedBatch.of([tails[row] for row in batch], organism.tokenizer.pad_token_id or 0)
-            yield np.repeat(batch, sizes).tolist(), prefix.forward(padded)[rows, before]
+            yield np.repeat(batch.rows, sizes).tolist(), prefix.forward(batch.padded)[rows, before]
         self.where = self.answers = None
 
 
