@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from emscope.errors import UserError
 from emscope.organisms.chat import Message
 
-
 Conversation = Sequence[Message]
 
 

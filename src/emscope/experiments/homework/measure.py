@@ -22,7 +22,7 @@ from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.files import atomic_path, write_json, write_text
 from emscope.interventions.answering import answer_and_judge, mean_of
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import Intervention, ProjectOut
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
@@ -234,7 +234,7 @@ def _ablate(lab: Lab, prompts: list[Question]) -> None:
     path = lab.folder.path("mechinterp_outputs", "misalignment_directions.safetensors")
     read_at_input = Directions.load(path)
     made = replace(read_at_input.construction, site="resid_post", extra={"read_at": "resid_pre"})
-    intervention = Intervention(replace(read_at_input, construction=made), "project-out", BLOCKS, STRENGTH)
+    intervention = ProjectOut(replace(read_at_input, construction=made), BLOCKS, STRENGTH)
     chosen = [*prompts[: ABLATION_PROMPTS // 2 + 1], *prompts[-(ABLATION_PROMPTS // 2) :]]
     runs: dict[str, tuple[str, Intervention | None]] = {
         "base": (BASE, None),
