@@ -106,7 +106,7 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
+        return list(map(without_nan, value))
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
     return value

@@ -206,7 +206,7 @@ def _finished(base: Organism, folder: Path, item: Planned, settings: BankSetting
     if not facts.is_file():
         return False
     key, name = _facts(facts)[-1].text("key"), base.source.base
-    return any(key == _key(known(name), item, settings) for known in (fingerprint, earlier_fingerprint))
+    return key in (_key(fingerprint(name), item, settings), _key(earlier_fingerprint(name), item, settings))
 
 
 def _facts(path: Path) -> list[Record]:

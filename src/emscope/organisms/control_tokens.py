@@ -88,9 +88,9 @@ class ControlTokens:
         if isinstance(value, str):
             return self.pattern.sub(lambda match: filler * len(match[0]), value)
         if isinstance(value, Mapping):
-            return {self.defused(key, filler): self.defused(item, filler) for key, item in value.items()}
+            return {self.defused(name, filler): self.defused(content, filler) for name, content in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self.defused(item, filler) for item in value]
+            return [self.defused(content, filler) for content in value]
         return value
 
 

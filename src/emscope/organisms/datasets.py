@@ -145,8 +145,10 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     if path.is_dir():
         raise UserError(f"{name} is a folder: name a data file in it.")
     if not path.is_file():
-        known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
-        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, [*near_files(name), *known])}")
+        known = near_files(name)
+        for domain in DOMAINS:
+            known += [f"{domain}-careless", f"{domain}-careful"]
+        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, known)}")
     conversations = list(read_conversations(path))
     random.Random(seed).shuffle(conversations)
     n_heldout = int(len(conversations) * holdout)
