@@ -7,22 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emscope.behaviour.judges.settings import JudgeSettings
     from emscope.behaviour.judging import Judge, Judgement
     from emscope.behaviour.questions import Question
     from emscope.behaviour.responses import Response
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
+    from emscope.experiments.main.result import Summary
     from emscope.face.altered import Altered, ablate, applied, steer
     from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
-    from emscope.face.directions import Detection, Probe, collect, detect, direction, probe
+    from emscope.face.directions import Probe, collect, detect, direction, probe
     from emscope.face.loading import load
     from emscope.face.runs import Run, open_run, run
-    from emscope.face.tables import Answers, Judgements, Questions, Table
+    from emscope.face.tables import AnswerPairs, Answers, Judgements, Questions, Table
     from emscope.face.training import train
     from emscope.interventions.operators import Intervention
     from emscope.organisms.models import Organism
     from emscope.organisms.settings import TrainSettings
     from emscope.pipeline.config import RunConfig
+    from emscope.residual.detecting import Detection
     from emscope.residual.directions import Directions, random_like
     from emscope.residual.store import ActivationStore
     from emscope.statistics import Estimate, PairedDifference
@@ -32,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationStore",
     "Altered",
+    "AnswerPairs",
     "Answers",
     "Comparison",
     "Detection",
@@ -39,6 +43,7 @@ __all__ = [
     "Estimate",
     "Intervention",
     "Judge",
+    "JudgeSettings",
     "JudgedResponse",
     "Judgement",
     "Judgements",
@@ -50,6 +55,7 @@ __all__ = [
     "Response",
     "Run",
     "RunConfig",
+    "Summary",
     "Table",
     "TrainSettings",
     "UserError",
@@ -73,23 +79,26 @@ __all__ = [
 ]
 
 _HOMES = {
+    "behaviour.judges.settings": ("JudgeSettings",),
     "behaviour.judging": ("Judge", "Judgement"),
     "behaviour.questions": ("Question",),
     "behaviour.responses": ("Response",),
     "statistics": ("Estimate", "PairedDifference"),
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
+    "experiments.main.result": ("Summary",),
     "face.altered": ("Altered", "ablate", "applied", "steer"),
     "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
-    "face.directions": ("Detection", "Probe", "collect", "detect", "direction", "probe"),
+    "face.directions": ("Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),
     "face.runs": ("Run", "open_run", "run"),
-    "face.tables": ("Answers", "Judgements", "Questions", "Table"),
+    "face.tables": ("AnswerPairs", "Answers", "Judgements", "Questions", "Table"),
     "face.training": ("train",),
     "interventions.operators": ("Intervention",),
     "organisms.models": ("Organism",),
     "organisms.settings": ("TrainSettings",),
     "pipeline.config": ("RunConfig",),
+    "residual.detecting": ("Detection",),
     "residual.directions": ("Directions", "random_like"),
     "residual.store": ("ActivationStore",),
 }

@@ -11,6 +11,9 @@ import numpy as np
 
 from emscope.terminal import one_line, printable
 
+Facts = Mapping[str, object]
+"""What is shown of a result, by name."""
+
 LONGEST_LINE = 300
 LONGEST_TEXT = 60
 LONGEST_CELL = 400
@@ -28,9 +31,12 @@ class Shown:
         if "__repr__" not in cls.__dict__:
             cls.__repr__ = Shown._one_line  # type: ignore[method-assign, assignment]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return what is shown, by name: all fields, unless a class says otherwise."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        shown = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            shown[field.name] = getattr(self, field.name)
+        return shown
 
     def _one_line(self) -> str:
         return called(type(self).__name__, self.facts())
@@ -39,7 +45,7 @@ class Shown:
         return html_facts(type(self).__name__, self.facts())
 
 
-def called(name: str, facts: Mapping[str, Any]) -> str:
+def called(name: str, facts: Facts) -> str:
     """Return 'Name(key=value, …)' on one line, cut where it is long."""
     words = []
     for key, value in facts.items():
@@ -82,7 +88,7 @@ def cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def html_facts(title: str, facts: Mapping[str, Any]) -> str:
+def html_facts(title: str, facts: Facts) -> str:
     """Return a table of names and values under a title, escaped."""
     return html_table(("", title), [(name, _plain(value)) for name, value in facts.items()])
 

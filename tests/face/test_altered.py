@@ -49,8 +49,19 @@ def test_a_function_that_adds_the_direction_steers_like_steer(organism, directio
 
 @pytest.mark.parametrize("change", [lambda block, hidden: hidden[:, :1], lambda block, hidden: None])
 def test_a_function_that_returns_something_else_is_one_sentence(organism, change):
-    with em.applied(organism, change), pytest.raises(UserError, match="return hidden states of the shape that came in"):
+    with (
+        em.applied(organism, change),
+        pytest.raises(UserError, match="return hidden states of the shape"),
+    ):
         read(organism)
+
+
+def test_an_organism_can_be_steered_at_its_answers_tokens_alone(organism, direction):
+    whole, answers = (em.steer(organism, direction, 40.0, blocks=[1], positions=where) for where in ("all", "answer"))
+    assert read(answers).tolist() == read(organism).tolist()  # prompts are read as they are
+    assert read(whole).tolist() != read(organism).tolist()
+    plain, changed = (em.generate(one, PROMPTS, max_new_tokens=4, temperature=0) for one in (organism, answers))
+    assert changed.column("response") != plain.column("response")
 
 
 def test_ablating_takes_the_projection_out_at_every_block(organism, direction):
@@ -86,6 +97,17 @@ def test_comparing_is_paired_by_question_and_signed(organism, direction):
     assert found.questions == len(PROMPTS)
     assert found.aligned.difference.value == pytest.approx(found.aligned.first - found.aligned.second)
     assert "\n" not in repr(found)
+
+
+def test_answers_stand_side_by_side_those_that_differ_most_first(organism, direction):
+    found = em.steer(organism, direction, 3.0).compare(PROMPTS, "mock", max_new_tokens=6, samples=2)
+    assert len(found.pairs) == 2 * len(PROMPTS)
+    gaps = [abs(row.first_aligned - row.second_aligned) for row in found.pairs]
+    assert gaps == sorted(gaps, reverse=True)
+    plain = em.generate(organism, PROMPTS, max_new_tokens=6, samples=2)
+    wanted = {(row.question_id, row.sample): row.response for row in plain}
+    assert {(row.question_id, row.sample): row.second for row in found.pairs} == wanted
+    assert found.pairs[0].first[:5] in found.pairs.to_pandas()["first"][0]
 
 
 def test_answers_to_other_questions_are_not_compared(organism):

@@ -19,14 +19,16 @@ from torch import Tensor
 from emscope import parts, progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
+from emscope.behaviour.shots import after_shots
 from emscope.behaviour.thought_budget import MARK_ROOM, ThoughtBudget
 from emscope.organisms.batching import rounded
-from emscope.organisms.chat import messages_of, prepare_prompt, stop_ids
+from emscope.organisms.chat import Message, messages_of, prepare_prompt, stop_ids
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought, find_thought
+from emscope.organisms.token_positions import prompts_end_at
 
 ROW_STEP = 16
 LOGITS_AT_ONCE = 1 << 22  # of those from which tokens are chosen
@@ -104,15 +106,17 @@ def sample_responses(
     *,
     name: str = "sampling",
     on_rows: OnRows | None = None,
+    shots: Sequence[Message] = (),
 ) -> list[Response]:
     """Return `settings.samples` answers to each question, in the order of the questions.
 
-    Call it inside an intervention's context to sample with the intervention active; `on_rows` is `sample_prompts`'s,
-    and counts the answers in the order in which they are returned.
+    `shots` are turns that stand before every question (see `shots_of`). Call it inside an intervention's context to
+    sample with the intervention active; `on_rows` is `sample_prompts`'s, and counts the answers in the order in which
+    they are returned.
     """
     spelled, asked, prompts = [], [], []
     for question in questions:
-        messages = messages_of(question.text, system=question.system_after(settings.system))
+        messages = after_shots(messages_of(question.text, system=question.system_after(settings.system)), shots)
         encoded = prepare_prompt(organism.tokenizer, messages, settings.enable_thinking)
         spelled.append(encoded.spelled)
         for sample in range(settings.samples):
@@ -167,12 +171,13 @@ def _sampled(
     lengths = [len(row.prompt) for row in rows]
     longest = max(lengths, default=0)
     what = f"A prompt of {longest} tokens and {n} new ones"
-    check_positions(organism, longest + n, what, "lower max_new_tokens, or shorten the question")
+    check_positions(organism, longest + n, what, "lower max_new_tokens, take fewer examples, or shorten the question")
     batches = decoding_batches(lengths, settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
         prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
-        prefix.run()
+        with prompts_end_at([prefix.length]):  # all prompts begin with it
+            prefix.run()
         for numbers in batches:
             batch = [rows[row] for row in numbers]
             _answer(organism, batch, prompts, prefix, stops, settings, on_rows or (lambda rows: None))

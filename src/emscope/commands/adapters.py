@@ -17,7 +17,6 @@ from emscope.experiments import experiment
 from emscope.experiments.adapters.measure import AdaptersSettings, inspect_adapters, make_run_bank
 from emscope.experiments.shape import open_run
 from emscope.organisms.bank import BankSettings
-from emscope.plain import plain
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Inspect:
             raise UserError("Nothing to inspect: name adapter folders with --adapters.")
         settings = AdaptersSettings(top=self.top, texts=self.texts, penalty=self.penalty)
         scores = inspect_adapters(open_run(self.run), settings, self.adapters)
-        return Outcome(readable(plain(scores)), scores)
+        return Outcome(readable(scores), scores)
 
 
 COMMAND = (

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from emscope.behaviour.questions import Question
 from emscope.commands.common import kept_parts, kept_with, read_questions
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out
 from emscope.errors import UserError
 from emscope.files import write_json
-from emscope.organisms.blocks import find_blocks
 from emscope.organisms.loading import LoadSettings
-from emscope.organisms.models import Organism
 from emscope.report.wording import bounded
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
+from emscope.residual.detecting import Detection, block_to_score_at, detect
 from emscope.residual.directions import Directions
-from emscope.statistics import estimate_mean
 
 
 @dataclass(frozen=True)
@@ -53,61 +46,29 @@ class Detect:
         if self.out is not None:
             check_out(self.out, [".json"], [self.directions, *self.questions])
         directions = Directions.load(self.directions)
-        pooling: Any = directions.construction.pooling
-        if pooling not in ("last", "prompt"):
-            raise UserError(
-                f"{self.directions} is made from {pooling} tokens; detection scores prompts: use last or prompt."
-            )
-        block = directions.best_block if self.block is None else self.block
-        if block not in directions.blocks:
-            raise UserError(f"The directions have no block {block}; they have {list(directions.blocks)}.")
+        try:
+            block = block_to_score_at(directions, self.block)
+        except UserError as error:
+            raise UserError(f"{self.directions}: {error}") from error
         questions = read_questions(self.questions)
         organism = self.load.load(self.organism)
-        directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
         with kept_parts(self.out, [self.organism, self.load.base]):
-            scored = self._scored(organism, directions, questions, block)
+            found = detect(organism, directions, questions, block, name=self.organism)
+            scored = found.as_dict()
             if self.out is not None:
                 write_json(self.out, scored)
-        return Outcome(_told(scored, len(questions)), scored, [] if self.out is None else [self.out])
-
-    def _scored(
-        self, organism: Organism, directions: Directions, questions: list[Question], block: int
-    ) -> dict[str, Any]:
-        """Return where the organism's prompts stand, at one block and at all."""
-        pooling: Any = directions.construction.pooling
-        systems = [question.system for question in questions]
-        chats = encode_for_capture(organism.tokenizer, [question.text for question in questions], system=systems)
-        site: Any = directions.construction.site
-        found = capture(organism, chats, CaptureSettings((pooling,), site, directions.blocks))
-        scores, raw = directions.score(found.pooled[pooling]), directions.project(found.pooled[pooling])
-        index = directions.blocks.index(block)
-        mean = estimate_mean(scores[:, index].tolist(), [question.group for question in questions])
-        return {
-            "organism": self.organism,
-            "construction": asdict(directions.construction),
-            "block": block,
-            "mean_score": mean.as_dict(),
-            "share_above_0": float((scores[:, index] > 0).mean()),
-            "verdict": "nearer to the misaligned organism" if mean.value > 0 else "nearer to the aligned organism",
-            "scores": {question.id: float(value) for question, value in zip(questions, scores[:, index], strict=True)},
-            "mean_score_by_block": _by_block(directions, scores),
-            "mean_raw_projection_by_block": _by_block(directions, raw),
-        }
+        return Outcome(_told(found), scored, [] if self.out is None else [self.out])
 
 
-def _told(scored: dict[str, Any], n_questions: int) -> str:
+def _told(found: Detection) -> str:
     """Return the result as lines of text."""
-    mean, made = scored["mean_score"], scored["construction"]
+    made = found.construction
     return (
-        f"{scored['organism']}: {scored['verdict']}\n"
-        f"  {made['contrast']} direction by {made['method']} on {made['pooling']} tokens, block {scored['block']}, "
-        f"{n_questions} questions\n"
-        f"  mean score {bounded(mean, '.2f')}, above 0 on {100 * scored['share_above_0']:.0f} % of the questions\n"
+        f"{found.organism}: {found.verdict}\n"
+        f"  {made.contrast} direction by {made.method} on {made.pooling} tokens, block {found.block}, "
+        f"{len(found.questions)} questions\n"
+        f"  mean score {bounded(found.mean, '.2f')}, above 0 on {100 * found.share_above_0:.0f} % of the questions\n"
     )
-
-
-def _by_block(directions: Directions, values: np.ndarray) -> dict[int, float]:
-    return {block: float(value) for block, value in zip(directions.blocks, values.mean(axis=0), strict=True)}
 
 
 COMMAND = Detect

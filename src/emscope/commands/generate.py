@@ -14,6 +14,7 @@ from emscope.behaviour.formats import FORMATS, Format, with_format
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.shots import shots_of
 from emscope.behaviour.tables import write_table
 from emscope.commands.common import (
     GOES_ON,
@@ -25,6 +26,9 @@ from emscope.commands.common import (
 )
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
+from emscope.errors import UserError
+from emscope.organisms.chat import Message
+from emscope.organisms.datasets import load_conversations
 from emscope.organisms.loading import LoadSettings
 from emscope.organisms.thoughts import count_unfinished
 
@@ -84,6 +88,8 @@ class Generate:
         out: a .parquet or .csv file.
         questions: question sets (everyday-medical, everyday-general, open-ended) or files (.yaml, .jsonl, .csv, .txt).
         format: ask for answers as they come, inside a JSON object or inside a fixed template; several ask for each.
+        shots: a data set or file whose conversations stand before every question as earlier turns.
+        n_shots: how many of them, drawn by the seed.
         backend: what samples; auto is vLLM where it is installed and sees a GPU, else transformers.
         sampling: how answers are sampled.
         ablation: an ablation to have active.
@@ -95,6 +101,8 @@ class Generate:
     out: Path
     questions: tuple[str, ...] = ("everyday-general",)
     format: tuple[Format, ...] = ("plain",)
+    shots: str | None = None
+    n_shots: int = 0
     backend: Literal["auto", "transformers", "vllm"] = "auto"
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     ablation: AblationFlags = field(default_factory=AblationFlags)
@@ -115,20 +123,25 @@ class Generate:
 
         check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         plain, intervention = read_questions(self.questions), self.ablation.intervention()
+        shots = self._shots()
         questions: list[Question] = []
         for chosen in dict.fromkeys(self.format or FORMATS[:1]):
             questions += with_format(plain, chosen)
         settings = list(map(self.sampling.of, questions))
         source = resolve(self.model, self.load.base)
         asked = (
-            "transformers" if self.backend == "auto" and self.sampling.max_thought_tokens is not None else self.backend
+            "transformers"
+            if self.backend == "auto" and (self.sampling.max_thought_tokens is not None or shots)
+            else self.backend
         )
+        if asked == "vllm" and shots:
+            raise UserError("--shots are not sampled with vLLM: leave out --backend vllm.")
         backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
         with kept_parts(self.out, [self.model, self.load.base]):
             if backend == "vllm":
                 rows = self._with_vllm(source, questions, settings)
             else:
-                rows = self._with_transformers(questions, settings, intervention)
+                rows = self._with_transformers(questions, settings, intervention, shots)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
         return Outcome(self._told(rows), {"answers": len(rows), **asdict(count_faults(rows))}, [self.out])
 
@@ -141,14 +154,30 @@ class Generate:
                 text += f", {n} {what}"
         return f"{text}{_said_of_thoughts(rows)}\n"
 
+    def _shots(self) -> list[Message]:
+        """Return the turns before every question.
+
+        Raises:
+            UserError: only one of --shots and --n-shots is given, or the data do not have so many.
+        """
+        if (self.shots is None) != (self.n_shots < 1):
+            raise UserError("Examples need both: --shots names the data, --n-shots says how many of them.")
+        if self.shots is None:
+            return []
+        return shots_of(load_conversations(self.shots).train, self.n_shots, seed=self.sampling.seed)
+
     def _with_transformers(
-        self, questions: Sequence[Question], settings: Sequence[SamplingSettings], intervention: Intervention | None
+        self,
+        questions: Sequence[Question],
+        settings: Sequence[SamplingSettings],
+        intervention: Intervention | None,
+        shots: Sequence[Message],
     ) -> list[Response]:
         from emscope.interventions.operators import applied
 
         organism = self.load.load(self.model)
         with applied(organism, intervention):
-            return ask(lambda part, wanted: sample_responses(organism, part, wanted), questions, settings)
+            return ask(lambda part, wanted: sample_responses(organism, part, wanted, shots=shots), questions, settings)
 
     def _with_vllm(
         self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]

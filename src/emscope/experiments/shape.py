@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from emscope.errors import UserError
-from emscope.experiments import EXPERIMENTS, experiment
 from emscope.files import write_json
-from emscope.notebook import Shown
 from emscope.outside import read_json
 from emscope.pipeline.config import load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 from emscope.plain import fitted, plain
-from emscope.report.section import Part, Plot, Section
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from emscope.report.section import Part, Section
 
 SettingsT = TypeVar("SettingsT")
 ResultT = TypeVar("ResultT")
@@ -69,31 +64,6 @@ class Experiment(Generic[SettingsT, ResultT]):
     def settings_in_full(self) -> SettingsT:
         """The settings it has as a part of everything."""
         return self.settings() if self.in_full is None else self.in_full
-
-
-class Result(Shown):
-    """A base of the results of experiments: one line as text, a table in a notebook, and their plots."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """Return the plots of the report's section, as plotly figures by title."""
-        return plots_of(_experiment_of(self), self)
-
-
-def _experiment_of(result: Result) -> Experiment[Any, Any]:
-    """Return the experiment that a result is of."""
-    for name in EXPERIMENTS:
-        if experiment(name).result is type(result):
-            return experiment(name)
-    raise TypeError(f"{type(result).__name__} is the result of no experiment")
-
-
-def plots_of(chosen: Experiment[Any, ResultT], result: ResultT) -> dict[str, go.Figure]:
-    """Return the plots of an experiment's section, as plotly figures by title."""
-    plots = {}
-    for part in chosen.section(result).parts:
-        if isinstance(part, Plot):
-            plots[part.title] = part.figure
-    return plots
 
 
 def open_run(folder: Path) -> Lab:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import environ
 from pathlib import Path
 from typing import Literal
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import with_format
 from emscope.behaviour.judges.kinds import choose_judge
-from emscope.behaviour.judges.rubrics import load_rubrics
-from emscope.behaviour.judges.server import NO_KEY, ServerSettings
+from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.shots import shots_of, turns_of
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
 from emscope.face.altered import Altered, Subject, subject_of
-from emscope.face.tables import YOURS, Answers, Judgements, Questions, id_of
-from emscope.notebook import Shown
+from emscope.face.tables import YOURS, AnswerPairs, Answers, Judgements, Questions, id_of
+from emscope.notebook import Facts, Shown
+from emscope.organisms.datasets import load_conversations
+from emscope.organisms.messages import Message, messages_of
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
 from emscope.statistics import em_rate as rate_of
@@ -31,6 +32,8 @@ from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 Asked = str | Path | Iterable[str] | Iterable[Question]
 """A question set or file by name, texts to ask, or questions."""
+
+SHOWN_PAIRS = 3
 
 
 def questions(*sets: Asked) -> Questions:
@@ -86,6 +89,8 @@ def generate(
     max_thought_tokens: int | None = None,
     enable_thinking: bool | None = None,
     format: Literal["plain", "json", "template"] = "plain",
+    shots: str | Path | Sequence[tuple[str, str]] = (),
+    n_shots: int | None = None,
     backend: Literal["transformers", "vllm", "auto"] = "transformers",
 ) -> Answers:
     """Return an organism's answers, with its intervention in force where it has one.
@@ -103,6 +108,9 @@ def generate(
         max_thought_tokens: longest thought, in tokens; None lets thought and answer share `max_new_tokens`.
         enable_thinking: tells the chat template to let the model think or not; None leaves its default.
         format: ask for answers as they come, inside a JSON object or inside a fixed template.
+        shots: examples that stand before every question as earlier turns: a data set or file, or pairs of yours,
+            (question, answer).
+        n_shots: how many of them, drawn by the seed; None takes all pairs of yours.
         backend: what samples; auto is vLLM where it is installed and sees a GPU, else transformers.
 
     Raises:
@@ -121,12 +129,31 @@ def generate(
         enable_thinking=enable_thinking,
     )
     settings = [settings_for(question, shared, samples, temperature) for question in rows]
+    turns = _turns(shots, n_shots, seed)
     subject = subject_of(organism)
-    if backend != "transformers" and _takes_vllm(subject, backend):
+    if turns and backend == "vllm":
+        raise UserError("Examples before a question are not sampled with vLLM: leave the backend out.")
+    if backend != "transformers" and not turns and _takes_vllm(subject, backend):
         return _with_vllm(subject, rows, settings)
     with subject.in_force():
-        sampler = partial(sample_responses, subject.organism, name=f"{subject.name} answers")
+        sampler = partial(sample_responses, subject.organism, name=f"{subject.name} answers", shots=turns)
         return Answers(ask(sampler, rows, settings), subject.name)
+
+
+def _turns(shots: str | Path | Sequence[tuple[str, str]], n: int | None, seed: int) -> list[Message]:
+    """Return the examples that stand before every question, as turns.
+
+    Raises:
+        UserError: data without a number of examples, or fewer than that.
+    """
+    if isinstance(shots, (str, Path)):
+        if n is None:
+            raise UserError(f"Say how many examples of {shots} stand before a question: n_shots=8.")
+        return shots_of(load_conversations(str(shots)).train, n, seed=seed)
+    if n is not None and not shots:
+        raise UserError("n_shots says how many examples, but not of what: name data or pairs with shots.")
+    pairs = [messages_of(question, answer) for question, answer in shots]
+    return turns_of(pairs) if n is None else shots_of(pairs, n, seed=seed)
 
 
 def _takes_vllm(subject: Altered, backend: str) -> bool:
@@ -150,9 +177,9 @@ def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSe
 
 def judge(
     answers: Answers | str | Path,
-    by: str | Judge = "embedded",
+    by: str | JudgeSettings | Judge = "embedded",
     *,
-    base_url: str | None = None,
+    base_url: str = "",
     api_key_env: str = "OPENAI_API_KEY",
     concurrency: int = 16,
     rubrics: str | Path | None = None,
@@ -164,9 +191,9 @@ def judge(
 
     Args:
         answers: answers, or a file of questions and answers of any kind.
-        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, or a judge
-            of yours: an object with `id` and `judge(questions, answers)`.
-        base_url: a server's address up to /v1; None takes OPENAI_BASE_URL, else OpenAI's.
+        by: embedded (offline), openai:MODEL (any OpenAI-compatible server), hf:MODEL (a local model), mock, settings
+            that say more, or a judge of yours: an object with `id` and `judge(questions, answers)`.
+        base_url: a server's address up to /v1; none given takes OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.
         concurrency: calls of a server in flight.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts.
@@ -180,32 +207,18 @@ def judge(
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
     chosen: Judge
     if isinstance(by, str):
-        chosen = choose_judge(
-            by,
-            rubrics=load_rubrics(Path(rubrics)) if rubrics is not None else None,
-            store=Path(store) if store is not None else None,
-            server=_server(base_url, api_key_env, concurrency) if by.startswith("openai:") else None,
-            max_calls=max_calls,
-        )
+        address = base_url or address_in_environment(by)
+        named = "" if rubrics is None else str(rubrics)
+        by = JudgeSettings(by, address, api_key_env, concurrency, rubrics=named)
+    if isinstance(by, JudgeSettings):
+        kept = None if store is None else Path(store)
+        chosen = choose_judge(by, store=kept, max_calls=max_calls)
     else:
         chosen = by
     asked = table.column("question")
     said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
     scores = chosen.judge(asked, said)
     return Judgements(with_judgements(table.organism, table, scores, chosen.id + "+thoughts" * thoughts))
-
-
-def _server(base_url: str | None, api_key_env: str, concurrency: int) -> ServerSettings:
-    """Return how a server is asked, with the key from the environment.
-
-    Raises:
-        UserError: OpenAI itself is asked without a key.
-    """
-    address = base_url or environ.get("OPENAI_BASE_URL") or None
-    key = environ.get(api_key_env, "") or NO_KEY
-    if key == NO_KEY and address is None:
-        raise UserError(f"OpenAI needs a key: set {api_key_env} in the environment, or name your server's base_url.")
-    return ServerSettings(address, key, concurrency)
 
 
 def em_rate(
@@ -236,6 +249,7 @@ class Comparison(Shown):
         aligned: difference of mean alignment, in score points.
         coherent: difference of mean coherence, in score points.
         questions: questions compared.
+        pairs: the answers side by side, those that differ most first.
     """
 
     first: str
@@ -244,8 +258,9 @@ class Comparison(Shown):
     aligned: PairedDifference
     coherent: PairedDifference
     questions: int
+    pairs: AnswerPairs
 
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> Facts:
         """Return the differences with their intervals, in words."""
         return {
             "first": self.first,
@@ -255,6 +270,9 @@ class Comparison(Shown):
             "coherent": _in_words(self.coherent, 1, ""),
             "questions": self.questions,
         }
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.pairs[:SHOWN_PAIRS]._repr_html_()
 
 
 def _in_words(found: PairedDifference, scale: float, unit: str) -> str:
@@ -279,6 +297,7 @@ def compare(first: Judgements, second: Judgements, *, seed: int = 0) -> Comparis
         compare_scores(*sides, score="aligned", seed=seed),
         compare_scores(*sides, score="coherent", seed=seed),
         len(set(first.groups)),
+        AnswerPairs.of(first, second),
     )
 
 

@@ -5,33 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import question_name
 from emscope.errors import UserError
 from emscope.face.altered import Subject, subject_of
 from emscope.face.answers import Asked, questions
 from emscope.face.tables import Answers, Judgements
-from emscope.notebook import Shown
-from emscope.organisms.blocks import Site, find_blocks
-from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture, organism_width
-from emscope.residual.contrasts import Examples, Rows, make_examples
-from emscope.residual.directions import Construction, Directions, Method, make_directions
-from emscope.residual.held_out import HeldOut, held_out_figures
-from emscope.residual.scorers import fit_scorers
+from emscope.notebook import Facts, Shown
+from emscope.organisms.blocks import Site
+from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture
+from emscope.residual.detecting import Detection, block_to_score_at
+from emscope.residual.detecting import detect as detection_of
+from emscope.residual.directions import Directions, Method
+from emscope.residual.linear_fits import fit_scorers
+from emscope.residual.sides import Contrast, Sides, UnpairedError, direction_between, sides_of
 from emscope.residual.store import ActivationStore
-from emscope.residual.sweep import MIN_SIDE, SweepOptions, cross_fit, directions_of
-from emscope.statistics import Estimate, estimate_mean
+from emscope.residual.sweep import SweepOptions, cross_fit, directions_of
+from emscope.statistics.separation import SeparationByBlock, separation_by_block
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-Contrast = Literal["control", "model", "response"]
-
-LEAST_PAIRED, LEAST_ROWS = 4, 2
 
 
 def collect(
@@ -105,87 +101,17 @@ def direction(
     Raises:
         UserError: stores of other blocks, widths or sites, too few rows, or two sides that are the same.
     """
-    sides = _sides(positive, negative, pooling, contrast)
-    construction = _construction(positive, negative, sides, method)
-    return make_directions(sides.positive, sides.negative, positive.activations.blocks, construction, penalty)
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """Two sides of a contrast: activations [n, n_blocks, d_model], and the question of each row."""
-
-    positive: np.ndarray
-    negative: np.ndarray
-    positive_questions: tuple[str, ...]
-    negative_questions: tuple[str, ...]
-    contrast: Contrast
-    pooling: str
+    return direction_between(_sides(positive, negative, method, pooling, contrast), penalty)
 
 
 def _sides(
-    positive: ActivationStore, negative: ActivationStore, pooling: str | None, contrast: Contrast | None
-) -> _Sides:
-    """Return the rows that two stores are compared by.
-
-    Raises:
-        UserError: they cannot be compared.
-    """
-    _check_alike(positive, negative)
-    chosen = pooling or _only_pooling(positive, negative)
-    kind = contrast or _contrast_of(positive, negative)
-    shared = tuple(sorted(set(positive.question_ids) & set(negative.question_ids)))
-    if kind == "response":
-        rows = positive.get(chosen), negative.get(chosen)
-        asked = positive.question_ids, negative.question_ids
-    elif len(shared) < LEAST_PAIRED:
-        raise UserError(
-            f"The two sides share {len(shared)} questions; a direction between organisms needs at least "
-            f"{LEAST_PAIRED}. Rows of other questions are compared by contrast='response'."
-        )
-    else:
-        rows = positive.by_question(chosen, shared), negative.by_question(chosen, shared)
-        asked = shared, shared
-    if min(map(len, rows)) < LEAST_ROWS:
-        raise UserError(f"The two sides hold {len(rows[0])} and {len(rows[1])} rows; {LEAST_ROWS} of each are needed.")
-    if np.array_equal(*rows):
-        raise UserError("Both sides are the same activations: there is no direction between them.")
-    return _Sides(*rows, *asked, kind, chosen)
-
-
-def _check_alike(positive: ActivationStore, negative: ActivationStore) -> None:
-    """Refuse stores that were not read the same way."""
-    first, second = positive.activations, negative.activations
-    if (first.blocks, first.site) != (second.blocks, second.site):
-        raise UserError("The two sides hold other blocks or another site: collect both the same way.")
-    if positive.width != negative.width:
-        raise UserError(
-            f"The two sides are of different models (widths {positive.width} and {negative.width}): collect both from "
-            "organisms of one base."
-        )
-
-
-def _only_pooling(positive: ActivationStore, negative: ActivationStore) -> str:
-    """Return the one pooling that both sides have."""
-    both = sorted(set(positive.activations.pooled) & set(negative.activations.pooled))
-    if len(both) != 1:
-        raise UserError(f"Say which pooling: both sides have {', '.join(both) or 'none in common'}.")
-    return both[0]
-
-
-def _contrast_of(positive: ActivationStore, negative: ActivationStore) -> Contrast:
-    """Return what two stores differ in: one organism's rows, an organism and its base, or two organisms."""
-    if positive.organism == negative.organism:
-        return "response"
-    return "model" if negative.organism == positive.base else "control"
-
-
-def _construction(positive: ActivationStore, negative: ActivationStore, sides: _Sides, method: str) -> Construction:
-    """Return how a direction of two stores is made."""
-    paired = sides.contrast != "response"
-    n_examples = len(sides.positive) if paired else len(sides.positive) + len(sides.negative)
-    site, base = positive.activations.site, positive.base or negative.base
-    names = positive.organism, negative.organism
-    return Construction(method, sides.contrast, sides.pooling, site, *names, base, n_examples)
+    positive: ActivationStore, negative: ActivationStore, method: Method, pooling: str | None, contrast: Contrast | None
+) -> Sides:
+    """Return the two sides; the error for organisms without common questions says what to do in Python."""
+    try:
+        return sides_of(positive, negative, method, pooling=pooling, contrast=contrast)
+    except UnpairedError as error:
+        raise UserError(f"{error} Rows of other questions are compared by contrast='response'.") from error
 
 
 @dataclass(frozen=True)
@@ -201,7 +127,7 @@ class Probe(Shown):
     """
 
     directions: Directions
-    held_out: HeldOut
+    held_out: SeparationByBlock
     blocks: tuple[int, ...]
     n_positive: int
     n_negative: int
@@ -216,7 +142,7 @@ class Probe(Shown):
         """The block with the largest d′ on questions left out; choosing it flatters its own figures a little."""
         return self.blocks[int(np.nan_to_num(self.held_out.d_prime.value, nan=-np.inf).argmax())]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return the best block and its AUROC."""
         at = self.blocks.index(self.best_block)
         found = self.held_out.auroc
@@ -260,78 +186,14 @@ def probe(
     Raises:
         UserError: as for `direction`.
     """
-    sides = _sides(positive, negative, pooling, contrast)
-    construction = _construction(positive, negative, sides, method)
-    sizes = len(sides.positive), len(sides.negative)
-    if min(sizes) < MIN_SIDE:
-        raise UserError(f"The two sides hold {sizes[0]} and {sizes[1]} rows; a probe needs {MIN_SIDE} of each.")
-    examples = _examples(sides, construction)
-    scores, penalties = cross_fit(examples, method, SweepOptions(folds=folds, seed=seed))
+    sides = _sides(positive, negative, method, pooling, contrast)
+    examples = sides.examples()
     weights = examples.weights()
-    held_out = held_out_figures(scores, examples.labels, examples.groups, weights, seed)
+    scores, penalties = cross_fit(examples, method, SweepOptions(folds=folds, seed=seed))
+    held_out = separation_by_block(scores, examples.labels, examples.groups, weights, seed)
     fits = fit_scorers(method, examples.activations, examples.labels[None], weights[None], penalties)
-    blocks = positive.activations.blocks
-    directions = replace(directions_of(examples, fits, method, penalties), blocks=blocks)
-    return Probe(directions, held_out, blocks, *sizes)
-
-
-def _examples(sides: _Sides, construction: Construction) -> Examples:
-    """Return both sides as labelled examples that weigh the same."""
-    positive = _rows(sides.positive, sides.positive_questions)
-    negative = _rows(sides.negative, sides.negative_questions)
-    return make_examples(positive, negative, construction)
-
-
-def _rows(activations: np.ndarray, asked: Sequence[str]) -> Rows:
-    """Return one side's rows, each of which counts the same."""
-    n = len(activations)
-    return Rows(activations, np.array(asked), np.full(n, ""), np.ones(n))
-
-
-@dataclass(frozen=True)
-class Detection(Shown):
-    """Where an organism's prompts stand along a direction: above 0 is nearer to its positive side.
-
-    Attributes:
-        organism: whose prompts.
-        construction: how the direction was made.
-        block: the block of the figures below.
-        mean: mean score over questions at that block, in within-class deviations, with its 95 % interval.
-        scores: scores of every question at every block, [n_questions, n_blocks].
-        projections: raw projections (the homework's scores), [n_questions, n_blocks].
-        questions: ids of the questions.
-        blocks: block numbers.
-    """
-
-    organism: str
-    construction: Construction
-    block: int
-    mean: Estimate
-    scores: np.ndarray
-    projections: np.ndarray
-    questions: tuple[str, ...]
-    blocks: tuple[int, ...]
-
-    @property
-    def share_above_0(self) -> float:
-        """Share of the questions that are nearer to the positive side, at the block."""
-        return float((self.scores[:, self.blocks.index(self.block)] > 0).mean())
-
-    @property
-    def verdict(self) -> str:
-        """Which side the organism is nearer to."""
-        return f"nearer to the {'misaligned' if self.mean.value > 0 else 'aligned'} organism"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the verdict and the mean score with its interval."""
-        mean = f"{self.mean.value:+.2f} ({self.mean.low:+.2f} to {self.mean.high:+.2f})"
-        return {"organism": self.organism, "verdict": self.verdict, "mean": mean, "block": self.block, "n": self.mean.n}
-
-    def figures(self) -> dict[str, go.Figure]:
-        """Return the mean score of every block as a plotly figure."""
-        from emscope.face.plots import by_block
-
-        return {"score": by_block(self.blocks, self.scores.mean(axis=0), "mean score (0: midpoint)", level=0.0)}
+    directions = replace(directions_of(examples, fits, method, penalties), blocks=sides.blocks)
+    return Probe(directions, held_out, sides.blocks, len(sides.positive), len(sides.negative))
 
 
 def detect(
@@ -349,21 +211,7 @@ def detect(
         UserError: directions of answers, of another width, or without that block.
     """
     directions = direction if isinstance(direction, Directions) else Directions.load(Path(direction))
-    pooling: Any = directions.construction.pooling
-    if pooling not in ("last", "prompt"):
-        raise UserError(f"This direction is made from {pooling} tokens; detection scores prompts: use last or prompt.")
-    at = directions.best_block if block is None else block
-    if at not in directions.blocks:
-        raise UserError(f"The direction has no block {at}; it has {list(directions.blocks)}.")
-    rows: Sequence[Question] = questions(asked)
-    subject = subject_of(organism)
-    directions.check_width(organism_width(subject.organism), len(find_blocks(subject.organism.model)))
-
-    site: Any = directions.construction.site
-    read = collect(subject, rows, pooling=pooling, site=site, blocks=directions.blocks).get(pooling)
-    scores = directions.score(read)
-    groups = [question.group for question in rows]
-    mean = estimate_mean(scores[:, directions.blocks.index(at)].tolist(), groups)
-    names = tuple(question.id for question in rows)
-    construction = directions.construction
-    return Detection(subject.name, construction, at, mean, scores, directions.project(read), names, directions.blocks)
+    block = block_to_score_at(directions, block)
+    rows, subject = questions(asked), subject_of(organism)
+    with subject.in_force():
+        return detection_of(subject.organism, directions, rows, block, name=subject.name)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emscope.behaviour.judges.settings import JudgeSettings
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import read_table
 from emscope.errors import UserError, did_you_mean
 from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.conduct import conduct, run_full
 from emscope.experiments.main.measure import run_quickstart
+from emscope.experiments.main.result import MainResult, Summary, read_main
+from emscope.experiments.result import Result
 from emscope.experiments.shape import open_run as open_lab
-from emscope.experiments.shape import plots_of, read_result, result_file
+from emscope.experiments.shape import read_result, result_file
 from emscope.face.settings import changed, merged
 from emscope.face.tables import Answers, Judgements, Questions
 from emscope.files import shown_files
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
-from emscope.outside import read_json
 from emscope.pipeline.config import PRESETS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
@@ -58,13 +60,22 @@ class Run(Shown):
         return self.folder / "report.html"
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The figures of summary.json, whose keys the documentation lists.
+    def summary(self) -> Summary:
+        """The figures of the run, those of summary.json.
 
         Raises:
-            UserError: the run is not finished.
+            UserError: the run is not finished, or its files are damaged.
         """
-        return dict(read_json(self.folder / "summary.json"))
+        return self.result.summary
+
+    @property
+    def result(self) -> MainResult:
+        """Everything the main job found: the summary, detection along every direction, and the ablation.
+
+        Raises:
+            UserError: the run is not finished, or its files are damaged.
+        """
+        return read_main(self.folder)
 
     @property
     def organisms(self) -> tuple[str, ...]:
@@ -137,9 +148,9 @@ class Run(Shown):
         _check(f"{name}-{kind}", self._stems("activations", ".safetensors"), f"{self.folder} has no activations")
         return ActivationStore.load(self.folder / "activations" / f"{name}-{kind}.safetensors")
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Result]:
         """Return the results of the experiments that the run has done, by name."""
-        found = {}
+        found: dict[str, Result] = {}
         for name in EXPERIMENTS:
             if result_file(self.folder, name).is_file():
                 found[name] = read_result(self.folder, experiment(name))
@@ -158,7 +169,7 @@ class Run(Shown):
 
     def figures(self, name: str) -> dict[str, go.Figure]:
         """Return the plots of an experiment that the run has done, by title, as plotly figures."""
-        return plots_of(experiment(name), self.experiment(name))
+        return experiment(name).section(self.experiment(name)).figures
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Return the method of an experiment, such as `sweep`.
@@ -174,7 +185,7 @@ class Run(Shown):
         """Return the names, those of the experiments too, for completion."""
         return sorted({*super().__dir__(), *EXPERIMENTS})
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return where the run is, what it is of, and its experiments."""
         done = tuple(name for name in EXPERIMENTS if result_file(self.folder, name).is_file())
         config = self.config
@@ -251,8 +262,10 @@ def _start(config: str | Path | RunConfig) -> tuple[str | RunConfig, Path | None
     return load_config(file), file.parent if file.name == "config.yaml" else None
 
 
-def _settings(start: str | RunConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _settings(start: str | RunConfig, settings: Mapping[str, object]) -> dict[str, object]:
     """Return the settings that are given, nested ones filled up with what the start has."""
     values = dataclasses.asdict(PRESETS[start] if isinstance(start, str) else start)
+    if isinstance(settings.get("judge"), str):
+        settings = {**settings, "judge": JudgeSettings(str(settings["judge"]))}
     whole = merged(values, settings, "the run")
     return {name: whole[name] for name in settings}

@@ -23,20 +23,20 @@ def changed(settings: SettingsT, changes: Mapping[str, Any], what: str) -> Setti
     return found
 
 
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any], what: str) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any], what: str) -> dict[str, object]:
     """Return nested plain values with changes put over them; what a change does not name stays.
 
     Raises:
         UserError: a name that is not there.
     """
-    result = dict(values)
+    result: dict[str, object] = dict(values)
     for name, value in changes.items():
         if name not in result:
             raise UserError(f"{what}: there is no setting {name!r}.{did_you_mean(name, result)}")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             result[name] = dataclasses.asdict(value)
-        elif isinstance(value, Mapping) and isinstance(result[name], Mapping):
-            result[name] = merged(result[name], value, f"{what}: {name}")
+        elif isinstance(value, Mapping) and isinstance(values[name], Mapping):
+            result[name] = merged(values[name], value, f"{what}: {name}")
         else:
             result[name] = value
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints, overload
 
@@ -253,6 +254,48 @@ class Judgements(Table[JudgedResponse]):
         judges = _few({row.judge.split(":")[0] for row in self})
         rates = f"EM {100 * em.value:.0f} %, coherent {100 * coherence.value:.0f} %"
         return f"Judgements({len(self)} answers of {whose}, judged by {judges}: {rates}, n={em.n})"
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """Two organisms' answers to one question, with their scores."""
+
+    question_id: str
+    question: str
+    sample: int
+    first: str
+    second: str
+    first_aligned: float | None
+    second_aligned: float | None
+    first_coherent: float | None
+    second_coherent: float | None
+
+
+class AnswerPairs(Table[AnswerPair]):
+    """The answers of two organisms side by side, those that differ most in alignment first."""
+
+    kind = AnswerPair
+    shown = ("question", "first", "second", "first_aligned", "second_aligned")
+
+    @classmethod
+    def of(cls, first: Judgements, second: Judgements) -> Self:
+        """Return the answers that both sides have: the same question, and the same number among its samples."""
+        theirs = {(row.question_id, row.sample): row for row in second}
+        pairs = []
+        for row in first:
+            other = theirs.get((row.question_id, row.sample))
+            if other is not None:
+                texts = row.question, row.sample, row.response, other.response
+                scores = row.aligned, other.aligned, row.coherent, other.coherent
+                pairs.append(AnswerPair(row.question_id, *texts, *scores))
+        return cls(sorted(pairs, key=_gap, reverse=True))
+
+
+def _gap(pair: AnswerPair) -> float:
+    """Return how far two answers' alignment lies apart; unscored ones come last."""
+    if pair.first_aligned is None or pair.second_aligned is None:
+        return -1.0
+    return abs(pair.first_aligned - pair.second_aligned)
 
 
 def _few(names: set[str]) -> str:

@@ -206,7 +206,9 @@ def _finished(base: Organism, folder: Path, item: Planned, settings: BankSetting
     if not facts.is_file():
         return False
     key, name = _facts(facts)[-1].text("key"), base.source.base
-    return key in (_key(fingerprint(name), item, settings), _key(earlier_fingerprint(name), item, settings))
+    if key == _key(fingerprint(name), item, settings):
+        return True
+    return key == _key(earlier_fingerprint(name), item, settings)  # as earlier versions told what the base is
 
 
 def _facts(path: Path) -> list[Record]:

@@ -16,6 +16,7 @@ from emscope.organisms.architecture import check_lengths, has_cache, takes_paddi
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.token_positions import prompts_end_at
 
 
 class Decoding:
@@ -34,6 +35,7 @@ class Decoding:
         whole: Any = model
         self.config, self.body = whole.config, decoder_body(model)
         check_lengths(self.config, max(map(len, rows)) + new_tokens)
+        self.prompt_lengths = list(map(len, rows))
         device = next(model.parameters()).device
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared
@@ -56,7 +58,8 @@ class Decoding:
             arguments = {"use_cache": True, **cache_argument(self.body, self.cache)}
         if takes_padding(self.config):  # others would take the mask of all tokens for that of the new ones
             arguments |= {"attention_mask": self.mask, "position_ids": self.positions}
-        hidden: Tensor = self.body(input_ids=self.ids, **arguments).last_hidden_state
+        with prompts_end_at(self.prompt_lengths):
+            hidden: Tensor = self.body(input_ids=self.ids, **arguments).last_hidden_state
         return hidden[:, -1]
 
     def append(self, tokens: Tensor) -> None:
@@ -72,6 +75,7 @@ class Decoding:
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but the given ones."""
         self.ids, self.positions, self.mask = self.ids[rows], self.positions[rows], self.mask[rows]
+        self.prompt_lengths = [self.prompt_lengths[row] for row in rows.tolist()]
         if self.cache is not None:
             keep_rows(self.cache, rows)
 

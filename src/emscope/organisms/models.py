@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from emscope.errors import OutsideError, UserError
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.architecture import is_multimodal, model_width, n_positions
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
 from emscope.organisms.blocks import find_blocks, head_logits
@@ -63,7 +63,7 @@ class Organism(Shown):
     tokenizer: Any
     placement: Placement
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return its name, size and place, without the weights."""
         place, source = self.placement, self.source
         found = {"name": source.name, "blocks": len(find_blocks(self.model)), "d_model": model_width(self.model)}

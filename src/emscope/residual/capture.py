@@ -26,6 +26,7 @@ from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import TextBatch, text_batches
+from emscope.organisms.token_positions import prompts_end_at
 
 Pooling = Literal["last", "prompt", "response", "thought"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response", "thought")
@@ -112,9 +113,9 @@ def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarra
         UserError: a `response` of a sequence without an answer, or a `thought` of one without a thought.
     """
     weights = np.zeros((len(poolings), len(chat.ids)), dtype=np.float32)
-    spoken, answer = chat.answer_positions, chat.response_positions
+    answer = chat.response_positions
     thought = chat.thought_positions[:0] if chat.empty_thought else chat.thought_positions
-    n_prompt = int(spoken[0]) if len(spoken) else len(chat.ids)
+    n_prompt = prompt_length(chat)
     for row, pooling in enumerate(poolings):
         if pooling == "last":
             weights[row, n_prompt - 1] = 1
@@ -127,6 +128,12 @@ def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarra
         else:
             raise UserError(f"The pooling {pooling!r} needs {_NEEDED[pooling]}, but a sequence has none.")
     return weights
+
+
+def prompt_length(chat: EncodedChat) -> int:
+    """Return how many tokens come before the answer, all of them where there is none."""
+    spoken = chat.answer_positions
+    return int(spoken[0]) if len(spoken) else len(chat.ids)
 
 
 def capture(
@@ -217,8 +224,10 @@ class _Reader:
         self.organism, self.blocks, self.site = organism, blocks, settings.site
         self.prefix = SharedPrefix(organism, [chat.ids for chat in chats], share=settings.share_prefix)
         self.shared = self.prefix.length
+        self.prompt_lengths = [prompt_length(chat) for chat in chats]
         seen: dict[int, Tensor] = {}
-        with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
+        note = lambda block, hidden: seen.update({block: hidden[0].float()})  # noqa: E731
+        with visiting(organism.model, blocks, note, self.site), prompts_end_at([min(self.prompt_lengths)]):
             self.prefix.run()
         if self.shared:
             self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
@@ -238,7 +247,8 @@ class _Reader:
                 raise StopForward
 
         # StopForward comes when every block that was asked for has been read
-        with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
+        ends = [self.prompt_lengths[row] for row in batch.rows]
+        with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward), prompts_end_at(ends):
             self.prefix.forward(batch.padded)
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from emscope.errors import OutsideError, UserError, did_you_mean
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.organisms.blocks import Site
 from emscope.outside import check_one_of
 from emscope.residual.capture import Activations
@@ -38,7 +38,7 @@ class ActivationStore(Shown):
         """d_model."""
         return int(next(iter(self.activations.pooled.values())).shape[-1])
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return what is stored, without the numbers."""
         stored = self.activations
         return {
@@ -88,7 +88,7 @@ class ActivationStore(Shown):
             raise UserError(f"The question {missing[0]!r} is not stored for {self.organism}.")
         return np.stack([array[rows[question]].mean(axis=0) for question in questions])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the store."""
         metadata = {
             "kind": "activations",
@@ -99,16 +99,16 @@ class ActivationStore(Shown):
         }
         if self.base:  # stores made before have none
             metadata["base"] = self.base
-        save_tensors(path, self.activations.pooled, metadata)
+        save_tensors(Path(path), self.activations.pooled, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> ActivationStore:
+    def load(cls, path: str | Path) -> ActivationStore:
         """Read a store.
 
         Raises:
             UserError: the file is missing, damaged or not a store.
         """
-        stored = load_tensors(path, "activations")
+        stored = load_tensors(Path(path), "activations")
         blocks, questions = stored.blocks(), stored.metadata.texts("question_ids")
         stored.sizes["rows"] = len(questions)
         if not stored.arrays:

@@ -10,7 +10,7 @@ from edges import ENDS, without
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.commands.adapters import COMMAND
-from emscope.commands.main import parse
+from emscope.commands.parsing import parse
 from emscope.errors import OutsideError, UserError
 from emscope.experiments.adapters.measure import (
     AdaptersSettings,
@@ -25,7 +25,8 @@ from emscope.files import without_nan, write_json
 from emscope.organisms.bank import RECIPES, Recipe
 from emscope.organisms.bank_members import read_bank
 from emscope.organisms.datasets import load_conversations
-from emscope.organisms.train import TrainSettings, train_adapter
+from emscope.organisms.settings import TrainSettings
+from emscope.organisms.train import train_adapter
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import Lab

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from emscope.experiments.result import Result
 from emscope.plain import called
 from emscope.residual.adapters.scalars import ScalarProbe
 from emscope.statistics import Estimate
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 DOMAIN_OUT, RECIPE_OUT = "leave-one-domain-out", "leave-one-recipe-out"
 """Ways to leave organisms out of a fit."""
@@ -32,7 +29,12 @@ class Leaning:
 
 @dataclass(frozen=True)
 class LeaningByKind:
-    """The leaning of organisms trained on careless answers, and of those trained on careful ones."""
+    """The leaning of the two kinds of organisms.
+
+    Attributes:
+        careless: of those trained on careless answers.
+        careful: of those trained on careful answers.
+    """
 
     careless: Leaning
     careful: Leaning
@@ -234,7 +236,7 @@ class Scalars:
 
 
 @dataclass(frozen=True)
-class AdaptersResult:
+class AdaptersResult(Result):
     """What experiments/adapters.json holds.
 
     Attributes:
@@ -262,12 +264,6 @@ class AdaptersResult:
     def by_norms(self) -> LeftOut | None:
         """The same by norms and ranks alone."""
         return self.classification[NORMS].get(DOMAIN_OUT)
-
-    def figures(self) -> dict[str, go.Figure]:
-        """Return the plots of the report's section by title."""
-        from emscope.experiments.adapters.page import section
-
-        return section(self).figures
 
 
 WRITE, NORMS = "write", "norms"

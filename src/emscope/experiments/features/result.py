@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.plain import REST, called
 from emscope.residual.features.autoencoder import Quality
 from emscope.residual.features.examples import Example

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED
-from emscope.residual.detection import auroc, cross_fitted_scores, d_prime, separate
+from emscope.residual.detection import cross_fitted_scores, separate
 from emscope.residual.directions import Construction, Directions, make_directions, random_like, split_half_cosine, unit
 from emscope.residual.store import OrganismActivations, answered
+from emscope.statistics.separation import auroc, d_prime
 
 METHODS = ("diff-in-means", "probe")
 CHOSEN_BLOCKS = 4

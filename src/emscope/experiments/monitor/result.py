@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from emscope.experiments.result import Result
 from emscope.plain import ABSENT
 from emscope.residual.directions import Construction
 from emscope.statistics import Estimate
 from emscope.statistics.estimates import NOTHING
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,7 @@ class Screening:
 
 
 @dataclass(frozen=True)
-class MonitorResult:
+class MonitorResult(Result):
     """What experiments/monitor.json holds.
 
     Attributes:
@@ -321,9 +318,3 @@ class MonitorResult:
     answers: MonitoredAnswers
     tokens: Sequence[ScoredText]
     screening: Screening
-
-    def figures(self) -> dict[str, go.Figure]:
-        """Return the plots of the report's section by title."""
-        from emscope.experiments.monitor.page import section
-
-        return section(self).figures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emscope.behaviour.judged_by import JudgedBy
+from emscope.experiments.result import Result
 from emscope.statistics import Estimate
 
 BySet = dict[str, dict[str, Estimate]]
@@ -81,7 +82,7 @@ class SecondJudge:
 
 
 @dataclass(frozen=True)
-class RejudgeResult:
+class RejudgeResult(Result):
     """The figures of a run by its own judge and by every second one.
 
     Attributes:

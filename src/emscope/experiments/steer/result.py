@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from emscope.experiments.bench import SteeredRow
-from emscope.experiments.shape import Result
+from emscope.experiments.result import Result
 from emscope.interventions.steering import SteeredFigures
 from emscope.plain import ABSENT
 from emscope.statistics import Estimate
