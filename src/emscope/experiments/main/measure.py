@@ -65,13 +65,14 @@ def _directions(lab: Lab) -> None:
     shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
     for name, directions in made.directions.items():
         directions.save(lab.direction_file(name))
-    write_json(lab.folder.path("directions", "stability.json"), made.stability)
+    stability = {**plain(made.stability), "cosines": made.cosines}
+    write_json(lab.folder.path("directions", "stability.json"), stability)
 
 
 def _detect(lab: Lab) -> None:
     train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
     found = detect_all(lab.all_activations(), lab.directions(), train, test, lab.config.seed, lab.groups)
-    write_json(lab.folder.path("detection.json"), found)
+    write_json(lab.folder.path("detection.json"), plain(found))
 
 
 def _ablate(lab: Lab) -> None:
