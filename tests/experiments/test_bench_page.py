@@ -11,6 +11,7 @@ from emscope.experiments.bench_page import (
     error_bars,
     organism_words,
     place,
+    restored_clause,
     shown_coefficients,
 )
 from emscope.interventions.steering import SteeredFigures
