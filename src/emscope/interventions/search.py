@@ -91,8 +91,8 @@ def search(
             candidate.on(directions),
         )
         trials.append(Trial.of(candidate, rows))
-    own, base = without
-    floor, target = mean_of(own, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
+    unablated, base = without
+    floor, target = mean_of(unablated, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
     return choose(trials, floor, target), trials
 
 
