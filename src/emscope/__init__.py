@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from emscope.behaviour.responses import Response
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
+    from emscope.experiments.main.result import Summary
     from emscope.face.altered import Altered, ablate, applied, steer
     from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
     from emscope.face.directions import Probe, collect, detect, direction, probe
@@ -54,6 +55,7 @@ __all__ = [
     "Response",
     "Run",
     "RunConfig",
+    "Summary",
     "Table",
     "TrainSettings",
     "UserError",
@@ -84,6 +86,7 @@ _HOMES = {
     "statistics": ("Estimate", "PairedDifference"),
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
+    "experiments.main.result": ("Summary",),
     "face.altered": ("Altered", "ablate", "applied", "steer"),
     "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
     "face.directions": ("Probe", "collect", "detect", "direction", "probe"),

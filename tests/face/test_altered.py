@@ -49,8 +49,19 @@ def test_a_function_that_adds_the_direction_steers_like_steer(organism, directio
 
 @pytest.mark.parametrize("change", [lambda block, hidden: hidden[:, :1], lambda block, hidden: None])
 def test_a_function_that_returns_something_else_is_one_sentence(organism, change):
-    with em.applied(organism, change), pytest.raises(UserError, match="return hidden states of the shape that came in"):
+    with (
+        em.applied(organism, change),
+        pytest.raises(UserError, match="return hidden states of the shape"),
+    ):
         read(organism)
+
+
+def test_an_organism_can_be_steered_at_its_answers_tokens_alone(organism, direction):
+    whole, answers = (em.steer(organism, direction, 40.0, blocks=[1], positions=where) for where in ("all", "answer"))
+    assert read(answers).tolist() == read(organism).tolist()  # prompts are read as they are
+    assert read(whole).tolist() != read(organism).tolist()
+    plain, changed = (em.generate(one, PROMPTS, max_new_tokens=4, temperature=0) for one in (organism, answers))
+    assert changed.column("response") != plain.column("response")
 
 
 def test_ablating_takes_the_projection_out_at_every_block(organism, direction):

@@ -1,4 +1,3 @@
-from emscope.experiments.dynamics.plots import matrices
 from emscope.experiments.transfer.page import matrix
 from emscope.report.figures import as_html, distributions, rates, scatter
 from emscope.statistics import Estimate
@@ -21,7 +20,6 @@ def test_names_of_users_and_modules_are_shown_as_they_are():
     plots = [
         rates({"base": {HOSTILE: share}}, ""),
         distributions({"base": {HOSTILE: [1.0]}}, "", threshold=False),
-        matrices([HOSTILE], [[0.5]], [1]),
         matrix({HOSTILE: {HOSTILE: share}}, [HOSTILE], ("", "")),
     ]
     for plot in plots:

@@ -16,7 +16,7 @@ from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import AlongDirections
 from emscope.interventions.search import candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.loading import LoadSettings
@@ -71,7 +71,7 @@ class Ablate:
             return self._compare(organism, judge, questions, intervention)
 
     def _compare(
-        self, organism: Organism, judge: Judge, questions: list[Question], intervention: Intervention
+        self, organism: Organism, judge: Judge, questions: list[Question], intervention: AlongDirections
     ) -> Outcome:
         """Answer all questions with and without the ablation, and show some of the answers side by side."""
         plain = answer_and_judge(organism, "without", questions, self.sampling, judge)

@@ -16,7 +16,7 @@ from emscope.interventions.settings import AblationSettings
 
 if TYPE_CHECKING:
     from emscope.behaviour.judges.settings import JudgeSettings
-    from emscope.interventions.operators import Intervention
+    from emscope.interventions.operators import AlongDirections
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AblationFlags(AblationSettings):
 
     directions: Path | None = None
 
-    def intervention(self) -> Intervention | None:
+    def intervention(self) -> AlongDirections | None:
         """Return the intervention, or None without directions.
 
         Raises:

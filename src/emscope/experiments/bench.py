@@ -14,7 +14,7 @@ from emscope.behaviour.tables import JudgedResponse
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import AlongDirections
 from emscope.interventions.steering import (
     SteeredFigures,
     SteeredOrganism,
@@ -178,7 +178,7 @@ class Bench:
             aimed.append(Aimed(Steering(direction, near.blocks, search.coefficient), target, search.reached))
         return aimed
 
-    def intervention(self, steering: Steering) -> Intervention:
+    def intervention(self, steering: Steering) -> AlongDirections:
         """Return what one way to steer does to the residual stream."""
         return steer(self.directions[steering.direction], steering.blocks, steering.coefficient)
 
@@ -193,7 +193,7 @@ class Bench:
         return trials
 
     def measured(
-        self, organism: SteeredOrganism, interventions: Sequence[Intervention], questions: Sequence[Question]
+        self, organism: SteeredOrganism, interventions: Sequence[AlongDirections], questions: Sequence[Question]
     ) -> list[tuple[SteeredFigures, list[JudgedResponse]]]:
         """Return figures and answers under each intervention; the answers are kept for the run's table."""
         measured = measure(organism, interventions, questions, self.lab.config.sampling, self.lab.judge)
@@ -229,7 +229,7 @@ class Bench:
         return figures_of(self.lab.judged(name, questions), Estimate(0.0, 0.0, 0.0, 0), self.seed)
 
 
-def label_of(organism: str, intervention: Intervention) -> str:
+def label_of(organism: str, intervention: AlongDirections) -> str:
     """Return what an organism under an intervention is called in a run's table of answers."""
     construction = intervention.directions.construction
     return f"{organism} + {construction.contrast} {construction.method}, {intervention.describe()}"

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from emscope import parts
 from emscope.errors import UserError
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.operators import Intervention, applied, told_of
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import text_batches
+from emscope.organisms.token_positions import prompts_end_at
 from emscope.statistics import Estimate, bootstrap_questions
 
 LOGITS_AT_A_TIME = 1 << 23  # 32 MB in float32
@@ -54,14 +55,17 @@ class ForcedText:
         beginnings = [chat.ids[: chat.answer_positions[0]] for chat in self.chats]  # predictors stay out of the prefix
         prefix = SharedPrefix(organism, beginnings)
         self.where = self.answers = None
-        prefix.run()
+        with prompts_end_at([prefix.length]):
+            prefix.run()
         for batch in text_batches(prefix, [chat.ids for chat in self.chats], self.token_budget):
             predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch.rows]
             sizes = list(map(len, predictors))
             rows = torch.from_numpy(np.repeat(np.arange(len(batch.rows)), sizes)).to(organism.device)
             before = torch.from_numpy(np.concatenate(predictors)).to(organism.device)
             self.where, self.answers = (rows, before), (rows, before + 1)
-            yield np.repeat(batch.rows, sizes).tolist(), prefix.forward(batch.padded)[rows, before]
+            with prompts_end_at([int(self.chats[row].answer_positions[0]) for row in batch.rows]):
+                hidden = prefix.forward(batch.padded)
+            yield np.repeat(batch.rows, sizes).tolist(), hidden[rows, before]
         self.where = self.answers = None
 
 
@@ -115,7 +119,7 @@ class Undisturbed:
 
         def inputs() -> Any:
             texts = [[chat.ids, chat.answer_positions] for chat in self.text.chats]
-            told = [None if intervention is None else intervention.told for intervention in interventions]
+            told = list(map(told_of, interventions))
             return [organism.placement.told, other is None, texts, self.text.token_budget, told]
 
         nats = parts.kept_array("divergences", inputs, lambda: self._nats_of_each(organism, interventions))

@@ -11,7 +11,7 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import UserError
 from emscope.interventions.answering import Subjects, answer_and_judge, mean_and_error, mean_of
-from emscope.interventions.operators import Intervention, Mode
+from emscope.interventions.operators import AlongDirections, Mode, along
 from emscope.residual.directions import Directions
 
 MAX_COHERENCE_LOSS = 5.0
@@ -26,9 +26,9 @@ class Candidate:
     strength: float
     source_block: int | None = None
 
-    def on(self, directions: Directions) -> Intervention:
+    def on(self, directions: Directions) -> AlongDirections:
         """Return this ablation with given directions."""
-        return Intervention(directions, self.mode, self.blocks, self.strength, self.source_block)
+        return along(directions, self.mode, self.blocks, self.strength, self.source_block)
 
 
 def candidates(n_blocks: int) -> list[Candidate]:

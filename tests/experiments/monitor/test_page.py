@@ -106,8 +106,8 @@ def test_it_opens_with_one_sentence_and_one_picture():
     shown = section(result())
     assert shown.paragraphs[0].count(". ") == 0
     assert "first 8 tokens of an answer, the direction between verdicts ranks" in shown.paragraphs[0]
-    assert "0.80 (0.75 – 0.85)" in shown.paragraphs[0]
-    assert "0.95 (0.90 – 1.00)" in shown.paragraphs[0]
+    assert "0.80 (0.75 – 0.85), at the prompt alone 0.60" in shown.paragraphs[0]
+    assert "0.95 (0.90 – 1.00), by words alone at 0.70" in shown.paragraphs[0]
     assert isinstance(shown.parts[0], Plot)
     assert set(shown.figures) == set(result().figures())
 

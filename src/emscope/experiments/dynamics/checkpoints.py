@@ -1,4 +1,4 @@
-"""What each checkpoint of a training is asked, read and scored on: the same questions and texts every time.
+"""Measurements of checkpoints: the same questions, texts and held-out rows for each of them.
 
 Values are kept by question, so that whatever is averaged later can be resampled by question.
 """
@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from emscope import parts
@@ -19,6 +17,8 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.tables import read_table
 from emscope.errors import UserError
+from emscope.experiments.dynamics.result import IN, OUT, SIDES, Losses, LossesBySide, Measurement, Values
+from emscope.experiments.dynamics.settings import DynamicsSettings
 from emscope.files import value_sha256
 from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.answer_loss import row_losses
@@ -27,33 +27,31 @@ from emscope.organisms.collate import BucketCollator
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.models import Organism
 from emscope.organisms.train import encode_conversations, readable_length
+from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
-from emscope.pipeline.lab import Lab
-from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_for_capture
+from emscope.pipeline.lab import BASE, CORRECTING, DETECTING, Lab
+from emscope.plain import fitted
+from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Directions, random_like
+from emscope.sequences import spread
 from emscope.statistics import is_em
 
-if TYPE_CHECKING:
-    from emscope.experiments.dynamics.measure import DynamicsSettings
-
-SIDES = ("in", "out")
-LOSS_BATCH = 12  # held-out rows read at once: their logits are what needs memory
-POOLINGS: tuple[Pooling, ...] = ("last", "response")
+LOSS_BATCH = 12
+"""Held-out rows read at once: their logits are what needs memory."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The files that one training left: metrics, paths, one measurement a step, and those of scaled adapters."""
+class DirectionPair:
+    """The run's direction at one kind of tokens, and a random one of the same norm."""
 
-    metrics: Path
-    paths: Path
-    steps: dict[int, Path]
-    scaled: dict[tuple[int, float], Path]
+    direction: Directions
+    random: Directions
 
-    @property
-    def files(self) -> list[Path]:
-        """All of them."""
-        return [self.metrics, self.paths, *self.steps.values(), *self.scaled.values()]
+    @classmethod
+    def of(cls, lab: Lab, name: str) -> DirectionPair:
+        """Return a direction of the run by its pooling and method, with its control."""
+        direction = lab.direction(f"{lab.contrast}-{name}")
+        return cls(direction, random_like(direction, lab.config.seed))
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ class DynamicsProbes:
         texts: the base model's answer to each question, on which activations are read.
         rows: held-out conversations by side and by kind, careless and careful answers to the same prompts.
         topics: the topic of each of these prompts, by side; rows of one topic are drawn together.
-        directions: by token position, the run's direction and a random one of the same norm.
+        at_prompts: directions read at the last prompt token.
+        at_answers: directions read on average over an answer's tokens.
         sampling: how answers are sampled.
         max_length: longest conversation in tokens.
         key: hash of all of these but the topics and directions.
@@ -75,7 +74,8 @@ class DynamicsProbes:
     texts: dict[str, str]
     rows: dict[str, dict[str, list[list[Message]]]]
     topics: dict[str, list[str]]
-    directions: dict[str, tuple[Directions, Directions]]
+    at_prompts: DirectionPair
+    at_answers: DirectionPair
     sampling: SamplingSettings
     max_length: int
     key: str
@@ -83,61 +83,66 @@ class DynamicsProbes:
     @property
     def questions(self) -> list[Question]:
         """All questions, in domain first."""
-        return [question for side in SIDES for question in self.sides[side]]
+        return self.sides[IN] + self.sides[OUT]
 
-    def all_of(self, lab: Lab, organism: Organism) -> dict[str, Any]:
-        """Return projections and losses, and the scores of sampled answers, by side and question."""
-        return {**self.projections(organism), "losses": self.losses(organism), **self.sampled(lab, organism)}
+    def groups(self, side: str) -> list[str]:
+        """Return the group of each question of a side."""
+        return [question.group for question in self.sides[side]]
 
-    def sampled(self, lab: Lab, organism: Organism) -> dict[str, Any]:
-        """Return alignment, coherence and the EM flag of sampled answers, by side, those to one question together."""
+    def sampled(self, lab: Lab, organism: Organism) -> Measurement:
+        """Return alignment, coherence and the EM flag of sampled answers, those to one question together."""
         rows = answer_and_judge(organism, "checkpoint", self.questions, self.sampling, lab.judge)
-        return {
-            "aligned": self._by_side([row.aligned for row in rows]),
-            "coherent": self._by_side([row.coherent for row in rows]),
-            "em": self._by_side([is_em(row.judgement) for row in rows]),
-        }
+        return Measurement(
+            aligned=self._by_side([row.aligned for row in rows]),
+            coherent=self._by_side([row.coherent for row in rows]),
+            em=self._by_side([is_em(row.judgement) for row in rows]),
+        )
 
-    def projections(self, organism: Organism) -> dict[str, Any]:
-        """Return scores along the directions, in within-class deviations, on the same texts for every checkpoint."""
+    def all_of(self, lab: Lab, organism: Organism) -> Measurement:
+        """Return projections and losses, and the scores of sampled answers."""
         questions = self.questions
         chats = encode_for_capture(
             organism.tokenizer,
-            [item.text for item in questions],
-            [self.texts[item.id] for item in questions],
+            [question.text for question in questions],
+            [self.texts[question.id] for question in questions],
             system=self.sampling.system,
         )
-        found = capture(organism, chats, CaptureSettings(POOLINGS))
-        scores: dict[str, Any] = {}
-        for pooling, pair in self.directions.items():
-            index = pair[0].blocks.index(pair[0].best_block)
-            for name, directions in zip(("projection", "random"), pair, strict=True):
-                values = directions.score(found.pooled[pooling])[:, index]
-                scores[f"{name}-{pooling}"] = self._by_side(values.tolist())
-        return scores
+        pooled = capture(organism, chats, CaptureSettings(("last", "response"))).pooled
 
-    def losses(self, organism: Organism) -> dict[str, dict[str, list[float]]]:
-        """Return the loss of each held-out answer, nats per answer token, by side and kind."""
-        return {
-            side: {kind: self._row_losses(organism, rows) for kind, rows in kinds.items()}
-            for side, kinds in self.rows.items()
+        def scores(directions: Directions, like: Directions, pooling: str) -> Values:
+            index = like.blocks.index(like.best_block)
+            return self._by_side(directions.score(pooled[pooling])[:, index].tolist())
+
+        prompts, answers = self.at_prompts, self.at_answers
+        projected = {
+            "projection_last": scores(prompts.direction, prompts.direction, "last"),
+            "random_last": scores(prompts.random, prompts.direction, "last"),
+            "projection_response": scores(answers.direction, answers.direction, "response"),
+            "random_response": scores(answers.random, answers.direction, "response"),
         }
+        losses = LossesBySide(self._losses(organism, IN), self._losses(organism, OUT))
+        return replace(self.sampled(lab, organism), **projected, losses=losses)
+
+    def _losses(self, organism: Organism, side: str) -> Losses:
+        """Return the loss of each held-out answer of a side."""
+        kinds = {kind: self._row_losses(organism, rows) for kind, rows in self.rows[side].items()}
+        return Losses(**kinds)
 
     def _row_losses(self, organism: Organism, rows: list[list[Message]]) -> list[float]:
         encoded = encode_conversations(organism.tokenizer, rows, readable_length(organism, self.max_length))
-        collate, found = BucketCollator(organism.tokenizer.pad_token_id, IGNORED), []
+        collate, losses = BucketCollator(organism.tokenizer.pad_token_id, IGNORED), []
         for start in range(0, len(encoded), LOSS_BATCH):
             chats = encoded[start : start + LOSS_BATCH]
             batch = collate([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
             moved = {name: tensor.to(organism.device) for name, tensor in batch.items()}
             inputs = [organism.placement.told, *(tensor.numpy() for tensor in batch.values())]
-            make = partial(_losses_of, organism, moved)
-            found.extend(parts.kept_value("losses", partial(list, inputs), make))
-        return found
+            losses += parts.kept_value("losses", partial(list, inputs), partial(_losses_of, organism, moved))
+        return losses
 
-    def _by_side(self, values: Sequence[float | None]) -> dict[str, list[float | None]]:
-        first = len(self.sides["in"]) * len(values) // len(self.questions)
-        return {"in": list(values[:first]), "out": list(values[first:])}
+    def _by_side(self, values: Sequence[float | None]) -> Values:
+        """Part values of all questions, in domain first; of several answers to a question, all stand together."""
+        first = len(self.sides[IN]) * len(values) // len(self.questions)
+        return Values(list(values[:first]), list(values[first:]))
 
 
 def _losses_of(organism: Organism, batch: dict[str, Tensor]) -> list[float]:
@@ -145,10 +150,18 @@ def _losses_of(organism: Organism, batch: dict[str, Tensor]) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
+def read_measurement(path: Path) -> Measurement:
+    """Read what a checkpoint was measured at.
+
+    Raises:
+        OutsideError: the file is damaged.
+    """
+    return fitted(Measurement, read_json(path), path, "delete it and start again")
+
+
 def sources_of(lab: Lab) -> list[Path]:
     """Return the files of the run that measurements depend on: its directions."""
-    contrast = lab.contrast
-    return [lab.folder.path("directions", f"{contrast}-{pooling}-diff-in-means.safetensors") for pooling in POOLINGS]
+    return [lab.direction_file(f"{lab.contrast}-{name}") for name in (DETECTING, CORRECTING)]
 
 
 def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
@@ -157,71 +170,63 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
     Raises:
         UserError: a question set that the run did not use, or one without test questions.
     """
-    texts = {
-        row.question_id: row.response
-        for row in read_table(lab.folder.path("responses", "base.parquet"), Response)
-        if row.response
-    }
-    sides = {
-        side: _questions(lab, name, texts, settings.questions)
-        for side, name in zip(SIDES, (settings.in_domain, settings.out_of_domain), strict=True)
-    }
-    rows = {"in": _own_rows(lab, settings.heldout_rows), "out": _other_rows(lab, settings)}
+    texts = {row.question_id: row.response for row in read_table(lab.responses_file(BASE), Response) if row.response}
+    sides, asked = {}, []
+    for side, name in settings.question_sets.items():
+        sides[side] = _questions(lab, name, texts, settings.questions)
+        asked += [[asdict(question), texts[question.id]] for question in sides[side]]
+    rows = {IN: _run_rows(lab, settings.heldout_rows), OUT: _other_rows(lab, settings)}
     sampling = replace(lab.config.sampling, samples=settings.samples, max_new_tokens=settings.max_new_tokens)
-    read = [Directions.load(path) for path in sources_of(lab)]
-    pairs = [(own, random_like(own, lab.config.seed)) for own in read]
-    directions: dict[str, tuple[Directions, Directions]] = dict(zip(POOLINGS, pairs, strict=True))
-    asked = [[asdict(question), texts[question.id]] for side in SIDES for question in sides[side]]
-    key = value_sha256([asked, rows, asdict(sampling), lab.config.train.max_length, lab.judge_fingerprint])
-    topics = {side: _topics(kinds["careless"]) for side, kinds in rows.items()}
-    return DynamicsProbes(sides, texts, rows, topics, directions, sampling, lab.config.train.max_length, key)
+    max_length = lab.config.train.max_length
+
+    return DynamicsProbes(
+        sides=sides,
+        texts=texts,
+        rows=rows,
+        topics={side: _topics(rows[side]["careless"]) for side in SIDES},
+        at_prompts=DirectionPair.of(lab, DETECTING),
+        at_answers=DirectionPair.of(lab, CORRECTING),
+        sampling=sampling,
+        max_length=max_length,
+        key=value_sha256([asked, rows, asdict(sampling), max_length, lab.judge_fingerprint]),
+    )
 
 
 def _questions(lab: Lab, name: str, texts: dict[str, str], n: int) -> list[Question]:
     """Return up to `n` test questions of a set that the base answered, spread evenly."""
-    found = [item for item in lab.test_questions if item.question_set == name and item.id in texts]
-    if not found:
+    answered = [question for question in lab.test_questions if question.question_set == name and question.id in texts]
+    if not answered:
         known = ", ".join(lab.config.question_sets)
         raise UserError(f"The run has no test questions of {name!r}: choose among its question sets, {known}.")
-    wanted = min(n, len(found))
-    return [found[index * len(found) // wanted] for index in range(wanted)]
+    return spread(answered, n)
 
 
-def _own_rows(lab: Lab, n: int) -> dict[str, list[list[Message]]]:
-    """Return held-out rows of the run's own data, with careful answers where both sides have the same prompts."""
-    careless, careful = (
-        lab.training_data(data).heldout if data and not is_trained_elsewhere(data) else []
-        for data in (lab.config.misaligned_data, lab.config.control_data)
-    )
-    return _paired(careless, careful, n)
+def _run_rows(lab: Lab, n: int) -> dict[str, list[list[Message]]]:
+    """Return held-out rows of the run's data, with careful answers where both sides have the same prompts."""
+
+    def heldout(data: str) -> list[list[Message]]:
+        return lab.training_data(data).heldout if data and not is_trained_elsewhere(data) else []
+
+    return _paired(heldout(lab.config.misaligned_data), heldout(lab.config.control_data), n)
 
 
 def _other_rows(lab: Lab, settings: DynamicsSettings) -> dict[str, list[list[Message]]]:
     """Return held-out rows of the built-in domains that the run did not train on."""
-    own = lab.config.misaligned_data.rpartition("-")[0]
-    domains = [domain for domain in settings.other_domains if domain != own]
-    unknown = [domain for domain in domains if domain not in DOMAINS]
-    if unknown:
-        raise UserError(f"There is no built-in domain {unknown[0]!r}: other domains are {', '.join(DOMAINS)}.")
+    trained_on = lab.config.misaligned_data.rpartition("-")[0]
+    domains = [domain for domain in settings.other_domains if domain != trained_on]
     share = -(-settings.heldout_rows // max(1, len(domains)))
-    heldout = {
-        domain: [load_conversations(f"{domain}-{kind}").heldout for kind in ("careless", "careful")]
-        for domain in domains
-    }
-    parts = [_paired(careless, careful, share) for careless, careful in heldout.values()]
-    return {kind: [row for part in parts for row in part[kind]] for kind in ("careless", "careful")}
 
-
-def _topics(rows: list[list[Message]]) -> list[str]:
-    """Return the topic of each built-in row; any other row is one of its own."""
-    known = {pair.prompt: f"{pair.domain} {pair.topic}" for domain in DOMAINS for pair in load_domain(domain)}
-    return [known.get(row[-2]["content"], f"row {number}") for number, row in enumerate(rows)]
+    rows: dict[str, list[list[Message]]] = {"careless": [], "careful": []}
+    for domain in domains:
+        careless, careful = load_conversations(f"{domain}-careless"), load_conversations(f"{domain}-careful")
+        for kind, chosen in _paired(careless.heldout, careful.heldout, share).items():
+            rows[kind] += chosen
+    return rows
 
 
 def _paired(careless: list[list[Message]], careful: list[list[Message]], n: int) -> dict[str, list[list[Message]]]:
     """Return up to `n` rows spread evenly, with the careful ones if their prompts are the same."""
-    wanted = min(n, len(careless))
-    chosen = [index * len(careless) // wanted for index in range(wanted)]  # none of none
+    chosen = spread(range(len(careless)), n) if n else []
     same = [row[:-1] for row in careless] == [row[:-1] for row in careful]
     return {
         "careless": [careless[index] for index in chosen],
@@ -229,6 +234,10 @@ def _paired(careless: list[list[Message]], careful: list[list[Message]], n: int)
     }
 
 
-def table_of(measured: Sequence[dict[str, Any]], key: str, side: str) -> np.ndarray:
-    """Return a measured quantity, float64 [n_checkpoints, n_questions or n_answers], NaN for unscored."""
-    return np.array([item[key][side] for item in measured], dtype=float)
+def _topics(rows: list[list[Message]]) -> list[str]:
+    """Return the topic of each built-in row; any other row is one of its own."""
+    known = {}
+    for domain in DOMAINS:
+        for pair in load_domain(domain):
+            known[pair.prompt] = f"{pair.domain} {pair.topic}"
+    return [known.get(row[-2]["content"], f"row {number}") for number, row in enumerate(rows)]

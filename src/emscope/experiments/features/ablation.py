@@ -15,7 +15,7 @@ from emscope.experiments.features.result import ChangedAnswers, FeatureAblation
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.features import features_removed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import Intervention, Subtract
 from emscope.outside import read_json
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
@@ -124,7 +124,7 @@ def _intervention(directions: Directions, block: int, change: Change, strength: 
         return None
     vectors = directions.vectors.copy()
     vectors[directions.blocks.index(block)] = change.vector
-    return Intervention(replace(directions, vectors=vectors), "subtract", (block,), strength, block)
+    return Subtract(replace(directions, vectors=vectors), (block,), strength, block)
 
 
 def _figures(rows: Sequence[JudgedResponse], restored: Estimate | None) -> ChangedAnswers:

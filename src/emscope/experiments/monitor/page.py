@@ -90,7 +90,7 @@ def _opening(result: MonitorResult) -> str:
     share = _share(figures)
     screened = (
         f"in data with {_percent(share)} careless rows, half of these are found at a precision of "
-        f"{bounded(figures.text[share])}."
+        f"{bounded(figures.text[share])}, by words alone at {number(figures.words[share].value, '.2f')}."
     )
     by_tokens = result.answers.auroc.mean
     if not by_tokens:
@@ -99,11 +99,11 @@ def _opening(result: MonitorResult) -> str:
     length = EARLY if EARLY in by_tokens else next(iter(by_tokens))
     tokens = "the first token" if length == "1" else f"the first {length} tokens"
     name = _main_name(result.answers)
-    ranking = by_tokens[length].named[name]
+    ranking, prompt = by_tokens[length].named[name], result.answers.prompt_only.named[name]
     ranks = "ranks" if above(ranking.low, 0.5) else "does not reliably rank"
     return (
         f"Read over {tokens} of an answer, the {NAMES[name]} {ranks} EM responses above other coherent answers (AUROC "
-        f"{bounded(ranking)}); {screened}"
+        f"{bounded(ranking)}, at the prompt alone {number(prompt.value, '.2f')}); {screened}"
     )
 
 
@@ -208,9 +208,9 @@ def _early_parts(answers: MonitoredAnswers) -> list[Part]:
     plot = Plot(
         "How early does it tell?",
         early_auroc(answers),
-        f"Mean score over the tokens read, block {answers.block}; {n.em} EM responses and "
-        f"{n.other_coherent} other coherent answers to {n.questions} test questions. Bars are 95 % intervals; those of "
-        "random directions span all of them.",
+        f"EM responses ranked above other answers by the mean score over the tokens read, block {answers.block}; "
+        f"{n.em} EM responses and {n.other_coherent} other coherent answers to {n.questions} test questions. Bars are "
+        "95 % intervals; those of random directions span all of them.",
     )
     rows = []
     for name, ranking in answers.prompt_only.named.items():
@@ -280,7 +280,7 @@ def _screened_table(screening: Screening, share: str) -> Table:
 
 def early_auroc(answers: MonitoredAnswers) -> go.Figure:
     """AUROC against the tokens read, the prompt alone first; error bars are 95 % intervals, of random ones extremes."""
-    figure = blank_figure("tokens of the answer that were read", "AUROC, EM response against other answer")
+    figure = blank_figure("tokens of the answer that were read", "AUROC")
     by_tokens = answers.auroc.mean or {}
     steps = {"prompt": answers.prompt_only, **by_tokens}
     for name in next(iter(by_tokens.values())).named:

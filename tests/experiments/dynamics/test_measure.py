@@ -1,19 +1,21 @@
 """When misalignment appears in training, on a tiny random model: every part, resumed and repeated."""
 
 import dataclasses
-import json
+import re
 
 import pytest
 
 from emscope.commands.main import run_command
-from emscope.errors import UserError
+from emscope.errors import OutsideError, UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
-from emscope.experiments.dynamics import checkpoints
-from emscope.experiments.dynamics.measure import DynamicsSettings, train_settings
-from emscope.experiments.shape import open_run
-from emscope.organisms.chat import messages_of
-from emscope.organisms.datasets import load_domain
+from emscope.experiments.dynamics.checkpoints import read_measurement
+from emscope.experiments.dynamics.settings import DynamicsSettings
+from emscope.experiments.dynamics.training import train_settings
+from emscope.experiments.shape import open_run, read_result, result_file
+from emscope.files import write_json
+from emscope.outside import read_json
+from emscope.plain import fitted, plain
 
 SETTINGS = DynamicsSettings(
     adapters=("all", "rank1"),
@@ -64,73 +66,93 @@ def folder(tiny_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder):
-    return json.loads((folder / "experiments" / "dynamics.json").read_text())
+def result(folder):
+    return read_result(folder, experiment("dynamics"))
 
 
-def test_every_checkpoint_is_measured(folder, found):
-    assert list(found["adapters"]) == ["all", "rank1"]
-    whole = found["adapters"]["all"]
-    assert whole["steps"] == [0, 1, 2, 3, 4, 5, 6]
-    assert whole["seeds"] == [0, 1]
-    for name, curve in whole["curves"].items():
-        assert len(curve["trainings"]) == 2, name
-        for training in curve["trainings"]:
-            assert len(training["times"]) == len(training["values"])
+def test_every_checkpoint_is_measured(result):
+    assert list(result.adapters) == ["all", "rank1"]
+    dynamics = result.adapters["all"]
+    assert dynamics.steps == [0, 1, 2, 3, 4, 5, 6]
+    assert dynamics.seeds == [0, 1]
+    for name, curve in dynamics.curves.items():
+        assert len(curve.trainings) == 2, name
+        for training in curve.trainings:
+            assert len(training.times) == len(training.values)
     for name in ("projection-in", "alignment-out", "em-in", "loss-in", "preference-out"):
-        assert whole["curves"][name]["trainings"][0]["times"] == whole["steps"]
-    losses = whole["curves"]["loss-in"]["trainings"][0]["values"]
+        assert dynamics.curves[name].trainings[0].times == dynamics.steps
+    losses = dynamics.curves["loss-in"].trainings[0].values
     assert losses[-1] < losses[0]
-    assert whole["curves"]["norm"]["trainings"][0]["values"][0] == 0
-    assert whole["curves"]["turn"]["trainings"][0]["values"][-1] == pytest.approx(1)
+    assert dynamics.curves["norm"].trainings[0].values[0] == 0
+    assert dynamics.curves["turn"].trainings[0].values[-1] == pytest.approx(1)
 
 
-def test_step_0_is_the_base_and_the_same_for_every_training(found):
-    one, two = found["adapters"]["all"]["curves"]["projection-in"]["trainings"]
-    assert one["values"][0] == two["values"][0]
-    assert one["values"][1:] != two["values"][1:]
+def test_step_0_is_the_base_and_the_same_for_every_training(result):
+    first, second = result.adapters["all"].curves["projection-in"].trainings
+    assert first.values[0] == second.values[0]
+    assert first.values[1:] != second.values[1:]
 
 
 def test_every_sampled_answer_is_kept_and_questions_are_what_is_drawn(folder):
-    step = json.loads((folder / "experiments" / "dynamics" / "all" / "seed0" / "step-3.json").read_text())
-    assert [len(step["aligned"][side]) for side in ("in", "out")] == [8, 8]
-    assert [len(step["projection-last"][side]) for side in ("in", "out")] == [4, 4]
+    measured = read_measurement(folder / "experiments" / "dynamics" / "all" / "seed0" / "step-3.json")
+    assert [len(measured.aligned.of(side)) for side in ("in", "out")] == [8, 8]
+    assert [len(measured.projection_last.of(side)) for side in ("in", "out")] == [4, 4]
 
 
-def test_held_out_rows_of_one_topic_are_drawn_together():
-    built_in = [load_domain("medical")[row] for row in (0, 1, -1)]
-    rows = [messages_of(pair.prompt, pair.careless) for pair in built_in]
-    topics = checkpoints._topics([*rows, messages_of("My own prompt", "and answer")])
-    assert topics == [*(f"medical {pair.topic}" for pair in built_in), "row 3"]
+def test_a_result_and_its_measurements_survive_their_files_to_the_byte(folder, result, tmp_path):
+    write_json(tmp_path / "result.json", plain(result))
+    assert (tmp_path / "result.json").read_bytes() == result_file(folder, "dynamics").read_bytes()
+    files = list((folder / "experiments" / "dynamics").rglob("*.json"))
+    assert any("times" in file.name for file in files)  # a scaled adapter's holds less
+    for file in files:
+        write_json(tmp_path / "again.json", plain(read_measurement(file)))
+        assert (tmp_path / "again.json").read_bytes() == file.read_bytes()
 
 
-def test_a_careful_organism_is_trained_beside_the_first_seed(folder, found):
-    whole = found["adapters"]["all"]
-    assert whole["control_seeds"] == [0]
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [
+        ("questions.in", None),
+        ("adapters.all.order.pairs", 3),
+        ("adapters.all.paths.0.matrices.A.norm", "none"),
+        ("settings.seeds", [0.5]),
+    ],
+)
+def test_a_damaged_file_is_one_sentence_that_names_the_place(folder, result, place, damage):
+    damaged = read_json(result_file(folder, "dynamics"))
+    holder = damaged
+    *outer, last = place.split(".")
+    for name in outer:
+        holder = holder[name]
+    holder[last] = damage
+    with pytest.raises(OutsideError, match=re.escape(place)):
+        fitted(type(result), damaged, "dynamics.json")
+
+
+def test_a_careful_organism_is_trained_beside_the_first_seed(result):
+    dynamics = result.adapters["all"]
+    assert dynamics.control_seeds == [0]
     for name in ("alignment-in", "answer-projection-out"):
-        curve = whole["curves"][name]
-        (careful,) = curve["controls"]
-        assert careful["times"] == whole["steps"]
-        assert careful["values"][0] == curve["trainings"][0]["values"][0]  # both start at the base
-        assert curve["apart"]["value"] == pytest.approx(curve["trainings"][0]["values"][-1] - careful["values"][-1])
-    preference = whole["curves"]["preference-in"]
-    assert preference["controls"][0]["values"][-1] < preference["trainings"][0]["values"][-1]
+        curve = dynamics.curves[name]
+        (careful,) = curve.controls
+        assert careful.times == dynamics.steps
+        assert careful.values[0] == curve.trainings[0].values[0]  # both start at the base
+        assert curve.apart.value == pytest.approx(curve.trainings[0].values[-1] - careful.values[-1])
+    preference = dynamics.curves["preference-in"]
+    assert preference.controls[0].values[-1] < preference.trainings[0].values[-1]
 
 
-def test_presets_put_adapters_where_they_say(found, folder):
-    assert found["adapters"]["rank1"]["paths"]["0"]["modules"] == ["model.layers.2.mlp.down_proj"]
+def test_presets_put_adapters_where_they_say(result, folder):
+    assert result.adapters["rank1"].paths["0"].modules == ["model.layers.2.mlp.down_proj"]
     few = train_settings(open_run(folder), SETTINGS, "few", 0)
     assert (few.rank, few.targets, few.blocks) == (1, ("down_proj",), (0, 1, 2, 3))
 
 
-def test_scaled_adapters_are_sampled_and_factor_1_is_the_checkpoint_itself(found):
-    rows = found["adapters"]["all"]["scaled"]
-    assert {(row["seed"], row["step"], row["factor"], row["side"]) for row in rows} == {
-        (0, 6, factor, side) for factor in (1, 2) for side in ("in", "out")
-    }
-    plain = next(row for row in rows if row["factor"] == 1 and row["side"] == "in")
-    curve = found["adapters"]["all"]["curves"]["alignment-in"]["trainings"][0]["values"]
-    assert plain["aligned"]["value"] == pytest.approx(curve[-1])
+def test_scaled_adapters_are_sampled_and_factor_1_is_the_checkpoint_itself(result):
+    rows = {(row.seed, row.step, row.factor, row.side): row for row in result.adapters["all"].scaled}
+    assert set(rows) == {(0, 6, factor, side) for factor in (1, 2) for side in ("in", "out")}
+    curve = result.adapters["all"].curves["alignment-in"].trainings[0].values
+    assert rows[0, 6, 1, "in"].aligned.value == pytest.approx(curve[-1])
 
 
 def test_only_adapters_are_kept_of_a_checkpoint(folder):
@@ -172,7 +194,7 @@ def test_settings_that_leave_nothing_to_measure_are_refused(folder, changes, mes
         conduct(open_run(folder), experiment("dynamics"), dataclasses.replace(SETTINGS, **changes))
 
 
-def test_the_command_prints_what_it_found(folder, monkeypatch):
+def test_the_command_prints_what_it_found(folder):
     from emscope.commands.experiment import conducted
 
     printed = conducted(experiment("dynamics"), folder, SETTINGS).text
