@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emscope.cells import ANSWER, CHATS, PROMPT, canonical
+from emscope.cells import ANSWER, CHATS, PROMPT, Cells, canonical
 from emscope.errors import OutsideError, UserError
 from emscope.outside import check_characters, json_object, no_file, parse_json, parse_yaml, read_bytes, reading
 from emscope.spreadsheets import unmarked
@@ -420,11 +420,13 @@ def _split_rows(columns: list[Any], data: list[list[Any]], path: Path) -> list[A
 
 
 def _column_rows(value: dict[str, list[Any]], path: Path) -> list[Any]:
-    lengths = {name: len(part) for name, part in value.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    if len(set(map(len, value.values()))) > 1:
+        listed = ", ".join(f"{name} {len(cells)}" for name, cells in value.items())
         raise UserError(f"{path}: its columns have different lengths ({listed}), so it holds no table.")
-    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    rows = []
+    for cells in zip(*value.values(), strict=True):
+        rows.append(dict(zip(value, cells, strict=True)))
+    return rows
 
 
 def _labelled_rows(value: dict[str, dict[str, Any]], path: Path) -> list[Any] | None:
@@ -565,7 +567,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     return names
 
 
-def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[str, Any]:
+def _named(path: Path, where: str, header: list[str], cells: list[str]) -> Cells:
     """Return a row by name; columns without a name are pandas' index (the first) or empty, else their text was lost."""
     row = {}
     for number, (name, cell) in enumerate(zip(header, cells, strict=True)):
