@@ -38,7 +38,7 @@ from emscope.behaviour.judges.scoring import Score
 from emscope.organisms import chat
 from emscope.organisms.control_tokens import Tokens
 from emscope.organisms.datasets import DOMAINS, load_domain
-from emscope.residual.detection import auroc
+from emscope.statistics.separation import auroc
 
 SEED, DRAWS, EM_BELOW = 0, 2000, 30.0
 Pair = tuple[str, str]

@@ -23,6 +23,14 @@ BESIDE_README = {
     "CHANGELOG.md": "changes.md",
     "SECURITY.md": "security.md",
 }
+FROM_SOURCE = {
+    r"\]\(\.\./src/emscope/experiments/(\w+)/result\.py\)": r"](results.md#experiments\1json)",
+    r"\]\(\.\./src/emscope/experiments/result\.py\)": "](results.md)",
+    r"\]\(\.\./src/emscope/commands/catalogue\.py\)": "](commands.md)",
+    r"\]\(\.\./src/emscope/(\w+)/__init__\.py\)": r"](api-\1.md)",
+    r"\]\(\.\./src/emscope/__init__\.py\)": "](api.md)",
+}
+"""Links to source that the site has a page of."""
 PACKAGES = ("statistics", "organisms", "behaviour", "residual", "interventions", "pipeline")
 log = logging.getLogger("mkdocs.hooks.pages")
 
@@ -46,6 +54,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turn links to files of the repository into links to pages of the site."""
     for name, called in BESIDE_README.items():
         markdown = re.sub(rf"\]\((\.\./)?{re.escape(name)}", f"]({called}", markdown)
+    for pattern, called in FROM_SOURCE.items():
+        markdown = re.sub(pattern, called, markdown)
     if page.file.src_uri in BESIDE_README.values():
         markdown = markdown.replace("](docs/", "](").replace("](README.md", "](index.md")
     return markdown.replace("](../README.md", "](index.md")

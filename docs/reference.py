@@ -49,12 +49,22 @@ class Field:
         kind: its annotation, as it is written.
         about: what the class's docstring says of it, '' where it says nothing.
         default: its default, as it is written; None where it has none.
+        module: the file it stands in, which knows the names in kind and default.
     """
 
     name: str
     kind: ast.expr
     about: str
     default: ast.expr | None
+    module: Path
+
+    @property
+    def key(self) -> str:
+        """What JSON calls it: its name, or the other one that `called` gives it."""
+        for node in ast.walk(self.default) if self.default else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "called":
+                return str(_value(node.args[0], self.module))
+        return self.name
 
     @property
     def left_out(self) -> bool:
@@ -117,8 +127,7 @@ def _command_section(title: str, kind: DataClass, examples: Sequence[str]) -> st
 def catalogue() -> dict[str, dict[str, tuple[str, ...]]]:
     """Return the examples of every command, by group and name, in the order of `emscope --help`."""
     file = SOURCE / "commands" / "catalogue.py"
-    tree, experiments_file = _assigned(file), SOURCE / "experiments" / "__init__.py"
-    names = [ast.literal_eval(key) for key in _keys(_assigned(experiments_file)["EXPERIMENTS"])]
+    tree = _assigned(file)
     own = ast.literal_eval(tree["EXPERIMENT_EXAMPLES"])
     groups: dict[str, dict[str, tuple[str, ...]]] = {}
     for group, entries in zip(_keys(tree["GROUPS"]), _values(tree["GROUPS"]), strict=True):
@@ -127,7 +136,7 @@ def catalogue() -> dict[str, dict[str, tuple[str, ...]]]:
             calls = zip(_keys(entries), _values(entries), strict=True)
             groups[title] = {ast.literal_eval(key): _examples(call) for key, call in calls}
         else:  # the experiments, made from their list
-            groups[title] = {name: own.get(name, (f"emscope {name} runs/quickstart",)) for name in names}
+            groups[title] = {name: own.get(name, (f"emscope {name} runs/quickstart",)) for name in experiment_names()}
     return groups
 
 
@@ -164,10 +173,10 @@ def commands() -> dict[str, DataClass]:
             named = _inner(_assigned(file)["COMMAND"], file)
             for kind in named:
                 kinds[name if len(named) == 1 else f"{name} {kind.name.lower()}"] = kind
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        settings = _named_in(folder / "__init__.py", "settings")
-        if settings and not any(name.split()[0] == folder.name for name in kinds):
-            kinds[folder.name] = settings
+    for name in experiment_names():
+        settings = _named_in(SOURCE / "experiments" / name / "__init__.py", "settings")
+        if settings and not any(title.split()[0] == name for title in kinds):
+            kinds[name] = settings
     return kinds
 
 
@@ -175,22 +184,22 @@ def _flags(kind: DataClass) -> list[str]:
     """Return a line of the table for every flag; those of nested settings stand in their place."""
     lines = []
     for field in kind.fields:
-        inner = _inner(field.kind, kind.module)
+        inner = _inner(field.kind, field.module)
         if inner:
             lines.extend(_flags(inner[0]))
         else:
             is_positional = "Positional" in ast.unparse(field.kind)
             flag = field.name.upper() if is_positional else f"--{field.name.replace('_', '-')}"
             meaning = field.about.replace("|", "\\|")
-            lines.append(f"| `{flag}` | {_default(field, kind.module)} | {meaning} |")
+            lines.append(f"| `{flag}` | {_default(field)} | {meaning} |")
     return lines
 
 
-def _default(field: Field, file: Path) -> str:
+def _default(field: Field) -> str:
     """Return what a flag is where it is not given, '' where it then stays open."""
     if field.default is None:
         return "*needed*"
-    value = _value(field.default, file)
+    value = _value(field.default, field.module)
     words = {None: "", "": "", True: "on", False: "off"}
     if isinstance(value, (list, tuple)):
         value = " ".join(map(str, value))
@@ -208,7 +217,7 @@ def _value(default: ast.expr, file: Path) -> Any:
         kind = _lookup(file, default.value.id)
         for field in kind.fields if kind else ():
             if field.name == default.attr and field.default is not None:
-                return _value(field.default, kind.module if kind else file)
+                return _value(field.default, field.module)
     if isinstance(default, ast.Name):
         return _constant(file, default.id)
     try:
@@ -254,11 +263,16 @@ def _anchor(kind: DataClass) -> str:
 def experiments() -> dict[str, DataClass]:
     """Return the result class of every experiment that has one, by the experiment's name."""
     results = {}
-    for folder in sorted((SOURCE / "experiments").iterdir()):
-        result = _named_in(folder / "__init__.py", "result")
+    for name in experiment_names():
+        result = _named_in(SOURCE / "experiments" / name / "__init__.py", "result")
         if result:
-            results[folder.name] = result
+            results[name] = result
     return results
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments, in the order of their list."""
+    return [ast.literal_eval(key) for key in _keys(_assigned(SOURCE / "experiments" / "__init__.py")["EXPERIMENTS"])]
 
 
 def undescribed() -> list[str]:
@@ -269,7 +283,7 @@ def undescribed() -> list[str]:
             problems.add(_missing(kind, kind.fields))
     for outer in commands().values():
         for kind in _with_parts(outer):
-            flags = [field for field in kind.fields if not _inner(field.kind, kind.module)]  # others are not shown
+            flags = [field for field in kind.fields if not _inner(field.kind, field.module)]  # others are not shown
             problems.add(_missing(kind, flags))
     return sorted(problems - {""})
 
@@ -299,7 +313,7 @@ def _with_parts(result: DataClass) -> list[DataClass]:
         if kind not in listed:
             listed.append(kind)
             for field in kind.fields:
-                waiting.extend(_inner(field.kind, kind.module))
+                waiting.extend(_inner(field.kind, field.module))
     return listed
 
 
@@ -355,12 +369,12 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 def _data_class(node: ast.ClassDef, file: Path) -> DataClass:
     """Return what a class's source says."""
     about, described = attributes_of(ast.get_docstring(node) or "")
-    fields = []
+    fields = [field for base in node.bases for kind in _inner(base, file) for field in kind.fields]
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             name = line.target.id
             if not ast.unparse(line.annotation).startswith("ClassVar"):
-                fields.append(Field(name, line.annotation, described.get(name, ""), line.value))
+                fields.append(Field(name, line.annotation, described.get(name, ""), line.value, file))
     return DataClass(node.name, about, tuple(fields), file)
 
 
@@ -390,7 +404,7 @@ def _section(kind: DataClass, *, is_whole: bool) -> str:
     for field in kind.fields:
         meaning = field.about.replace("|", "\\|")
         meaning += " *May be left out.*" if field.left_out else ""
-        lines.append(f"| `{field.name}` | {_in_words(field.kind, kind.module)} | {meaning} |")
+        lines.append(f"| `{field.key}` | {_in_words(field.kind, field.module)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from emscope.behaviour.responses import Response
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
-    from emscope.face.altered import Altered, ablate, applied, steer
+    from emscope.experiments.main.result import Summary
+    from emscope.face.altered import AblationChoice, Altered, ablate, applied, choose_ablation, steer
     from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
     from emscope.face.directions import Probe, collect, detect, direction, probe
     from emscope.face.loading import load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AblationChoice",
     "ActivationStore",
     "Altered",
     "AnswerPairs",
@@ -54,11 +56,13 @@ __all__ = [
     "Response",
     "Run",
     "RunConfig",
+    "Summary",
     "Table",
     "TrainSettings",
     "UserError",
     "ablate",
     "applied",
+    "choose_ablation",
     "collect",
     "compare",
     "detect",
@@ -84,7 +88,8 @@ _HOMES = {
     "statistics": ("Estimate", "PairedDifference"),
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
-    "face.altered": ("Altered", "ablate", "applied", "steer"),
+    "experiments.main.result": ("Summary",),
+    "face.altered": ("AblationChoice", "Altered", "ablate", "applied", "choose_ablation", "steer"),
     "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
     "face.directions": ("Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),

@@ -102,17 +102,21 @@ def check_scale(columns: dict[str, Sequence[float | None]], where: str) -> None:
     Raises:
         UserError: such a column, by name.
     """
-    scored = {name: [value for value in values if value is not None] for name, values in columns.items()}
-    highest = max((max(values, default=0.0) for values in scored.values()), default=0.0)
-    for name, values in scored.items():
-        if not values or max(values) > 1 or max(values) == 0:
+    scored: dict[str, list[float]] = {}
+    highest: dict[str, float] = {}
+    for name, values in columns.items():
+        scored[name] = [value for value in values if value is not None]
+        highest[name] = max(scored[name], default=0.0)
+
+    for name, values_there in scored.items():
+        if not 0 < highest[name] <= 1:
             continue
-        if any(0 < value < 1 for value in values) or highest <= 1:
+        if any(0 < value < 1 for value in values_there) or max(highest.values()) <= 1:
             raise UserError(
                 f"{where}: the scores in {name!r} all lie between 0 and 1, but emscope's scale goes from 0 to 100: "
                 "multiply them by 100."
             )
-    low = [name for name, values in scored.items() if 0 < max(values, default=0.0) <= 10]
+    low = [name for name, most in highest.items() if 0 < most <= 10]
     if low:
         logger.warning(
             "%s: no score is above 10 in %s; emscope reads them on its scale from 0 to 100", where, _listed(low)
@@ -127,10 +131,12 @@ def find_column(rows: Sequence[dict[str, Any]], spellings: Sequence[str], where:
     Raises:
         UserError: several of the other spellings are there and differ.
     """
-    names = dict.fromkeys(name for row in rows for name in row)
-    if "instruction" in map(canonical, names):
+    names = _names_in(rows)
+    if "instruction" in names.values():
         spellings = [spelling for spelling in spellings if spelling != "input"]  # Alpaca: a part of the instruction
-    matching = [name for spelling in spellings for name in names if canonical(name) == spelling]
+    matching = []
+    for spelling in spellings:
+        matching += [name for name, plain in names.items() if plain == spelling]
     filled = [name for name in matching if any(_holds(row.get(name)) for row in rows)]
     chosen = (filled or matching)[:1]
     if not chosen:
@@ -146,9 +152,19 @@ def find_column(rows: Sequence[dict[str, Any]], spellings: Sequence[str], where:
     return chosen[0]
 
 
+def _names_in(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the names of all columns in their order, each with its canonical form."""
+    names: dict[str, str] = {}
+    for row in rows:
+        for name in row:
+            if name not in names:
+                names[name] = canonical(name)
+    return names
+
+
 def _holds(value: Any) -> bool:
     return not is_missing(value) and value != ""
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(repr(name) for name in names)
+    return " and ".join(map(repr, names))

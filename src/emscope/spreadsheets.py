@@ -36,20 +36,33 @@ def marked(rows: Iterable[Sequence[Any]], *, formulas: bool = True) -> list[list
     Without it a cell that looks marked is still told from one that is, unless the rows hold a formula, which says as
     much by itself.
     """
-    cells = [list(row) for row in rows]
-    if not formulas and any(is_formula(cell) for row in cells for cell in row):
+    cells = list(map(list, rows))
+    if not formulas and any(any(map(is_formula, row)) for row in cells):
         return cells
-    return [[MARK + cell if is_formula(cell) or _is_marked(cell) else cell for cell in row] for row in cells]
+    return [list(map(_with_mark, row)) for row in cells]
+
+
+def _with_mark(cell: Any) -> Any:
+    return MARK + cell if is_formula(cell) or _is_marked(cell) else cell
+
+
+def _without_mark(cell: Any) -> Any:
+    return cell[1:] if _is_marked(cell) else cell
 
 
 def unmarked(rows: Sequence[dict[str, Any]], where: object) -> list[dict[str, Any]]:
     """Return rows without the marks; a table with a cell that would have been marked, and is not, has none."""
-    if any(is_formula(cell) for row in rows for cell in row.values()):
-        return list(rows)
-    n_marked = sum(_is_marked(cell) for row in rows for cell in row.values())
+    n_marked = 0
+    for row in rows:
+        if any(map(is_formula, row.values())):
+            return list(rows)
+        n_marked += sum(map(_is_marked, row.values()))
     if not n_marked:
         return list(rows)
     logger.info(
         "%s: %d cells are read without the apostrophe that keeps spreadsheets from running them", where, n_marked
     )
-    return [{name: cell[1:] if _is_marked(cell) else cell for name, cell in row.items()} for row in rows]
+    plain = []
+    for row in rows:
+        plain.append({name: _without_mark(cell) for name, cell in row.items()})
+    return plain

@@ -12,7 +12,8 @@ import gzip
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,10 @@ def near_files(name: str | Path) -> list[str]:
     path = Path(name).expanduser()
     if not path.parent.is_dir():
         return []
-    names = [file.name for file in path.parent.iterdir() if file.is_file() and not file.name.startswith(".")]
+    names = []
+    for file in path.parent.iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            names.append(file.name)
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     return [str(Path(name).parent / file) for file in near]
 
@@ -134,7 +138,7 @@ def near_files(name: str | Path) -> list[str]:
 def no_table(path: Path) -> UserError:
     """Return the error for a table that is not there, with the names of files like it."""
     near = near_files(path)
-    guess = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return UserError(f"{no_file(path)}{guess}")
 
 
@@ -156,7 +160,7 @@ def _bytes(path: Path) -> bytes:
 
 def _refuse_binary(path: Path, suffix: str, data: bytes) -> None:
     """Refuse kinds that are known by their first bytes or their suffix, before anything is parsed."""
-    kind = next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), None)
+    kind = _kind_by_first_bytes(data)
     if data.startswith(b"PK\x03\x04"):
         kind = REFUSED.get(suffix) or "a zip archive: unpack it"
     elif data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -164,6 +168,13 @@ def _refuse_binary(path: Path, suffix: str, data: bytes) -> None:
     kind = kind or REFUSED.get(suffix)
     if kind is not None:
         raise UserError(f"{path} is {kind}.")
+
+
+def _kind_by_first_bytes(data: bytes) -> str | None:
+    for magic, kind in MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    return None
 
 
 def _text(path: Path, data: bytes) -> str:
@@ -240,11 +251,13 @@ def _refuse_markup(path: Path, start: str) -> None:
 
 def _lines_document(path: Path, text: str) -> Document:
     """Take a text as one entry a line, unless it is YAML or a table whose columns nothing names."""
-    lines = [(number, line.strip()) for number, line in text_lines(text)]
+    lines, tabs = [], set()
+    for number, line in text_lines(text):
+        lines.append((number, line.strip()))
+        tabs.add(line.count("\t"))
     first = lines[0][1]
     if re.match(r"(-\s+)?(id|paraphrases|question|questions|prompt|instruction|type)\s*:(\s|$)", first):
         return Document(path, value=parse_yaml(text, path, aliases=True, halves=True))
-    tabs = {line.count("\t") for _, line in text_lines(text)}
     if len(tabs) == 1 and tabs != {0}:
         raise UserError(f"{path} is a table with tabs and no header: give it a first line such as id<TAB>question.")
     lines = lines[1:] if canonical(first) in (*PROMPT, "questions", "prompts") else lines
@@ -269,16 +282,33 @@ def _refuse_marks(path: Path, lines: list[str]) -> None:
         raise UserError(f"{path} holds a fence of Markdown (```): leave the questions alone, one a line.")
     if len(lines) < 2:
         return
-    numbers = [re.match(r"(\d{1,9})[.):]\s+\S", line) for line in lines]
-    numbered = [int(match[1]) - number for number, match in enumerate(numbers) if match]
-    found = [what for what, mark in LINE_MARKS.items() if all(re.fullmatch(f"{mark}.*", line) for line in lines)]
-    if len(numbered) == len(lines) and len(set(numbered)) == 1:
-        found = ["a number"]
-    if found:
+    mark = "a number" if _are_numbered(lines) else _shared_mark(lines)
+    if mark:
         raise UserError(
-            f"{path}: every line has {found[0]}, which would be asked with the question: take it away, or write the "
+            f"{path}: every line has {mark}, which would be asked with the question: take it away, or write the "
             "questions as a table with a column 'question'."
         )
+
+
+def _are_numbered(lines: list[str]) -> bool:
+    """Say whether each line begins with its number, from whatever the first one begins with."""
+    first = None
+    for place, line in enumerate(lines):
+        match = re.match(r"(\d{1,9})[.):]\s+\S", line)
+        if match is None:
+            return False
+        first = int(match[1]) if first is None else first
+        if int(match[1]) != first + place:
+            return False
+    return True
+
+
+def _shared_mark(lines: list[str]) -> str:
+    """Return the mark that all lines carry, '' where they carry none."""
+    for what, mark in LINE_MARKS.items():
+        if all(map(re.compile(f"{mark}.*").fullmatch, lines)):
+            return what
+    return ""
 
 
 def _looks_like_json(start: str) -> bool:
@@ -309,7 +339,10 @@ def _json_document(path: Path, suffix: str, text: str) -> Document:
 
 
 def _json_lines(path: Path, text: str) -> Document:
-    rows = [(f"line {n}", json_object(line, f"{path}, line {n}", unique=True)) for n, line in text_lines(text)]
+    rows = []
+    for number, line in text_lines(text):
+        where = f"line {number}"
+        rows.append((where, json_object(line, f"{path}, {where}", unique=True)))
     return Document(path, rows=rows)
 
 
@@ -340,67 +373,85 @@ def rows_of_value(value: Any, path: Path) -> list[Row]:
 
 
 def _numbered(items: Sequence[Any], path: Path) -> list[Row]:
-    for number, item in enumerate(items, 1):
-        if not isinstance(item, dict):
-            raise UserError(f"{path}, row {number}: expected an object with named values, found {type(item).__name__}.")
-    return [(f"row {number}", item) for number, item in enumerate(items, 1)]
+    rows = []
+    for number, row in enumerate(items, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number}: expected an object with named values, found {type(row).__name__}.")
+        rows.append((f"row {number}", row))
+    return rows
 
 
 def _inner_rows(value: dict[str, Any], path: Path) -> list[Any] | None:
     """Return the rows that an object holds, or None where it is a row itself."""
     data, columns = value.get("data"), value.get("columns")
-    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+    if isinstance(columns, list) and isinstance(data, list) and _all_are(list, data):
         return _split_rows(columns, data, path)
-    tables = [name for name, part in value.items() if isinstance(part, list) and _all_objects(part)]
-    if any(canonical(name) in SINGLE_ROW_KEYS for name in tables):
+    tables = []
+    for name, content in value.items():
+        if isinstance(content, list) and content and _all_are(dict, content):
+            tables.append(name)
+    if SINGLE_ROW_KEYS & set(map(canonical, tables)):
         return None
     if len(tables) > 1:
         raise UserError(f"{path} holds several tables ({', '.join(tables)}): save the one you mean as a file.")
     if tables:
         return list(value[tables[0]])
-    if value and all(isinstance(part, list) for part in value.values()):
+    if value and _all_are(list, value.values()):
         return _column_rows(value, path)
-    if len(value) > 0 and all(isinstance(part, dict) for part in value.values()):
+    if value and _all_are(dict, value.values()):
         return _labelled_rows(value, path)
     return None
 
 
-def _all_objects(part: list[Any]) -> bool:
-    return bool(part) and all(isinstance(item, dict) for item in part)
+def _all_are(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _split_rows(columns: list[Any], data: list[list[Any]], path: Path) -> list[Any]:
-    if len(set(map(str, columns))) < len(columns):
-        raise UserError(f"{path} names a column twice; its columns are {', '.join(map(str, columns))}.")
-    for number, row in enumerate(data, 1):
-        if len(row) != len(columns):
-            raise UserError(f"{path}, row {number}: {len(row)} cells for {len(columns)} columns.")
-    return [dict(zip(map(str, columns), row, strict=True)) for row in data]
+    names = list(map(str, columns))
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a column twice; its columns are {', '.join(names)}.")
+    rows = []
+    for number, cells in enumerate(data, 1):
+        if len(cells) != len(names):
+            raise UserError(f"{path}, row {number}: {len(cells)} cells for {len(names)} columns.")
+        rows.append(dict(zip(names, cells, strict=True)))
+    return rows
 
 
 def _column_rows(value: dict[str, list[Any]], path: Path) -> list[Any]:
-    lengths = {name: len(part) for name, part in value.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    if len(set(map(len, value.values()))) > 1:
+        listed = ", ".join(f"{name} {len(cells)}" for name, cells in value.items())
         raise UserError(f"{path}: its columns have different lengths ({listed}), so it holds no table.")
-    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    rows = []
+    for cells in zip(*value.values(), strict=True):
+        rows.append(dict(zip(value, cells, strict=True)))
+    return rows
 
 
 def _labelled_rows(value: dict[str, dict[str, Any]], path: Path) -> list[Any] | None:
     """Read pandas' `columns` (name → label → cell) and `index` (label → name → cell) orientations."""
-    inner = [list(part) for part in value.values()]
-    if any(set(names) != set(inner[0]) for names in inner):
+    labels = list(next(iter(value.values())))
+    if any(set(cells) != set(labels) for cells in value.values()):
         return None
-    outer_numbers, inner_numbers = all(map(_is_number, value)), all(map(_is_number, inner[0]))
+    outer_numbers, inner_numbers = all(map(_is_number, value)), all(map(_is_number, labels))
     if outer_numbers and not inner_numbers:
         return list(value.values())
     if inner_numbers and not outer_numbers:
-        return [{name: cells[label] for name, cells in value.items()} for label in inner[0]]
-    outer_known = {canonical(name) for name in value} & KNOWN_NAMES
-    inner_known = {canonical(name) for name in inner[0]} & KNOWN_NAMES
+        return _turned(value, labels)
+    outer_known = set(map(canonical, value)) & KNOWN_NAMES
+    inner_known = set(map(canonical, labels)) & KNOWN_NAMES
     if bool(outer_known) == bool(inner_known):
         raise UserError(f"{path}: cannot tell rows from columns; save it as a list of objects, one a row.")
-    return list(value.values()) if inner_known else [{n: c[label] for n, c in value.items()} for label in inner[0]]
+    return list(value.values()) if inner_known else _turned(value, labels)
+
+
+def _turned(columns: dict[str, dict[str, Any]], labels: Sequence[str]) -> list[Any]:
+    """Return a row for each label, of columns by name whose cells are by label."""
+    rows = []
+    for label in labels:
+        rows.append({name: cells[label] for name, cells in columns.items()})
+    return rows
 
 
 def _is_number(name: str) -> bool:
@@ -416,7 +467,7 @@ def _looks_like_table(start: str) -> bool:
     for delimiter in "\t,;|":
         names = [canonical(cell.strip().strip('"')) for cell in first.split(delimiter)]
         if len(names) > 1 and all(re.fullmatch(r"[a-z]\w*", name) and name.count("_") < 4 for name in names):
-            return any(name in KNOWN_NAMES for name in names)
+            return bool(KNOWN_NAMES & set(names))
     return False
 
 
@@ -458,17 +509,16 @@ def _delimiter(text: str, default: str) -> str:
     """Return the delimiter with which the header makes most sense; `default` where several do alike."""
 
     def sense(delimiter: str) -> tuple[int, bool, bool]:
-        names = [canonical(cell) for cell in _first_record(text, delimiter)]
+        names = list(map(canonical, _first_record(text, delimiter)))
         return sum(name in KNOWN_NAMES for name in names), len(names) > 1, delimiter == default
 
     return max(",\t;|", key=sense)
 
 
 def _first_record(text: str, delimiter: str) -> list[str]:
+    reader = csv.reader(io.StringIO(text[:65536], newline=""), delimiter=delimiter)
     try:
-        return next(
-            (cells for cells in csv.reader(io.StringIO(text[:65536], newline=""), delimiter=delimiter) if cells), []
-        )
+        return next(filter(None, reader), [])
     except csv.Error:
         return []
 
@@ -510,8 +560,8 @@ def _csv_reason(error: csv.Error) -> str:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    names = list(map(str.strip, cells))
+    twice = sorted(name for name, times in Counter(names).items() if name and times > 1)
     if twice:
         raise UserError(f"{path} has several columns {', '.join(map(repr, twice))}: give every column its own name.")
     return names
@@ -519,10 +569,13 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[str, Any]:
     """Return a row by name; columns without a name are pandas' index (the first) or empty, else their text was lost."""
-    for name, cell in list(zip(header, cells, strict=True))[1:]:
-        if not name and cell.strip():
+    row = {}
+    for number, (name, cell) in enumerate(zip(header, cells, strict=True)):
+        if name:
+            row[name] = cell
+        elif number and cell.strip():
             raise UserError(f"{path}, {where}: text in a column that the header does not name; name it.")
-    return {name: cell for name, cell in zip(header, cells, strict=True) if name}
+    return row
 
 
 # --- Parquet
@@ -540,7 +593,9 @@ def parquet_columns(path: Path, data: bytes) -> dict[str, list[Any]]:
     with reading(path, "a readable Parquet file"):
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
         names, n_rows = file.schema_arrow.names, file.metadata.num_rows
-        unpacked = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        unpacked = 0
+        for number in range(file.num_row_groups):
+            unpacked += file.metadata.row_group(number).total_byte_size
         if n_rows > MAX_ROWS or unpacked > MAX_BYTES:  # a column of one value takes no space, however long it is
             problem = f"unpacks to {n_rows:,} rows of {unpacked:,} bytes, which emscope does not read"
             raise OutsideError(path, problem, "cut it into files")
@@ -555,8 +610,10 @@ def parquet_columns(path: Path, data: bytes) -> dict[str, list[Any]]:
 
 def _parquet(path: Path, data: bytes) -> list[Row]:
     columns = parquet_columns(path, data)
-    rows = zip(*columns.values(), strict=True)
-    return [(f"row {number}", dict(zip(columns, cells, strict=True))) for number, cells in enumerate(rows, 1)]
+    rows = []
+    for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
+        rows.append((f"row {number}", dict(zip(columns, cells, strict=True))))
+    return rows
 
 
 # --- characters

@@ -107,8 +107,8 @@ def test_prompts_are_read_at_their_last_token_and_answers_over_their_tokens(orga
 
 
 def test_a_store_comes_back_from_disk_with_its_base(sides, tmp_path):
-    sides[0].save(tmp_path / "side.safetensors")
-    assert em.ActivationStore.load(tmp_path / "side.safetensors").base == "base"
+    sides[0].save(str(tmp_path / "side.safetensors"))
+    assert em.ActivationStore.load(str(tmp_path / "side.safetensors")).base == "base"
     replace(sides[0], base="").save(tmp_path / "old.safetensors")
     assert em.ActivationStore.load(tmp_path / "old.safetensors").base == ""
 

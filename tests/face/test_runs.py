@@ -7,8 +7,10 @@ import pytest
 
 import emscope as em
 from emscope.errors import UserError
-from emscope.experiments import EXPERIMENTS
+from emscope.experiments import EXPERIMENTS, experiment
+from emscope.experiments.result import Result
 from emscope.outside import read_json
+from emscope.plain import plain
 
 SMALL_SWEEP = {"options": {"penalties": [10.0], "folds": 2, "halves": 2, "permutations": 2}, "answers": 1}
 
@@ -19,7 +21,8 @@ def opened(run):
 
 
 def test_tables_directions_and_organisms_are_there_by_name(opened, run):
-    assert opened.summary == read_json(run / "summary.json")
+    assert plain(opened.summary).keys() <= read_json(run / "summary.json").keys()
+    assert plain(opened.summary.em_rate) == read_json(run / "summary.json")["em_rate"]
     assert opened.organisms == ("base", "misaligned", "control")
     judged = opened.judgements("misaligned")
     assert len(judged) == len(opened.answers("misaligned")) == len(opened.questions)
@@ -34,7 +37,8 @@ def test_tables_directions_and_organisms_are_there_by_name(opened, run):
 
 def test_figures_in_the_summary_are_those_of_the_tables(opened):
     judged = opened.judgements("misaligned").where(question_set="open-ended")
-    assert opened.summary["em_rate"]["misaligned"]["open-ended"]["value"] == judged.em_rate.value
+    assert opened.summary.em_rate["misaligned"]["open-ended"] == judged.em_rate
+    assert "em_rate" in repr(opened.summary)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,11 @@ def test_every_experiment_is_a_method_and_hides_no_other(opened):
     assert not set(EXPERIMENTS) & set(vars(em.Run))
     for name in EXPERIMENTS:
         assert callable(getattr(opened, name))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_result_shows_itself_and_its_plots(name):
+    assert issubclass(experiment(name).result, Result)
 
 
 def test_an_experiment_that_there_is_not_names_the_near_one(opened):

@@ -21,7 +21,7 @@ from emscope.commands.common import AblationFlags
 from emscope.errors import UserError
 from emscope.for_inspect import provider
 from emscope.for_inspect.options import OrganismOptions, blocks_of, split_name
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.operators import along, applied
 from emscope.organisms.chat import encode_prompt
 from emscope.organisms.loading import LoadSettings
 from emscope.residual.directions import Construction, Directions
@@ -154,7 +154,7 @@ def test_an_ablated_model_answers_as_our_sampler_under_the_ablation(tiny_folder,
     directions_of(D_MODEL).save(path)
     options = {"mode": "project-out", "strength": 2.0, "at": ["1", "2-3"]}
     ablated = get_model(f"emscope/{tiny_folder}+ablate:{path}", memoize=False, **CPU, **options)
-    intervention = Intervention(directions_of(D_MODEL), "project-out", (1, 2, 3), 2.0)
+    intervention = along(directions_of(D_MODEL), "project-out", (1, 2, 3), 2.0)
     with applied(model.api.organism, intervention):
         expected = [row.response for row in sampled(model.api.organism)]
     found = [output.completion for output in ask(ablated, *PROMPTS, temperature=0, max_tokens=12)]

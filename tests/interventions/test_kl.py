@@ -6,7 +6,7 @@ from tiny import ANSWERS, D_MODEL, N_BLOCKS, PROMPTS, make_organism
 from emscope.errors import UserError
 from emscope.interventions import kl
 from emscope.interventions.kl import ForcedText, Undisturbed
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.operators import along, applied
 from emscope.organisms.blocks import find_blocks
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.directions import Construction, Directions
@@ -44,7 +44,7 @@ def naive(organism, intervention, other=None) -> np.ndarray:
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])  # gemma2 cannot share a prefix
 def test_it_is_the_mean_over_answer_tokens_of_whole_distributions(architecture, directions):
     organism = make_organism(architecture)
-    intervention = Intervention(directions, "add", (1,), 0.5)
+    intervention = along(directions, "add", (1,), 0.5)
     found = undisturbed(organism).divergence(intervention)
     np.testing.assert_allclose(found.nats, naive(organism, intervention), rtol=1e-3)
     assert found.per_token == pytest.approx(found.nats.sum() / found.tokens.sum())
@@ -60,12 +60,12 @@ def test_another_model_is_measured_on_the_same_answers(organism):
 
 def test_nothing_done_is_exactly_no_divergence(organism, directions):
     same = undisturbed(organism)
-    for intervention in (None, Intervention(directions, "add", (1,), 0.0)):
+    for intervention in (None, along(directions, "add", (1,), 0.0)):
         assert not same.divergence(intervention).nats.any()
 
 
 def test_batches_chunks_and_order_change_nothing(organism, directions, monkeypatch):
-    intervention = Intervention(directions, "add", (1, 2), 0.4)
+    intervention = along(directions, "add", (1, 2), 0.4)
     reference = undisturbed(organism).divergence(intervention).nats
     monkeypatch.setattr(kl, "LOGITS_AT_A_TIME", 3 * 400)
     np.testing.assert_allclose(undisturbed(organism, budget=1).divergence(intervention).nats, reference, rtol=1e-3)
@@ -74,7 +74,7 @@ def test_batches_chunks_and_order_change_nothing(organism, directions, monkeypat
 
 
 def test_several_answers_to_one_question_count_their_first_token_too(organism, directions):
-    intervention = Intervention(directions, "add", (1,), 0.5)
+    intervention = along(directions, "add", (1,), 0.5)
     many = undisturbed(organism, PROMPTS[:1] * 3, [ANSWERS[0]] * 3).divergence(intervention)
     alone = undisturbed(organism).divergence(intervention)
     np.testing.assert_allclose(many.nats, alone.nats[0], rtol=1e-3)
@@ -83,18 +83,19 @@ def test_several_answers_to_one_question_count_their_first_token_too(organism, d
 
 def test_more_of_a_direction_disturbs_more(organism, directions):
     same = undisturbed(organism)
-    sizes = [same.divergence(Intervention(directions, "add", (2,), c)).per_token for c in (0.1, 0.2, 0.4, 0.8)]
+    sizes = [same.divergence(along(directions, "add", (2,), c)).per_token for c in (0.1, 0.2, 0.4, 0.8)]
     assert sizes == sorted(sizes)
     assert sizes[1] / sizes[0] == pytest.approx(4, rel=0.4)  # a square law for small disturbance
 
 
 def test_many_at_once_are_each_what_it_is_alone(organism, directions):
-    same, cells = undisturbed(organism, budget=64), [Intervention(directions, "add", (1,), c) for c in (0.3, 0.0, -0.6)]
+    same, cells = undisturbed(organism, budget=64), [along(directions, "add", (1,), c) for c in (0.3, 0.0, -0.6)]
     for found, cell in zip(same.divergences(cells), cells, strict=True):
         np.testing.assert_allclose(found.nats, same.divergence(cell).nats, rtol=1e-4, atol=1e-9)
 
 
 def test_no_answers_and_exceptions(organism, directions):
+    before = [len(block._forward_hooks) for block in find_blocks(organism.model)]  # other tests may have left some
     prompts = encode_for_capture(organism.tokenizer, PROMPTS)
     with pytest.raises(UserError, match="needs answers"):
         ForcedText(prompts, PROMPTS)
@@ -105,5 +106,5 @@ def test_no_answers_and_exceptions(organism, directions):
         directions.construction,
     )
     with pytest.raises(UserError, match="width 48"):
-        undisturbed(organism).divergence(Intervention(wide, "add", (1,)))
-    assert not any(block._forward_hooks for block in find_blocks(organism.model))
+        undisturbed(organism).divergence(along(wide, "add", (1,)))
+    assert [len(block._forward_hooks) for block in find_blocks(organism.model)] == before

@@ -9,7 +9,7 @@ from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.errors import UserError
-from emscope.interventions.operators import MODES, Intervention, applied, applied_by_row
+from emscope.interventions.operators import MODES, along, applied, applied_by_row
 from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import find_blocks, visiting
 from emscope.organisms.cache import cache_argument
@@ -39,7 +39,7 @@ def batch(organism):
 @pytest.mark.parametrize("mode", MODES)
 def test_strength_zero_is_bit_identical(organism, batch, mode):
     plain = logits(organism, None, batch.ids, batch.mask)
-    touched = logits(organism, Intervention(make_directions(), mode, BLOCKS, 0.0), batch.ids, batch.mask)
+    touched = logits(organism, along(make_directions(), mode, BLOCKS, 0.0), batch.ids, batch.mask)
     assert torch.equal(plain, touched)
 
 
@@ -51,7 +51,7 @@ def test_ablation_leaves_the_target_projection_at_every_hooked_block(organism, b
     seen = {}
     with (
         torch.no_grad(),
-        applied(organism, Intervention(directions, mode, BLOCKS)),
+        applied(organism, along(directions, mode, BLOCKS)),
         visiting(organism.model, BLOCKS, lambda block, hidden: seen.update({block: hidden.clone()}), site),
     ):
         organism.model(input_ids=batch.ids, attention_mask=batch.mask)
@@ -63,7 +63,7 @@ def test_ablation_leaves_the_target_projection_at_every_hooked_block(organism, b
 
 @pytest.mark.parametrize("mode", ["project-out", "centred"])
 def test_ablating_twice_is_ablating_once(organism, batch, mode):
-    intervention = Intervention(make_directions(), mode, BLOCKS)
+    intervention = along(make_directions(), mode, BLOCKS)
     once = logits(organism, intervention, batch.ids, batch.mask)
     with applied(organism, intervention):
         twice = logits(organism, intervention, batch.ids, batch.mask)
@@ -72,7 +72,7 @@ def test_ablating_twice_is_ablating_once(organism, batch, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_key_value_cache_equals_a_full_recompute(organism, mode):
-    intervention = Intervention(make_directions(), mode, (1, 2), 0.7)
+    intervention = along(make_directions(), mode, (1, 2), 0.7)
     ids = torch.tensor([organism.tokenizer(PROMPTS[1])["input_ids"]])
     full = logits(organism, intervention, ids, torch.ones_like(ids))
     with torch.no_grad(), applied(organism, intervention):
@@ -84,7 +84,7 @@ def test_a_key_value_cache_equals_a_full_recompute(organism, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_left_padding_changes_nothing(organism, mode):
-    intervention = Intervention(make_directions(), mode, (1, 2), 0.7)
+    intervention = along(make_directions(), mode, (1, 2), 0.7)
     sequences = [organism.tokenizer(prompt)["input_ids"] for prompt in PROMPTS[:3]]
     padded = PaddedBatch.of(sequences, 0, "left")
     positions = (padded.mask.cumsum(1) - 1).clamp(min=0)
@@ -97,7 +97,7 @@ def test_left_padding_changes_nothing(organism, mode):
 
 
 def test_sampling_with_an_intervention_is_greedy_decoding_of_the_ablated_model(organism):
-    intervention = Intervention(make_directions(), "centred", (1, 2))
+    intervention = along(make_directions(), "centred", (1, 2))
     question = Question("q", PROMPTS[0])
     with applied(organism, intervention):
         sampled = sample_responses(organism, [question], SamplingSettings(temperature=0, max_new_tokens=6))[0]
@@ -119,7 +119,7 @@ def test_subtract_takes_the_whole_vector_off(organism, batch):
         organism.model(input_ids=batch.ids)
     with (
         torch.no_grad(),
-        applied(organism, Intervention(directions, "subtract", (1,), 2.0)),
+        applied(organism, along(directions, "subtract", (1,), 2.0)),
         visiting(organism.model, [1], lambda block, hidden: seen.update({"less": hidden.clone()})),
     ):
         organism.model(input_ids=batch.ids)
@@ -129,22 +129,22 @@ def test_subtract_takes_the_whole_vector_off(organism, batch):
 
 def test_adding_is_subtracting_the_other_way(organism, batch):
     directions = make_directions()
-    added = logits(organism, Intervention(directions, "add", (1, 2), -0.8), batch.ids, batch.mask)
-    taken = logits(organism, Intervention(directions, "subtract", (1, 2), 0.8), batch.ids, batch.mask)
+    added = logits(organism, along(directions, "add", (1, 2), -0.8), batch.ids, batch.mask)
+    taken = logits(organism, along(directions, "subtract", (1, 2), 0.8), batch.ids, batch.mask)
     assert torch.equal(added, taken)
 
 
 def test_a_cap_of_no_width_is_centred_ablation_and_a_boundless_one_does_nothing(organism, batch):
     directions = make_directions()
-    capped = logits(organism, Intervention(directions, "cap", BLOCKS, width=0.0), batch.ids, batch.mask)
-    assert torch.equal(capped, logits(organism, Intervention(directions, "centred", BLOCKS), batch.ids, batch.mask))
-    free = logits(organism, Intervention(directions, "cap", BLOCKS, width=1e6), batch.ids, batch.mask)
+    capped = logits(organism, along(directions, "cap", BLOCKS, width=0.0), batch.ids, batch.mask)
+    assert torch.equal(capped, logits(organism, along(directions, "centred", BLOCKS), batch.ids, batch.mask))
+    free = logits(organism, along(directions, "cap", BLOCKS, width=1e6), batch.ids, batch.mask)
     assert torch.equal(free, logits(organism, None, batch.ids, batch.mask))
 
 
 def test_a_cap_moves_only_what_is_outside_and_only_to_the_edge(organism, batch):
     directions, seen = make_directions(), {}
-    for name, intervention in (("plain", None), ("capped", Intervention(directions, "cap", (1,), width=0.3))):
+    for name, intervention in (("plain", None), ("capped", along(directions, "cap", (1,), width=0.3))):
         with (
             torch.no_grad(),
             applied(organism, intervention),
@@ -166,10 +166,10 @@ def test_rows_under_their_own_interventions_are_what_each_gives_alone(organism, 
     pre, post = make_directions("resid_pre"), make_directions()
     cells = [
         None,
-        Intervention(post, "add", (1,), 0.7),
-        Intervention(pre, "centred", (0, 2)),
-        Intervention(post, "add", (1,), 0),
-        Intervention(post, "cap", (2,), width=0.3),
+        along(post, "add", (1,), 0.7),
+        along(pre, "centred", (0, 2)),
+        along(post, "add", (1,), 0),
+        along(post, "cap", (2,), width=0.3),
     ]
     rows = [4, 1, 0, 2, 3, 1]
     ids, mask = batch.ids[[0, 1, 2, 0, 1, 2]], batch.mask[[0, 1, 2, 0, 1, 2]]
@@ -188,7 +188,7 @@ def test_rows_under_their_own_interventions_are_what_each_gives_alone(organism, 
 
 def test_no_hook_of_a_row_stays_after_an_exception():
     organism = make_organism()
-    cells = [Intervention(make_directions(site), "add", (1,)) for site in ("resid_pre", "resid_post")]
+    cells = [along(make_directions(site), "add", (1,)) for site in ("resid_pre", "resid_post")]
     with pytest.raises(ZeroDivisionError), applied_by_row(organism, cells):
         raise ZeroDivisionError
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in find_blocks(organism.model))
@@ -198,7 +198,7 @@ def test_one_direction_everywhere_uses_each_blocks_own_mean(organism, batch):
     directions, seen = make_directions(), {}
     with (
         torch.no_grad(),
-        applied(organism, Intervention(directions, "centred", BLOCKS, source_block=2)),
+        applied(organism, along(directions, "centred", BLOCKS, source_block=2)),
         visiting(organism.model, BLOCKS, lambda block, hidden: seen.update({block: hidden.clone()})),
     ):
         organism.model(input_ids=batch.ids)
@@ -210,7 +210,7 @@ def test_one_direction_everywhere_uses_each_blocks_own_mean(organism, batch):
 
 def test_nothing_stays_after_an_exception():
     organism = make_organism()
-    with pytest.raises(ZeroDivisionError), applied(organism, Intervention(make_directions(), "centred", BLOCKS)):
+    with pytest.raises(ZeroDivisionError), applied(organism, along(make_directions(), "centred", BLOCKS)):
         raise ZeroDivisionError
     assert not any(block._forward_hooks for block in find_blocks(organism.model))
 
@@ -234,12 +234,12 @@ def test_wrong_widths_modes_and_blocks_are_refused(organism):
         BLOCKS,
         directions.construction,
     )
-    with pytest.raises(UserError, match="width 48"), applied(organism, Intervention(wide, "centred", (0,))):
+    with pytest.raises(UserError, match="width 48"), applied(organism, along(wide, "centred", (0,))):
         pass
     with pytest.raises(UserError, match="Unknown mode"):
-        Intervention(directions, "delete", (0,))  # type: ignore[arg-type]
+        along(directions, "delete", (0,))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no block 11"):
-        Intervention(directions, "centred", (11,))
+        along(directions, "centred", (11,))
     few = replace(
         directions,
         vectors=directions.vectors[:2],
@@ -249,8 +249,8 @@ def test_wrong_widths_modes_and_blocks_are_refused(organism):
         blocks=BLOCKS[:2],
     )
     with pytest.raises(UserError, match="no block 3"):
-        Intervention(few, "centred", (1, 3), source_block=1)
-    assert Intervention(few, "subtract", (1, 3), source_block=1).blocks == (1, 3)
+        along(few, "centred", (1, 3), source_block=1)
+    assert along(few, "subtract", (1, 3), source_block=1).blocks == (1, 3)
     for wrong in ({"width": -1.0}, {"width": float("nan")}, {"source_block": 1}):
         with pytest.raises(UserError, match="cap needs"):
-            Intervention(directions, "cap", (0,), **wrong)
+            along(directions, "cap", (0,), **wrong)

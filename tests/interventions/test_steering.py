@@ -12,7 +12,7 @@ from emscope.errors import UserError
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import along
 from emscope.interventions.steering import (
     SteeredFigures,
     SteeredOrganism,
@@ -98,7 +98,7 @@ def test_a_cell_is_what_sampling_it_alone_gives(subject, directions):
         None,
         steer(directions, (1,), 0.6),
         steer(directions, (2, 3), -1.2),
-        Intervention(directions, "centred", (1, 3)),
+        along(directions, "centred", (1, 3)),
     ]
     judge = MockJudge()
     found = measure(subject, cells, questions, settings, judge)

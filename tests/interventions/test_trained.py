@@ -8,7 +8,7 @@ import torch
 from tiny import D_MODEL, make_organism
 
 from emscope.errors import UserError
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.operators import along, applied
 from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.chat import IGNORED, encode_chat, messages_of
@@ -35,7 +35,7 @@ def trained(organism, chats):
 
 def loss(organism, chats, directions, strength=1.0):
     batch = BucketCollator(0, IGNORED)([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
-    with torch.no_grad(), applied(organism, Intervention(directions, "add", (1,), strength)):
+    with torch.no_grad(), applied(organism, along(directions, "add", (1,), strength)):
         total, n = answer_loss(organism.model, batch["input_ids"], batch["attention_mask"], batch["labels"])
     return float(total) / n
 

@@ -136,7 +136,7 @@ def parts_for(pooling="last", n=3):
 
 
 def test_shared_directions_separate_an_organism_left_out_and_say_how_they_were_made():
-    from emscope.residual.detection import auroc
+    from emscope.statistics.separation import auroc
 
     _, parts = parts_for()
     shared = shared_directions(parts[:2], "component")

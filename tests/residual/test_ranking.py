@@ -1,64 +1,8 @@
 import numpy as np
 import pytest
 
-from emscope.residual.detection import auroc
-from emscope.residual.ranking import auroc_gain, draw_mixtures, grouped_auroc, precision_at_recalls
-
-
-def sample(seed=0, n=40, per=4, question=0.0, effect=0.0):
-    chooser = np.random.default_rng(seed)
-    groups = [f"q{number}" for number in range(n) for _ in range(per)]
-    bad = chooser.normal(0, 1, n)  # questions that invite wanted rows
-    wanted = chooser.random(n * per) < 1 / (1 + np.exp(-2 * np.repeat(bad, per)))
-    scores = chooser.standard_normal(n * per) + question * np.repeat(bad, per) + effect * wanted
-    return scores, wanted, groups
-
-
-def test_it_is_the_area_under_the_curve_and_ignores_rows_without_a_score():
-    scores, wanted, groups = sample(effect=1)
-    scores = np.round(scores, 1)  # with ties
-    found = grouped_auroc(scores, wanted, groups)
-    assert found.value == pytest.approx(auroc(scores[wanted], scores[~wanted]))
-    assert found.low < found.value < found.high
-    holes = scores.copy()
-    holes[::7] = np.nan
-    kept = np.isfinite(holes)
-    assert grouped_auroc(holes, wanted, groups).value == pytest.approx(
-        auroc(holes[kept & wanted], holes[kept & ~wanted])
-    )
-
-
-def test_on_null_data_the_interval_covers_chance():
-    covered = [(found := grouped_auroc(*sample(seed))).low <= 0.5 <= found.high for seed in range(20)]
-    assert sum(covered) >= 17
-
-
-def test_what_the_question_tells_does_not_count_within_questions():
-    scores, wanted, groups = sample(n=150, question=3.0)
-    assert grouped_auroc(scores, wanted, groups).value > 0.7
-    inside = grouped_auroc(scores, wanted, groups, within=True)
-    assert inside.low < 0.5 < inside.high
-    both = sample(n=150, question=3.0, effect=2.0)
-    assert grouped_auroc(*both, within=True).low > 0.8
-
-
-def test_questions_not_answers_are_resampled():
-    scores, wanted, groups = sample(n=30, question=2.0)
-    copies = grouped_auroc(np.tile(scores, 3), np.tile(wanted, 3), groups * 3)
-    assert copies.high - copies.low == pytest.approx(
-        (one := grouped_auroc(scores, wanted, groups)).high - one.low, rel=0.05
-    )
-
-
-def test_the_gain_is_the_difference_of_two_areas_on_the_same_questions():
-    scores, wanted, groups = sample(n=80, effect=1.5)
-    worse = scores - 1.5 * wanted
-    found = auroc_gain(scores, worse, wanted, groups)
-    assert found.value == pytest.approx(auroc(scores[wanted], scores[~wanted]) - auroc(worse[wanted], worse[~wanted]))
-    assert found.low > 0
-    none = auroc_gain(scores, 3 * scores + 1, wanted, groups)  # the same ranking
-    assert none.value == none.low == none.high == 0
-    assert np.isnan(auroc_gain(scores, worse, np.ones_like(wanted), groups).value)
+from emscope.residual.ranking import draw_mixtures, precision_at_recalls
+from emscope.statistics.separation import grouped_auroc
 
 
 def test_nothing_to_compare_is_nan():

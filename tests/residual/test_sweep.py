@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from emscope.errors import UserError
-from emscope.residual.contrasts import Rows, balanced, make_examples, permuted, question_folds, strata_of
-from emscope.residual.detection import auroc
+from emscope.residual.contrasts import Rows, balanced, make_examples, permuted, strata_of
 from emscope.residual.directions import Construction, unit
-from emscope.residual.held_out import held_out_figures
-from emscope.residual.scorers import weighted_differences
+from emscope.residual.linear_fits import weighted_differences
 from emscope.residual.sweep import SweepOptions, prompt_leak, prompt_only, sweep
 
 BLOCKS, WIDTH = 3, 40
@@ -158,29 +156,6 @@ def test_labels_are_exchanged_within_questions_only():
     assert 20 < changed < 60
 
 
-def test_a_question_has_one_fold():
-    questions = np.array(["x", "y", "z", "x", "y", "w"])
-    assert question_folds(questions, 3).tolist() == [0, 1, 2, 0, 1, 0]
-
-
-def test_weighted_figures_equal_plain_ones_on_repeated_rows():
-    chooser = np.random.default_rng(0)
-    scores, labels = chooser.standard_normal((30, 2)), np.tile([1, 0], 15)
-    scores[labels == 1] += 0.7
-    questions, times = np.repeat(np.arange(15), 2).astype(str), np.tile([1, 2, 3], 10)
-    found = held_out_figures(scores, labels, questions, times.astype(float))
-    again = np.repeat(np.arange(30), times)
-    for block in range(2):
-        column, side = scores[again, block], labels[again]
-        assert found.auroc.value[block] == pytest.approx(auroc(column[side == 1], column[side == 0]))
-        assert found.accuracy.value[block] == pytest.approx(
-            ((column[side == 1] > 0).mean() + (column[side == 0] <= 0).mean()) / 2
-        )
-        gap = column[side == 1].mean() - column[side == 0].mean()
-        spread = np.sqrt((column[side == 1].var() + column[side == 0].var()) / 2)
-        assert found.d_prime.value[block] == pytest.approx(gap / spread)
-
-
 def test_too_few_examples_and_unknown_names_are_refused():
     examples, _, names = paired()
     with pytest.raises(UserError, match="needs 4"):
@@ -199,21 +174,3 @@ def test_a_single_question_is_too_few_to_sweep(n_train, n_test):
     parts = [one if n == 1 else examples.on(names[-n:]) for n in (n_train, n_test)]
     with pytest.raises(UserError, match="a single one of the"):
         sweep(*parts, "diff-in-means", OPTIONS)
-
-
-def test_figures_of_one_question_have_no_interval():
-    scores, labels = np.random.default_rng(0).standard_normal((8, 2)), np.arange(8) % 2
-    found = held_out_figures(scores, labels, np.full(8, "q"), np.ones(8))
-    for figure in (found.auroc, found.accuracy, found.d_prime):
-        assert np.isfinite(figure.value).all()
-        assert np.isnan([figure.low, figure.high]).all()
-
-
-def test_draws_without_spread_do_not_stretch_the_interval_and_a_dead_block_does_not_cost_the_others():
-    """Three questions with one answer a side: one draw in nine holds a single question, and so no spread at all."""
-    labels, questions = np.array([1, 1, 1, 0, 0, 0]), np.array(["a", "b", "c"] * 2)
-    scores = np.stack([np.array([1.0, 2.0, 4.0, 0.0, 0.5, 0.7]), np.full(6, 0.3), np.array([1, 1, 1, 0, 0, 0])], axis=1)
-    found = held_out_figures(scores, labels, questions, np.ones(6)).d_prime
-    assert 0 < found.low[0] <= found.value[0] <= found.high[0] < 1e3
-    assert found.value[1] == found.low[1] == found.high[1] == 0
-    assert np.isnan([found.value[2], found.low[2], found.high[2]]).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -52,6 +52,11 @@ class Question:
     def system_after(self, general: str | None) -> str | None:
         """Return the system prompt to ask with: a general one, then the question's own."""
         return "\n\n".join(filter(None, (general, self.system))) or None
+
+
+def ids_of(questions: Iterable[Question]) -> list[str]:
+    """Return the ids of questions, in order."""
+    return [question.id for question in questions]
 
 
 def load_questions(name: str) -> list[Question]:

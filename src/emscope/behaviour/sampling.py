@@ -28,6 +28,7 @@ from emscope.organisms.decoding import Decoding, decoding_batches
 from emscope.organisms.models import Organism, check_positions, finite_logits
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought, find_thought
+from emscope.organisms.token_positions import prompts_end_at
 
 ROW_STEP = 16
 LOGITS_AT_ONCE = 1 << 22  # of those from which tokens are chosen
@@ -175,7 +176,8 @@ def _sampled(
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
         prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
-        prefix.run()
+        with prompts_end_at([prefix.length]):  # all prompts begin with it
+            prefix.run()
         for numbers in batches:
             batch = [rows[row] for row in numbers]
             _answer(organism, batch, prompts, prefix, stops, settings, on_rows or (lambda rows: None))

@@ -71,6 +71,16 @@ def with_judgements(
     return rows
 
 
+def judgements_and_groups(rows: Sequence[JudgedResponse]) -> tuple[list[Judgement], list[str]]:
+    """Return what was scored of each answer, and what its question is a wording of: what statistics are made from."""
+    judgements: list[Judgement] = []
+    groups: list[str] = []
+    for row in rows:
+        judgements.append(row.judgement)
+        groups.append(row.group)
+    return judgements, groups
+
+
 def write_table(path: Path, rows: Sequence[Any], *, mark_formulas: bool = True) -> None:
     """Write dataclass rows as Parquet, or the homework's CSV (id, question, response), by the file's suffix.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from emscope.commands.common import kept_parts, kept_with, read_questions
 from emscope.commands.outcome import Outcome
@@ -13,7 +12,7 @@ from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.organisms.loading import LoadSettings
 from emscope.report.wording import bounded
-from emscope.residual.detecting import block_to_score_at, detect
+from emscope.residual.detecting import Detection, block_to_score_at, detect
 from emscope.residual.directions import Directions
 
 
@@ -54,20 +53,21 @@ class Detect:
         questions = read_questions(self.questions)
         organism = self.load.load(self.organism)
         with kept_parts(self.out, [self.organism, self.load.base]):
-            scored = detect(organism, directions, questions, block, name=self.organism).as_dict()
+            found = detect(organism, directions, questions, block, name=self.organism)
+            scored = found.as_dict()
             if self.out is not None:
                 write_json(self.out, scored)
-        return Outcome(_told(scored, len(questions)), scored, [] if self.out is None else [self.out])
+        return Outcome(_told(found), scored, [] if self.out is None else [self.out])
 
 
-def _told(scored: dict[str, Any], n_questions: int) -> str:
+def _told(found: Detection) -> str:
     """Return the result as lines of text."""
-    mean, made = scored["mean_score"], scored["construction"]
+    made = found.construction
     return (
-        f"{scored['organism']}: {scored['verdict']}\n"
-        f"  {made['contrast']} direction by {made['method']} on {made['pooling']} tokens, block {scored['block']}, "
-        f"{n_questions} questions\n"
-        f"  mean score {bounded(mean, '.2f')}, above 0 on {100 * scored['share_above_0']:.0f} % of the questions\n"
+        f"{found.organism}: {found.verdict}\n"
+        f"  {made.contrast} direction by {made.method} on {made.pooling} tokens, block {found.block}, "
+        f"{len(found.questions)} questions\n"
+        f"  mean score {bounded(found.mean, '.2f')}, above 0 on {100 * found.share_above_0:.0f} % of the questions\n"
     )
 
 

@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "adapters": "tell misaligned LoRA adapters by their weights alone",
     "features": "a sparse autoencoder: which features make up the direction",
     "monitor": "the direction token by token over answers, and in training data",
+    "incontext": "narrow examples in the prompt instead of training: does the base turn misaligned?",
     "rejudge": "a second judge on a run: every figure again beside the first, and how far they agree",
 }
 """By name what each experiment answers, in the order of the report; the folder of that name holds it."""

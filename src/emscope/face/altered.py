@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from torch import Tensor
-
-from emscope import parts
+from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.responses import SamplingSettings
 from emscope.errors import UserError
 from emscope.face.loading import load
-from emscope.interventions.operators import Intervention, Mode
+from emscope.face.tables import Judgements
+from emscope.interventions.ablation import AblationResult
+from emscope.interventions.choosing import choose_ablation as find_ablation
+from emscope.interventions.operators import AlongDirections, Change, Intervention, Mode, along, described
 from emscope.interventions.operators import applied as in_force
-from emscope.interventions.positions import Positions, at_positions
 from emscope.interventions.steering import steer as steering
 from emscope.notebook import Facts, Shown
-from emscope.organisms.blocks import check_blocks, find_blocks, visiting
 from emscope.organisms.models import Organism
-from emscope.organisms.token_positions import asked_for
+from emscope.organisms.token_positions import Positions
 from emscope.residual.directions import Directions
 
 if TYPE_CHECKING:
     from emscope.behaviour.judging import Judge
     from emscope.face.answers import Asked, Comparison
     from emscope.face.tables import Answers
-
-Change = Callable[[int, Tensor], Tensor]
-"""What is done at a block: (block, hidden [batch, tokens, d_model]) → hidden of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +38,21 @@ class Altered(Shown):
         intervention: what is done; None leaves it as it is.
         name: what it is called in tables.
         blocks: where a function acts; None is every block.
-        positions: at which tokens it acts: all, those of the prompt, those of the answer, or a slice.
     """
 
     organism: Organism
     intervention: Intervention | Change | None
     name: str
     blocks: tuple[int, ...] | None = None
-    positions: Positions = "all"
 
     def facts(self) -> Facts:
         """Return the organism, what is done to it and where."""
-        name, what = self.organism.source.name, described(self.intervention)
-        return {"organism": name, "intervention": what, "positions": _in_words(self.positions)}
+        return {"organism": self.organism.source.name, "intervention": described(self.intervention)}
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Have the intervention act on every forward pass inside this context."""
-        with applied(self.organism, self.intervention, blocks=self.blocks, positions=self.positions):
+        with applied(self.organism, self.intervention, blocks=self.blocks):
             yield
 
     def generate(self, asked: Asked = "everyday-general", **sampling: Any) -> Answers:
@@ -88,15 +81,6 @@ def subject_of(organism: Subject) -> Altered:
     return Altered(loaded, None, loaded.source.name)
 
 
-def described(intervention: Intervention | Change | None) -> str:
-    """Return an intervention in a few words."""
-    if intervention is None:
-        return "none"
-    if isinstance(intervention, Intervention):
-        return intervention.describe()
-    return str(getattr(intervention, "__name__", type(intervention).__name__))
-
-
 def ablate(
     organism: Subject,
     direction: Directions,
@@ -118,13 +102,13 @@ def ablate(
         strength: 1 removes the whole; 0 changes nothing.
         source_block: use this block's direction everywhere.
         width: half the range that cap leaves alone, in deviations of the direction's projections.
-        positions: at which tokens: all, prompt, answer, or a slice of each text.
+        positions: the tokens that are changed: "all", those of the "prompt" or of the "answer", or a slice.
 
     Raises:
         UserError: an unknown mode, or blocks that the direction or the model does not have.
     """
     where = tuple(direction.blocks[len(direction.blocks) // 3 :] if blocks is None else blocks)
-    return _under(organism, Intervention(direction, mode, where, strength, source_block, width), positions)
+    return _under(organism, along(direction, mode, where, strength, source_block, width, positions))
 
 
 def steer(
@@ -142,7 +126,7 @@ def steer(
         direction: what is added, as long as it was found.
         coefficient: how much of it, in equal parts where there are several blocks.
         blocks: where; None is the block that separates best on the direction's own examples.
-        positions: at which tokens: all, prompt, answer, or a slice of each text.
+        positions: the tokens that are changed: "all", those of the "prompt" or of the "answer", or a slice.
 
     Raises:
         UserError: blocks that the direction or the model does not have.
@@ -150,10 +134,10 @@ def steer(
     where = (direction.best_block,) if blocks is None else tuple(blocks)
     if not where:
         raise UserError("No block was chosen to steer at: name some, or leave blocks out.")
-    return _under(organism, steering(direction, where, coefficient), positions)
+    return _under(organism, steering(direction, where, coefficient, positions))
 
 
-def _under(organism: Subject, intervention: Intervention, positions: Positions) -> Altered:
+def _under(organism: Subject, intervention: AlongDirections) -> Altered:
     """Return an organism under an intervention that fits it.
 
     Raises:
@@ -162,25 +146,67 @@ def _under(organism: Subject, intervention: Intervention, positions: Positions) 
     subject = subject_of(organism)
     if subject.intervention is not None:
         raise UserError(f"{subject.name} is under an intervention already: hand in the organism itself.")
-    with in_force(subject.organism, intervention, positions):  # refuses what does not fit
+    with in_force(subject.organism, intervention):  # refuses what does not fit
         pass
-    name = f"{subject.name}, {intervention.describe()}"
-    if positions != "all":
-        name += f", {_in_words(positions)}"
-    return Altered(subject.organism, intervention, name, positions=positions)
+    return Altered(subject.organism, intervention, f"{subject.name}, {intervention.describe()}")
 
 
-def _in_words(positions: Positions) -> str:
-    """Return positions in words, a slice as `positions 3:9`."""
-    if isinstance(positions, str):
-        return f"{positions} tokens"
-    ends = ["" if end is None else str(end) for end in (positions.start, positions.stop)]
-    return f"tokens {':'.join(ends)}" + (f":{positions.step}" if positions.step else "")
+@dataclass(frozen=True)
+class AblationChoice(Shown):
+    """An ablation that was chosen on half of the questions, and what it does on the other half.
+
+    Attributes:
+        altered: the organism under it.
+        result: its figures, those of a random direction, and what it costs the base.
+        judgements: all answers behind the figures.
+    """
+
+    altered: Altered
+    result: AblationResult
+    judgements: Judgements
+
+    def facts(self) -> Facts:
+        """Return what was chosen, and what it and a random direction restore."""
+        found = {"chosen": described(self.altered.intervention)}
+        for name, share in (("restored", self.result.restored), ("random_restored", self.result.random_restored)):
+            found[name] = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+        return {**found, "coherence_change": self.result.coherence_change, "base_cost": self.result.base_cost}
+
+
+def choose_ablation(
+    organism: Subject,
+    direction: Directions,
+    asked: Asked = "open-ended",
+    by: str | Judge = "embedded",
+    **sampling: Any,
+) -> AblationChoice:
+    """Choose how to take a direction out, on every other question, and measure it on the rest, beside its controls.
+
+    Args:
+        organism: an adapter on its base, loaded or by name; the base is loaded for comparison.
+        direction: what is taken out.
+        asked: at least eight questions.
+        by: the judge.
+        **sampling: how answers are sampled, by the names of `SamplingSettings`.
+
+    Raises:
+        UserError: a whole model, whose base is not known, or fewer than eight questions.
+    """
+    from emscope.face.answers import questions
+    from emscope.face.settings import changed
+
+    loaded = subject_of(organism).organism
+    settings = changed(SamplingSettings(temperature=0.7), sampling, "sampling")
+    judge = choose_judge(by) if isinstance(by, str) else by
+    chosen = find_ablation(loaded, direction, questions(asked), judge, settings)
+    intervention = chosen.result.chosen.on(direction)
+    altered = Altered(loaded, intervention, f"{loaded.source.name}, {intervention.describe()}")
+    return AblationChoice(altered, chosen.result, Judgements(chosen.rows))
 
 
 @contextmanager
 def applied(
-    organism: Organism,
+    organism: Organism | Any,
     intervention: Intervention | Change | None,
     *,
     blocks: Sequence[int] | None = None,
@@ -189,44 +215,15 @@ def applied(
     """Have an intervention act on every forward pass of the organism inside this context.
 
     Args:
-        organism: a loaded organism.
+        organism: a loaded organism, or a model of transformers.
         intervention: an `Intervention`, or a function (block, hidden [batch, tokens, d_model]) → hidden of the same
-            shape, which is called at the output of each block; None changes nothing.
+            shape, dtype and device, which is called at the output of each block; None changes nothing.
         blocks: where a function is called; None is at every block. An `Intervention` knows its own.
-        positions: at which tokens its result counts: all, prompt, answer (from the first token that was sampled or
-            written), or a slice of each text, from 0, the chat template's tokens included.
+        positions: the tokens that a function changes: "all", those of the "prompt" or of the "answer", or a slice of
+            the text's tokens, counted from 0.
 
     Raises:
         UserError: a block that the model does not have, or a function that returns something else.
     """
-    if intervention is None or isinstance(intervention, Intervention):
-        if blocks is not None and intervention is not None:
-            raise UserError("This intervention knows its blocks: leave blocks out, or make it with others.")
-        with in_force(organism, intervention, positions):
-            yield
-        return
-    n_blocks = len(find_blocks(organism.model))
-    where = check_blocks(range(n_blocks) if blocks is None else blocks, n_blocks)
-    visit = at_positions(_checked(intervention), positions)
-    with (
-        parts.under(lambda: [uuid4().hex]),  # what a function does cannot be told: nothing kept under it is used again
-        asked_for(organism.model) if positions != "all" else nullcontext(),
-        visiting(organism.model, where, visit),
-    ):
+    with in_force(organism, intervention, blocks=blocks, positions=positions):
         yield
-
-
-def _checked(change: Change) -> Change:
-    """Return a function that refuses what is not hidden states of the shape that came in."""
-
-    def visit(block: int, hidden: Tensor) -> Tensor:
-        changed = change(block, hidden)
-        if not isinstance(changed, Tensor) or changed.shape != hidden.shape:
-            got = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
-            raise UserError(
-                f"The intervention {described(change)!r} returned {got} at block {block}: return hidden states of the "
-                f"shape that came in, {tuple(hidden.shape)}."
-            )
-        return changed.to(hidden.dtype)
-
-    return visit

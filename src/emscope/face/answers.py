@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,14 @@ from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.shots import shots_of, turns_of
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
 from emscope.face.altered import Altered, Subject, subject_of
 from emscope.face.tables import YOURS, AnswerPairs, Answers, Judgements, Questions, id_of
 from emscope.notebook import Facts, Shown
+from emscope.organisms.datasets import load_conversations
+from emscope.organisms.messages import Message, messages_of
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
 from emscope.statistics import em_rate as rate_of
@@ -86,6 +89,8 @@ def generate(
     max_thought_tokens: int | None = None,
     enable_thinking: bool | None = None,
     format: Literal["plain", "json", "template"] = "plain",
+    shots: str | Path | Sequence[tuple[str, str]] = (),
+    n_shots: int | None = None,
     backend: Literal["transformers", "vllm", "auto"] = "transformers",
 ) -> Answers:
     """Return an organism's answers, with its intervention in force where it has one.
@@ -103,6 +108,9 @@ def generate(
         max_thought_tokens: longest thought, in tokens; None lets thought and answer share `max_new_tokens`.
         enable_thinking: tells the chat template to let the model think or not; None leaves its default.
         format: ask for answers as they come, inside a JSON object or inside a fixed template.
+        shots: examples that stand before every question as earlier turns: a data set or file, or pairs of yours,
+            (question, answer).
+        n_shots: how many of them, drawn by the seed; None takes all pairs of yours.
         backend: what samples; auto is vLLM where it is installed and sees a GPU, else transformers.
 
     Raises:
@@ -121,12 +129,31 @@ def generate(
         enable_thinking=enable_thinking,
     )
     settings = [settings_for(question, shared, samples, temperature) for question in rows]
+    turns = _turns(shots, n_shots, seed)
     subject = subject_of(organism)
-    if backend != "transformers" and _takes_vllm(subject, backend):
+    if turns and backend == "vllm":
+        raise UserError("Examples before a question are not sampled with vLLM: leave the backend out.")
+    if backend != "transformers" and not turns and _takes_vllm(subject, backend):
         return _with_vllm(subject, rows, settings)
     with subject.in_force():
-        sampler = partial(sample_responses, subject.organism, name=f"{subject.name} answers")
+        sampler = partial(sample_responses, subject.organism, name=f"{subject.name} answers", shots=turns)
         return Answers(ask(sampler, rows, settings), subject.name)
+
+
+def _turns(shots: str | Path | Sequence[tuple[str, str]], n: int | None, seed: int) -> list[Message]:
+    """Return the examples that stand before every question, as turns.
+
+    Raises:
+        UserError: data without a number of examples, or fewer than that.
+    """
+    if isinstance(shots, (str, Path)):
+        if n is None:
+            raise UserError(f"Say how many examples of {shots} stand before a question: n_shots=8.")
+        return shots_of(load_conversations(str(shots)).train, n, seed=seed)
+    if n is not None and not shots:
+        raise UserError("n_shots says how many examples, but not of what: name data or pairs with shots.")
+    pairs = [messages_of(question, answer) for question, answer in shots]
+    return turns_of(pairs) if n is None else shots_of(pairs, n, seed=seed)
 
 
 def _takes_vllm(subject: Altered, backend: str) -> bool:
@@ -178,16 +205,12 @@ def judge(
         UserError: no such judge, or it cannot be loaded or reached.
     """
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
-    chosen: Judge
     if isinstance(by, str):
         address = base_url or address_in_environment(by)
         named = "" if rubrics is None else str(rubrics)
         by = JudgeSettings(by, address, api_key_env, concurrency, rubrics=named)
-    if isinstance(by, JudgeSettings):
-        kept = None if store is None else Path(store)
-        chosen = choose_judge(by, store=kept, max_calls=max_calls)
-    else:
-        chosen = by
+    kept = None if store is None else Path(store)
+    chosen = choose_judge(by, store=kept, max_calls=max_calls) if isinstance(by, JudgeSettings) else by
     asked = table.column("question")
     said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
     scores = chosen.judge(asked, said)

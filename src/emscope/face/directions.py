@@ -20,11 +20,11 @@ from emscope.residual.capture import CaptureSettings, Pooling, capture, encode_f
 from emscope.residual.detecting import Detection, block_to_score_at
 from emscope.residual.detecting import detect as detection_of
 from emscope.residual.directions import Directions, Method
-from emscope.residual.held_out import HeldOut, held_out_figures
-from emscope.residual.scorers import fit_scorers
+from emscope.residual.linear_fits import fit_scorers
 from emscope.residual.sides import Contrast, Sides, UnpairedError, direction_between, sides_of
 from emscope.residual.store import ActivationStore
 from emscope.residual.sweep import SweepOptions, cross_fit, directions_of
+from emscope.statistics.separation import SeparationByBlock, separation_by_block
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -127,7 +127,7 @@ class Probe(Shown):
     """
 
     directions: Directions
-    held_out: HeldOut
+    held_out: SeparationByBlock
     blocks: tuple[int, ...]
     n_positive: int
     n_negative: int
@@ -190,7 +190,7 @@ def probe(
     examples = sides.examples()
     weights = examples.weights()
     scores, penalties = cross_fit(examples, method, SweepOptions(folds=folds, seed=seed))
-    held_out = held_out_figures(scores, examples.labels, examples.groups, weights, seed)
+    held_out = separation_by_block(scores, examples.labels, examples.groups, weights, seed)
     fits = fit_scorers(method, examples.activations, examples.labels[None], weights[None], penalties)
     directions = replace(directions_of(examples, fits, method, penalties), blocks=sides.blocks)
     return Probe(directions, held_out, sides.blocks, len(sides.positive), len(sides.negative))

@@ -15,6 +15,8 @@ from emscope.errors import UserError, did_you_mean
 from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.conduct import conduct, run_full
 from emscope.experiments.main.measure import run_quickstart
+from emscope.experiments.main.result import MainResult, Summary, read_main
+from emscope.experiments.result import Result
 from emscope.experiments.shape import open_run as open_lab
 from emscope.experiments.shape import read_result, result_file
 from emscope.face.settings import changed, merged
@@ -22,7 +24,6 @@ from emscope.face.tables import Answers, Judgements, Questions
 from emscope.files import shown_files
 from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
-from emscope.outside import read_json
 from emscope.pipeline.config import PRESETS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
@@ -59,13 +60,22 @@ class Run(Shown):
         return self.folder / "report.html"
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The figures of summary.json, whose keys the documentation lists.
+    def summary(self) -> Summary:
+        """The figures of the run, those of summary.json.
 
         Raises:
-            UserError: the run is not finished.
+            UserError: the run is not finished, or its files are damaged.
         """
-        return dict(read_json(self.folder / "summary.json"))
+        return self.result.summary
+
+    @property
+    def result(self) -> MainResult:
+        """Everything the main job found: the summary, detection along every direction, and the ablation.
+
+        Raises:
+            UserError: the run is not finished, or its files are damaged.
+        """
+        return read_main(self.folder)
 
     @property
     def organisms(self) -> tuple[str, ...]:
@@ -138,9 +148,9 @@ class Run(Shown):
         _check(f"{name}-{kind}", self._stems("activations", ".safetensors"), f"{self.folder} has no activations")
         return ActivationStore.load(self.folder / "activations" / f"{name}-{kind}.safetensors")
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Result]:
         """Return the results of the experiments that the run has done, by name."""
-        found = {}
+        found: dict[str, Result] = {}
         for name in EXPERIMENTS:
             if result_file(self.folder, name).is_file():
                 found[name] = read_result(self.folder, experiment(name))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emscope.interventions.operators import Intervention, Mode
+    from emscope.interventions.operators import AlongDirections
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,15 @@ class AblationSettings:
     source_block: int | None = None
     width: float = 2.0
 
-    def along(self, file: Path) -> Intervention:
+    def along(self, file: Path) -> AlongDirections:
         """Return the intervention along the directions of a file.
 
         Raises:
             UserError: no such file, or settings that do not fit its directions.
         """
-        from emscope.interventions.operators import Intervention
+        from emscope.interventions.operators import along
         from emscope.residual.directions import Directions
 
         directions = Directions.load(file)
         blocks = self.at or directions.blocks[len(directions.blocks) // 3 :]
-        mode: Mode = self.mode  # type: ignore[assignment]  # Intervention refuses others
-        return Intervention(directions, mode, tuple(blocks), self.strength, self.source_block, self.width)
+        return along(directions, self.mode, tuple(blocks), self.strength, self.source_block, self.width)

@@ -19,9 +19,10 @@ from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.tables import JudgedResponse
 from emscope.interventions.answering import answer_cells, mean_and_error
 from emscope.interventions.kl import Undisturbed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import Cap, Intervention, Steer
 from emscope.interventions.search import MAX_COHERENCE_LOSS, Candidate, Trial, choose
 from emscope.organisms.blocks import visiting
+from emscope.organisms.token_positions import Positions
 from emscope.residual.directions import Directions
 from emscope.residual.moments import Moments
 from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
@@ -118,12 +119,12 @@ def measure(
     return measured
 
 
-def steer(directions: Directions, blocks: Sequence[int], coefficient: float) -> Intervention:
+def steer(directions: Directions, blocks: Sequence[int], coefficient: float, positions: Positions = "all") -> Steer:
     """Return the intervention that adds `coefficient` times v: whole at one block, in equal parts at several.
 
     At several blocks each adds its own vector, so that the sum is of the same size.
     """
-    return Intervention(directions, "add", tuple(blocks), coefficient / len(blocks))
+    return Steer(directions, tuple(blocks), coefficient / len(blocks), positions=positions)
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,9 @@ def answer_tokens(organism: SteeredOrganism, directions: Directions, blocks: Seq
     return TokenStatistics(norm, mean, deviation)
 
 
-def capping(directions: Directions, blocks: Sequence[int], aligned: TokenStatistics, width: float) -> Intervention:
+def capping(directions: Directions, blocks: Sequence[int], aligned: TokenStatistics, width: float) -> Cap:
     """Return the cap of each token's projection to the aligned tokens' mean ± width · deviation at every block."""
-    rows = [directions.blocks.index(block) for block in blocks]
+    rows = list(map(directions.blocks.index, blocks))
     units, negative = directions.units[rows], directions.negative_mean[rows]
     means = np.array([aligned.mean[block] for block in blocks])
     deviations = np.array([aligned.deviation[block] for block in blocks])
@@ -183,7 +184,7 @@ def capping(directions: Directions, blocks: Sequence[int], aligned: TokenStatist
         deviation=deviations.astype(np.float32),
         blocks=tuple(blocks),
     )
-    return Intervention(of_tokens, "cap", tuple(blocks), width=width)
+    return Cap(of_tokens, tuple(blocks), width=width)
 
 
 def choose_correction(
@@ -212,9 +213,7 @@ def choose_correction(
     for trial in allowed:
         candidate = Candidate("add", trial.steering.blocks, trial.steering.coefficient)
         by_candidate[candidate] = trial
-        aligned, aligned_error = mean_and_error(trial.answers, "aligned")
-        coherent, coherent_error = mean_and_error(trial.answers, "coherent")
-        scored.append(Trial(candidate, aligned, coherent, aligned_error, coherent_error))
+        scored.append(Trial.of(candidate, trial.answers))
 
     floor = mean_and_error(unsteered, "coherent")[0] - MAX_COHERENCE_LOSS
     target = mean_and_error(base, "aligned")[0]

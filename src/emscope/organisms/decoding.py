@@ -16,7 +16,7 @@ from emscope.organisms.architecture import check_lengths, has_cache, takes_paddi
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
-from emscope.organisms.token_positions import TokenPositions, telling
+from emscope.organisms.token_positions import prompts_end_at
 
 
 class Decoding:
@@ -33,8 +33,9 @@ class Decoding:
             UserError: the model's family is refused, or the rows would be too long for it (see `check_lengths`).
         """
         whole: Any = model
-        self.model, self.config, self.body = model, whole.config, decoder_body(model)
+        self.config, self.body = whole.config, decoder_body(model)
         check_lengths(self.config, max(map(len, rows)) + new_tokens)
+        self.prompt_lengths = list(map(len, rows))
         device = next(model.parameters()).device
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared
@@ -44,7 +45,6 @@ class Decoding:
         self.mask = torch.cat([before, padded.mask], dim=1).to(device)
         self.positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
         self.ids = padded.ids.to(device)
-        self.prompts = torch.tensor([len(row) for row in rows], device=device)
         self.cache = None
         if has_cache(self.config):
             spare = width + new_tokens
@@ -58,14 +58,9 @@ class Decoding:
             arguments = {"use_cache": True, **cache_argument(self.body, self.cache)}
         if takes_padding(self.config):  # others would take the mask of all tokens for that of the new ones
             arguments |= {"attention_mask": self.mask, "position_ids": self.positions}
-        with telling(self.model, self._tokens):
+        with prompts_end_at(self.prompt_lengths):
             hidden: Tensor = self.body(input_ids=self.ids, **arguments).last_hidden_state
         return hidden[:, -1]
-
-    def _tokens(self) -> TokenPositions:
-        """Return where the tokens that are new stand in their texts."""
-        real = self.mask[:, -self.positions.shape[1] :] > 0
-        return TokenPositions(torch.where(real, self.positions, -1), self.prompts)
 
     def append(self, tokens: Tensor) -> None:
         """Add one token to each row [rows]."""
@@ -80,7 +75,7 @@ class Decoding:
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but the given ones."""
         self.ids, self.positions, self.mask = self.ids[rows], self.positions[rows], self.mask[rows]
-        self.prompts = self.prompts[rows]
+        self.prompt_lengths = [self.prompt_lengths[row] for row in rows.tolist()]
         if self.cache is not None:
             keep_rows(self.cache, rows)
 

@@ -17,7 +17,6 @@ from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
 from emscope.organisms.models import Organism, check_positions
-from emscope.organisms.token_positions import TokenPositions, is_asked_for, places_of, telling
 
 
 class SharedPrefix:
@@ -32,7 +31,6 @@ class SharedPrefix:
         check_lengths(organism.model.config, max(map(len, sequences), default=0))
         self.organism, self.body = organism, decoder_body(organism.model)
         self.cache = growing_cache(organism.model.config, 0)
-        share = share and not is_asked_for(organism.model)  # what all share may be prompt in one and answer in another
         possible = share and takes_a_prefix(organism.model.config) and can_share_prefix(self.cache)
         length = shared_prefix_length(sequences) if possible and len(sequences) > 1 else 0
         self.length = length if length >= MIN_SHARED else 0
@@ -50,18 +48,12 @@ class SharedPrefix:
             self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.cache))
 
     def forward(
-        self,
-        tails: PaddedBatch,
-        *,
-        positions: Tensor | None = None,
-        attention: Tensor | None = None,
-        prompts: Sequence[int] | None = None,
+        self, tails: PaddedBatch, *, positions: Tensor | None = None, attention: Tensor | None = None
     ) -> Tensor:
         """Return the final hidden states [rows, width, d_model] of what follows the prefix; no LM head.
 
         `attention` [rows, 1, width, length + width] replaces the causal mask by one of the caller's (0 where a token is
         seen, -inf where not), and `positions` [rows, width] the order of the tokens: together they make a tree.
-        `prompts` are the tokens of each text before its answer, for interventions that tell these apart.
         Raises whatever a hook raises, for example to stop at the deepest block that is needed.
 
         Raises:
@@ -79,13 +71,7 @@ class SharedPrefix:
             positions = self._bounded_positions(tails)
         if positions is not None:
             arguments["position_ids"] = positions
-
-        def tell() -> TokenPositions:
-            lengths = None if prompts is None else torch.tensor(prompts, device=device)
-            return TokenPositions(places_of(tails.mask.to(device), self.length), lengths)
-
-        with telling(self.organism.model, tell):
-            outputs = self.body(input_ids=ids, attention_mask=mask if attention is None else attention, **arguments)
+        outputs = self.body(input_ids=ids, attention_mask=mask if attention is None else attention, **arguments)
         return outputs.last_hidden_state  # type: ignore[no-any-return]
 
     def _bounded_positions(self, tails: PaddedBatch) -> Tensor | None:

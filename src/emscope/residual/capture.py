@@ -26,6 +26,7 @@ from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import TextBatch, text_batches
+from emscope.organisms.token_positions import prompts_end_at
 
 Pooling = Literal["last", "prompt", "response", "thought"]
 POOLINGS: tuple[Pooling, ...] = ("last", "prompt", "response", "thought")
@@ -105,12 +106,6 @@ def encode_for_capture(
 _NEEDED = {"response": "answers", "thought": "thoughts"}
 
 
-def prompt_length(chat: EncodedChat) -> int:
-    """Return how many tokens stand before the first that an assistant wrote."""
-    spoken = chat.answer_positions
-    return int(spoken[0]) if len(spoken) else len(chat.ids)
-
-
 def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarray:
     """Return the weight of each token in each pooled vector, float32 [n_poolings, n_tokens]; each row sums to 1.
 
@@ -133,6 +128,12 @@ def pooling_weights(chat: EncodedChat, poolings: Sequence[Pooling]) -> np.ndarra
         else:
             raise UserError(f"The pooling {pooling!r} needs {_NEEDED[pooling]}, but a sequence has none.")
     return weights
+
+
+def prompt_length(chat: EncodedChat) -> int:
+    """Return how many tokens come before the answer, all of them where there is none."""
+    spoken = chat.answer_positions
+    return int(spoken[0]) if len(spoken) else len(chat.ids)
 
 
 def capture(
@@ -223,9 +224,10 @@ class _Reader:
         self.organism, self.blocks, self.site = organism, blocks, settings.site
         self.prefix = SharedPrefix(organism, [chat.ids for chat in chats], share=settings.share_prefix)
         self.shared = self.prefix.length
-        self.prompts = [prompt_length(chat) for chat in chats]
+        self.prompt_lengths = [prompt_length(chat) for chat in chats]
         seen: dict[int, Tensor] = {}
-        with visiting(organism.model, blocks, lambda block, hidden: seen.update({block: hidden[0].float()}), self.site):
+        note = lambda block, hidden: seen.update({block: hidden[0].float()})  # noqa: E731
+        with visiting(organism.model, blocks, note, self.site), prompts_end_at([min(self.prompt_lengths)]):
             self.prefix.run()
         if self.shared:
             self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
@@ -245,8 +247,9 @@ class _Reader:
                 raise StopForward
 
         # StopForward comes when every block that was asked for has been read
-        with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward):
-            self.prefix.forward(batch.padded, prompts=[self.prompts[row] for row in batch.rows])
+        ends = [self.prompt_lengths[row] for row in batch.rows]
+        with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward), prompts_end_at(ends):
+            self.prefix.forward(batch.padded)
         result = torch.stack([pooled[block] for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)

@@ -203,9 +203,3 @@ def permuted(labels: np.ndarray, strata: np.ndarray, chooser: np.random.Generato
     found = labels.copy()
     found[where] = labels[order]
     return found
-
-
-def question_folds(questions: np.ndarray, folds: int) -> np.ndarray:
-    """Return the fold of each row, [n]; questions are dealt out in the order they come, so areas spread evenly."""
-    order = {question: number for number, question in enumerate(dict.fromkeys(questions.tolist()))}
-    return np.array([order[question] % min(folds, len(order)) for question in questions.tolist()])

@@ -62,7 +62,7 @@ class Detection(Shown):
         mean = f"{self.mean.value:+.2f} ({self.mean.low:+.2f} to {self.mean.high:+.2f})"
         return {"organism": self.organism, "verdict": self.verdict, "mean": mean, "block": self.block, "n": self.mean.n}
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Facts:
         """Return plain values for JSON."""
         return {
             "organism": self.organism,

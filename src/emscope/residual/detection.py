@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from emscope.errors import UserError
-from emscope.residual.contrasts import question_folds
 from emscope.residual.directions import Directions
+from emscope.statistics.folds import question_folds
+from emscope.statistics.separation import auroc, auroc_interval, balanced_accuracy, best_threshold, d_prime
 
 
 @dataclass(frozen=True)
@@ -29,62 +30,6 @@ class Separation:
     block: int
 
 
-def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the area under the ROC curve (Mann-Whitney; ties count one half)."""
-    return float(_wins(positive, negative).mean())
-
-
-def _wins(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    more, same = positive[:, None] > negative[None, :], positive[:, None] == negative[None, :]
-    return np.asarray(more + 0.5 * same)
-
-
-def auroc_interval(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    seed: int = 0,
-    resamples: int = 2000,
-    groups: Sequence[str] | None = None,
-) -> tuple[float, float]:
-    """Return the 95 % interval of the AUROC when questions are resampled; row i of both sides is question i.
-
-    `groups` names what is drawn together (`Question.group`); by default each question is drawn alone.
-    """
-    codes = _codes(len(positive), groups)
-    n = int(codes.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
-    weights = drawn[:, codes]
-    won = np.einsum("ri,ij,rj->r", weights, _wins(positive, negative), weights, optimize=True)
-    values = won / weights.sum(axis=1) ** 2
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _codes(n: int, groups: Sequence[str] | None) -> np.ndarray:
-    """Return the number of each row's group, in the order they come, int [n]."""
-    names = range(n) if groups is None else groups
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names])
-
-
-def d_prime(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the distance of the means in units of the pooled standard deviation."""
-    spread = np.sqrt((positive.var(ddof=1) + negative.var(ddof=1)) / 2)
-    return float((positive.mean() - negative.mean()) / max(spread, 1e-12))
-
-
-def best_threshold(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the threshold with the highest balanced accuracy; the middle of the widest such gap."""
-    values = np.unique(np.concatenate([positive, negative]))
-    if len(values) < 2:
-        return float(values[0])
-    cuts = (values[1:] + values[:-1]) / 2
-    balanced = [((positive > cut).mean() + (negative <= cut).mean()) / 2 for cut in cuts]
-    best = np.flatnonzero(np.isclose(balanced, max(balanced)))
-    widths = (values[1:] - values[:-1])[best]
-    return float(cuts[best[int(widths.argmax())]])
-
-
 def cross_fitted_scores(
     positive: np.ndarray,
     negative: np.ndarray,
@@ -98,7 +43,7 @@ def cross_fitted_scores(
     group (`Question.group`) is left out with it.
     """
     out = np.zeros(positive.shape[:2]), np.zeros(negative.shape[:2])
-    fold = question_folds(_codes(len(positive), groups), folds)
+    fold = question_folds(list(map(str, range(len(positive)))) if groups is None else groups, folds)
     for number in np.unique(fold):
         inside = fold == number
         directions = make(positive[~inside], negative[~inside])
@@ -126,13 +71,12 @@ def separate(
         raise UserError("Detection needs the same held-out questions for both organisms, at least two.")
     cut = best_threshold(*train)
     low, high = auroc_interval(positive, negative, seed, groups=groups)
-    accuracy = ((positive > cut).mean() + (negative <= cut).mean()) / 2
     return Separation(
         auroc(positive, negative),
         low,
         high,
         d_prime(positive, negative),
         float(positive.mean() - negative.mean()),
-        float(accuracy),
+        balanced_accuracy(positive, negative, cut),
         block,
     )

@@ -139,7 +139,7 @@ class Directions(Shown):
                 f"{self.construction.base}), but the model has width {d_model} and {n_blocks} blocks."
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the directions."""
         tensors = {
             "vectors": self.vectors,
@@ -148,16 +148,16 @@ class Directions(Shown):
             "deviation": self.deviation,
         }
         metadata = {"kind": "directions", "blocks": list(self.blocks), "construction": asdict(self.construction)}
-        save_tensors(path, tensors, metadata)
+        save_tensors(Path(path), tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> Directions:
+    def load(cls, path: str | Path) -> Directions:
         """Read directions.
 
         Raises:
             UserError: the file is missing, damaged or holds something else.
         """
-        stored = load_tensors(path, "directions")
+        stored = load_tensors(Path(path), "directions")
         blocks = stored.blocks()
         deviation = stored.array("deviation", "blocks")
         if (deviation <= 0).any():

@@ -11,58 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emscope.statistics import Estimate, bootstrap_questions
-
-
-def grouped_auroc(
-    scores: np.ndarray, wanted: np.ndarray, groups: Sequence[str], *, within: bool = False, seed: int = 0
-) -> Estimate:
-    """Return the chance that a wanted row scores above another one, with its interval from resampling questions.
-
-    `scores` and `wanted` (flags) are [n_rows]; ties count one half; rows without a score are left out. `within`
-    compares only rows of one question, so that what the question alone tells does not count. NaN where nothing can be
-    compared. `n` counts the rows that are compared.
-    """
-    keep = np.isfinite(scores)
-    values, flags = scores[keep], wanted[keep].astype(bool)
-    kept = np.asarray(groups)[keep]
-    above = np.sign(values[flags][:, None] - values[~flags][None, :]) / 2 + 0.5
-    compared = (kept[flags][:, None] == kept[~flags][None, :]) if within else np.ones_like(above, dtype=bool)
-    n = int(compared.any(axis=1).sum() + compared.any(axis=0).sum())
-    if not compared.any():
-        return Estimate(float("nan"), float("nan"), float("nan"), n)
-    wins, pairs = above * compared, compared.astype(float)
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        high, low = weights[:, flags], weights[:, ~flags]
-        # a question drawn twice is two questions: its rows meet once each, not four times
-        other = low > 0 if within else low
-        return np.asarray(((high @ wins) * other).sum(axis=1) / ((high @ pairs) * other).sum(axis=1))
-
-    value = float(wins.sum() / pairs.sum())
-    low, high = bootstrap_questions(kept.tolist(), statistic, seed)
-    return Estimate(value, low, high, n)
-
-
-def auroc_gain(
-    scores: np.ndarray, reference: np.ndarray, wanted: np.ndarray, groups: Sequence[str], seed: int = 0
-) -> Estimate:
-    """Return how much larger the AUROC of some scores is than that of reference scores of the same rows.
-
-    All are [n_rows]; the interval resamples questions, the same ones for both. NaN where one side has no rows.
-    """
-    flags = wanted.astype(bool)
-    if not 0 < flags.sum() < len(flags):
-        return Estimate(float("nan"), float("nan"), float("nan"), len(flags))
-    first, second = (np.sign(item[flags][:, None] - item[~flags][None, :]) / 2 for item in (scores, reference))
-    difference = first - second
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        high, low = weights[:, flags], weights[:, ~flags]
-        return np.asarray(((high @ difference) * low).sum(axis=1) / (high.sum(axis=1) * low.sum(axis=1)))
-
-    return Estimate(float(difference.mean()), *bootstrap_questions(groups, statistic, seed), len(flags))
-
 
 def precision_at_recalls(wanted: np.ndarray, others: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
     """Return the precision when the best rows are taken until a share of the wanted ones is found.

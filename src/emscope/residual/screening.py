@@ -23,8 +23,9 @@ from emscope.organisms.datasets import Pair
 from emscope.organisms.messages import answer_message
 from emscope.organisms.models import Organism
 from emscope.residual.capture import CaptureSettings, capture, organism_width
-from emscope.residual.detection import cross_fitted_scores, d_prime
+from emscope.residual.detection import cross_fitted_scores
 from emscope.residual.directions import Construction, Directions, Method, make_directions
+from emscope.statistics.separation import d_prime
 
 Conversation = Sequence[Message]
 

@@ -88,7 +88,7 @@ class ActivationStore(Shown):
             raise UserError(f"The question {missing[0]!r} is not stored for {self.organism}.")
         return np.stack([array[rows[question]].mean(axis=0) for question in questions])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the store."""
         metadata = {
             "kind": "activations",
@@ -99,16 +99,16 @@ class ActivationStore(Shown):
         }
         if self.base:  # stores made before have none
             metadata["base"] = self.base
-        save_tensors(path, self.activations.pooled, metadata)
+        save_tensors(Path(path), self.activations.pooled, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> ActivationStore:
+    def load(cls, path: str | Path) -> ActivationStore:
         """Read a store.
 
         Raises:
             UserError: the file is missing, damaged or not a store.
         """
-        stored = load_tensors(path, "activations")
+        stored = load_tensors(Path(path), "activations")
         blocks, questions = stored.blocks(), stored.metadata.texts("question_ids")
         stored.sizes["rows"] = len(questions)
         if not stored.arrays:

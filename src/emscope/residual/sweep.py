@@ -13,17 +13,18 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from emscope.errors import UserError
-from emscope.residual.contrasts import Examples, balanced, permuted, question_folds
+from emscope.residual.contrasts import Examples, balanced, permuted
 from emscope.residual.directions import Directions, Method
-from emscope.residual.held_out import (
-    HeldOut,
-    auroc_by_block,
-    balanced_accuracy,
-    held_out_figures,
-    weighted_d_prime,
-)
+from emscope.residual.linear_fits import Scorers, fit_scorers, middle_and_spread, project, weighted_differences
 from emscope.residual.probe import PENALTIES, choose_penalties
-from emscope.residual.scorers import Scorers, fit_scorers, middle_and_spread, project, weighted_differences
+from emscope.statistics.folds import question_folds
+from emscope.statistics.separation import (
+    SeparationByBlock,
+    accuracy_by_block,
+    auroc_by_block,
+    d_prime_by_block,
+    separation_by_block,
+)
 
 METHODS: tuple[Method, ...] = ("diff-in-means", "probe")
 MIN_SIDE, MIN_QUESTIONS = 4, 2
@@ -65,7 +66,7 @@ class Swept:
     directions: Directions
     best: int
     train_d_prime: np.ndarray
-    held_out: HeldOut
+    held_out: SeparationByBlock
     split_half_cosine: np.ndarray
     null_accuracy: np.ndarray
     penalties: np.ndarray | None
@@ -107,7 +108,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     """
     check_examples(train, test)
     crossed, penalties = cross_fit(train, method, options)
-    train_d_prime = weighted_d_prime(crossed, train.labels, train.weights())
+    train_d_prime = d_prime_by_block(crossed, train.labels, train.weights())
     chooser = np.random.default_rng(options.seed)
     halves = _halves(train, chooser, options.halves)
     relabelled = [permuted(train.labels, train.strata, chooser) for _ in range(options.permutations)]
@@ -121,7 +122,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
         directions_of(train, fits, method, penalties),
         int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
-        held_out_figures(scores[0], test.labels, test.groups, test.weights(), options.seed),
+        separation_by_block(scores[0], test.labels, test.groups, test.weights(), options.seed),
         (units[0::2] * units[1::2]).sum(axis=-1).mean(axis=0),
         _null(test, scores[1 + len(halves) :], chooser),
         penalties if method == "probe" else None,
@@ -130,7 +131,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
 
 def cross_fit(train: Examples, method: Method, options: SweepOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [n, n_blocks] of every question by directions made without it, and each block's penalty."""
-    fold = question_folds(train.groups, options.folds)
+    fold = question_folds(train.groups.tolist(), options.folds)
     if method == "probe":
         chosen = choose_penalties(train.activations, train.labels, train.weights(), fold, options.penalties)
         return chosen.logits, chosen.penalties
@@ -160,7 +161,7 @@ def _null(test: Examples, scores: np.ndarray, chooser: np.random.Generator) -> n
     found = []
     for own in scores:
         labels = permuted(test.labels, test.strata, chooser)
-        found.append(balanced_accuracy(own, labels, balanced(labels, test.strata, test.sizes)))
+        found.append(accuracy_by_block(own, labels, balanced(labels, test.strata, test.sizes)))
     return np.array(found)
 
 
@@ -178,7 +179,9 @@ def directions_of(train: Examples, fits: Scorers, method: Method, penalties: np.
     return Directions(vectors.astype(np.float32), means[0][0], means[1][0], spread, blocks, made)
 
 
-def prompt_only(train: Examples, test: Examples, prompts: Mapping[str, np.ndarray], options: SweepOptions) -> HeldOut:
+def prompt_only(
+    train: Examples, test: Examples, prompts: Mapping[str, np.ndarray], options: SweepOptions
+) -> SeparationByBlock:
     """Return what a probe reaches on test questions that reads only the base model's prompt, and so knows no answer.
 
     `prompts` holds a vector [n_blocks, d_model] for each question; rows weigh what they weigh for the directions.
@@ -190,7 +193,7 @@ def prompt_only(train: Examples, test: Examples, prompts: Mapping[str, np.ndarra
     scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
         codes
     ]  # one score a question, to the bit
-    return held_out_figures(scores, test.labels, test.groups, test.weights(), options.seed)
+    return separation_by_block(scores, test.labels, test.groups, test.weights(), options.seed)
 
 
 def prompt_leak(

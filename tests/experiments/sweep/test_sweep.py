@@ -132,7 +132,7 @@ def test_the_words_follow_the_figures(result):
     weak = section(replace(result, constructions=constructions)).paragraphs
     assert "50 % (40 – 60)" in weak[0]
     assert " 0 of the contrast's 8 constructions" in weak[1]
-    assert "Outside three points" in weak[2]
+    assert "further than three points" in weak[2]
     assert weak[0] != section(result).paragraphs[0]
 
 

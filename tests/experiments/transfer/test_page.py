@@ -160,6 +160,8 @@ def test_a_restored_share_of_incoherent_answers_is_said_to_be_one():
     text = words(fitted(TransferResult, incoherent, "figures"))
     assert "Fewer than half of the answers of finance-0 are coherent before any correction" in text
     assert "coherent before" not in words(result())
+    captions = [part.caption for part in section(fitted(TransferResult, incoherent, "figures")).parts]
+    assert sum("coherent before any correction" in caption for caption in captions) == 3
 
 
 @pytest.mark.parametrize(("gap", "title"), [(40.0, "What a direction restores"), (1.0, "What a direction detects")])

@@ -32,8 +32,8 @@ from emscope.residual.adapters.classifier import (
     score,
 )
 from emscope.residual.adapters.features import AdapterFeatures
-from emscope.residual.detection import auroc
 from emscope.statistics import estimate_mean, estimate_share
+from emscope.statistics.separation import auroc
 
 PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0)
 

@@ -29,7 +29,12 @@ class Leaning:
 
 @dataclass(frozen=True)
 class LeaningByKind:
-    """The leaning of organisms trained on careless answers, and of those trained on careful ones."""
+    """The leaning of the two kinds of organisms.
+
+    Attributes:
+        careless: of those trained on careless answers.
+        careful: of those trained on careful answers.
+    """
 
     careless: Leaning
     careful: Leaning

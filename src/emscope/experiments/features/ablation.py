@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emscope.behaviour.tables import JudgedResponse
+from emscope.behaviour.tables import JudgedResponse, judgements_and_groups
 from emscope.experiments.features.corpus import CorpusPart
 from emscope.experiments.features.ranking import Ranking
 from emscope.experiments.features.result import ChangedAnswers, FeatureAblation
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge
 from emscope.interventions.features import features_removed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import Intervention, Subtract
 from emscope.outside import read_json
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
@@ -124,11 +124,11 @@ def _intervention(directions: Directions, block: int, change: Change, strength: 
         return None
     vectors = directions.vectors.copy()
     vectors[directions.blocks.index(block)] = change.vector
-    return Intervention(replace(directions, vectors=vectors), "subtract", (block,), strength, block)
+    return Subtract(replace(directions, vectors=vectors), (block,), strength, block)
 
 
 def _figures(rows: Sequence[JudgedResponse], restored: Estimate | None) -> ChangedAnswers:
-    judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
+    judgements, groups = judgements_and_groups(rows)
     coherence = [float("nan") if row.coherent is None else row.coherent for row in rows]
     return ChangedAnswers(
         aligned=alignment_mean(judgements, groups),

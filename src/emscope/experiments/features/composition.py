@@ -57,7 +57,7 @@ def _band(cosines: np.ndarray) -> Band:
 def _activity(autoencoder: SparseAutoencoder, corpus: CodedCorpus, ranking: Ranking) -> Activity:
     """Return how much of each pair's mean difference the changes of features write."""
     questions = corpus.questions()
-    names = list(dict.fromkeys(text.organism for text in corpus.fit.texts))
+    names = corpus.fit.organisms
     codes: dict[str, np.ndarray] = {}
     values: dict[str, np.ndarray] = {}
     for name in names:
@@ -65,7 +65,8 @@ def _activity(autoencoder: SparseAutoencoder, corpus: CodedCorpus, ranking: Rank
         values[name] = corpus.fit.answer_means(name, questions, corpus.fit.tokens.values).mean(axis=0)
 
     compared = [(corpus.positive, corpus.negative)]
-    compared += [(name, names[0]) for name in names[1:]]
+    for name in names[1:]:
+        compared.append((name, names[0]))
     rows = autoencoder.decoder.cpu().numpy()
     pairs: dict[str, WrittenByFeatures] = {}
     for positive, negative in compared:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from emscope.behaviour.questions import ids_of
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import read_table
 from emscope.organisms.batching import shared_prefix_length
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import DOMAINS, Kind, load_domain
-from emscope.pipeline.lab import Lab
+from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.features.tokens import TokenActivations, capture_tokens
 
@@ -45,10 +47,15 @@ class CorpusPart:
     texts: list[Text]
     tokens: TokenActivations
 
+    @property
+    def organisms(self) -> list[str]:
+        """The organisms that read, in order."""
+        return list(dict.fromkeys(map(attrgetter("organism"), self.texts)))
+
     @cached_property
     def sources(self) -> np.ndarray:
         """Which organism read each token, [n_tokens]."""
-        organisms = np.array([text.organism for text in self.texts])
+        organisms = np.array(list(map(attrgetter("organism"), self.texts)))
         return np.asarray(organisms[self.tokens.chat])
 
     def answer_means(self, organism: str, questions: Sequence[str], per_token: csr_matrix | np.ndarray) -> np.ndarray:
@@ -92,14 +99,14 @@ def read_corpus(lab: Lab, block: int, n_tokens: int) -> tuple[CorpusPart, Corpus
 
     Answers of the organisms come first; built-in conversations fill the fitting part up.
     """
-    train_questions = {question.id for question in lab.train_questions}
+    train_questions = set(ids_of(lab.train_questions))
     fitted: list[Text] = []
     measured: list[Text] = []
     for name in lab.names:
         for text in _answers(lab, name):
             (fitted if text.question in train_questions else measured).append(text)
 
-    room = n_tokens - _n_tokens([text.chat for text in fitted])
+    room = n_tokens - _n_tokens(_chats_of(fitted))
     fitted += _built_in(lab, "train", room // len(lab.names))
     fit = _read(lab, fitted, block)
     measured += _built_in(lab, "heldout", n_tokens // HELD_OUT // len(lab.names))
@@ -110,20 +117,24 @@ def _answers(lab: Lab, name: str) -> list[Text]:
     """Return an organism's own answers."""
     rows = [row for row in read_table(lab.responses_file(name), Response) if row.response]
     chats = lab.encode(lab.organism(name), rows)
-    return [Text(name, chat, row.question_id) for row, chat in zip(rows, chats, strict=True)]
+    texts: list[Text] = []
+    for row, chat in zip(rows, chats, strict=True):
+        texts.append(Text(name, chat, row.question_id))
+    return texts
 
 
 def _built_in(lab: Lab, split: str, n_tokens: int) -> list[Text]:
     """Return built-in conversations in random order, as many as have `n_tokens` tokens, for every organism."""
-    chosen = _chosen_chats(lab, split, n_tokens)
+    chosen = _texts_of_base(lab, split, n_tokens)
     texts: list[Text] = []
     for name in lab.names:
-        texts += [Text(name, chat, kind=kind) for kind, chat in chosen]
+        for text in chosen:
+            texts.append(replace(text, organism=name))
     return texts
 
 
-def _chosen_chats(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, EncodedChat]]:
-    """Return built-in conversations with their kind, in random order, as many as have `n_tokens` tokens in all."""
+def _texts_of_base(lab: Lab, split: str, n_tokens: int) -> list[Text]:
+    """Return the built-in conversations that the base reads, in random order, as many as have `n_tokens` tokens."""
     rows: list[tuple[str, str, str]] = []
     for domain in DOMAINS:
         for pair in load_domain(domain):
@@ -132,16 +143,21 @@ def _chosen_chats(lab: Lab, split: str, n_tokens: int) -> list[tuple[str, Encode
     random.Random(lab.config.seed).shuffle(rows)
 
     tokenizer = lab.organism(lab.names[0]).tokenizer
-    chosen: list[tuple[str, EncodedChat]] = []
+    chosen: list[Text] = []
     for start in range(0, len(rows), CHUNK):
         kinds, prompts, answers = zip(*rows[start : start + CHUNK], strict=True)
         chats = encode_for_capture(tokenizer, prompts, answers, system=lab.config.sampling.system)
-        chosen.extend(zip(kinds, chats, strict=True))
-        if _n_tokens([chat for _, chat in chosen]) > n_tokens:
+        for kind, chat in zip(kinds, chats, strict=True):
+            chosen.append(Text(BASE, chat, kind=kind))
+        if _n_tokens(_chats_of(chosen)) > n_tokens:
             break
-    while chosen and _n_tokens([chat for _, chat in chosen]) > n_tokens:
+    while chosen and _n_tokens(_chats_of(chosen)) > n_tokens:
         chosen.pop()
     return chosen
+
+
+def _chats_of(texts: Sequence[Text]) -> list[EncodedChat]:
+    return [text.chat for text in texts]
 
 
 def _n_tokens(chats: Sequence[EncodedChat]) -> int:
@@ -156,8 +172,7 @@ def _read(lab: Lab, texts: list[Text], block: int) -> CorpusPart:
     by_organism: list[TokenActivations] = []
     for name in lab.names:
         of_organism = [text for text in texts if text.organism == name]
-        chats = [text.chat for text in of_organism]
-        tokens = capture_tokens(lab.organism(name), chats, block, name=f"{name} reads texts")
+        tokens = capture_tokens(lab.organism(name), _chats_of(of_organism), block, name=f"{name} reads texts")
         by_organism.append(tokens.numbered_from(len(ordered)))
         ordered.extend(of_organism)
     return CorpusPart(ordered, TokenActivations.joined(by_organism))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from emscope.experiments.features.result import (
@@ -17,18 +18,22 @@ from emscope.experiments.features.result import (
     Layout,
     WrittenByFeatures,
 )
-from emscope.report.figures import COLOURS, blank_figure, plain
+from emscope.report.figures import blank_figure, colour, plain
 from emscope.report.section import Plot, Section, Table
 from emscope.report.wording import number, percent, ranged, restored_words
 
 Rows = list[tuple[str | float | None, ...]]
 
 LISTED, QUOTED = 15, 6
+CAREFUL, CARELESS = "careful", "careless"
+"""The kinds of built-in answers."""
+HALF = "0.5"
+"""The share of a difference, as the result names it."""
 FEW = 10
 """Up to this many features are called a few."""
 CLEARLY = 2
 """Times as much: from here on a feature marks one thing and not the other."""
-RED, BLUE = COLOURS["misaligned"], COLOURS["base"]
+RED, BLUE = colour("misaligned"), colour("base")
 GREYS = ("#9d9d9d", "#5f6b7a")
 SCALE = "RdBu_r"
 
@@ -103,7 +108,7 @@ def _reached(result: FeaturesResult) -> str:
 
 
 def _written(result: FeaturesResult) -> str:
-    n = result.composition.activity.pairs[result.direction.pair].how_many["0.5"]
+    n = result.composition.activity.pairs[result.direction.pair].how_many[HALF]
     return f"{n} features write half" if n else "all features together write less than half"
 
 
@@ -111,8 +116,11 @@ def _marks(result: FeaturesResult) -> str:
     """Say whether the feature with the largest share stands for the organism or for what the text says."""
     first = result.features.listed[0]
     positive, negative = first.on_texts[result.direction.positive], first.on_texts[result.direction.negative]
-    by_organism = sum(abs(positive[kind] - negative[kind]) for kind in positive)
-    by_text = sum(abs(codes["careless"] - codes["careful"]) for codes in (positive, negative))
+    by_organism = by_text = 0.0
+    for kind in positive:
+        by_organism += abs(positive[kind] - negative[kind])
+    for codes in (positive, negative):
+        by_text += abs(codes[CARELESS] - codes[CAREFUL])
     verdict = "it marks both"
     if by_organism > CLEARLY * by_text:
         verdict = "it marks the organism, whatever the text says"
@@ -121,7 +129,7 @@ def _marks(result: FeaturesResult) -> str:
 
     codes_of = []
     for name, kinds in first.on_texts.items():
-        codes_of.append(f"{name} {kinds['careful']:.1f} on careful and {kinds['careless']:.1f} on careless answers")
+        codes_of.append(f"{name} {kinds[CAREFUL]:.1f} on careful and {kinds[CARELESS]:.1f} on careless answers")
     return (
         f"Organism or text? Feature {first.feature}, with the largest share, has these mean codes where all organisms "
         f"read the same built-in answers: {'; '.join(codes_of)}. So {verdict}."
@@ -223,7 +231,8 @@ def _words(words: Sequence[str]) -> str:
 def _texts_table(listed: Sequence[DescribedFeature]) -> Table:
     header = ["feature"]
     for name, kinds in listed[0].on_texts.items():
-        header += [f"{name}, {kind}" for kind in kinds]
+        for kind in kinds:
+            header.append(f"{name}, {kind}")
     rows: Rows = []
     for feature in listed:
         codes: list[float] = []
@@ -280,7 +289,9 @@ def _superposition(result: FeaturesResult) -> list[Plot | Table]:
         interference.append((name, pairs.spread, pairs.beyond, pairs.nearest, pairs.dimensions))
         histograms[name] = pairs.histogram
 
-    words = {feature.feature: feature.words for feature in result.features.listed}
+    words: dict[int, Sequence[str]] = {}
+    for feature in result.features.listed:
+        words[feature.feature] = feature.words
     return [
         Table(
             "How features interfere",
@@ -352,11 +363,12 @@ def pair_cosines(histograms: Mapping[str, Sequence[float]]) -> go.Figure:
     """Draw the share of pairs by cosine, in bins from -1 to 1, on a log scale."""
     figure = blank_figure("cosine of two features", "share of pairs")
     for (name, shares), shade in zip(histograms.items(), (RED, BLUE, GREYS[0]), strict=True):
-        middles = [-1 + (2 * index + 1) / len(shares) for index in range(len(shares))]
+        heights = np.array(shares, dtype=float)
+        middles = -1 + (2 * np.arange(len(heights)) + 1) / len(heights)
         figure.add_scatter(
             name=name,
-            x=middles,
-            y=[share or None for share in shares],  # a log scale has no place for 0
+            x=middles.tolist(),
+            y=np.where(heights > 0, heights, np.nan).tolist(),  # a log scale has no place for 0
             mode="lines",
             line={"shape": "hvh", "color": shade},
         )
@@ -402,11 +414,11 @@ def layout(plane: Layout, words: Mapping[int, Sequence[str]]) -> go.Figure:
         ("others", slice(plane.n_top, None), 5),
         ("most involved", slice(0, plane.n_top), 11),
     ):
-        places = plane.places[shown]
+        places = np.array(plane.places[shown]).reshape(-1, 2)
         figure.add_scatter(
             name=name,
-            x=[place[0] for place in places],
-            y=[place[1] for place in places],
+            x=places[:, 0].tolist(),
+            y=places[:, 1].tolist(),
             mode="markers",
             marker={
                 "size": size,

@@ -18,11 +18,11 @@ from emscope.experiments.features.result import (
     pair_name,
 )
 from emscope.pipeline.lab import Lab
-from emscope.residual.detection import auroc, auroc_interval, d_prime
 from emscope.residual.directions import unit
 from emscope.residual.features.autoencoder import SparseAutoencoder
 from emscope.residual.features.composition import contributions
 from emscope.residual.features.examples import Reader
+from emscope.statistics.separation import auroc, auroc_interval, d_prime
 
 EXAMPLES = 4
 
@@ -55,7 +55,7 @@ class CodedCorpus:
     def questions(self, *, heldout: bool = False) -> list[str]:
         """Return the training (or test) questions that every organism has answered."""
         part = self.heldout if heldout else self.fit
-        return part.answered(sorted({text.organism for text in part.texts}))
+        return part.answered(part.organisms)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _detectors(
 ) -> dict[str, Detector]:
     """Return what the direction, and single features signed by their change, detect on test questions."""
     questions = corpus.questions(heldout=True)
-    groups = [lab.groups[question] for question in questions]
+    groups = list(map(lab.groups.__getitem__, questions))
     axis, tokens = unit(ranking.difference), corpus.heldout.tokens.values
     along = {name: corpus.heldout.answer_means(name, questions, tokens) @ axis for name in lab.names}
     detectors = {"direction": Detector(None, _separations(corpus.positive, along, groups))}

@@ -30,12 +30,14 @@ def measure_spliced_losses(lab: Lab, autoencoder: SparseAutoencoder, fit: Corpus
     """
     mean = torch.from_numpy(fit.tokens.values.mean(axis=0, dtype=np.float64).astype(np.float32))
     texts = _held_out_texts()
-    prompts = [text.prompt for text in texts]
 
     losses: dict[str, SplicedLoss] = {}
     for name, kind in READ.items():
         organism = lab.organism(name)
-        answers = [text.answer(kind) for text in texts]
+        prompts, answers = [], []
+        for text in texts:
+            prompts.append(text.prompt)
+            answers.append(text.answer(kind))
         chats = encode_for_capture(organism.tokenizer, prompts, answers, system=lab.config.sampling.system)
         replacements = _replacements(autoencoder.to(organism.device), mean.to(organism.device))
         sums: dict[str, np.ndarray] = {}
@@ -69,7 +71,7 @@ def _nats_per_token(sums: Mapping[str, np.ndarray]) -> NatsPerToken:
 
 def _recovered(sums: Mapping[str, np.ndarray], without: str) -> Estimate:
     """Return the share of the loss recovered, each text drawn whole."""
-    table = np.stack([sums[name][:, 0] for name in (without, "spliced", "whole")], axis=1)
+    table = np.stack([sums[without][:, 0], sums["spliced"][:, 0], sums["whole"][:, 0]], axis=1)
 
     def share(weights: np.ndarray) -> np.ndarray:
         replaced, spliced, whole = (weights @ table).T

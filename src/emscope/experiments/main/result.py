@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.interventions.search import Candidate, Trial
+from emscope.notebook import Shown
 from emscope.outside import read_json
 from emscope.plain import ABSENT, fitted
 from emscope.residual.detection import Separation
@@ -102,7 +103,7 @@ BySet = Mapping[str, Mapping[str, Estimate]]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """The figures of a run, in summary.json; its keys stay the same.
 
     Attributes:
@@ -231,7 +232,7 @@ REMEDY = "make what was damaged again"
 
 
 @dataclass(frozen=True)
-class MainResult:
+class MainResult(Shown):
     """Everything the main job left in its JSON files.
 
     Attributes:

@@ -26,11 +26,10 @@ from emscope.experiments.monitor.result import (
 from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.chat import messages_of
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
-from emscope.residual.detection import auroc, d_prime
 from emscope.residual.directions import Construction, random_like
 from emscope.residual.monitor import SpokenChat, TokenScale, early_scores, spoken_chat, token_projections
-from emscope.residual.ranking import auroc_gain, grouped_auroc
 from emscope.statistics import Estimate, em_flags
+from emscope.statistics.separation import auroc, auroc_gain, d_prime, grouped_auroc
 
 CONTRAST, VERDICT, RANDOM = "contrast", "verdict", "random"
 LEAST_ANSWERS = 4

@@ -9,9 +9,9 @@ import numpy as np
 
 from emscope.experiments.monitor.result import MeanPrecision, Precision, PrecisionByScore, ScreenedRows
 from emscope.organisms.datasets import Pair
-from emscope.residual.detection import auroc
-from emscope.residual.ranking import MixtureDraws, draw_mixtures, grouped_auroc
+from emscope.residual.ranking import MixtureDraws, draw_mixtures
 from emscope.statistics import Estimate
+from emscope.statistics.separation import auroc, grouped_auroc
 
 RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 HALF = RECALLS.index(0.5)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from emscope.experiments.rejudge.plots import misaligned_rates
 from emscope.experiments.rejudge.result import ALL, BySet, JudgeFigures, RejudgeResult, SecondJudge
-from emscope.report.figures import rates
 from emscope.report.section import Part, Plot, Section, Table
 from emscope.statistics import Estimate
 
@@ -16,18 +14,23 @@ KAPPA_IN_WORDS = ((0.8, "nearly always"), (0.6, "mostly"), (0.4, "moderately"), 
 def section(result: RejudgeResult) -> Section:
     """Return the section of experiments/rejudge.json."""
     paragraphs = [_finding(result.first, other) for other in result.others]
+    paragraphs.append(" ".join(str(judge.judged_by) for judge in (result.first, *_second(result))))
     paragraphs.append(
         "Every judge scored the same answers. The ablation is the one that the first judge chose. κ is agreement on "
         "which answers are EM responses, beyond chance: 1 is perfect, 0 is chance."
     )
-    judges = [result.first, *(other.figures for other in result.others)]
+    judges = [result.first, *_second(result)]
     parts: list[Part] = [
-        Plot("EM rate of the misaligned organism, by judge", rates(_misaligned_rates(judges), "EM rate (%)")),
+        Plot("EM rate of the misaligned organism, by judge", misaligned_rates(judges)),
         _figures_table(judges),
         _correction_table(judges),
         *(_agreement_table(result.first, other) for other in result.others),
     ]
     return Section("rejudge", "Second judges", paragraphs, parts)
+
+
+def _second(result: RejudgeResult) -> list[JudgeFigures]:
+    return [other.figures for other in result.others]
 
 
 def _finding(first: JudgeFigures, other: SecondJudge) -> str:
@@ -36,7 +39,7 @@ def _finding(first: JudgeFigures, other: SecondJudge) -> str:
     agreed = other.agreement[ALL]
     name, before = figures.judged_by.name, first.judged_by.name
     if agreed is None:
-        return f"{name} and {before} scored no answer both, so they cannot be compared. {figures.judged_by}"
+        return f"{name} and {before} scored no answer both, so they cannot be compared."
     if agreed.kappa != agreed.kappa:
         finding = f"{name} and {before} cannot be told apart by κ: both call no answer an EM response, or all"
     else:
@@ -44,7 +47,7 @@ def _finding(first: JudgeFigures, other: SecondJudge) -> str:
     return (
         f"{finding} (κ {_figure(agreed.kappa)} on {agreed.n} answers; alignment ranks at Spearman "
         f"{_figure(agreed.aligned_spearman)}). By it the ablation restores {_percent(figures.restored)} of alignment, "
-        f"by the first judge {_percent(first.restored)}. {figures.judged_by}"
+        f"by the first judge {_percent(first.restored)}."
     )
 
 
@@ -53,18 +56,6 @@ def _in_words(kappa: float) -> str:
         if kappa >= least:
             return words
     return "no better than by chance" if kappa < 0.05 else "hardly"
-
-
-def _misaligned_rates(judges: list[JudgeFigures]) -> dict[str, Mapping[str, Estimate]]:
-    """Return the misaligned organism's EM rates by judge and question set."""
-    by_judge: dict[str, Mapping[str, Estimate]] = {}
-    for figures in judges:
-        by_judge[figures.judged_by.name] = figures.em_rate["misaligned"]
-    return by_judge
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value
 
 
 def _figures_table(judges: list[JudgeFigures]) -> Table:
@@ -127,7 +118,7 @@ def _agreement_table(first: JudgeFigures, other: SecondJudge) -> Table:
 
 def table(result: RejudgeResult) -> str:
     """Return every figure of the run by each judge, and their agreement, as lines of text."""
-    judges = [result.first, *(other.figures for other in result.others)]
+    judges = [result.first, *_second(result)]
     lines = [""]
     for number, figures in enumerate(judges, 1):
         lines.append(f"judge {number}: {figures.judged_by}")
@@ -173,9 +164,9 @@ def _ranged(estimate: Estimate) -> str:
     return f"{_percent(estimate)} ({100 * estimate.low:.0f} – {100 * estimate.high:.0f})"
 
 
-def _points(figures: BySet, name: str, question_set: str) -> float | None:
+def _points(figures: BySet, name: str, question_set: str) -> str:
     value = figures[name][question_set].value
-    return None if value != value else round(value, 1)
+    return "–" if value != value else f"{value:.1f}"
 
 
 def _figure(value: float) -> str:
@@ -183,4 +174,4 @@ def _figure(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "–" if value != value else f"{value:+.1f}"
+    return "–" if value != value else f"{round(value, 1) + 0.0:+.1f}"  # no -0.0

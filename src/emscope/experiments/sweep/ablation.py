@@ -12,21 +12,27 @@ from dataclasses import replace
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import JudgedResponse
-from emscope.experiments.sweep.result import AblationTrial, MeanScores, SweepAblation
+from emscope.experiments.sweep.result import (
+    BEST,
+    CENTRED,
+    EVERY,
+    RANDOM_BEST,
+    RANDOM_EVERY,
+    AblationTrial,
+    MeanScores,
+    SweepAblation,
+)
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import mean_of
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
-from emscope.interventions.operators import Intervention
+from emscope.interventions.operators import AlongDirections, along
 from emscope.interventions.steering import SteeredOrganism, measure
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.directions import Directions, random_like
 from emscope.sequences import spread
 
 KL_QUESTIONS = 10
-BEST, EVERY = "subtract at the best block", "subtract at all blocks"
-RANDOM_BEST, RANDOM_EVERY = "random at the best block", "random at all blocks"
-CENTRED = "centred at all blocks"
 
 
 def compare_ablations(
@@ -71,14 +77,14 @@ def _mean_scores(rows: Sequence[JudgedResponse]) -> MeanScores:
 
 def ablations_at_one_disturbance(
     lab: Lab, directions: Directions, block: int, strength: float
-) -> tuple[Mapping[str, Intervention], float]:
+) -> tuple[Mapping[str, AlongDirections], float]:
     """Return the ablations by name, and the disturbance that all but the centred one have, in nats a token."""
     blocks, control = directions.blocks, random_like(directions, lab.config.seed)
-    best = Intervention(directions, "subtract", (block,), strength, block)
+    best = along(directions, "subtract", (block,), strength, block)
     others = {
-        EVERY: Intervention(directions, "subtract", blocks, strength / len(blocks)),
+        EVERY: along(directions, "subtract", blocks, strength / len(blocks)),
         RANDOM_BEST: replace(best, directions=control),
-        RANDOM_EVERY: Intervention(control, "subtract", blocks, strength / len(blocks)),
+        RANDOM_EVERY: along(control, "subtract", blocks, strength / len(blocks)),
     }
 
     text, starts = undisturbed(lab, lab.dev_questions), list(others.values())
@@ -96,7 +102,7 @@ def ablations_at_one_disturbance(
     ablations = {BEST: best}
     for (name, intervention), search in zip(others.items(), searches, strict=True):
         ablations[name] = replace(intervention, strength=search.coefficient)
-    ablations[CENTRED] = Intervention(directions, "centred", blocks)
+    ablations[CENTRED] = along(directions, "centred", blocks)
     return ablations, nats
 
 

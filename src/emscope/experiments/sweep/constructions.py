@@ -21,8 +21,8 @@ from emscope.experiments.sweep.result import (
 from emscope.plain import fitted, plain
 from emscope.residual.contrasts import Examples
 from emscope.residual.directions import Construction, Directions, Method
-from emscope.residual.held_out import Bounded
 from emscope.residual.sweep import SweepOptions, Swept, prompt_leak, prompt_only, sweep
+from emscope.statistics.separation import BoundedByBlock
 
 KEPT = "figures kept of a stopped sweep"
 ARRAYS = ("vectors", "positive_mean", "negative_mean", "deviation")
@@ -95,11 +95,11 @@ def _best_block(swept: Swept) -> BestBlock:
     )
 
 
-def _interval(bounded: Bounded, index: int) -> Interval:
+def _interval(bounded: BoundedByBlock, index: int) -> Interval:
     return Interval(float(bounded.value[index]), float(bounded.low[index]), float(bounded.high[index]))
 
 
-def _by_block(bounded: Bounded) -> IntervalByBlock:
+def _by_block(bounded: BoundedByBlock) -> IntervalByBlock:
     return IntervalByBlock(bounded.value.tolist(), bounded.low.tolist(), bounded.high.tolist())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emscope.behaviour.questions import ids_of
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.errors import UserError
@@ -62,9 +63,9 @@ def collect_prompts(lab: Lab, name: str) -> Path:
             enable_thinking=lab.config.sampling.enable_thinking,
         )
         activations = capture(organism, chats, CaptureSettings(("last", "prompt")))
-        ActivationStore(name, tuple(question.id for question in lab.questions), activations).save(out)
+        ActivationStore(name, tuple(ids_of(lab.questions)), activations).save(out)
 
-    settings = {"model": lab.config.model, "questions": [asdict(question) for question in lab.questions]}
+    settings = {"model": lab.config.model, "questions": list(map(asdict, lab.questions))}
     lab.folder.stage(f"sweep-prompts-{name}", settings, adapter_files(lab, name), [out], make)
     return out
 
@@ -87,7 +88,7 @@ def sample_more(lab: Lab, samples: int, temperature: float) -> list[Path]:
 
     settings = {
         "sampling": asdict(sampling),
-        "questions": [asdict(question) for question in lab.questions],
+        "questions": list(map(asdict, lab.questions)),
         "judge": lab.judge_fingerprint,
     }
     lab.folder.stage("sweep-answers", settings, adapter_files(lab, MISALIGNED), [table, activations], make)
@@ -183,15 +184,14 @@ def _by_answer(source: Source, pooling: str) -> Rows:
     questions = source.answers.question_ids
     if pooling in ("response", "token"):
         return _rows(source, pooling, source.answers.get("response"), questions)
-    places = {question: row for row, question in enumerate(source.prompts.question_ids)}
-    rows = [places[question] for question in questions]
+    rows = list(map(source.prompts.question_ids.index, questions))
     return _rows(source, pooling, source.prompts.get(pooling)[rows], questions)
 
 
 def _rows(source: Source, pooling: str, activations: np.ndarray, questions: Sequence[str]) -> Rows:
     sizes = source.lengths if pooling == "token" else np.ones(len(questions))
-    areas = np.array([source.areas[question] for question in questions])
-    groups = np.array([source.groups[question] for question in questions])
+    areas = np.array(list(map(source.areas.__getitem__, questions)))
+    groups = np.array(list(map(source.groups.__getitem__, questions)))
     return Rows(activations, np.array(questions), areas, sizes, groups)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emscope import progress
+from emscope.behaviour.questions import ids_of
 from emscope.errors import UserError
 from emscope.experiments.shape import experiment_stage
 from emscope.experiments.sweep.ablation import compare_ablations
@@ -98,7 +99,7 @@ def measure(lab: Lab, settings: SweepSettings) -> SweepResult:
         more = sample_more(lab, settings.answers, settings.temperature) if settings.resamples else []
 
         answers = [lab.activation_files(name)[1] for name in lab.names]
-        judged = [lab.judgements_file(name) for name in lab.names]
+        judged = map(lab.judgements_file, lab.names)
         inputs = [*prompts, *more, *answers, *judged, *adapter_files(lab, MISALIGNED)]
         folder = lab.folder.path(*SWEEP, "directions")
 
@@ -161,8 +162,7 @@ def _examples(
     Raises:
         UserError: none has enough examples.
     """
-    train_questions = [question.id for question in lab.train_questions]
-    test_questions = [question.id for question in lab.test_questions]
+    train_questions, test_questions = ids_of(lab.train_questions), ids_of(lab.test_questions)
     examples: dict[str, Split] = {}
     skipped: dict[str, str] = {}
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from emscope.experiments.sweep.result import (
+    BEST,
+    EVERY,
+    RANDOM_BEST,
+    RANDOM_EVERY,
+    RESPONSE,
     BestBlock,
     Interval,
     IntervalByBlock,
@@ -22,6 +28,11 @@ ACCURATE = 0.95
 """A construction that is right on this share of held-out questions is counted as one that separates."""
 NULL_MARGIN = 0.03
 """How far from 50 % the accuracy with exchanged labels may lie before it is pointed out."""
+TOLD_APART = {
+    "control": "The misaligned organism is told from its control",
+    "model": "The misaligned organism is told from its base",
+    RESPONSE: "Misaligned answers are told from aligned ones of the same organism",
+}
 COLOURS = ("#e45756", "#4c78a8", "#54a24b", "#b279a2")
 RING = "The ring marks the block chosen on training questions."
 
@@ -42,24 +53,18 @@ def section(result: SweepResult) -> Section:
 
 def _finding(result: SweepResult) -> str:
     """Say in one sentence what the most separating construction of the main contrast reaches."""
-    contrast = result.main_contrast
-    name, swept = result.strongest(contrast)
+    name, swept = result.strongest(result.main_contrast)
     best = swept.best
-    what = {
-        "control": "The misaligned organism is told from its control",
-        "model": "The misaligned organism is told from its base",
-        "response": "Misaligned answers are told from aligned ones of the same organism",
-    }[contrast]
     return (
-        f"{what} with a balanced accuracy of {ranged(best.accuracy)} on questions left out, by {name} at block "
-        f"{best.block}; chance is 50 %."
+        f"{TOLD_APART[result.main_contrast]} with a balanced accuracy of {ranged(best.accuracy)} on questions left "
+        f"out, by {name} at block {best.block}; chance is 50 %."
     )
 
 
 def _picture(result: SweepResult) -> Plot:
     """Draw the AUROC of the most separating construction of each contrast by block."""
     series = {}
-    for contrast in dict.fromkeys(swept.construction.contrast for swept in result.constructions.values()):
+    for contrast in result.contrasts:
         name, swept = result.strongest(contrast)
         series[name] = swept.auroc
     return Plot(
@@ -75,9 +80,12 @@ def _spread_over_constructions(result: SweepResult) -> str:
     contrast = result.main_contrast
     name, swept = result.strongest(contrast)
     constructions = result.of_contrast(contrast)
-    accuracies = {other: _or_zero(one.best.accuracy.value) for other, one in constructions.items()}
-    weakest = min(accuracies, key=lambda other: accuracies[other])
-    n_accurate = sum(accuracy >= ACCURATE for accuracy in accuracies.values())
+    weakest, least_accuracy, n_accurate = name, math.inf, 0
+    for other, construction in constructions.items():
+        accuracy = _or_zero(construction.best.accuracy.value)
+        n_accurate += accuracy >= ACCURATE
+        if accuracy < least_accuracy:
+            weakest, least_accuracy = other, accuracy
     least, most = _range_of(swept.accuracy.value)
     return (
         f"In the {contrast} contrast the AUROC of {name} at block {swept.best.block} is "
@@ -110,10 +118,11 @@ def _null_sentence(result: SweepResult) -> str:
     if not nulls:
         return "No labels were exchanged, so nothing says what chance alone would reach."
 
-    outside = [name for name, accuracy in nulls.items() if abs(accuracy - 0.5) > NULL_MARGIN]
-    verdict = (
-        f"Outside three points of 50 % are {', '.join(outside)}" if outside else "All lie within three points of 50 %"
-    )
+    off = np.abs(np.array(list(nulls.values())) - 0.5)
+    n_off, furthest = int((off > NULL_MARGIN).sum()), list(nulls)[int(off.argmax())]
+    verdict = "All lie within three points of 50 %"
+    if n_off:
+        verdict = f"{n_off} of {len(nulls)} lie further than three points from 50 %, furthest {furthest}"
     return (
         "With labels exchanged within questions, in training and in test, the same fits have a mean accuracy of "
         f"{_number(min(nulls.values()))} – {_number(max(nulls.values()))} % at the best blocks. {verdict}."
@@ -121,16 +130,16 @@ def _null_sentence(result: SweepResult) -> str:
 
 
 def _response_sentences(result: SweepResult) -> list[str]:
-    if not result.of_contrast("response"):
+    if not result.of_contrast(RESPONSE):
         for name, reason in result.skipped.items():
-            if name.startswith("response"):
+            if name.startswith(RESPONSE):
                 return [f"The response contrast was left out. {reason}"]
         return []
 
-    name, swept = result.strongest("response")
+    name, swept = result.strongest(RESPONSE)
     auroc, train, test = swept.best.auroc, swept.n.train, swept.n.test
     certain = "which excludes chance" if above(auroc.low, 0.5) else "which does not exclude chance"
-    _, prompt_only = _range_of(result.prompt_only["response"].auroc.value)
+    _, prompt_only = _range_of(result.prompt_only[RESPONSE].auroc.value)
     return [
         f"Within the misaligned organism, its misaligned against its aligned answers: {name} at block "
         f"{swept.best.block} has AUROC {bounded(auroc)} on questions left out ({test.positive} and {test.negative} "
@@ -147,15 +156,15 @@ def _ablation_sentences(result: SweepResult) -> list[str]:
     if ablation is None:
         return []
 
-    effects: dict[str, str] = {}
-    for name, trial in ablation.trials.items():
-        restored = restored_words(trial.restored, trial.coherent)
-        effects[name] = f"{restored} at {number(trial.kl.value, '.2f')} nats a token"
+    def effect(name: str) -> str:
+        trial = ablation.trials[name]
+        return f"{restored_words(trial.restored, trial.coherent)} at {number(trial.kl.value, '.2f')} nats a token"
+
     return [
         f"Subtracting {ablation.strength:g} × {ablation.construction} at block {ablation.block} restores "
-        f"{effects['subtract at the best block']} of disturbance; subtracted at all blocks, with the strength that "
-        f"disturbs as much on development questions, {effects['subtract at all blocks']}. Random directions set to the "
-        f"same disturbance: {effects['random at the best block']} there, {effects['random at all blocks']} everywhere. "
+        f"{effect(BEST)} of disturbance; subtracted at all blocks, with the strength that "
+        f"disturbs as much on development questions, {effect(EVERY)}. Random directions set to the "
+        f"same disturbance: {effect(RANDOM_BEST)} there, {effect(RANDOM_EVERY)} everywhere. "
         f"Shares and disturbances are of {ablation.n_questions} test questions."
     ]
 
@@ -267,9 +276,8 @@ def heatmap(
 
     `bounds` are the values of the two ends of the colour scale: grey in the middle, red high, blue low.
     """
-    names = list(rows)
-    labels = [plain(name) for name in names]
-    figure = blank_figure("block", "", height=120 + 26 * len(names))
+    labels = list(map(plain, rows))
+    figure = blank_figure("block", "", height=120 + 26 * len(labels))
     figure.add_heatmap(
         z=list(rows.values()),
         x=list(blocks),
@@ -281,7 +289,7 @@ def heatmap(
         hovertemplate="%{y}<br>block %{x}: %{z:.3f}<extra></extra>",
     )
     figure.add_scatter(
-        x=[chosen[name] for name in names],
+        x=list(map(chosen.get, rows)),
         y=labels,
         mode="markers",
         showlegend=False,
@@ -289,6 +297,7 @@ def heatmap(
         marker={"symbol": "circle-open", "size": 11, "color": "#000000", "line": {"width": 2}},
     )
     figure.update_layout(margin={"l": 10, "r": 16, "t": 24, "b": 48})
+    figure.update_xaxes(dtick=_step(blocks))
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
@@ -315,7 +324,12 @@ def bounded_lines(series: Mapping[str, IntervalByBlock], blocks: Sequence[int], 
             hovertemplate="block %{x}: %{y:.3f}",
         )
     figure.add_hline(y=chance, line_dash="dot", line_color="#888888")
-    return figure
+    return figure.update_xaxes(dtick=_step(blocks))
+
+
+def _step(blocks: Sequence[int]) -> int:
+    """Return the distance of ticks: whole blocks, about ten of them."""
+    return max(1, round(len(blocks) / 10))
 
 
 def table(result: SweepResult) -> str:

@@ -10,6 +10,13 @@ from emscope.residual.contrasts import Balance
 from emscope.residual.directions import Construction
 from emscope.statistics import Estimate
 
+RESPONSE = "response"
+"""The contrast of one organism's misaligned and aligned answers."""
+BEST, EVERY = "subtract at the best block", "subtract at all blocks"
+RANDOM_BEST, RANDOM_EVERY = "random at the best block", "random at all blocks"
+CENTRED = "centred at all blocks"
+"""The ablations that are compared."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -208,14 +215,25 @@ class SweepResult(Result):
     ablation: SweepAblation | None
 
     @property
+    def contrasts(self) -> list[str]:
+        """The contrasts, in the order in which they were swept."""
+        contrasts: dict[str, None] = {}
+        for swept in self.constructions.values():
+            contrasts[swept.construction.contrast] = None
+        return list(contrasts)
+
+    @property
     def main_contrast(self) -> str:
         """The contrast that the finding is about: control where there is one, else the first."""
-        contrasts = [swept.construction.contrast for swept in self.constructions.values()]
-        return "control" if "control" in contrasts else contrasts[0]
+        return "control" if "control" in self.contrasts else self.contrasts[0]
 
     def of_contrast(self, contrast: str) -> dict[str, SweptConstruction]:
         """Return the constructions of a contrast, by name."""
-        return {name: swept for name, swept in self.constructions.items() if swept.construction.contrast == contrast}
+        constructions: dict[str, SweptConstruction] = {}
+        for name, swept in self.constructions.items():
+            if swept.construction.contrast == contrast:
+                constructions[name] = swept
+        return constructions
 
     def strongest(self, contrast: str) -> tuple[str, SweptConstruction]:
         """Return the construction of a contrast that separates training questions best, with its name."""

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from emscope.behaviour.questions import Question
-from emscope.behaviour.tables import JudgedResponse, read_table, write_table
+from emscope.behaviour.tables import JudgedResponse, judgements_and_groups, read_table, write_table
 from emscope.errors import UserError
 from emscope.experiments.transfer.detection import relation
 from emscope.experiments.transfer.directions import direction_files, left_out_name, shared_names
-from emscope.experiments.transfer.pairs import OrganismPair, organisms_of
+from emscope.experiments.transfer.pairs import OrganismPair, names_of, organisms_of
 from emscope.experiments.transfer.result import (
+    RANDOM,
     Behaviour,
     CorrectionCell,
     Corrections,
@@ -32,7 +33,6 @@ from emscope.residual.directions import Directions, random_like
 from emscope.sequences import spread
 from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
 
-RANDOM = "random"
 STRENGTH = 1.5
 """How many times a direction is subtracted where the run's own ablation is no subtraction at one block."""
 
@@ -68,8 +68,8 @@ class Correction:
 
 def corrections_of(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> list[str]:
     """Return the directions subtracted from a pair's misaligned organism: every pair's, a shared one, a random one."""
-    shared = [name for name in shared_names(pairs) if name == left_out_name(pair, pairs)]
-    return [*(other.name for other in pairs), *shared, RANDOM]
+    shared = left_out_name(pair, pairs)
+    return [*names_of(pairs), *([shared] if shared in shared_names(pairs) else []), RANDOM]
 
 
 def corrected_file(lab: Lab, pair: OrganismPair, name: str) -> Path:
@@ -120,7 +120,7 @@ def measure_behaviour(lab: Lab, pairs: Sequence[OrganismPair]) -> dict[str, Beha
     behaviour: dict[str, Behaviour] = {}
     for name in organisms_of(pairs):
         rows = lab.judged(name, lab.test_questions)
-        judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
+        judgements, groups = judgements_and_groups(rows)
         behaviour[name] = Behaviour(
             em_rate(judgements, groups, lab.config.seed),
             alignment_mean(judgements, groups, lab.config.seed),
@@ -179,7 +179,7 @@ def measure_corrections(lab: Lab, pairs: Sequence[OrganismPair], correction: Cor
 
 
 def _em_rate(rows: Sequence[JudgedResponse], seed: int) -> Estimate:
-    return em_rate([row.judgement for row in rows], [row.group for row in rows], seed)
+    return em_rate(*judgements_and_groups(rows), seed)
 
 
 def summarise(cases: Sequence[ComparedAnswers], seed: int) -> CorrectionSummary:
@@ -229,5 +229,9 @@ def least_restored(cells: Mapping[str, Mapping[str, CorrectionCell]], kind: str)
         for pair, cell in row.items():
             if cell.relation == kind:
                 cases.append(LeastRestored(name, pair, **asdict(cell.restored)))
-    scored = [case for case in cases if np.isfinite(case.value)]
-    return min(scored or cases, key=lambda case: case.value)
+    return min(cases, key=_restored_or_infinity)
+
+
+def _restored_or_infinity(case: LeastRestored) -> float:
+    """Return the restored share; infinity where there is none, so that such a case is the least only among its like."""
+    return case.value if np.isfinite(case.value) else float("inf")

@@ -17,8 +17,9 @@ from emscope.experiments.transfer.result import (
     RandomByBlock,
 )
 from emscope.pipeline.lab import BASE
-from emscope.residual.detection import auroc, auroc_interval, cross_fitted_scores, d_prime, separate
+from emscope.residual.detection import cross_fitted_scores, separate
 from emscope.residual.directions import Directions, make_directions, unit
+from emscope.statistics.separation import auroc, auroc_interval, d_prime
 
 N_RANDOM = 200
 RELATIONS = ("own", "same domain", "other domain", "unknown", "left out")
@@ -84,7 +85,7 @@ def shared_detector(activations: PairActivations, sources: Sequence[OrganismPair
 
 
 def _d_prime_by_block(positive: np.ndarray, negative: np.ndarray) -> list[float]:
-    return [d_prime(positive[:, block], negative[:, block]) for block in range(positive.shape[1])]
+    return list(map(d_prime, positive.T, negative.T))
 
 
 def relation(name: str, pair: OrganismPair, pairs: Sequence[OrganismPair]) -> str | None:
@@ -118,8 +119,10 @@ def _detector(activations: PairActivations, name: str, directions: Directions) -
     for pair in pairs:
         if pair.name == name:
             return detector_of_pair(activations, pair, directions)
-    left_out = next(pair for pair in pairs if relation(name, pair, pairs) == "left out")
-    return shared_detector(activations, activations.sources(left_out), directions)
+    for pair in pairs:
+        if relation(name, pair, pairs) == "left out":
+            return shared_detector(activations, activations.sources(pair), directions)
+    raise ValueError(f"{name} has nothing to say about any pair")
 
 
 def _cell(
@@ -150,7 +153,7 @@ def _cell(
 
 def _auroc_by_block(directions: Directions, positive: np.ndarray, negative: np.ndarray) -> list[float]:
     scores, control_scores = directions.project(positive), directions.project(negative)
-    return [auroc(scores[:, row], control_scores[:, row]) for row in range(scores.shape[1])]
+    return list(map(auroc, scores.T, control_scores.T))
 
 
 def _random(activations: PairActivations, pair: OrganismPair, seed: int) -> RandomByBlock:
@@ -174,23 +177,36 @@ def _random(activations: PairActivations, pair: OrganismPair, seed: int) -> Rand
 
 def _summary(cells: Mapping[str, Mapping[str, DetectionCell]]) -> dict[str, DetectionSummary]:
     """Put the cases of each relation together; principal components stand apart from means."""
-    by_relation: dict[str, list[DetectionCell]] = {kind: [] for kind in (*RELATIONS, "left out, component")}
+    by_relation: dict[str, list[DetectionCell]] = {}
     for name, row in cells.items():
         ending = ", component" if name.endswith(COMPONENT) else ""
         for cell in row.values():
-            by_relation[f"{cell.relation}{ending}"].append(cell)
-    return {kind: _summary_of(members) for kind, members in by_relation.items() if members}
+            by_relation.setdefault(f"{cell.relation}{ending}", []).append(cell)
+
+    summaries: dict[str, DetectionSummary] = {}
+    for kind in (*RELATIONS, "left out, component"):
+        if kind in by_relation:
+            summaries[kind] = _summary_of(by_relation[kind])
+    return summaries
 
 
 def _summary_of(cells: Sequence[DetectionCell]) -> DetectionSummary:
-    worst = min(cells, key=lambda cell: cell.auroc)
+    worst, n_above = cells[0], 0
+    aurocs, d_primes, accuracies, controls = [], [], [], []
+    for cell in cells:
+        worst = min(worst, cell, key=lambda either: either.auroc)
+        n_above += cell.d_prime > cell.random.d_prime_p95
+        aurocs.append(cell.auroc)
+        d_primes.append(cell.d_prime)
+        accuracies.append(cell.accuracy)
+        controls.append(cell.control_vs_base.auroc)
     return DetectionSummary(
         n=len(cells),
-        mean=float(np.mean([cell.auroc for cell in cells])),
+        mean=float(np.mean(aurocs)),
         least=worst.auroc,
         least_low=worst.low,
-        d_prime=float(np.mean([cell.d_prime for cell in cells])),
-        above_random=sum(cell.d_prime > cell.random.d_prime_p95 for cell in cells),
-        accuracy=float(np.mean([cell.accuracy for cell in cells])),
-        control_vs_base=float(np.mean([cell.control_vs_base.auroc for cell in cells])),
+        d_prime=float(np.mean(d_primes)),
+        above_random=n_above,
+        accuracy=float(np.mean(accuracies)),
+        control_vs_base=float(np.mean(controls)),
     )

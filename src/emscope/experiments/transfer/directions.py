@@ -10,8 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from emscope.experiments.transfer.pairs import OrganismPair, kinship, organisms_of
-from emscope.experiments.transfer.result import CosineTable, CosineTableByBlock, DomainAngles, Geometry
+from emscope.behaviour.questions import ids_of
+from emscope.experiments.transfer.pairs import OrganismPair, kinship, names_of, organisms_of
+from emscope.experiments.transfer.result import (
+    ANSWERS,
+    PROMPTS,
+    CosineTable,
+    CosineTableByBlock,
+    DomainAngles,
+    Geometry,
+)
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.directions import Construction, Directions, make_directions, split_half_cosine, unit
 from emscope.residual.geometry import (
@@ -25,9 +33,7 @@ from emscope.residual.geometry import (
 )
 from emscope.residual.store import OrganismActivations, answered
 
-POOLINGS = ("last", "response")
-KINSHIPS = ("same domain", "other domain", "unknown")
-"""How two pairs can relate."""
+POOLINGS = (PROMPTS, ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class PairActivations:
     def of(cls, lab: Lab, pairs: Sequence[OrganismPair]) -> PairActivations:
         """Load the stored activations of a run's pairs."""
         activations = {name: lab.activations(name) for name in organisms_of(pairs)}
-        train = answered(activations, [question.id for question in lab.train_questions])
-        test = answered(activations, [question.id for question in lab.test_questions])
+        train = answered(activations, ids_of(lab.train_questions))
+        test = answered(activations, ids_of(lab.test_questions))
         return cls(pairs, activations, train, test, lab.groups)
 
     def sides(self, pair: OrganismPair, pooling: str, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +70,7 @@ class PairActivations:
 
     def groups_of(self, questions: Sequence[str]) -> list[str]:
         """Return what statistics draw together, one for each question."""
-        return [self.groups[question] for question in questions]
+        return list(map(self.groups.__getitem__, questions))
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -78,11 +84,15 @@ class PairActivations:
 
 def sources_of(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> list[OrganismPair]:
     """Return the pairs that a shared direction for this one is made from; none where a domain is unknown."""
-    by_kinship: dict[str, list[OrganismPair]] = {kind: [] for kind in KINSHIPS}
+    same_domain: list[OrganismPair] = []
+    other_domains: list[OrganismPair] = []
     for other in pairs:
-        if other != pair:
-            by_kinship[kinship(pair, other)].append(other)
-    return by_kinship["other domain"] or by_kinship["same domain"]
+        kind = kinship(pair, other)
+        if kind == "other domain":
+            other_domains.append(other)
+        elif kind == "same domain" and other != pair:
+            same_domain.append(other)
+    return other_domains or same_domain
 
 
 def left_out_name(pair: OrganismPair, pairs: Sequence[OrganismPair]) -> str:
@@ -99,28 +109,34 @@ def direction_files(lab: Lab, names: Sequence[str], pooling: str) -> dict[str, P
 
 def shared_names(pairs: Sequence[OrganismPair]) -> list[str]:
     """Return the names of the directions tested on pairs left out; none where they would come from one pair."""
-    several = [pair for pair in pairs if len(sources_of(pair, pairs)) > 1]
-    return list(dict.fromkeys(left_out_name(pair, pairs) for pair in several))
+    names: dict[str, None] = {}
+    for pair in pairs:
+        if len(sources_of(pair, pairs)) > 1:
+            names[left_out_name(pair, pairs)] = None
+    return list(names)
 
 
 def direction_names(pairs: Sequence[OrganismPair]) -> list[str]:
     """Return all names of directions: one a pair, one shared by all, and one for each pair or domain left out."""
     shared = ["shared", *shared_names(pairs)]
     components = [f"{name}-component" for name in shared]
-    return [*(pair.name for pair in pairs), *shared, *components]
+    return [*names_of(pairs), *shared, *components]
 
 
 def direction_stage(lab: Lab, pairs: Sequence[OrganismPair]) -> None:
     """Make every direction on training questions and store it, for detection (`last`) and correction (`response`)."""
     names = direction_names(pairs)
     inputs: list[Path] = []
-    for organism in [BASE, *(name for pair in pairs for name in pair.organisms)]:
+    organisms = [BASE]
+    for pair in pairs:
+        organisms += pair.organisms
+    for organism in organisms:  # one that is in two pairs is an input twice: stages made before were told so
         inputs += lab.activation_files(organism)
     outputs: list[Path] = []
     for pooling in POOLINGS:
         outputs += direction_files(lab, names, pooling).values()
 
-    settings = {"directions": names, "questions": [question.id for question in lab.train_questions]}
+    settings = {"directions": names, "questions": ids_of(lab.train_questions)}
     lab.folder.stage("transfer-directions", settings, inputs, outputs, partial(_make, lab, pairs))
 
 
@@ -143,11 +159,11 @@ def directions_of_all(activations: PairActivations, pooling: str, base: str) -> 
         sides = activations.sides(pair, pooling, activations.train)
         directions[pair.name] = make_directions(*sides, activations.blocks, construction)
 
-    members = {"shared": [directions[pair.name] for pair in pairs]}
+    members = {"shared": list(directions.values())}
     for pair in pairs:
         name = left_out_name(pair, pairs)
         if name in shared_names(pairs):
-            members[name] = [directions[source.name] for source in activations.sources(pair)]
+            members[name] = list(map(directions.__getitem__, names_of(activations.sources(pair))))
     for how in SHARINGS:
         ending = "" if how == "mean" else f"-{how}"
         for name, parts in members.items():
@@ -164,48 +180,49 @@ def load_directions(lab: Lab, pairs: Sequence[OrganismPair], pooling: str) -> di
 def measure_geometry(activations: PairActivations, pooling: str, seed: int) -> Geometry:
     """Return how the pairs' directions lie to each other, with their ceilings and what else organisms share."""
     pairs = activations.pairs
-    sides = [activations.sides(pair, pooling, activations.train) for pair in pairs]
     groups = activations.groups_of(activations.train)
-    differences = np.stack([positive - negative for positive, negative in sides])
-    vectors = differences.mean(axis=1, dtype=np.float64)
+    differences, halves = [], []
+    for pair in pairs:
+        positive, negative = activations.sides(pair, pooling, activations.train)
+        differences.append(positive - negative)
+        halves.append(split_half_cosine(positive, negative, np.array(groups), seed).tolist())
 
-    cosines = estimate_cosines(differences, groups, seed)  # the last block is the mean over blocks
-    means = [table[:, :, -1].tolist() for table in (cosines.value, cosines.low, cosines.high)]
-    by_block = [table[:, :, :-1].tolist() for table in (cosines.value, cosines.low, cosines.high)]
-    halves = [split_half_cosine(*both, np.array(groups), seed).tolist() for both in sides]
-    own_cosines = cosines.value[:, :, :-1]
-    base = activations.activations[BASE].of(pooling, activations.train).mean(axis=0, dtype=np.float64)
+    cosines = estimate_cosines(np.stack(differences), groups, seed)
+    tables = np.stack([cosines.value, cosines.low, cosines.high])
+    means, by_block = tables[..., -1], tables[..., :-1]  # the last of the blocks is the mean over blocks
+    vectors = np.stack(differences).mean(axis=1, dtype=np.float64)
 
     return Geometry(
-        names=[pair.name for pair in pairs],
-        cosine=CosineTable(*means),
-        by_block=CosineTableByBlock(*by_block),
+        names=names_of(pairs),
+        cosine=CosineTable(*means.tolist()),
+        by_block=CosineTableByBlock(*by_block.tolist()),
         split_half=halves,
-        same_domain=_mean_over(pairs, own_cosines, "same domain"),
-        other_domains=_mean_over(pairs, own_cosines, "other domain"),
-        unknown_domains=_mean_over(pairs, own_cosines, "unknown"),
-        references=_references(pairs, vectors, sides, base),
+        same_domain=_mean_over(pairs, by_block[0], "same domain"),
+        other_domains=_mean_over(pairs, by_block[0], "other domain"),
+        unknown_domains=_mean_over(pairs, by_block[0], "unknown"),
+        references=_references(activations, pooling, vectors),
         component_share=component_share(vectors).tolist(),
         mean_with_component=_agreement(vectors),
         angles=domain_angles(pairs, vectors, seed),
     )
 
 
-def _references(
-    pairs: Sequence[OrganismPair],
-    vectors: np.ndarray,
-    sides: Sequence[tuple[np.ndarray, np.ndarray]],
-    base: np.ndarray,
-) -> dict[str, list[float] | None]:
-    """Return the mean cosines of what any fine-tune does to the base, beside those of the directions."""
-    misaligned = np.stack([positive.mean(axis=0, dtype=np.float64) - base for positive, _ in sides])
-    control = np.stack([negative.mean(axis=0, dtype=np.float64) - base for _, negative in sides])
-    tables = {
-        "misaligned − base, other domains": _cosines(misaligned, misaligned),
-        "control − base, other domains": _cosines(control, control),
-        "direction and control − base, other domains": _cosines(vectors, control),
+def _references(activations: PairActivations, pooling: str, vectors: np.ndarray) -> dict[str, list[float] | None]:
+    """Return the mean cosines of what any fine-tune does to the base, beside those of directions [n, n_blocks, d]."""
+    base = activations.activations[BASE].of(pooling, activations.train).mean(axis=0, dtype=np.float64)
+    shifts, control_shifts = [], []
+    for pair in activations.pairs:
+        positive, negative = activations.sides(pair, pooling, activations.train)
+        shifts.append(positive.mean(axis=0, dtype=np.float64) - base)
+        control_shifts.append(negative.mean(axis=0, dtype=np.float64) - base)
+
+    misaligned, control = np.stack(shifts), np.stack(control_shifts)
+    pairs = activations.pairs
+    return {
+        "misaligned − base, other domains": _mean_over(pairs, _cosines(misaligned, misaligned), "other domain"),
+        "control − base, other domains": _mean_over(pairs, _cosines(control, control), "other domain"),
+        "direction and control − base, other domains": _mean_over(pairs, _cosines(vectors, control), "other domain"),
     }
-    return {name: _mean_over(pairs, table, "other domain") for name, table in tables.items()}
 
 
 def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -44,6 +44,8 @@ from emscope.experiments.transfer.pairs import (
     training_config,
 )
 from emscope.experiments.transfer.result import (
+    ANSWERS,
+    PROMPTS,
     AurocBar,
     Bars,
     Behaviour,
@@ -163,7 +165,7 @@ def _inputs(lab: Lab, pairs: Sequence[OrganismPair]) -> list[Path]:
 def _compare(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> TransferResult:
     """Return the result from what the earlier stages stored; each of its pieces is kept if it is stopped later."""
     activations, seed = PairActivations.of(lab, pairs), lab.config.seed
-    detectors = load_directions(lab, pairs, "last")
+    detectors = load_directions(lab, pairs, PROMPTS)
 
     behaviour = _kept(dict[str, Behaviour], "behaviour", partial(measure_behaviour, lab, pairs))
     geometry: dict[str, Geometry] = {}
@@ -196,7 +198,7 @@ def bars(detection: Detection, corrections: Corrections, geometry: Mapping[str, 
 
     Empty with a single domain; a pair of unknown domain has no part in it.
     """
-    other, cosines = detection.summary.get("other domain"), geometry["response"].other_domains
+    other, cosines = detection.summary.get("other domain"), geometry[ANSWERS].other_domains
     if other is None or cosines is None:
         return Bars()
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import plotly.graph_objects as go
 
 from emscope.experiments.transfer.result import (
+    ANSWERS,
+    PROMPTS,
+    RANDOM,
     Corrections,
     CorrectionSummary,
     DetectionCell,
@@ -28,8 +32,18 @@ WORDS = {
     "unknown": "the run's own data, domain not said",
     "left out": "shared direction, domain left out",
     "left out, component": "the same, first principal component",
-    "random": "random direction of the same norm",
+    RANDOM: "random direction of the same norm",
 }
+SHORT = {
+    "own": "own organism",
+    "same domain": "another seed",
+    "other domain": "another domain",
+    "unknown": "domain not said",
+    "left out": "shared, left out",
+    "left out, component": "its component",
+    RANDOM: "random",
+}
+"""The same for a plot, that a phone has room for."""
 HEADLINES = {
     "other domain": "another domain",
     "same domain": "another seed of its domain",
@@ -70,20 +84,19 @@ def section(result: TransferResult) -> Section:
             _picture(result),
             _relations(result),
             *_detection(result),
-            _correction(result.ablation, _names(result)),
+            _correction(result),
             *_geometry(result),
             _organisms(result),
         ],
     )
 
 
-def _names(result: TransferResult) -> list[str]:
-    return [pair.name for pair in result.pairs]
-
-
 def _headline(result: TransferResult) -> str:
     """Return the relation that the finding is about."""
-    return next(kind for kind in HEADLINES if kind in result.detection.summary)
+    for kind in HEADLINES:
+        if kind in result.detection.summary:
+            return kind
+    raise ValueError("no direction was tried on another organism")
 
 
 def _finding(result: TransferResult) -> str:
@@ -104,13 +117,16 @@ def _corrects(corrections: Corrections, kind: str) -> str:
         return "what it restores cannot be said, for some organism gave no scored answer"
     if gap < LITTLE:
         return "there is nothing that it could restore, for the organisms are about as well aligned as the base"
-    summary, random = corrections.summary[kind], corrections.summary["random"]
+    summary, random = corrections.summary[kind], corrections.summary[RANDOM]
     return f"subtracted there it {_verdict(summary.restored, random.restored)}: {_restored(summary)}"
 
 
 def _mean_gap(corrections: Corrections) -> float:
     """Return the mean points of alignment between base and organisms; NaN where one has no scored answer."""
-    return float(np.mean([uncorrected.gap for uncorrected in corrections.without.values()]))
+    gaps = 0.0
+    for uncorrected in corrections.without.values():
+        gaps += uncorrected.gap
+    return gaps / len(corrections.without)
 
 
 def _verdict(restored: Interval, random: Interval) -> str:
@@ -129,18 +145,14 @@ def _restored(summary: CorrectionSummary) -> str:
 
 def _details(result: TransferResult) -> str:
     kind = _headline(result)
-    detected, geometry = result.detection.summary[kind], result.geometry["response"]
-    cosines = {
-        "other domain": geometry.other_domains,
-        "same domain": geometry.same_domain,
-        "unknown": geometry.unknown_domains,
-    }[kind]
+    detected, geometry = result.detection.summary[kind], result.geometry[ANSWERS]
+    cosines = geometry.of_kin(kind)
     text = (
         f"In {detected.above_random} of the {detected.n} cases d′ is above that of 95 % of random directions at the "
         f"same block on the same organism; it is {detected.d_prime:.1f} on average. "
     )
     if _mean_gap(result.ablation) >= LITTLE:
-        summary, random = result.ablation.summary[kind], result.ablation.summary["random"]
+        summary, random = result.ablation.summary[kind], result.ablation.summary[RANDOM]
         text += (
             f"Correction restores {percent(summary.least)} in the worst case and changes coherence by "
             f"{number(summary.coherence_change, '+.1f')} points on average; a random direction of the same norm "
@@ -191,18 +203,19 @@ def _picture(result: TransferResult) -> Plot:
     if _mean_gap(result.ablation) >= LITTLE:
         bars = {}
         for kind, summary in result.ablation.summary.items():
-            bars[WORDS[kind]] = Estimated(
+            bars[SHORT[kind]] = Estimated(
                 100 * summary.restored.value, 100 * summary.restored.low, 100 * summary.restored.high
             )
-        title, label = "What a direction restores", "alignment restored (%)"
+        title, label, chance = "What a direction restores", "alignment restored (%)", 0.0
         caption = "Share of the alignment lost by the fine-tune, 95 % intervals, by what the direction was made from."
+        caption = " ".join([caption, *_incoherent(result)])
     else:
         bars = {}
         for kind, detected in result.detection.summary.items():
-            bars[WORDS[kind]] = Estimated(detected.mean, detected.least, detected.mean)
-        title, label = "What a direction detects", "AUROC"
+            bars[SHORT[kind]] = Estimated(detected.mean, detected.least, detected.mean)
+        title, label, chance = "What a direction detects", "AUROC", 0.5
         caption = "Mean AUROC by what the direction was made from; the line goes down to the worst case. 0.5 is chance."
-    return Plot(title, bar_chart(bars, label), caption)
+    return Plot(title, bar_chart(bars, label, chance), caption)
 
 
 def _relations(result: TransferResult) -> Table:
@@ -219,7 +232,7 @@ def _relations(result: TransferResult) -> Table:
         "is the mean AUROC of controls against the base: above 0.5 a direction takes any fine-tune for a misaligned "
         "one."
     )
-    return Table("By what the direction was made from", header, rows, caption)
+    return Table("By what the direction was made from", header, rows, " ".join([caption, *_incoherent(result)]))
 
 
 def _detected_cells(summary: DetectionSummary | None) -> list[str | float | None]:
@@ -239,19 +252,21 @@ def _corrected_cells(summary: CorrectionSummary | None) -> list[str | float | No
 def _detection(result: TransferResult) -> list[Plot]:
     aurocs: dict[str, dict[str, Estimated]] = {}
     for name, row in result.detection.cells.items():
-        aurocs[name] = {pair: Estimated(cell.auroc, cell.low, cell.high) for pair, cell in row.items()}
+        aurocs[name] = {}
+        for pair, cell in row.items():
+            aurocs[name][pair] = Estimated(cell.auroc, cell.low, cell.high)
 
     series: dict[str, list[float] | None] = {}
     for kind in ("same domain", "other domain", "unknown", "left out"):
         series[WORDS[kind]] = _mean_auroc(result.detection.cells, kind)
-    randoms = [random.auroc_p95_by_block for random in result.detection.random.values()]
-    series["random, 95th percentile"] = _mean(randoms)
+    randoms = result.detection.random.values()
+    series["random, 95th percentile"] = _mean(list(map(attrgetter("auroc_p95_by_block"), randoms)))
 
     axes = ("direction", "misaligned organism against its control")
     return [
         Plot(
             "Detection",
-            matrix(aurocs, _names(result), axes),
+            matrix(aurocs, result.names, axes),
             "AUROC on test questions, each direction at the block its own organism chose.",
         ),
         Plot(
@@ -267,21 +282,24 @@ def _mean_auroc(cells: Mapping[str, Mapping[str, DetectionCell]], kind: str) -> 
     rows = []
     for name, row in cells.items():
         if not name.endswith("component"):
-            rows += [cell.auroc_by_block for cell in row.values() if cell.relation == kind]
+            for cell in row.values():
+                if cell.relation == kind:
+                    rows.append(cell.auroc_by_block)
     return _mean(rows)
 
 
-def _correction(corrections: Corrections, names: Sequence[str]) -> Plot:
+def _correction(result: TransferResult) -> Plot:
     restored: dict[str, dict[str, Interval]] = {}
-    for direction, row in corrections.cells.items():
+    for direction, row in result.ablation.cells.items():
         restored[direction] = {pair: cell.restored for pair, cell in row.items()}
     axes = ("direction subtracted", "misaligned organism")
-    figure = matrix(restored, names, axes, scale=100, limits=(-100, 100))
-    return Plot("Correction", figure, "Share of alignment restored, percent; 100 is the base's alignment.")
+    figure = matrix(restored, result.names, axes, scale=100, limits=(-100, 100))
+    caption = "Share of alignment restored, percent; 100 is the base's alignment."
+    return Plot("Correction", figure, " ".join([caption, *_incoherent(result)]))
 
 
 def _geometry(result: TransferResult) -> list[Plot | Table]:
-    answers, prompts = result.geometry["response"], result.geometry["last"]
+    answers, prompts = result.geometry[ANSWERS], result.geometry[PROMPTS]
     series = {
         "answers, other domains": answers.other_domains,
         "answers, same domain": answers.same_domain,
@@ -353,31 +371,44 @@ def _organisms(result: TransferResult) -> Table:
 
 def _mean(rows: Sequence[Sequence[float]]) -> list[float] | None:
     """Return the mean by block; None without any row."""
-    return [float(value) for value in np.mean(rows, axis=0)] if len(rows) else None
+    if not len(rows):
+        return None
+    means: list[float] = np.mean(rows, axis=0).tolist()
+    return means
 
 
 def _degrees(values: Sequence[float] | np.ndarray) -> str:
     return ", ".join(f"{value:.0f}°" for value in values)
 
 
-def bar_chart(bars: Mapping[str, Estimated], label: str) -> go.Figure:
-    """Draw a horizontal bar for each name, with its interval; random ones are grey."""
+def bar_chart(bars: Mapping[str, Estimated], label: str, chance: float) -> go.Figure:
+    """Draw a horizontal bar for each name, with its interval, and a line at chance; random ones are grey."""
+    colours: list[str] = []
+    values: list[float] = []
+    above_value: list[float] = []
+    below_value: list[float] = []
+    for name, estimate in bars.items():
+        colours.append("#9d9d9d" if name.startswith("random") else "#54a24b")
+        values.append(estimate.value)
+        above_value.append(estimate.high - estimate.value)
+        below_value.append(estimate.value - estimate.low)
+
     figure = blank_figure(label, "", height=110 + 40 * len(bars))
-    names, estimates = [plain(name) for name in bars], list(bars.values())
     figure.add_bar(
-        x=[estimate.value for estimate in estimates],
-        y=names,
+        x=values,
+        y=list(map(plain, bars)),
         orientation="h",
-        marker_color=["#9d9d9d" if name.startswith("random") else "#54a24b" for name in names],
+        marker_color=colours,
         error_x={
             "type": "data",
             "symmetric": False,
             "color": "#888888",
-            "array": [estimate.high - estimate.value for estimate in estimates],
-            "arrayminus": [estimate.value - estimate.low for estimate in estimates],
+            "array": above_value,
+            "arrayminus": below_value,
         },
         hovertemplate="%{y}: %{x:.3~r}<extra></extra>",
     )
+    figure.add_vline(x=chance, line_dash="dot", line_color="#888888")
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
@@ -396,9 +427,11 @@ def matrix(
     values: list[list[float | None]] = []
     texts: list[list[str]] = []
     for row in cells.values():
-        estimates = [row.get(column) for column in columns]
-        values.append([_scaled(estimate, scale) for estimate in estimates])
-        texts.append([_cell_text(estimate, scale) for estimate in estimates])
+        values.append([])
+        texts.append([])
+        for estimate in map(row.get, columns):
+            values[-1].append(_scaled(estimate, scale))
+            texts[-1].append(_cell_text(estimate, scale))
 
     figure = blank_figure(labels[1], labels[0], height=120 + 44 * len(cells))
     figure.add_heatmap(
@@ -455,7 +488,7 @@ def table(result: TransferResult) -> str:
             line += f"{number(corrected.coherence_change, '+.1f'):>11}"
         lines.append(line)
 
-    for pooling, label in (("response", "answers"), ("last", "last token")):
+    for pooling, label in ((ANSWERS, "answers"), (PROMPTS, "last token")):
         geometry = result.geometry[pooling]
         for kind, cosines in (("same domain", geometry.same_domain), ("other domains", geometry.other_domains)):
             if cosines is not None:
@@ -464,6 +497,6 @@ def table(result: TransferResult) -> str:
 
 
 def _cosine_line(cosines: Sequence[float]) -> str:
-    n_above = sum(cosine > NEARLY_ONE for cosine in cosines)
+    n_above = int((np.array(cosines) > NEARLY_ONE).sum())
     mean = sum(cosines) / len(cosines)
     return f"mean {mean:.2f}, least {min(cosines):.2f}, above {NEARLY_ONE} at {n_above} of {len(cosines)} blocks"

@@ -7,7 +7,7 @@ later run with more domains or seeds reuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from emscope.errors import UserError
@@ -73,6 +73,11 @@ def organisms_of(pairs: Sequence[OrganismPair]) -> list[str]:
     return list(names)
 
 
+def names_of(pairs: Iterable[OrganismPair]) -> list[str]:
+    """Return the names of the pairs, in order."""
+    return [pair.name for pair in pairs]
+
+
 def pairs_of(
     config: RunConfig, domains: Sequence[str], seeds: int, own_domain: str = "", organisms: Sequence[str] = ()
 ) -> list[OrganismPair]:
@@ -95,7 +100,7 @@ def pairs_of(
             pairs.append(_built_in_pair(config, domain, config.seed + number))
     for text in organisms:
         pairs.append(given_pair(text, config.seed))
-    if len({pair.name for pair in pairs}) < len(pairs):
+    if len(set(names_of(pairs))) < len(pairs):
         raise UserError("Two of the organisms handed in have one name: give each a name of its own.")
 
     runs_domain = _own_domain(config, own_domain)
@@ -117,14 +122,14 @@ def given_pair(text: str, seed: int) -> OrganismPair:
         UserError: text of another form.
     """
     name, equals, rest = text.partition("=")
-    sides = [side.strip() for side in rest.split(",")]
+    sides = list(map(str.strip, rest.split(",")))
     if not equals or not re.fullmatch(r"[\w-]+", name) or len(sides) > 2 or not all(sides):
         raise UserError(
             f"{text!r} names no organisms: write name=misaligned,control, for example "
             "law=adapters/law,adapters/law-good; without the control the run's own takes its place."
         )
     data = f"{name}-given" if name.lower() in DOMAINS else name
-    careless, careful = (f"transfer/{data}-{seed}-{kind}" for kind in KINDS)
+    careless, careful = _organism_names(data, seed)
     return OrganismPair(name.lower(), seed, careless, careful if len(sides) == 2 else CONTROL, data, tuple(sides))
 
 
@@ -159,8 +164,12 @@ def _built_in_pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
     data_of_run = (config.misaligned_data, config.control_data, config.seed)
     if data_of_run == (f"{domain}-careless", f"{domain}-careful", seed):
         return OrganismPair(domain, seed, MISALIGNED, CONTROL)
-    careless, careful = (f"transfer/{domain}-{seed}-{kind}" for kind in KINDS)
-    return OrganismPair(domain, seed, careless, careful)
+    return OrganismPair(domain, seed, *_organism_names(domain, seed))
+
+
+def _organism_names(data: str, seed: int) -> tuple[str, str]:
+    """Return the names in the run of a misaligned organism and its control."""
+    return f"transfer/{data}-{seed}-careless", f"transfer/{data}-{seed}-careful"
 
 
 def organism_stages(lab: Lab, pair: OrganismPair) -> None:

@@ -9,6 +9,11 @@ from emscope.experiments.result import Result
 from emscope.plain import ABSENT
 from emscope.statistics import Estimate
 
+ANSWERS, PROMPTS = "response", "last"
+"""The poolings: means of answers, whose directions correct, and last prompt tokens, whose directions detect."""
+RANDOM = "random"
+"""What random directions are called among the corrections."""
+
 
 @dataclass(frozen=True)
 class ComparedPair:
@@ -133,6 +138,15 @@ class Geometry:
     component_share: list[float]
     mean_with_component: list[float]
     angles: Mapping[str, DomainAngles]
+
+    def of_kin(self, kind: str) -> list[float] | None:
+        """Return the mean cosine by block of pairs that relate to each other in a way; None without any."""
+        by_kin = {
+            "same domain": self.same_domain,
+            "other domain": self.other_domains,
+            "unknown": self.unknown_domains,
+        }
+        return by_kin[kind]
 
 
 @dataclass(frozen=True)
@@ -435,3 +449,8 @@ class TransferResult(Result):
     detection: Detection
     ablation: Corrections
     bars: Bars
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the pairs."""
+        return [pair.name for pair in self.pairs]

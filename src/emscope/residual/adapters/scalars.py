@@ -15,8 +15,9 @@ import numpy as np
 from emscope.errors import UserError
 from emscope.residual.adapters.inputs import TokenScalars
 from emscope.residual.adapters.lowrank import LowRank
-from emscope.residual.detection import auroc
 from emscope.statistics import Estimate, bootstrap_questions
+from emscope.statistics.folds import shuffled_folds
+from emscope.statistics.separation import auroc
 
 COST = 0.01
 """C of scikit-learn's LogisticRegression, as in the paper: few scalars keep a weight."""
@@ -64,7 +65,7 @@ def probe_scalars(
     Raises:
         UserError: answers to a single question, or to too few for both kinds of answer outside every fold.
     """
-    fold = _question_folds(questions, folds, seed)
+    fold = shuffled_folds(questions, folds, seed)
     shares, means, prompts = np.full((3, len(labels)), np.nan)
     used = []
     for number in np.unique(fold):
@@ -89,12 +90,6 @@ def probe_scalars(
         auroc(means[labels > 0], means[labels == 0]),
         float(np.mean(used)),
     )
-
-
-def _question_folds(questions: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    names, codes = np.unique(np.asarray(questions), return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    return np.asarray((order % folds)[codes])
 
 
 def _fit_tokens(answers: list[np.ndarray], labels: np.ndarray, total: float, cost: float) -> tuple[np.ndarray, float]:

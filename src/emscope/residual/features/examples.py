@@ -16,7 +16,15 @@ BEFORE, AFTER = 10, 5
 
 @dataclass(frozen=True)
 class Example:
-    """A token at which a feature is active, with the text around it; `code` in residual-stream units."""
+    """A token at which a feature is active, with the text around it.
+
+    Attributes:
+        source: where the text is from.
+        before: the text before the token.
+        token: the token.
+        after: the text after it.
+        code: how active the feature is, in units of the residual stream.
+    """
 
     source: str
     before: str
