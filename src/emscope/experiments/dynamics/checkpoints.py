@@ -176,7 +176,8 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
     sides, asked = {}, []
     for side, name in settings.question_sets.items():
         sides[side] = _questions(lab, name, texts, settings.questions)
-        asked += [[asdict(question), texts[question.id]] for question in sides[side]]
+        for question in sides[side]:
+            asked.append([asdict(question), texts[question.id]])
     rows = {IN: _run_rows(lab, settings.heldout_rows), OUT: _other_rows(lab, settings)}
     sampling = replace(lab.config.sampling, samples=settings.samples, max_new_tokens=settings.max_new_tokens)
     max_length = lab.config.train.max_length

@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 
 from emscope.experiments.dynamics.result import (
     OUT,
-    SIDES,
     AdapterPath,
     ChangeOrder,
     CurveOverTrainings,
@@ -105,7 +104,8 @@ def _change_words(curve: CurveOverTrainings, n: int) -> str:
 
 def _moved(trainings: Sequence[TrainingCurve], form: str) -> str:
     """Return the first and the last value of a curve, each the mean over trainings."""
-    first, last = (_mean([training.values[place] for training in trainings]) for place in (0, -1))
+    first = _mean([training.values[0] for training in trainings])
+    last = _mean([training.values[-1] for training in trainings])
     return f"from {number(first, form)} to {number(last, form)}"
 
 
@@ -389,10 +389,13 @@ def reference_plot(by_name: Curves, label: str) -> go.Figure:
 
 def _mean_curve(trainings: Sequence[TrainingCurve]) -> tuple[list[float], np.ndarray]:
     """Return the steps that all trainings have, and the mean over them at each, NaN where one of them is unknown."""
-    by_step = [dict(zip(training.times, training.values, strict=True)) for training in trainings]
-    shared = [step for step in by_step[0] if all(step in values for values in by_step)]
-    table = np.array([[values[step] for step in shared] for values in by_step], dtype=float)
-    return shared, table.mean(axis=0)
+    values: dict[float, list[float]] = {}
+    for training in trainings:
+        for step, value in zip(training.times, training.values, strict=True):
+            values.setdefault(step, []).append(value)
+
+    shared = {step: of_step for step, of_step in values.items() if len(of_step) == len(trainings)}
+    return list(shared), np.array(list(shared.values()), dtype=float).mean(axis=1)
 
 
 def together_plot(by_name: Curves) -> go.Figure:
@@ -491,7 +494,7 @@ def scaled_plot(rows: Sequence[ScaledAnswers]) -> go.Figure:
     points: dict[int, dict[str, list[tuple[float, ...]]]] = {}
     for row in sorted(rows, key=lambda row: (row.step, row.factor)):
         point = (row.factor, row.aligned.value, row.aligned.low, row.aligned.high)
-        points.setdefault(row.step, {side: [] for side in SIDES})[row.side].append(point)
+        points.setdefault(row.step, {}).setdefault(row.side, []).append(point)
 
     for shade, (step, of_sides) in zip(SHADES, points.items(), strict=False):
         for side, of_side in of_sides.items():

@@ -153,13 +153,17 @@ def order_of_changes(changes: Mapping[str, Sequence[ChangePoint | None]]) -> Cha
         if name not in changes:
             continue
         points = list(filter(None, changes[name]))
-        places, sizes = [point.at for point in points], [point.size for point in points]
-        clear = 2 * sum(point.transition for point in points) > len(points)
-        same_way = bool(np.isfinite(places).all()) and len(set(np.sign(sizes).tolist())) == 1
+        places, point_draws, ways, transitions = [], [], set(), 0
+        for point in points:
+            places.append(point.at)
+            point_draws.append(point.draws)
+            ways.add(float(np.sign(point.size)))
+            transitions += point.transition
+        clear, same_way = 2 * transitions > len(points), bool(np.isfinite(places).all()) and len(ways) == 1
         if len(points) < len(changes[name]) or not same_way or (name in PEAKS and not clear):
             left_out.append(name)
             continue
-        at[name], draws[name] = places, [point.draws for point in points]
+        at[name], draws[name] = places, point_draws
         if not clear:
             gradual.append(name)
 
