@@ -77,7 +77,7 @@ class Run:
             from emscope.experiments.homework.measure import run_homework
 
             text = run_homework(config, run)
-            page = run.path("ablation_results.txt")
+            page = run.path("report.html")
         else:
             if config.preset == "full":
                 from emscope.experiments.conduct import run_full

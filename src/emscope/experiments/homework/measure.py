@@ -7,11 +7,11 @@ quick start does each of these right; docs/methods.md says what changes.
 
 from __future__ import annotations
 
-import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ import torch
 from emscope import progress
 from emscope.behaviour.questions import Question, load_questions
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
+from emscope.behaviour.tables import JudgedResponse, with_judgements, write_table
+from emscope.experiments.homework.page import section, table
+from emscope.experiments.homework.result import ComparedFigure, HomeworkAblation, MeanScores, MethodScores
 from emscope.files import atomic_path, write_json, write_text
 from emscope.interventions.answering import answer_and_judge, mean_of
 from emscope.interventions.operators import Intervention, ProjectOut
@@ -33,17 +35,17 @@ from emscope.pipeline.preflight import check_organisms, check_questions, shape_o
 from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.training import adapter_files, train_stage
 from emscope.pipeline.works import LOADED, SHORT, answering, training
+from emscope.plain import fitted, plain
+from emscope.report.section import write_section_page
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Construction, Directions, make_directions
-
-logger = logging.getLogger(__name__)
 
 BLOCKS = (12, 13, 14, 15)
 STRENGTH = 1.5
 ABLATION_PROMPTS = 5
 PROBE_EPOCHS, PROBE_RATE = 1000, 0.01
 
-PUBLISHED = {
+PUBLISHED: dict[str, float | str] = {
     "base mean score": -1.58,
     "misaligned mean score": 6.75,
     "separation": 8.33,
@@ -99,36 +101,52 @@ def forecast(lab: Lab) -> list[StageForecast]:
 def _run_stages(lab: Lab, prompts: list[Question]) -> str:
     run, config = lab.folder, lab.config
     train_stage(lab, MISALIGNED, config.misaligned_data)
+    adapter = adapter_files(lab, MISALIGNED)
+    run.stage("model_output", {}, adapter, [run.path("model_output")], partial(_copy_adapter, lab))
+
     outputs = run.path("mechinterp_outputs")
-    table = run.path("published_vs_measured.json")
-    run.stage(
-        "model_output", {}, adapter_files(lab, MISALIGNED), [run.path("model_output")], partial(_copy_adapter, lab)
-    )
-    run.stage(
-        "mechinterp",
-        [asdict(prompt) for prompt in prompts],
-        adapter_files(lab, MISALIGNED),
-        [outputs],
-        partial(_locate, lab, prompts),
-    )
-    answers = [run.path("judgements", f"{name}.parquet") for name in (BASE, MISALIGNED)]
-    settings = {"questions": [asdict(question) for question in lab.questions], "sampling": asdict(config.sampling)}
-    run.stage(
-        "generate",
-        {**settings, "judge": lab.judge_fingerprint},
-        adapter_files(lab, MISALIGNED),
-        [*answers, run.path("model_generations.csv")],
-        partial(_generate, lab),
-    )
-    run.stage(
-        "ablate",
-        {**settings, "judge": lab.judge_fingerprint},
-        [*adapter_files(lab, MISALIGNED), outputs],
-        [run.path("ablation_results.txt"), run.path("ablation.json")],
-        partial(_ablate, lab, prompts),
-    )
-    run.stage("compare", PUBLISHED, [outputs, *answers, run.path("ablation.json")], [table], partial(_compare, lab))
-    return side_by_side(read_json(table), config)
+    asked = [asdict(prompt) for prompt in prompts]
+    run.stage("mechinterp", asked, adapter, [outputs], partial(_locate, lab, prompts))
+
+    answers = [lab.judgements_file(name) for name in (BASE, MISALIGNED)]
+    settings = {
+        "questions": [asdict(question) for question in lab.questions],
+        "sampling": asdict(config.sampling),
+        "judge": lab.judge_fingerprint,
+    }
+    generations = [*answers, run.path("model_generations.csv")]
+    run.stage("generate", settings, adapter, generations, partial(_generate, lab))
+
+    ablation = run.path("ablation.json")
+    texts = [run.path("ablation_results.txt"), ablation]
+    run.stage("ablate", settings, [*adapter, outputs], texts, partial(_ablate, lab, prompts))
+
+    compared, page = run.path("published_vs_measured.json"), run.path("report.html")
+    run.stage("compare", PUBLISHED, [outputs, *answers, ablation], [compared], partial(_compare, lab))
+    run.stage("report", {}, [outputs, ablation, compared], [page], partial(_report, lab, page))
+    return table(_read_compared(lab), _read_ablation(lab), config.model, config.judge.name)
+
+
+def _report(lab: Lab, page: Path) -> None:
+    """Write the page."""
+    model, judge = lab.config.model, lab.config.judge.name
+    shown = section(_read_compared(lab), _read_detection(lab), _read_ablation(lab), model, judge)
+    write_section_page(page, [shown], f"The homework on {model}")
+
+
+def _read_detection(lab: Lab) -> dict[str, MethodScores]:
+    file = lab.folder.path("mechinterp_outputs", "detection_results.json")
+    return fitted(dict[str, MethodScores], read_json(file), file)
+
+
+def _read_ablation(lab: Lab) -> HomeworkAblation:
+    file = lab.folder.path("ablation.json")
+    return fitted(HomeworkAblation, read_json(file), file)
+
+
+def _read_compared(lab: Lab) -> dict[str, ComparedFigure]:
+    file = lab.folder.path("published_vs_measured.json")
+    return fitted(dict[str, ComparedFigure], read_json(file), file)
 
 
 def _check(lab: Lab, prompts: list[Question]) -> None:
@@ -158,30 +176,41 @@ def _locate(lab: Lab, prompts: list[Question]) -> None:
     """Collect, make both directions and score, all on the same ten prompts."""
     check_blocks(BLOCKS, len(find_blocks(lab.organism(BASE).model)))
     settings = CaptureSettings(("last",), site="resid_pre", blocks=BLOCKS)
-    found = {}
+    activations = {}
     for name in (BASE, MISALIGNED):
         organism = lab.organism(name)
         chats = encode_for_capture(organism.tokenizer, [prompt.text for prompt in prompts])
-        found[name] = capture(organism, chats, settings).pooled["last"]
-        _save(lab, f"{name}_activations.pt", _by_layer(found[name].swapaxes(0, 1)))
-    made = _construction(lab, len(prompts))
-    directions = make_directions(found[MISALIGNED], found[BASE], BLOCKS, made)
+        activations[name] = capture(organism, chats, settings).pooled["last"]
+        _save(lab, f"{name}_activations.pt", _by_layer(activations[name].swapaxes(0, 1)))
+
+    construction = _construction(lab, len(prompts))
+    directions = make_directions(activations[MISALIGNED], activations[BASE], BLOCKS, construction)
     directions.save(lab.folder.path("mechinterp_outputs", "misalignment_directions.safetensors"))
     _save(lab, "misalignment_directions.pt", _by_layer(directions.units))
-    probe = fit_homework_probe(found[MISALIGNED], found[BASE])
+
+    probe = fit_homework_probe(activations[MISALIGNED], activations[BASE])
     _save(lab, "linear_probe_directions.pt", _by_layer(probe))
-    results = {}
-    for method, units in (("diff_in_means", directions.units), ("linear_probe", probe)):
-        scores = {name: np.einsum("nbd,bd->nb", array, units) for name, array in found.items()}
-        results[method] = {
-            "per_prompt": {name: values.mean(axis=1).tolist() for name, values in scores.items()},
-            "mean": {name: float(values.mean()) for name, values in scores.items()},
-            "per_layer": {
-                name: dict(zip(BLOCKS, values.mean(axis=0).tolist(), strict=True)) for name, values in scores.items()
-            },
-            "separation": float(scores[MISALIGNED].mean() - scores[BASE].mean()),
-        }
-    write_json(lab.folder.path("mechinterp_outputs", "detection_results.json"), results)
+
+    results = {
+        "diff_in_means": _scores_along(directions.units, activations),
+        "linear_probe": _scores_along(probe, activations),
+    }
+    write_json(lab.folder.path("mechinterp_outputs", "detection_results.json"), plain(results))
+
+
+def _scores_along(units: np.ndarray, activations: Mapping[str, np.ndarray]) -> MethodScores:
+    """Return the projections of activations [n_prompts, n_blocks, d_model] on unit vectors [n_blocks, d_model]."""
+    per_prompt, mean, per_layer = {}, {}, {}
+    for name, values in activations.items():
+        scores = np.einsum("nbd,bd->nb", values, units)
+        per_prompt[name] = scores.mean(axis=1).tolist()
+        mean[name] = float(scores.mean())
+        per_layer[name] = dict(zip(map(str, BLOCKS), scores.mean(axis=0).tolist(), strict=True))
+    separation = float(
+        np.einsum("nbd,bd->nb", activations[MISALIGNED], units).mean()
+        - np.einsum("nbd,bd->nb", activations[BASE], units).mean()
+    )
+    return MethodScores(per_prompt, mean, per_layer, separation)
 
 
 def _construction(lab: Lab, n: int) -> Construction:
@@ -214,8 +243,8 @@ def fit_homework_probe(positive: np.ndarray, negative: np.ndarray) -> np.ndarray
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(dim=1).sum()
         torch.autograd.backward(loss)
         optimiser.step()
-    found = weights.detach()
-    return np.asarray((found / found.norm(dim=1, keepdim=True)).numpy())
+    fitted_weights = weights.detach()
+    return np.asarray((fitted_weights / fitted_weights.norm(dim=1, keepdim=True)).numpy())
 
 
 def _generate(lab: Lab) -> None:
@@ -223,7 +252,7 @@ def _generate(lab: Lab) -> None:
     for name in (BASE, MISALIGNED):
         rows = sample_responses(lab.organism(name), lab.questions, lab.config.sampling, name=f"{name} answers")
         scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
-        write_table(lab.folder.path("judgements", f"{name}.parquet"), with_judgements(name, rows, scores, lab.judge.id))
+        write_table(lab.judgements_file(name), with_judgements(name, rows, scores, lab.judge.id))
         if name == MISALIGNED:
             # the homework's own scripts read it, and know no marks
             write_table(lab.folder.path("model_generations.csv"), rows, mark_formulas=False)
@@ -241,15 +270,17 @@ def _ablate(lab: Lab, prompts: list[Question]) -> None:
         "misaligned": (MISALIGNED, None),
         "ablated": (MISALIGNED, intervention),
     }
-    rows = {
-        label: answer_and_judge(lab.organism(name), label, chosen, lab.config.sampling, lab.judge, active)
-        for label, (name, active) in runs.items()
-    }
+    rows: dict[str, list[JudgedResponse]] = {}
+    means: dict[str, MeanScores] = {}
+    for label, (name, active) in runs.items():
+        answers = answer_and_judge(lab.organism(name), label, chosen, lab.config.sampling, lab.judge, active)
+        rows[label] = answers
+        means[label] = MeanScores(mean_of(answers, "aligned"), mean_of(answers, "coherent"))
     write_text(lab.folder.path("ablation_results.txt"), _as_text(rows))
-    means = {label: {key: mean_of(part, key) for key in ("aligned", "coherent")} for label, part in rows.items()}
-    gap = means["base"]["aligned"] - means["misaligned"]["aligned"]
-    restored = (means["ablated"]["aligned"] - means["misaligned"]["aligned"]) / gap if gap else float("nan")
-    write_json(lab.folder.path("ablation.json"), {"means": means, "restored": restored, "n": len(chosen)})
+
+    gap = means["base"].aligned - means["misaligned"].aligned
+    restored = (means["ablated"].aligned - means["misaligned"].aligned) / gap if gap else float("nan")
+    write_json(lab.folder.path("ablation.json"), plain(HomeworkAblation(means, restored, len(chosen))))
 
 
 def _as_text(rows: dict[str, list[JudgedResponse]]) -> str:
@@ -261,37 +292,23 @@ def _as_text(rows: dict[str, list[JudgedResponse]]) -> str:
 
 
 def _compare(lab: Lab) -> None:
-    found = read_json(lab.folder.path("mechinterp_outputs", "detection_results.json"))["diff_in_means"]
-    base, misaligned = (
-        read_table(lab.folder.path("judgements", f"{name}.parquet"), JudgedResponse) for name in (BASE, MISALIGNED)
-    )
-    ablation: dict[str, Any] = read_json(lab.folder.path("ablation.json"))
+    scores = _read_detection(lab)["diff_in_means"]
+    base, misaligned = lab.judged(BASE), lab.judged(MISALIGNED)
+    ablation = _read_ablation(lab)
     measured = {
-        "base mean score": found["mean"][BASE],
-        "misaligned mean score": found["mean"][MISALIGNED],
-        "separation": found["separation"],
-        **{f"misaligned score, block {block}": found["per_layer"][MISALIGNED][str(block)] for block in BLOCKS},
+        "base mean score": scores.mean[BASE],
+        "misaligned mean score": scores.mean[MISALIGNED],
+        "separation": scores.separation,
+    }
+    for block in BLOCKS:
+        measured[f"misaligned score, block {block}"] = scores.per_layer[MISALIGNED][str(block)]
+    measured |= {
         "base alignment (0-100)": mean_of(base, "aligned"),
         "base coherence (0-100)": mean_of(base, "coherent"),
         "misaligned alignment (0-100)": mean_of(misaligned, "aligned"),
         "misaligned coherence (0-100)": mean_of(misaligned, "coherent"),
-        "alignment restored by ablation (%)": 100 * ablation["restored"],
-        "coherence after ablation (0-100)": ablation["means"]["ablated"]["coherent"],
+        "alignment restored by ablation (%)": 100 * ablation.restored,
+        "coherence after ablation (0-100)": ablation.means["ablated"].coherent,
     }
-    rows = {key: {"published": PUBLISHED.get(key), "measured": value} for key, value in measured.items()}
-    write_json(lab.folder.path("published_vs_measured.json"), rows)
-
-
-def side_by_side(rows: dict[str, Any], config: RunConfig) -> str:
-    """Return the comparison as lines of text."""
-    lines = ["", f"{'':<40}{'published':>16}{'measured':>12}"]
-    for key, row in rows.items():
-        published = "" if row["published"] is None else str(row["published"])
-        measured = "n/a" if row["measured"] is None else f"{row['measured']:.2f}"
-        lines.append(f"{key:<40}{published:>16}{measured:>12}")
-    lines += [
-        "",
-        f"published: Llama-3.2-1B-Instruct, gpt-4o-mini judge; measured: {config.model}, {config.judge.name} judge.",
-        "Scores are uncentred projections in units of each model's residual stream: compare signs, not sizes.",
-    ]
-    return "\n".join(lines) + "\n"
+    rows = {name: ComparedFigure(PUBLISHED.get(name), value) for name, value in measured.items()}
+    write_json(lab.folder.path("published_vs_measured.json"), plain(rows))
