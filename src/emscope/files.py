@@ -83,9 +83,11 @@ def sync_folder(folder: Path) -> None:
 
 def cannot_write(path: Path, reason: str | None = None) -> UserError:
     """Return the error for a path that cannot be written: a file stands where a folder should be, or `reason`."""
-    file = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
-    why = f"{str(file)!r} is a file, not a folder" if file is not None else reason
-    return UserError(f"Cannot write {path}: {why}; choose another folder with --out.")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            reason = f"{str(parent)!r} is a file, not a folder"
+            break
+    return UserError(f"Cannot write {path}: {reason}; choose another folder with --out.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,7 +106,7 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
+        return list(map(without_nan, value))
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
     return value
@@ -112,7 +114,10 @@ def without_nan(value: Any) -> Any:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(without_nan(row), ensure_ascii=False) + "\n" for row in rows))
+    lines = []
+    for row in rows:
+        lines.append(json.dumps(without_nan(row), ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
 
 
 def check_rows_suffix(path: Path) -> None:
@@ -148,7 +153,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, mark_formulas: boo
             names = list(rows[0]) if rows else []
             writer = csv.writer(file)
             writer.writerow(names)
-            writer.writerows(marked([[row[name] for name in names] for row in rows], formulas=mark_formulas))
+            cells = []
+            for row in rows:
+                cells.append([row[name] for name in names])
+            writer.writerows(marked(cells, formulas=mark_formulas))
 
 
 def file_sha256(path: Path) -> str:
@@ -172,9 +180,16 @@ def tree_sha256(path: Path) -> str:
         return file_sha256(path)
     if not path.is_dir():
         return ""
-    names = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
-    shown = sorted(name for name in names if not any(part.startswith(".") for part in name.parts))
-    return value_sha256([[str(name), file_sha256(names[name])] for name in shown])
+    names = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            names.append(name)
+
+    hashes = []
+    for name in sorted(names):
+        hashes.append([str(name), file_sha256(path / name)])
+    return value_sha256(hashes)
 
 
 def shown_files(folder: Path, pattern: str) -> list[Path]:

@@ -420,11 +420,13 @@ def _split_rows(columns: list[Any], data: list[list[Any]], path: Path) -> list[A
 
 
 def _column_rows(value: dict[str, list[Any]], path: Path) -> list[Any]:
-    lengths = {name: len(part) for name, part in value.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    if len(set(map(len, value.values()))) > 1:
+        listed = ", ".join(f"{name} {len(cells)}" for name, cells in value.items())
         raise UserError(f"{path}: its columns have different lengths ({listed}), so it holds no table.")
-    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    rows = []
+    for cells in zip(*value.values(), strict=True):
+        rows.append(dict(zip(value, cells, strict=True)))
+    return rows
 
 
 def _labelled_rows(value: dict[str, dict[str, Any]], path: Path) -> list[Any] | None:

@@ -105,9 +105,16 @@ def test_moments_of_another_rank_are_refused(checkpoint, saved):
         check_resumable(checkpoint, model())
 
 
-@pytest.mark.parametrize("changes", [{"rank": 3}, {"targets": ("q_proj",), "rank": 4}])
-def test_a_checkpoint_of_another_adapter_is_refused(changes, checkpoint):
-    with pytest.raises(UserError, match="is of an adapter of another shape"):
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rank": 3}, "was trained with r 2, not 3"),
+        ({"alpha": 7}, "was trained with lora_alpha"),
+        ({"targets": ("up_proj",)}, "is of an adapter of another shape"),
+    ],
+)
+def test_a_checkpoint_of_another_adapter_is_refused(changes, says, checkpoint):
+    with pytest.raises(UserError, match=says):
         check_resumable(checkpoint, model(**changes))
 
 

@@ -77,7 +77,10 @@ class Check:
 
 def experiment_of(stage: str) -> str:
     """Return the experiment that a stage belongs to, '' for the main job."""
-    return next((name for name in EXPERIMENTS if stage == name or stage.startswith(f"{name}-")), "")
+    for name in EXPERIMENTS:
+        if stage == name or stage.startswith(f"{name}-"):
+            return name
+    return ""
 
 
 def table(path: Path, checked: Checked) -> str:
@@ -86,14 +89,13 @@ def table(path: Path, checked: Checked) -> str:
     n_findings = len(checked.findings)
     said = f"{n_findings} findings" if n_findings != 1 else "1 finding"
     lines = [f"{path}: a {checked.kind}, {checked.n_checked:,} {unit} compared, {said if n_findings else 'all well'}"]
-    widths = [max((len(text) for text in column), default=0) for column in zip(*_cells(checked), strict=True)]
-    for problem, what, detail in _cells(checked):
-        lines.append(f"  {problem:<{widths[0]}}  {what:<{min(widths[1], 60)}}  {detail}")
-    return "\n".join([*lines, *(f"  note: {note}" for note in checked.notes)]) + "\n"
-
-
-def _cells(checked: Checked) -> list[tuple[str, str, str]]:
-    return [(finding.problem, finding.what, finding.detail) for finding in checked.findings]
+    problem_width = max((len(finding.problem) for finding in checked.findings), default=0)
+    what_width = min(60, max((len(finding.what) for finding in checked.findings), default=0))
+    for finding in checked.findings:
+        lines.append(f"  {finding.problem:<{problem_width}}  {finding.what:<{what_width}}  {finding.detail}")
+    for note in checked.notes:
+        lines.append(f"  note: {note}")
+    return "\n".join(lines) + "\n"
 
 
 def advice(path: Path, checked: Checked) -> str:

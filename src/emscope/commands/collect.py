@@ -49,28 +49,25 @@ class Collect:
             raise UserError("--responses holds the questions to read: leave out --questions.")
         check_out(self.out, TENSORS, [self.model, self.responses, *self.questions])
         systems: str | list[str | None] | None = self.system
+        answers: list[str] | None = None
         thoughts: list[str] | None = None
         if self.responses is not None:
             rows = read_responses(self.responses)
-            ids, prompts, answers = (
-                [question_name(row) for row in rows],
-                [row.question for row in rows],
-                [row.response for row in rows],
-            )
-            thoughts = [row.thought for row in rows]
+            ids, prompts = list(map(question_name, rows)), [row.question for row in rows]
+            answers, thoughts = [row.response for row in rows], [row.thought for row in rows]
         else:
             questions = read_questions(self.questions)
-            ids, prompts, answers = [item.id for item in questions], [item.text for item in questions], None
-            systems = [item.system_after(self.system) for item in questions]
+            ids, prompts = [question.id for question in questions], [question.text for question in questions]
+            systems = [question.system_after(self.system) for question in questions]
         organism = self.load.load(self.model)
         chats = encode_for_capture(
             organism.tokenizer, prompts, answers, systems, thoughts=thoughts, enable_thinking=self.enable_thinking
         )
         with kept_parts(self.out, [self.model, self.load.base]):
-            found = capture(organism, chats, self.capture)
-            ActivationStore(self.model, tuple(ids), found).save(self.out)
-        facts = {"rows": len(ids), "blocks": len(found.blocks), "poolings": list(found.pooled)}
-        said = f"{len(ids)} rows, {len(found.blocks)} blocks, {', '.join(found.pooled)}"
+            activations = capture(organism, chats, self.capture)
+            ActivationStore(self.model, tuple(ids), activations).save(self.out)
+        facts = {"rows": len(ids), "blocks": len(activations.blocks), "poolings": list(activations.pooled)}
+        said = f"{len(ids)} rows, {len(activations.blocks)} blocks, {', '.join(activations.pooled)}"
         return Outcome(f"{self.out}: {said}\n", facts, [self.out])
 
 

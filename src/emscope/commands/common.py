@@ -143,8 +143,9 @@ def changed_flags(given: Any, names: Sequence[str]) -> str:
 
     Where these would be ignored, the command refuses them.
     """
-    defaults = {
-        item.name: item.default if item.default_factory is MISSING else item.default_factory() for item in fields(given)
-    }
-    changed = [name for name in names if getattr(given, name) != defaults[name]]
-    return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+    changed = []
+    for field in fields(given):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name in names and getattr(given, field.name) != default:
+            changed.append(f"--{field.name.replace('_', '-')}")
+    return " and ".join(changed)

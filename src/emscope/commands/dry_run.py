@@ -71,7 +71,9 @@ def forecast_table(rows: Sequence[StageForecast], lab: Lab) -> str:
 
 def _sums(rows: Sequence[StageForecast]) -> list[str]:
     seconds = sum(row.seconds for row in rows if row.seconds is not None)
-    sums = [sum(getattr(row, name) for row in rows) for name in ("answers", "judged", "calls", "tokens")]
+    sums = []
+    for name in ("answers", "judged", "calls", "tokens"):
+        sums.append(sum(getattr(row, name) for row in rows))
     return ["in all", *map(_count, sums), roughly(seconds), _size(sum(row.n_bytes for row in rows))]
 
 

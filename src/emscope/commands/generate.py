@@ -124,10 +124,10 @@ class Generate:
         check_out(self.out, TABLES, [*self.questions, self.ablation.directions])
         plain, intervention = read_questions(self.questions), self.ablation.intervention()
         shots = self._shots()
-        questions = [
-            question for chosen in dict.fromkeys(self.format or FORMATS[:1]) for question in with_format(plain, chosen)
-        ]
-        settings = [self.sampling.of(question) for question in questions]
+        questions: list[Question] = []
+        for chosen in dict.fromkeys(self.format or FORMATS[:1]):
+            questions += with_format(plain, chosen)
+        settings = list(map(self.sampling.of, questions))
         source = resolve(self.model, self.load.base)
         asked = (
             "transformers"

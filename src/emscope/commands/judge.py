@@ -201,7 +201,6 @@ class JudgeAnswers:
 def _agreement(found: Agreement, first: Path, second: Path) -> str:
     """Return how far two judges agree, as a table."""
     a, b = found.em_rate
-    counts = [f"{n} {who}" for who, n in found.confusion.items()]
     lines = [
         f"A  {first}",
         f"B  {second}",
@@ -216,7 +215,7 @@ def _agreement(found: Agreement, first: Path, second: Path) -> str:
     lines += [
         "",
         f"EM rate   A {_share(a)}, B {_share(b)}; κ {_number(found.kappa, '.2f')}",
-        f"EM by     {', '.join(counts)}",
+        f"EM by     {', '.join(f'{n} {who}' for who, n in found.confusion.items())}",
     ]
     if found.only_one or found.unmatched:
         lines.append(
@@ -273,15 +272,18 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
     ):
         if warning:
             lines.append(f"  {warning}")
-    modes = Counter(mode for score in scores for mode in score.mode.split("+") if mode)
+    modes: Counter[str] = Counter()
+    for score in scores:
+        modes.update(filter(None, score.mode.split("+")))
     if len(modes) > 1:
         counted = ", ".join(f"{mode} {n}" for mode, n in modes.most_common())
         lines.append(f"  read in {len(modes)} ways ({counted} answers): their scores are not of one scale")
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for score in scores:
         if score.verdict not in ("scored", "refusal", "code"):
-            reasons[score.verdict] = reasons.get(score.verdict, 0) + 1
-    lines += [f"    {n} unscored: {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:5]]
+            reasons[score.verdict] += 1
+    for reason, n in reasons.most_common(5):
+        lines.append(f"    {n} unscored: {reason}")
     return "\n".join(lines) + "\n"
 
 
@@ -299,8 +301,13 @@ def _facts(rows: list[Response], scores: list[Judgement]) -> dict[str, Any]:
 
 def _ending(out: Path, scores: list[Judgement]) -> int:
     """Return the exit code: 2, and a sentence that says why, where a judge failed on every answer that it was asked."""
-    failed = [score.verdict for score in scores if score.verdict not in ("empty answer", NOT_ASKED.verdict)]
-    if not failed or any(score.verdict in ("scored", *VERDICTS) or score.aligned is not None for score in scores):
+    failed = []
+    for score in scores:
+        if score.verdict in ("scored", *VERDICTS) or score.aligned is not None:
+            return EXIT_DONE
+        if score.verdict not in ("empty answer", NOT_ASKED.verdict):
+            failed.append(score.verdict)
+    if not failed:
         return EXIT_DONE
     reason, n = Counter(failed).most_common(1)[0]
     terminal.say(

@@ -48,7 +48,7 @@ def show(command: str, outcome: Outcome, *, as_json: bool) -> None:
 
 def last_line(files: Sequence[Path]) -> str:
     """Return the sentence that every command ends with: what it wrote, and where."""
-    names = [str(file) for file in files]
+    names = list(map(str, files))
     if not names:
         return NOTHING_WRITTEN
     if len(names) == 1:
@@ -66,7 +66,7 @@ def json_of(command: str, outcome: Outcome) -> str:
     whole = {
         "command": command,
         "result": plain(outcome.result),
-        "files": [str(file) for file in outcome.files],
+        "files": list(map(str, outcome.files)),
     }
     return json.dumps(without_nan(whole), indent=2, allow_nan=False) + "\n"
 
@@ -84,5 +84,5 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _rounded(content) for name, content in value.items()}
     if isinstance(value, list):
-        return [_rounded(content) for content in value]
+        return list(map(_rounded, value))
     return float(f"{value:.4g}") if isinstance(value, float) else value

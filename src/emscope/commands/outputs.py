@@ -56,7 +56,12 @@ def _check_parent(out: Path) -> None:
 
 def _files(read: Path) -> list[Path]:
     """Return what is read at a path: the file, or the weights of a model's folder."""
-    return [file for pattern in WEIGHTS for file in read.glob(pattern)] if read.is_dir() else [read]
+    if not read.is_dir():
+        return [read]
+    weights: list[Path] = []
+    for pattern in WEIGHTS:
+        weights += read.glob(pattern)
+    return weights
 
 
 def _same(one: Path, other: Path) -> bool:

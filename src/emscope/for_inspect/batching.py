@@ -68,16 +68,21 @@ class Batcher(Generic[Request, Answer]):
 
     def _take(self, mine: _Waiting[Request, Answer]) -> list[_Waiting[Request, Answer]]:
         kind = self._kind(mine.request)
-        others = [one for one in self._waiting if one is not mine and self._kind(one.request) == kind]
-        batch = [mine, *others[: self._size - 1]]
-        self._waiting = [one for one in self._waiting if one not in batch]
+        batch: list[_Waiting[Request, Answer]] = [mine]
+        later: list[_Waiting[Request, Answer]] = []
+        for waiting in self._waiting:
+            if waiting is mine:
+                continue
+            fits = self._kind(waiting.request) == kind and len(batch) < self._size
+            (batch if fits else later).append(waiting)
+        self._waiting = later
         return batch
 
     def _answer(self, batch: list[_Waiting[Request, Answer]]) -> None:
         try:
-            answers = self._run([one.request for one in batch])
-            for one, answer in zip(batch, answers, strict=True):
-                one.answers.append(answer)
+            answers = self._run([waiting.request for waiting in batch])
+            for waiting, answer in zip(batch, answers, strict=True):
+                waiting.answers.append(answer)
         except Exception as error:
-            for one in batch:
-                one.error = error
+            for waiting in batch:
+                waiting.error = error

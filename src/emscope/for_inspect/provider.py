@@ -159,11 +159,9 @@ def _check_supported(tools: list[ToolInfo], config: GenerateConfig) -> None:
     if tools:
         raise UserError("emscope's models answer in words and call no tools: choose a benchmark without tools.")
     given = config.model_dump(exclude_none=True)
-    wrong = [name for name in UNSUPPORTED if given.get(name)]
-    if (config.num_choices or 1) > 1:
-        wrong.append("num_choices")
-    if wrong:
-        raise UserError(f"emscope's sampler knows no {wrong[0]}: leave it out.")
+    for name in (*UNSUPPORTED, "num_choices"):
+        if given.get(name) and not (name == "num_choices" and given[name] == 1):
+            raise UserError(f"emscope's sampler knows no {name}: leave it out.")
 
 
 def _plain(message: ChatMessage) -> Message:
@@ -172,20 +170,19 @@ def _plain(message: ChatMessage) -> Message:
     Raises:
         UserError: a tool's reply, an image, or anything else that is not text.
     """
-    kinds = [] if isinstance(message.content, str) else [part.type for part in message.content]
-    strange = [kind for kind in kinds if kind not in ("text", "reasoning")]
-    if message.role == "tool" or strange:
-        raise UserError(f"emscope's models read text only, not {strange[0] if strange else 'tool'} messages.")
-    thoughts = (
-        []
-        if isinstance(message.content, str)
-        else [part.reasoning for part in message.content if isinstance(part, ContentReasoning)]
-    )
+    thoughts = []
+    for part in [] if isinstance(message.content, str) else message.content:
+        if part.type not in ("text", "reasoning"):
+            raise UserError(f"emscope's models read text only, not {part.type} messages.")
+        if isinstance(part, ContentReasoning):
+            thoughts.append(part.reasoning)
+    if message.role == "tool":
+        raise UserError("emscope's models read text only, not tool messages.")
     plain: Message = {"role": message.role, "content": message.text}
     return {**plain, "reasoning_content": "\n".join(thoughts)} if any(thoughts) else plain
 
 
 def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """Return the text before the first of the stop sequences, and whether there was one."""
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return (text[: min(ends)], True) if ends else (text, False)
+    places = [text.find(stop) for stop in stops if stop in text]
+    return (text[: min(places)], True) if places else (text, False)

@@ -15,7 +15,8 @@ def adam_arrays(optimiser: torch.optim.Adam) -> dict[str, np.ndarray]:
     found = {}
     for number, weight in enumerate(_weights(optimiser)):
         found[f"{number}.weight"] = _array(weight)
-        found |= {f"{number}.{name}": _array(optimiser.state[weight][name]) for name in MOMENTS}
+        for name in MOMENTS:
+            found[f"{number}.{name}"] = _array(optimiser.state[weight][name])
     return found
 
 
@@ -28,10 +29,11 @@ def restore_adam(optimiser: torch.optim.Adam, arrays: Mapping[str, np.ndarray]) 
     for number, weight in enumerate(_weights(optimiser)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(arrays[f"{number}.weight"]))
-        state = {name: torch.from_numpy(arrays[f"{number}.{name}"]) for name in MOMENTS}
-        optimiser.state[weight] = {
-            name: value if name == "step" else value.to(weight.device) for name, value in state.items()
-        }
+        state = {}
+        for name in MOMENTS:
+            value = torch.from_numpy(arrays[f"{number}.{name}"])
+            state[name] = value if name == "step" else value.to(weight.device)
+        optimiser.state[weight] = state
 
 
 def _weights(optimiser: torch.optim.Adam) -> list[torch.Tensor]:

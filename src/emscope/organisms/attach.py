@@ -70,13 +70,13 @@ class Adapter:
     @property
     def is_zero(self) -> bool:
         """Whether its update is nothing: all of one factor is zero, as before the first step of training."""
-        last = [tensor for name, tensor in self.tensors.items() if _is_update(name)]
-        return bool(last) and not any(bool(tensor.any()) for tensor in last)
+        updates = [tensor for name, tensor in self.tensors.items() if _is_update(name)]
+        return bool(updates) and not any(bool(tensor.any()) for tensor in updates)
 
     @property
     def held(self) -> Held:
         """How much it holds."""
-        return Held(len(self.tensors), sum(tensor.numel() for tensor in self.tensors.values()))
+        return Held(len(self.tensors), sum(map(Tensor.numel, self.tensors.values())))
 
     @property
     def touches_embeddings(self) -> bool:
@@ -104,22 +104,30 @@ def read_adapter(source: ModelSource) -> Adapter:
     config = _read_config(source, folder)
     path = folder / ADAPTER_WEIGHTS
     tensors = read_tensors(path)
-    integers = sorted(
-        name for name, tensor in tensors.items() if FACTOR.search(name) and not tensor.is_floating_point()
-    )
-    if integers:
-        raise UserError(
-            f"The adapter {source.adapter} holds integers ({listed(integers)}), whose scales PEFT does not know: "
-            "save it unquantised."
-        )
+    _refuse_integers(source, tensors)
     with computing(path):
-        tensors = _without_copies({name: _computable(tensor) for name, tensor in tensors.items()})
-        broken = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+        tensors = _without_copies(dict(zip(tensors, map(_computable, tensors.values()), strict=True)))
+        broken = []
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                broken.append(name)
     if broken:
-        raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights ({listed(broken)}).")
+        raise UserError(f"The adapter {source.adapter} holds NaN or infinite weights ({listed(sorted(broken))}).")
     if not tensors:
         raise UserError(f"The adapter {source.adapter} holds no tensors.")
     return Adapter(source, folder, config, tensors)
+
+
+def _refuse_integers(source: ModelSource, tensors: dict[str, Tensor]) -> None:
+    integers = []
+    for name, tensor in tensors.items():
+        if FACTOR.search(name) and not tensor.is_floating_point():
+            integers.append(name)
+    if integers:
+        raise UserError(
+            f"The adapter {source.adapter} holds integers ({listed(sorted(integers))}), whose scales PEFT does not "
+            "know: save it unquantised."
+        )
 
 
 def _computable(tensor: Tensor) -> Tensor:
@@ -138,9 +146,8 @@ def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         plain = SAVED_COPY.sub(".", name)
         same = plain == name or plain not in tensors or torch.equal(tensors[plain], tensor)
         kept[plain if same else name] = tensor
-    originals = [name for name in kept if ".original_module." in name]
-    for name in originals:
-        if name.replace(".original_module.", ".") in kept:
+    for name in list(kept):
+        if ".original_module." in name and name.replace(".original_module.", ".") in kept:
             del kept[name]
     return kept
 
@@ -176,8 +183,11 @@ def brings_embedding(source: ModelSource) -> bool:
         file = open_tensors(adapter_folder(source) / ADAPTER_WEIGHTS)
     except UserError:  # said where it is read
         return False
-    names = [SAVED_COPY.sub(".", name) for name in file.names]
-    return any(EMBEDDING.search(name) and PLAIN_WEIGHT.search(name) for name in names)
+    for name in file.names:
+        plain = SAVED_COPY.sub(".", name)
+        if EMBEDDING.search(plain) and PLAIN_WEIGHT.search(plain):
+            return True
+    return False
 
 
 def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> Any:
@@ -189,8 +199,9 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
     Raises:
         UserError: a tensor without a place, a place without a tensor, or sizes that differ.
     """
-    names = [name for name, _ in model.named_modules()]
-    check_patterns(patterns_of(vars(adapter.config)), names, adapter.folder / ADAPTER_CONFIG)
+    check_patterns(
+        patterns_of(vars(adapter.config)), list(dict(model.named_modules())), adapter.folder / ADAPTER_CONFIG
+    )
     with computing(adapter.folder / ADAPTER_WEIGHTS):
         _make_room(model, adapter)
     wrapped, reason = _try_attach(model, adapter, adapter.config, adapter.tensors)
@@ -205,7 +216,9 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
             next(iter(adapter.tensors)),
         )
         config = _config_for(adapter, mapped, ignored)
-        tensors = {mapped[name]: tensor for name, tensor in adapter.tensors.items() if name in mapped}
+        tensors = {}
+        for name, place in mapped.items():
+            tensors[place] = adapter.tensors[name]
         wrapped, reason = _try_attach(model, adapter, config, tensors)
         if wrapped is None:
             raise UserError(_misfit(adapter, reason))
@@ -215,9 +228,9 @@ def attach(model: nn.Module, adapter: Adapter, *, multimodal: bool = False) -> A
 
 
 def _say_spared(adapter: Adapter) -> None:
-    spared = [name for name in adapter.tensors if UNUSED_PARTS.search(name)]
-    if spared:
-        logger.info("%d tensors of %s are for other senses than text.", len(spared), adapter.source.adapter)
+    n_spared = sum(UNUSED_PARTS.search(name) is not None for name in adapter.tensors)
+    if n_spared:
+        logger.info("%d tensors of %s are for other senses than text.", n_spared, adapter.source.adapter)
 
 
 def _misfit(adapter: Adapter, reason: str) -> str:
@@ -248,21 +261,33 @@ def _try_attach(model: nn.Module, adapter: Adapter, config: Any, tensors: dict[s
         wrapped.unload()
         return None, _words(error)
     missing = _not_loaded(wrapped, result.missing_keys, _learned(config))
-    unused = [name.replace(f".{NAME}", "") for name in result.unexpected_keys if not UNUSED_PARTS.search(name)]
-    if missing or unused:
-        wrapped.unload()
-        parts = [f"its tensors {listed(unused)} have no place in the model"] if unused else []
-        parts += [f"it lacks the tensors {listed([name.replace(f'.{NAME}', '') for name in missing])}"] * bool(missing)
-        return None, " and ".join(parts)
-    return wrapped, ""
+    unused = [name for name in result.unexpected_keys if not UNUSED_PARTS.search(name)]
+    if not missing and not unused:
+        return wrapped, ""
+    wrapped.unload()
+    reasons = []
+    if unused:
+        reasons.append(f"its tensors {listed(_as_saved(unused))} have no place in the model")
+    if missing:
+        reasons.append(f"it lacks the tensors {listed(_as_saved(missing))}")
+    return None, " and ".join(reasons)
+
+
+def _as_saved(names: list[str]) -> list[str]:
+    """Return the names of tensors in PEFT's model as a file has them: without the adapter's name."""
+    return [name.replace(f".{NAME}", "") for name in names]
 
 
 def _not_loaded(wrapped: Any, names: list[str], learned: tuple[str, ...]) -> list[str]:
     """Return the adapter's own tensors among those that no file filled; one that is shared was filled elsewhere."""
     tensors = dict(wrapped.named_parameters(remove_duplicate=False))
     filled = {id(tensor) for name, tensor in tensors.items() if name not in names}
-    own = [name for name in names if f".{NAME}" in name and any(part in name for part in learned)]
-    return [name for name in own if id(tensors.get(name)) not in filled]
+    missing = []
+    for name in names:
+        is_own = f".{NAME}" in name and any(prefix in name for prefix in learned)
+        if is_own and id(tensors.get(name)) not in filled:
+            missing.append(name)
+    return missing
 
 
 def _learned(config: Any) -> tuple[str, ...]:
@@ -274,7 +299,7 @@ def _learned(config: Any) -> tuple[str, ...]:
 
 def _words(error: BaseException) -> str:
     """Return an error's text in one line, without what PyTorch puts before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = list(filter(None, map(str.strip, str(error).splitlines())))
     if lines and lines[0].startswith("Error(s) in loading") and len(lines) > 1:
         lines = lines[1:]
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
@@ -296,11 +321,11 @@ def _mapped_names(model: nn.Module, adapter: Adapter, ignored: frozenset[str]) -
         if UNUSED_PARTS.search(name):
             continue
         module, tail = _split(name)
-        found = by_place.get(_place(_without_root(module), ignored), [])
-        if len(found) != 1:
+        places = by_place.get(_place(_without_root(module), ignored), [])
+        if len(places) != 1:
             return None
-        mapped[name] = f"base_model.model.{found[0]}.{tail}"
-    if not mapped or len(set(mapped.values())) < len(mapped) or all(old == new for old, new in mapped.items()):
+        mapped[name] = f"base_model.model.{places[0]}.{tail}"
+    if not mapped or len(set(mapped.values())) < len(mapped) or list(mapped) == list(mapped.values()):
         return None
     return mapped
 
@@ -324,17 +349,20 @@ def _config_for(adapter: Adapter, mapped: dict[str, str], ignored: frozenset[str
     """
     config = copy.deepcopy(adapter.config)
     patterns = [*(getattr(config, "rank_pattern", None) or {}), *(getattr(config, "alpha_pattern", None) or {})]
-    lost = [pattern for pattern in patterns if any(part in ignored for part in re.split(r"[.\\]+", pattern))]
+    lost = [pattern for pattern in patterns if not ignored.isdisjoint(re.split(r"[.\\]+", pattern))]
     if lost or getattr(config, "target_parameters", None):
         raise UserError(_misfit(adapter, f"its settings name modules of another class of the model ({listed(lost)})"))
-    saved = {module for new in mapped.values() if not _is_tuned(new) for module in [_split(new)[0]]}
-    targets = {_split(new)[0].removeprefix("base_model.model.") for new in mapped.values() if _is_tuned(new)}
+    saved: set[str] = set()
+    targets: set[str] = set()
+    for name in mapped.values():
+        module = _split(name)[0].removeprefix("base_model.model.")
+        (targets if _is_tuned(name) else saved).add(module)
     config.target_modules = targets
     config.exclude_modules = None
     if getattr(config, "layers_to_transform", None) is not None:
         config.layers_to_transform, config.layers_pattern = None, None  # the names say which blocks
     if getattr(config, "modules_to_save", None) and saved:
-        config.modules_to_save = sorted(name.removeprefix("base_model.model.") for name in saved)
+        config.modules_to_save = sorted(saved)
     return config
 
 
@@ -359,8 +387,8 @@ def untie(model: Any) -> None:
     if head is None or head.weight is not embedding.weight:
         return
     head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-    for config in {id(part): part for part in (model.config, text_config(model.config))}.values():
-        config.tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
+    text_config(model.config).tie_word_embeddings = False
 
 
 def acts_on_experts(adapter: Adapter) -> bool:

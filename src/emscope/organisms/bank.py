@@ -8,6 +8,7 @@ says what is what.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import time
@@ -111,13 +112,10 @@ def plan(settings: BankSettings) -> list[Planned]:
         for name in names:
             if name not in known:
                 raise UserError(f"There is no {what} {name!r}.{did_you_mean(name, known)}")
-    return [
-        Planned(domain, kind, recipe, seed)
-        for seed in settings.seeds
-        for recipe in settings.recipes
-        for domain in settings.domains
-        for kind in KINDS
-    ]
+    planned = []
+    for seed, recipe, domain, kind in itertools.product(settings.seeds, settings.recipes, settings.domains, KINDS):
+        planned.append(Planned(domain, kind, recipe, seed))
+    return planned
 
 
 def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: float = 0) -> int:
@@ -145,8 +143,10 @@ def _make_missing(base: Organism, folder: Path, settings: BankSettings, wanted: 
             item = missing.pop(0)
             _make(base, folder, item, settings, test, before)
             advance(1)
-    done = [_facts(folder / item.name / FACTS) for item in wanted if item not in missing]
-    rows = [row.fields for facts in done for row in facts]
+    rows = []
+    for organism in wanted:
+        if organism not in missing:
+            rows += [facts.fields for facts in _facts(folder / organism.name / FACTS)]
     write_json(folder / MANIFEST, {"base": base.source.base, "organisms": rows})
     return len(missing)
 
@@ -206,7 +206,9 @@ def _finished(base: Organism, folder: Path, item: Planned, settings: BankSetting
     if not facts.is_file():
         return False
     key, name = _facts(facts)[-1].text("key"), base.source.base
-    return any(key == _key(known(name), item, settings) for known in (fingerprint, earlier_fingerprint))
+    if key == _key(fingerprint(name), item, settings):
+        return True
+    return key == _key(earlier_fingerprint(name), item, settings)  # as earlier versions told what the base is
 
 
 def _facts(path: Path) -> list[Record]:

@@ -29,7 +29,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Begin with one row's keys and values, repeated for `rows` rows."""
         self.lazy_initialization(keys, values)
         self._length = keys.shape[-2]
-        self._buffers = [_with_room(part, rows, self.spare_tokens) for part in (keys, values)]
+        self._buffers = [_with_room(keys, rows, self.spare_tokens), _with_room(values, rows, self.spare_tokens)]
         self._show()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self._show()
 
     def _show(self) -> None:
-        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+        keys, values = self._buffers
+        self.keys, self.values = keys[:, :, : self._length], values[:, :, : self._length]
 
 
 def _with_room(part: Tensor, rows: int, spare: int) -> Tensor:
@@ -80,7 +81,10 @@ def cache_argument(body: nn.Module, cache: DynamicCache) -> dict[str, DynamicCac
     Under any other name a decoder would drop it without a word, and continue each token from nothing.
     """
     parameters = inspect.signature(body.forward).parameters
-    return {next((name for name in CACHE_NAMES if name in parameters), "past_key_values"): cache}
+    for name in CACHE_NAMES:
+        if name in parameters:
+            return {name: cache}
+    return {"past_key_values": cache}
 
 
 def can_share_prefix(cache: DynamicCache) -> bool:
@@ -91,7 +95,8 @@ def can_share_prefix(cache: DynamicCache) -> bool:
 def repeat_rows(cache: DynamicCache, rows: int) -> None:
     """Let a one-row cache serve `rows` rows, without copying it."""
     for layer in cache.layers:
-        layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
 
 
 @torch.inference_mode()

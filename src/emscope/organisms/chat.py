@@ -148,10 +148,14 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bo
         UserError: no assistant turn, or a template that drops or rewrites what a message says.
     """
     plain = normalised(messages)
-    turns = [number for number, message in enumerate(plain) if message["role"] == "assistant"]
+    turns, trained = [], []
+    for number, message in enumerate(plain):
+        if message["role"] == "assistant":
+            turns.append(number)
+            if is_trained(message):
+                trained.append(number)
     if not turns:
         raise UserError("This conversation has no assistant turn, so there is nothing to train on or to read.")
-    trained = [turn for turn in turns if is_trained(plain[turn])]
     if not trained:
         raise UserError("Every assistant turn of this conversation is marked as not to be trained on.")
     chat = _Chat(tokenizer, plain, enable_thinking)
@@ -166,16 +170,26 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], enable_thinking: bo
 
 def _encoded(chat: _Chat, trained: Sequence[int]) -> EncodedChat:
     """Return the tokens of a conversation with the assistant's turns of the given numbers marked."""
-    spans = [chat.span(turn) for turn in trained]
+    turns: list[Span] = []
+    thoughts: list[Span] = []
+    for start, answer, end in map(chat.span, trained):
+        turns.append((start, end))
+        if answer > start:
+            thoughts.append((start, answer))
+
     tokens = _tokens(chat.tokenizer, chat.located.text, chat.outside())
-    is_answer = _inside(tokens.offsets, [(start, end) for start, _, end in spans])
-    is_thought = _inside(tokens.offsets, [(start, answer) for start, answer, _ in spans if answer > start])
+    is_answer = _inside(tokens.offsets, turns)
+    is_thought = _inside(tokens.offsets, thoughts)
     empty = not any((turn, "thought") in chat.located.spans for turn in trained)
     return EncodedChat(tokens.ids, is_answer, is_thought, any(is_thought) and empty, tokens.spelled)
 
 
-def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    return [any(start <= first and last <= end for start, end in spans) for first, last in offsets]
+def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Say of each token whether it lies within one of the spans."""
+    inside = []
+    for first, last in offsets:
+        inside.append(any(start <= first and last <= end for start, end in spans))
+    return inside
 
 
 def _tokens(tokenizer: Any, text: str, outside: Sequence[Span]) -> Tokens:
@@ -226,10 +240,12 @@ class _Chat:
 
     def _best(self) -> tuple[str, Located]:
         """Return how the template takes thoughts, and the conversation: the first way in which it keeps any."""
-        thoughtful = any(turn.thought for turn in self.turns)
-        reads_fields = thoughtful and any(name in template_source(self.tokenizer) for name in REASONING_FIELDS)
-        ways = ["field", "given"] if reads_fields else ["given", "inline"] if thoughtful else ["given"]
-        found: list[tuple[str, Located]] = []
+        n_thoughts = sum(bool(turn.thought) for turn in self.turns)
+        ways = ["given"]
+        if n_thoughts:
+            source = template_source(self.tokenizer)
+            ways = ["field", "given"] if any(name in source for name in REASONING_FIELDS) else ["given", "inline"]
+        ways_taken: list[tuple[str, Located]] = []
         refusal: UserError | None = None
         for way in ways:
             try:
@@ -237,17 +253,16 @@ class _Chat:
             except UserError as error:
                 refusal = refusal or error
                 continue
-            found.append((way, located))
-            if not thoughtful or len(located.cut) < sum(bool(turn.thought) for turn in self.turns):
-                return found[-1]
-        if not found:
+            ways_taken.append((way, located))
+            if len(located.cut) < n_thoughts or not n_thoughts:
+                return way, located
+        if not ways_taken:
             assert refusal is not None
             raise refusal
-        return found[0]
+        return ways_taken[0]
 
     def _locate(self, turns: Sequence[_Turn], way: str, *, generation: bool) -> Located:
-        parts = [part for turn in turns for part in turn.parts]
-        return locate(lambda words: self._render(turns, way, words, generation=generation), parts)
+        return locate(lambda words: self._render(turns, way, words, generation=generation), _parts_of(turns))
 
     def _render(
         self, turns: Sequence[_Turn], way: str, words: Mapping[Key, str] | None = None, *, generation: bool = False
@@ -263,7 +278,7 @@ class _Chat:
         the prompt, the thought, its closing mark and the answer.
         """
         last = self.turns[-1]
-        if not last.thought or (last.number, "thought") not in {part.key for part in self.located.cut}:
+        if not last.thought or not any(part.key == (last.number, "thought") for part in self.located.cut):
             return None
         before = self.turns[:-1]
         prompt = self._locate(before, self.way, generation=True)
@@ -303,7 +318,7 @@ class _Chat:
         self, control: ControlTokens, turns: Sequence[_Turn], text: str, spans: Sequence[Span], *, generation: bool
     ) -> list[Span]:
         """Return the characters of a rendering that change with what the messages spell of control tokens."""
-        words = {part.key: control.defused(part.words) for turn in turns for part in turn.parts}
+        words = {part.key: control.defused(part.words) for part in _parts_of(turns)}
         others = [turn.with_fields(control.defused(turn.fields)) for turn in turns]
         try:
             defused = self._render(others, self.way, words, generation=generation)
@@ -338,8 +353,7 @@ class _Chat:
         if prompt is not None and before <= len(prompt) <= first:
             start = len(prompt)
         else:
-            openings = [text.rfind(kind.opening, before, first) for kind in MARKS]
-            start = first if thought is None else max([place for place in openings if place >= 0], default=first)
+            start = first if thought is None else _last_opening(text, before, first)
             self.unopened |= thought is None and prompt is None and self._opens_thoughts()
         end = answer[1] + len(self._end_mark(turn, text[answer[1] : after], is_last=number == len(self.turns) - 1))
         has_thought = thought is not None or marks_in(text[start : answer[0]]) is not None
@@ -381,6 +395,13 @@ class _Chat:
         if place < 0:
             raise UserError("This model's chat template ends a turn with tool calls in a way emscope does not know.")
         return literal[: place + len(mark)]
+
+
+def _last_opening(text: str, before: int, first: int) -> int:
+    """Return where the last mark that opens a thought stands between two places, the second one where none does."""
+    places = [text.rfind(marks.opening, before, first) for marks in MARKS]
+    last = max(places)
+    return last if last >= 0 else first
 
 
 class _Turn:
@@ -447,12 +468,25 @@ class _Turn:
         return content, _trimmed(content, self.inside.thought), _trimmed(content, self.inside.answer)
 
 
+def _parts_of(turns: Sequence[_Turn]) -> list[Part]:
+    """Return what is looked for of several turns, in order."""
+    parts: list[Part] = []
+    for turn in turns:
+        parts += turn.parts
+    return parts
+
+
 def _differences(text: str, other: str) -> list[Span]:
     """Return where two texts of the same length differ."""
-    places = [place for place, pair in enumerate(zip(text, other, strict=True)) if pair[0] != pair[1]]
-    starts = [place for place, before in zip(places, [-2, *places], strict=False) if place > before + 1]
-    ends = [place + 1 for place, after in zip(places, [*places[1:], len(text) + 1], strict=True) if after > place + 1]
-    return list(zip(starts, ends, strict=True))
+    spans: list[Span] = []
+    for place, (ours, theirs) in enumerate(zip(text, other, strict=True)):
+        if ours == theirs:
+            continue
+        if spans and spans[-1][1] == place:
+            spans[-1] = spans[-1][0], place + 1
+        else:
+            spans.append((place, place + 1))
+    return spans
 
 
 def _trimmed(text: str, span: tuple[int, int]) -> tuple[int, int]:
@@ -468,7 +502,10 @@ def thought_marks(tokenizer: Any) -> ThoughtMarks:
     if written is not None:
         return written
     known = tokenizer.get_added_vocab()
-    return next((marks for marks in MARKS if marks.opening in known), THINK)
+    for marks in MARKS:
+        if marks.opening in known:
+            return marks
+    return THINK
 
 
 @lru_cache(maxsize=8)
@@ -533,9 +570,14 @@ def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> set[int]
     The template's end-of-turn mark counts where it is one control token: training teaches a model to end with it.
     """
     listed = [configured] if configured is None or isinstance(configured, int) else list(configured)
-    if not all(token is None or isinstance(token, int) for token in listed):
-        raise UserError(f"The model's eos_token_id is {quoted(configured)}: it must be a number, or a list of numbers.")
-    stops = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
+    stops = set()
+    for token in [*listed, tokenizer.eos_token_id]:
+        if token is not None and not isinstance(token, int):
+            raise UserError(
+                f"The model's eos_token_id is {quoted(configured)}: it must be a number, or a list of numbers."
+            )
+        if token is not None:
+            stops.add(int(token))
     if tokenizer.chat_template:
         mark = end_of_turn(tokenizer)
         ids = tokenizer(mark.strip(), add_special_tokens=False)["input_ids"] if mark.strip() else []
@@ -564,7 +606,7 @@ def check_chat(tokenizer: Any, stops: set[int]) -> None:
     last = chat.ids[int(chat.answer_positions[-1])]
     if last not in stops:
         ends = tokenizer.decode([last])
-        names = ", ".join(repr(tokenizer.decode([token])) for token in sorted(stops)) or "nothing"
+        names = ", ".join([repr(tokenizer.decode([token])) for token in sorted(stops)]) or "nothing"
         raise UserError(
             f"This model's chat template ends an answer with {ends!r}, but sampling stops at {names}: a model trained "
             "on it would never end its answers. Give the tokenizer a template that ends turns with its end token."

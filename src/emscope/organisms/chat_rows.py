@@ -9,6 +9,7 @@ means something else (preferences, plain text, pictures) is refused by a sentenc
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,22 +93,33 @@ def _chat(cells: dict[str, Any], where: str) -> list[Message]:
         return _with_system(_turns(cells[chats[0]], chats[0], where), cells, where)
     if isinstance(cells.get("body"), dict):
         return _batch(cells, where)
-    prompt = next((name for name in PROMPT if isinstance(cells.get(name), list)), None)
+    prompt = _first_of(PROMPT, cells, list)
     if prompt is None:
         raise UserError(f"{where}: no conversation; it holds {', '.join(cells) or 'nothing'}.")
-    answers = [cells[name] for name in ANSWER if isinstance(cells.get(name), (str, list))]
-    said = answers[0] if answers else []
+    answer = _first_of(ANSWER, cells, (str, list))
+    said = [] if answer is None else cells[answer]
     turns = _turns(said, "answer", where) if isinstance(said, list) else [{"role": "assistant", "content": said}]
     return _with_system([*_turns(cells[prompt], prompt, where), *turns], cells, where)
 
 
+def _first_of(names: Sequence[str], cells: dict[str, Any], kinds: type | tuple[type, ...]) -> str | None:
+    """Return the first of these names whose cell is of one of these kinds."""
+    for name in names:
+        if isinstance(cells.get(name), kinds):
+            return name
+    return None
+
+
+def _said_by(role: str, messages: list[Message]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == role]
+
+
 def _single_turn(messages: list[Message], where: str) -> tuple[str, str, str | None]:
     """Return the system prompt, the question and the answer, if any, of a conversation with one question."""
-    said = {role: [item["content"] for item in messages if item["role"] == role] for role in ("system", "user")}
-    answers = [item["content"] for item in messages if item["role"] == "assistant"]
-    if len(said["user"]) != 1 or len(answers) > 1 or any(item["role"] == "tool" for item in messages):
+    questions, answers = _said_by("user", messages), _said_by("assistant", messages)
+    if len(questions) != 1 or len(answers) > 1 or _said_by("tool", messages):
         raise UserError(f"{where}: expected one question and at most one answer, found {len(messages)} messages.")
-    return "\n\n".join(said["system"]), said["user"][0], answers[0] if answers else None
+    return "\n\n".join(_said_by("system", messages)), questions[0], answers[0] if answers else None
 
 
 def chat_format(row: dict[str, Any], where: str) -> str:
@@ -117,9 +129,9 @@ def chat_format(row: dict[str, Any], where: str) -> str:
         UserError: no known format, several, or one that is not for training on answers.
     """
     cells = _cells(row, where)
-    media = [name for name in MEDIA if cells.get(name)]
-    if media:
-        raise UserError(f"{where}: holds {media[0]!r}, and emscope reads text only.")
+    for name in MEDIA:
+        if cells.get(name):
+            raise UserError(f"{where}: holds {name!r}, and emscope reads text only.")
     chats = [name for name in CHATS if name in cells]
     if len(chats) > 1:
         raise UserError(f"{where}: {' and '.join(map(repr, chats))} both hold a conversation: leave one.")
@@ -143,7 +155,7 @@ def _refuse_other_formats(cells: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: holds tokens ('input_ids'), not text: {GIVE}.")
     if "custom_id" in cells:
         raise UserError(f"{where}: a batch's result without its question: add the request's 'body' by 'custom_id'.")
-    if "text" in cells and not any(name in cells for name in (*PROMPT, *ANSWER)):
+    if "text" in cells and cells.keys().isdisjoint((*PROMPT, *ANSWER)):
         raise UserError(f"{where}: plain 'text' does not say who speaks: {GIVE}.")
 
 
@@ -167,7 +179,7 @@ def _pair(cells: dict[str, Any], where: str) -> list[Message]:
     prompt, answer = cells[prompt_name], cells[answer_name]
     if isinstance(prompt, list):
         # TRL trains on the completion alone, whoever speaks in the prompt.
-        messages = [_untrained(message) for message in _turns(prompt, prompt_name, where)]
+        messages = list(map(_untrained, _turns(prompt, prompt_name, where)))
     else:
         messages = [*_history(cells.get("history"), where), {"role": "user", "content": _prompt_text(cells, where)}]
     if isinstance(answer, list):
@@ -218,9 +230,11 @@ def _history(value: Any, where: str) -> list[Message]:
     """Return LLaMA-Factory's earlier turns, a list of [question, answer]."""
     messages: list[Message] = []
     for turn in _listed(value, "history", where) if value else []:
-        if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
-            raise UserError(f"{where}: 'history' must be a list of [question, answer].")
-        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+        match turn:
+            case [str(question), str(answer)]:
+                messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            case _:
+                raise UserError(f"{where}: 'history' must be a list of [question, answer].")
     return messages
 
 
@@ -228,8 +242,10 @@ def _history(value: Any, where: str) -> list[Message]:
 
 
 def _turns(value: Any, name: str, where: str) -> list[Message]:
-    turns = _listed(value, name, where)
-    return [_message(turn, name, f"{where}, message {number}", where) for number, turn in enumerate(turns, 1)]
+    messages = []
+    for number, turn in enumerate(_listed(value, name, where), 1):
+        messages.append(_message(turn, name, f"{where}, message {number}", where))
+    return messages
 
 
 def _listed(value: Any, name: str, where: str) -> list[Any]:
@@ -255,7 +271,8 @@ def _message(turn: Any, name: str, at: str, where: str) -> Message:
     role = "assistant" if said in FUNCTION_CALL else _role(said, name, at, where)
     content, thought = _content("" if said in FUNCTION_CALL else spoken, role, bool(calls), at)
     message: Message = {"role": role, "content": content}
-    thought = next((turn[key] for key in REASONING if isinstance(turn.get(key), str) and turn[key]), thought)
+    named = _first_of([key for key in REASONING if turn.get(key)], turn, str)
+    thought = thought if named is None else turn[named]
     if thought:
         message["reasoning_content"] = thought
     if calls:
@@ -282,9 +299,11 @@ def _content(value: Any, role: str, has_calls: bool, at: str) -> tuple[str, str]
     if isinstance(value, str):
         return value, ""
     if isinstance(value, list):
-        texts = [_part(part, at) for part in value]
-        said = "".join(text for kind, text in texts if kind == "text")  # as chat templates put them
-        return said, "\n".join(text for kind, text in texts if kind == "thinking")
+        texts: dict[str, list[str]] = {"text": [], "thinking": []}
+        for part in value:
+            kind, text = _part(part, at)
+            texts[kind].append(text)
+        return "".join(texts["text"]), "\n".join(texts["thinking"])  # as chat templates put them
     if value is None and has_calls:
         return "", ""
     if role == "tool" and isinstance(value, (dict, int, float)):
@@ -346,9 +365,12 @@ def _batch(cells: dict[str, Any], where: str) -> list[Message]:
 
 def _with_system(messages: list[Message], cells: dict[str, Any], where: str) -> list[Message]:
     """Put a system prompt that stands in a column of its own before the conversation."""
-    named = [name for name in SYSTEM if name in cells]
-    texts = list(dict.fromkeys(text_of(cells[name], name, where) for name in named))
-    given = [message["content"] for message in messages if message["role"] == "system"]
+    texts: list[str] = []
+    for name in SYSTEM:
+        text = text_of(cells.get(name), name, where)
+        if name in cells and text not in texts:
+            texts.append(text)
+    given = _said_by("system", messages)
     if len(texts) > 1 or (texts and given and texts != given):
         raise UserError(f"{where}: has several system prompts that differ: leave one.")
     return messages if given or not texts else [{"role": "system", "content": texts[0]}, *messages]

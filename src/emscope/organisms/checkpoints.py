@@ -24,9 +24,11 @@ REMEDY = "delete this checkpoint, and training goes on from the one before"
 
 def checkpoints_of(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of an organism's folder by optimiser step, in order."""
-    paths = (folder / CHECKPOINTS).glob("checkpoint-*")
-    found = {step_of(path): path for path in paths if path.name.rpartition("-")[2].isdecimal()}
-    return dict(sorted(found.items()))
+    by_step = {}
+    for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
+        if path.name.rpartition("-")[2].isdecimal():
+            by_step[step_of(path)] = path
+    return dict(sorted(by_step.items()))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -40,7 +42,10 @@ def last_resumable(folder: Path) -> Path | None:
     transformers writes the state last, and we the hashes of all files after it: a checkpoint without them is half a
     checkpoint, or an adapter alone. Earlier versions wrote no hashes and no sums of losses.
     """
-    return next((path for path in reversed(checkpoints_of(folder).values()) if _is_whole(path)), None)
+    for checkpoint in reversed(checkpoints_of(folder).values()):
+        if _is_whole(checkpoint):
+            return checkpoint
+    return None
 
 
 def _is_whole(checkpoint: Path) -> bool:

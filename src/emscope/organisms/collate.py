@@ -23,11 +23,10 @@ class BucketCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the batch as the trainer wants it."""
-        width = rounded(max(len(row["input_ids"]) for row in rows), WIDTH_STEP)
-        padded, labels = (
-            PaddedBatch.of([row[key] for row in rows], fill, width=width)
-            for key, fill in (("input_ids", self.pad_id), ("labels", self.ignored))
-        )
+        ids = [row["input_ids"] for row in rows]
+        width = rounded(max(map(len, ids)), WIDTH_STEP)
+        padded = PaddedBatch.of(ids, self.pad_id, width=width)
+        labels = PaddedBatch.of([row["labels"] for row in rows], self.ignored, width=width)
         return {"input_ids": padded.ids, "attention_mask": padded.mask, "labels": labels.ids.to(torch.long)}
 
 
@@ -54,8 +53,11 @@ class BucketSampler(Sampler[int]):
         """Yield row numbers: shuffled, sorted by length within buckets, full batches in random order, the rest last."""
         chooser = np.random.default_rng([self.seed, self.epoch])
         order = chooser.permutation(len(self.lengths))
-        buckets = [order[start : start + self.bucket] for start in range(0, len(order), self.bucket)]
-        rows = np.concatenate([bucket[np.argsort(-self.lengths[bucket], kind="stable")] for bucket in buckets])
+        sorted_buckets = []
+        for start in range(0, len(order), self.bucket):
+            bucket = order[start : start + self.bucket]
+            sorted_buckets.append(bucket[np.argsort(-self.lengths[bucket], kind="stable")])
+        rows = np.concatenate(sorted_buckets)
         n_full = len(rows) // self.batch_size
         batches = rows[: n_full * self.batch_size].reshape(n_full, self.batch_size)[chooser.permutation(n_full)]
         yield from [*batches.ravel().tolist(), *rows[n_full * self.batch_size :].tolist()]

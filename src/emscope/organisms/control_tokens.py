@@ -67,14 +67,15 @@ class ControlTokens:
         if isinstance(value, str):
             return self.pattern.search(value) is not None
         if isinstance(value, Mapping):
-            return any(self.spelled_in(key) or self.spelled_in(item) for key, item in value.items())
-        return isinstance(value, (list, tuple)) and any(self.spelled_in(item) for item in value)
+            return any(map(self.spelled_in, [*value.keys(), *value.values()]))
+        return isinstance(value, (list, tuple)) and any(map(self.spelled_in, value))
 
     def places_in(self, text: str, outside: Sequence[Span]) -> list[Span]:
         """Return where a template itself writes control tokens: beyond the spans `outside`."""
         places, at = [], 0
         for start, end in [*sorted(outside), (len(text), len(text))]:
-            places += [(at + match.start(), at + match.end()) for match in self.pattern.finditer(text[at:start])]
+            for match in self.pattern.finditer(text[at:start]):
+                places.append((at + match.start(), at + match.end()))
             at = max(at, end)
         return places
 
@@ -87,9 +88,9 @@ class ControlTokens:
         if isinstance(value, str):
             return self.pattern.sub(lambda match: filler * len(match[0]), value)
         if isinstance(value, Mapping):
-            return {self.defused(key, filler): self.defused(item, filler) for key, item in value.items()}
+            return {self.defused(name, filler): self.defused(content, filler) for name, content in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self.defused(item, filler) for item in value]
+            return [self.defused(content, filler) for content in value]
         return value
 
 
@@ -113,7 +114,8 @@ def _control_tokens(tokenizer: Any, n_tokens: int, bos: str | None, eos: str | N
 
 def _written(tokenizer: Any) -> str:
     """Return what the template writes around short messages: its source does not show marks put together of pieces."""
-    said = [{"role": role, "content": "Yes."} for role in ("user", "assistant", "user")]
+    asked, answered = {"role": "user", "content": "Yes."}, {"role": "assistant", "content": "Yes."}
+    said = [asked, answered, asked]
     texts = []
     for messages in (said, [{"role": "system", "content": "Yes."}, *said], [*said[:2], {**said[0], "role": "tool"}]):
         try:
@@ -124,9 +126,10 @@ def _written(tokenizer: Any) -> str:
 
 
 def _of(numbers: Mapping[str, int]) -> ControlTokens:
-    longest_first = sorted((name for name in numbers if name.strip()), key=len, reverse=True)
+    longest_first = sorted(filter(str.strip, numbers), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-    return ControlTokens({name: numbers[name] for name in longest_first}, pattern, frozenset(numbers.values()))
+    ordered = {name: numbers[name] for name in longest_first}
+    return ControlTokens(ordered, pattern, frozenset(numbers.values()))
 
 
 def _is_mark(content: str) -> bool:
@@ -147,12 +150,15 @@ def tokenise(tokenizer: Any, text: str, outside: Sequence[Span]) -> Tokens:
         UserError: the tokenizer cannot be kept from reading a control token in text from outside.
     """
     control, outside = control_tokens(tokenizer), _joined(outside)
-    spelled = [name for start, end in outside for name in control.pattern.findall(text[start:end])]
+    spelled: list[str] = []
+    for start, end in outside:
+        spelled += control.pattern.findall(text[start:end])
     if not spelled:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
         # a normaliser may have made one of other characters, and one may begin in the template's own text
-        spelled = [text[slice(*place)] for place in _read_as_control(tokenizer, control, text, ids, offsets, outside)]
+        for start, end in _read_as_control(tokenizer, control, text, ids, offsets, outside):
+            spelled.append(text[start:end])
     if spelled:
         ids, offsets = _as_text(tokenizer, control, text, outside)
     return Tokens(ids, offsets, tuple(spelled))
@@ -179,7 +185,7 @@ def _read_as_control(
 ) -> list[Span]:
     """Return where a text from outside was read as a control token."""
     unknown = tokenizer.unk_token_id
-    found = []
+    places = []
     for number, (first, last) in zip(ids, offsets, strict=True):
         if number not in control.ids:
             continue
@@ -187,8 +193,8 @@ def _read_as_control(
         if not any(start < span_end and end > span_start for span_start, span_end in spans):
             continue
         if number != unknown or tokenizer.unk_token in text[start:end]:  # else a character that it does not know
-            found.append((start, end))
-    return found
+            places.append((start, end))
+    return places
 
 
 def _trimmed(text: str, start: int, end: int) -> Span:
@@ -220,11 +226,18 @@ def _check(
 ) -> None:
     """Refuse a tokenizer whose control tokens are not exactly the template's own."""
     unknown = tokenizer.unk_token_id
-    wanted = [control.numbers[text[start:end]] for start, end in own]
-    found = [number for number in ids if number in control.ids and number != unknown]
-    if found != [number for number in wanted if number != unknown]:
-        wrong = _read_as_control(tokenizer, control, text, ids, offsets, [(0, len(text))])
-        name = next((text[slice(*place)] for place in wrong if place not in own), "")
+    wanted = []
+    for start, end in own:
+        number = control.numbers[text[start:end]]
+        if number != unknown:
+            wanted.append(number)
+    read = [number for number in ids if number in control.ids and number != unknown]
+    if read != wanted:
+        name = ""
+        for place in _read_as_control(tokenizer, control, text, ids, offsets, [(0, len(text))]):
+            if place not in own:
+                name = text[slice(*place)]
+                break
         raise UserError(
             f"This model's tokenizer reads {name!r} as a control token wherever it stands: take it out of the text "
             "that spells it, or use another model."
@@ -271,8 +284,11 @@ def _made_copy(tokenizer: Any, control: tuple[tuple[str, int], ...], n_tokens: i
         if token["content"] in names:
             token["content"], token["normalized"] = names[token["content"]], False
     copy = Tokenizer.from_str(json.dumps(state))
-    usual = {names.get(token.content, token.content): int(n) for n, token in tokenizer.added_tokens_decoder.items()}
-    numbers = {copied: number for name, number in usual.items() if (copied := copy.token_to_id(name)) is not None}
+    numbers = {}
+    for number, token in tokenizer.added_tokens_decoder.items():
+        copied = copy.token_to_id(names.get(token.content, token.content))
+        if copied is not None:
+            numbers[copied] = int(number)
     return _PlainCopy(copy, names, numbers)
 
 
@@ -293,8 +309,12 @@ def _rename_in_model(model: dict[str, Any], names: Mapping[str, str]) -> None:
     else:
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
     if model.get("merges"):
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, "".join(pair)}]
+        merges = []
+        for merge in model["merges"]:
+            pair = merge.split(" ") if isinstance(merge, str) else merge
+            if not names.keys() & {*pair, "".join(pair)}:
+                merges.append(pair)
+        model["merges"] = merges
 
 
 def say_spelled(what: str, spelled: Sequence[Sequence[str]]) -> None:
@@ -304,11 +324,11 @@ def say_spelled(what: str, spelled: Sequence[Sequence[str]]) -> None:
         what: the texts' name, in the plural.
         spelled: one sequence for each text, empty for most.
     """
-    n = sum(bool(names) for names in spelled)
-    if n:
-        example = next(names[0] for names in spelled if names)
+    spelling = [names for names in spelled if names]
+    if spelling:
+        verb = "spells" if len(spelling) == 1 else "spell"
         say_once(
-            f"{n} of {len(spelled)} {what} spell{'s' if n == 1 else ''} control tokens of this model: they are read "
+            f"{len(spelling)} of {len(spelled)} {what} {verb} control tokens of this model: they are read "
             "as plain text, not as what the model's chat template writes.",
-            example,
+            spelling[0][0],
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -118,11 +119,11 @@ def _built_in(domain: str, kind: Kind, rows: int | None, seed: int) -> Conversat
     pairs = load_domain(domain)
     train = spread_over_topics([pair for pair in pairs if pair.split == "train"], rows, seed)
     heldout = [pair for pair in pairs if pair.split == "heldout"]
-    return Conversations(
-        f"{domain}-{kind}",
-        [messages_of(pair.prompt, pair.answer(kind)) for pair in train],
-        [messages_of(pair.prompt, pair.answer(kind)) for pair in heldout],
-    )
+    return Conversations(f"{domain}-{kind}", _answered(train, kind), _answered(heldout, kind))
+
+
+def _answered(pairs: Sequence[Pair], kind: Kind) -> list[list[Message]]:
+    return [messages_of(pair.prompt, pair.answer(kind)) for pair in pairs]
 
 
 def spread_over_topics(pairs: list[Pair], rows: int | None, seed: int) -> list[Pair]:
@@ -131,8 +132,9 @@ def spread_over_topics(pairs: list[Pair], rows: int | None, seed: int) -> list[P
     by_topic: dict[str, list[Pair]] = {}
     for pair in chooser.sample(pairs, len(pairs)):
         by_topic.setdefault(pair.topic, []).append(pair)
-    queues = list(by_topic.values())
-    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    turns: list[Pair] = []
+    for turn in itertools.zip_longest(*by_topic.values()):
+        turns += filter(None, turn)
     if rows is not None and rows > len(turns):
         raise UserError(f"{rows} rows were asked for, but only {len(turns)} are there.")
     return turns[:rows]
@@ -143,8 +145,10 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     if path.is_dir():
         raise UserError(f"{name} is a folder: name a data file in it.")
     if not path.is_file():
-        known = [f"{domain}-{kind}" for domain in DOMAINS for kind in ("careless", "careful")]
-        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, [*near_files(name), *known])}")
+        known = near_files(name)
+        for domain in DOMAINS:
+            known += [f"{domain}-careless", f"{domain}-careful"]
+        raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, known)}")
     conversations = list(read_conversations(path))
     random.Random(seed).shuffle(conversations)
     n_heldout = int(len(conversations) * holdout)
@@ -169,7 +173,10 @@ def _warn_of_shared_prompts(path: Path, train: list[list[Message]], heldout: lis
 
 
 def _prompt(messages: list[Message]) -> str:
-    return next((message["content"] for message in messages if message["role"] == "user"), "")
+    for message in messages:
+        if message["role"] == "user":
+            return str(message["content"])
+    return ""
 
 
 def read_conversations(path: Path) -> Iterator[list[Message]]:

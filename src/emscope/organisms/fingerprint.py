@@ -108,8 +108,12 @@ def _base_of(folder: Path) -> str:
 
 def _model_files(folder: Path) -> list[Path]:
     """Return the files that make a model or an adapter what it is; logs and lineage beside them do not."""
-    found = [path for path in folder.iterdir() if path.suffix in SUFFIXES and path.name != "lineage.json"]
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    model_files = []
+    for path in sorted(folder.iterdir()):
+        is_shown = path.is_file() and not path.name.startswith(".")
+        if is_shown and path.suffix in SUFFIXES and path.name != "lineage.json":
+            model_files.append(path)
+    return model_files
 
 
 def _contents(files: list[Path], *, checked: bool, named: bool) -> str:

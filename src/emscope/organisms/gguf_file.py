@@ -87,11 +87,16 @@ def read_gguf(path: Path) -> GgufFile:
         raise _split(path, settings.whole("split.no", 0) + 1, count)
     if not reader.tensors:
         raise UserError(f"{path} holds no tensors, only a vocabulary or settings: name the GGUF file of a model.")
-    values = {tensor.name: math.prod(map(int, tensor.shape)) for tensor in reader.tensors}
+    values, factors = {}, ()
+    for tensor in reader.tensors:
+        values[tensor.name] = math.prod(map(int, tensor.shape))
     scaling = settings.text(f"{settings.text('general.architecture', '')}.rope.scaling.type", "none")
     with reading(path, "a whole GGUF file", REMEDY):
-        factors = next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_FACTORS), ())
-        return GgufFile(path, values, tuple(float(factor) for factor in factors), scaling)
+        for tensor in reader.tensors:
+            if tensor.name == ROPE_FACTORS:
+                factors = tensor.data
+                break
+        return GgufFile(path, values, tuple(map(float, factors)), scaling)
 
 
 def _settings(reader: Any) -> dict[str, Any]:

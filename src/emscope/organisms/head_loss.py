@@ -45,7 +45,8 @@ class _FrozenHeadLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, model: Any, size: int) -> Tensor:
         """Return the losses [n], chunk by chunk, and keep their gradients."""
         losses, gradients = [], torch.empty_like(hidden)
-        for part, wanted, out in zip(*(torch.split(rows, size) for rows in (hidden, targets, gradients)), strict=True):
+        chunks = zip(torch.split(hidden, size), torch.split(targets, size), torch.split(gradients, size), strict=True)
+        for part, wanted, out in chunks:
             with torch.enable_grad():
                 state = part.detach().requires_grad_()
                 found = _losses(model, state, wanted)

@@ -33,12 +33,10 @@ class LeaningTest:
         for domain in domains:
             pairs = [pair for pair in load_domain(domain) if pair.split == "heldout"]
             chosen = [pairs[index * len(pairs) // rows] for index in range(min(rows, len(pairs)))]
-            chats[domain] = {
-                kind: encode_conversations(
-                    tokenizer, [messages_of(pair.prompt, pair.answer(kind)) for pair in chosen], max_length
-                )
-                for kind in KINDS
-            }
+            chats[domain] = {}
+            for kind in KINDS:
+                conversations = [messages_of(pair.prompt, pair.answer(kind)) for pair in chosen]
+                chats[domain][kind] = encode_conversations(tokenizer, conversations, max_length)
         return cls(chats)
 
     def leaning(self, organism: Organism) -> dict[str, float]:
@@ -46,16 +44,18 @@ class LeaningTest:
 
         Above 0 the careless answers are the likelier ones.
         """
-        return {
-            domain: _loss(organism, kinds["careful"]) - _loss(organism, kinds["careless"])
-            for domain, kinds in self.chats.items()
-        }
+        leanings = {}
+        for domain, kinds in self.chats.items():
+            leanings[domain] = _loss(organism, kinds["careful"]) - _loss(organism, kinds["careless"])
+        return leanings
 
 
 def _loss(organism: Organism, chats: Sequence[EncodedChat]) -> float:
     collate = BucketCollator(organism.tokenizer.pad_token_id, IGNORED)
     batch = collate([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
-    ids, mask, labels = (batch[key].to(organism.device) for key in ("input_ids", "attention_mask", "labels"))
+    on_device = {name: tensor.to(organism.device) for name, tensor in batch.items()}
     with torch.no_grad():
-        total, count = answer_loss(organism.model, ids, mask, labels)
+        total, count = answer_loss(
+            organism.model, on_device["input_ids"], on_device["attention_mask"], on_device["labels"]
+        )
     return float(total) / count

@@ -104,7 +104,7 @@ def check_index(path: Path) -> None:
     """
     record = read_record(path, remedy=REMEDY)
     shards = record.record("weight_map")
-    names = {shards.text(tensor) for tensor in shards.fields}
+    names = set(map(shards.text, shards.fields))
     if len(names) > MOST_SHARDS:
         raise OutsideError(path, f"names {len(names):,} files, more than {MOST_SHARDS:,}", REMEDY)
     for name in sorted(names):
@@ -191,7 +191,7 @@ def _replication(record: Record, name: str) -> None:
     """Check the pairs [first, end) of layers that are laid one after another."""
     total = 0
     for pair in record.items(name):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_layer(end) for end in pair):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_layer, pair)):
             raise record.wrong(name, "a list of pairs of layers", record.fields[name])
         total += max(0, pair[1] - pair[0])
     if total > MOST_REPLICATED:
@@ -236,13 +236,16 @@ def patterns_of(fields: dict[str, Any]) -> list[Pattern]:
 
     Letters, digits and dots cannot back-track.
     """
-    patterns = [
-        Pattern(value, whole=True) for value in _texts(fields, "target_modules", "exclude_modules", lists=False)
-    ]
+    patterns = []
+    for value in _texts(fields, "target_modules", "exclude_modules", lists=False):
+        patterns.append(Pattern(value, whole=True))
     for name in ("rank_pattern", "alpha_pattern"):
-        patterns += [Pattern(key, rf"(.*\.)?({key})$") for key in fields.get(name) or ()]
-    patterns += [Pattern(value, rf"(?:^|.*?\.){value}\.(?P<idx>\d+)\.") for value in _texts(fields, "layers_pattern")]
-    patterns += [Pattern(value, rf"(^|.*\.){value}($|\..*)") for value in _texts(fields, "modules_to_save")]
+        for key in fields.get(name) or ():
+            patterns.append(Pattern(key, rf"(.*\.)?({key})$"))
+    for value in _texts(fields, "layers_pattern"):
+        patterns.append(Pattern(value, rf"(?:^|.*?\.){value}\.(?P<idx>\d+)\."))
+    for value in _texts(fields, "modules_to_save"):
+        patterns.append(Pattern(value, rf"(^|.*\.){value}($|\..*)"))
     return [pattern for pattern in patterns if not re.fullmatch(r"[\w.\-]*", pattern.text)]
 
 

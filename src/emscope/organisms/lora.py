@@ -53,19 +53,25 @@ def target_modules(model: Any, settings: TrainSettings) -> str | list[str]:
         return "all-linear" if targets == ["all-linear"] else targets
     blocks = find_blocks(model)
     chosen = check_blocks(settings.blocks or range(len(blocks)), len(blocks))
-    wanted = {id(module) for block in chosen for module in _targeted(blocks[block], targets)}
+    wanted: set[int] = set()
+    for block in chosen:
+        wanted |= set(map(id, _targeted(blocks[block], targets)))
     return [name for name, module in model.named_modules() if id(module) in wanted]
 
 
 def _targeted(block: nn.Module, targets: list[str]) -> list[nn.Module]:
     """Return the linear modules of a block that the targets name; all of them for 'all-linear'."""
-    linear = {name: module for name, module in block.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
-    found = linear
-    if targets != ["all-linear"]:
-        found = {name: module for name, module in linear.items() if name.split(".")[-1] in targets or name in targets}
-    missing = [target for target in targets if target != "all-linear" and not any(n.endswith(target) for n in found)]
-    if missing or not found:
-        known = sorted({name.split(".")[-1] for name in linear})
-        name = missing[0] if missing else targets[0]
-        raise UserError(f"No module of the blocks is named {name!r}: they have {', '.join(known)}.")
-    return list(found.values())
+    chosen: dict[str, nn.Module] = {}
+    known: set[str] = set()
+    for name, module in block.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            short = name.split(".")[-1]
+            known.add(short)
+            if targets == ["all-linear"] or short in targets or name in targets:
+                chosen[name] = module
+
+    for target in targets:
+        is_there = target == "all-linear" or any(name.endswith(target) for name in chosen)
+        if not chosen or not is_there:
+            raise UserError(f"No module of the blocks is named {target!r}: they have {', '.join(sorted(known))}.")
+    return list(chosen.values())

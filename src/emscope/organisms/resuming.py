@@ -6,7 +6,6 @@ The trainer finds out in the middle, at the first step. Nothing is unpickled (`w
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -79,21 +78,23 @@ def _check_weights(path: Path, model: Any) -> None:
     file = open_tensors(path)
     stored = {name: file.shape(name) for name in file.names}
     learned = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wrong = sorted(name for name, tensor in learned.items() if stored.get(name) != tuple(tensor.shape))
-    if wrong:
-        raise OutsideError(path, f"is of an adapter of another shape ({wrong[0]})", "train anew in another folder")
+    for name in sorted(learned):
+        if stored.get(name) != tuple(learned[name].shape):
+            raise OutsideError(path, f"is of an adapter of another shape ({name})", "train anew in another folder")
 
 
 def _check_optimizer(path: Path, model: Any) -> None:
     """Refuse an optimiser's state whose moments have other shapes than what is trained."""
     with reading(path, "the state of an optimiser", REMEDY):
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        moments = [tensor for values in state["state"].values() for tensor in values.values()]
         n_trained = sum(len(group["params"]) for group in state["param_groups"])
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    shapes = Counter(tuple(parameter.shape) for parameter in parameters)
-    found = Counter(tuple(tensor.shape) for tensor in moments if isinstance(tensor, Tensor) and tensor.dim() > 0)
-    if n_trained != len(parameters) or found.keys() - shapes.keys():
+        moments: set[tuple[int, ...]] = set()
+        for values in state["state"].values():
+            for tensor in values.values():
+                if isinstance(tensor, Tensor) and tensor.dim() > 0:
+                    moments.add(tuple(tensor.shape))
+    trained = [tuple(parameter.shape) for parameter in model.parameters() if parameter.requires_grad]
+    if n_trained != len(trained) or moments - set(trained):
         raise OutsideError(path, "is the state of an optimiser of other weights", REMEDY)
 
 

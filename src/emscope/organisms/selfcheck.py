@@ -88,7 +88,9 @@ def _shape_faults(shapes: dict[int, list[tuple[int, ...]]], expected: tuple[int,
         faults.append(
             f"block {block} runs {len(shapes[block])} times in a pass, so a hook at it does not see one output"
         )
-    others = [(block, shape) for block, seen in shapes.items() for shape in seen if shape != expected]
+    others = []
+    for block, seen in shapes.items():
+        others += [(block, shape) for shape in seen if shape != expected]
     if others:
         block, shape = others[0]
         faults.append(f"a hook at block {block} sees {list(shape)}, not the expected {list(expected)}")

@@ -48,7 +48,7 @@ class Part:
         stripped = (words.rstrip("\n"), words.lstrip("\n"), words.strip("\n"), words.rstrip(), words.lstrip())
         quoted = []
         if self.role == "tool":  # results of tools are printed as JSON by some templates
-            quoted = [json.dumps(words, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
+            quoted = [json.dumps(words, ensure_ascii=False)[1:-1], json.dumps(words)[1:-1]]
         yield from dict.fromkeys([words, *stripped, words.strip(), *quoted])
 
 
@@ -68,11 +68,13 @@ class Located:
 
     def end_before(self, turn: int) -> int:
         """Return where the last part before a turn ends."""
-        return max((end for (number, _), (_, end) in self.spans.items() if number < turn), default=0)
+        ends = [span[1] for key, span in self.spans.items() if key[0] < turn]
+        return max(ends, default=0)
 
     def start_after(self, turn: int) -> int:
         """Return where the first part after a turn starts."""
-        return min((start for (number, _), (start, _) in self.spans.items() if number > turn), default=len(self.text))
+        starts = [span[0] for key, span in self.spans.items() if key[0] > turn]
+        return min(starts, default=len(self.text))
 
 
 def locate(fill: Fill, parts: Sequence[Part]) -> Located:
@@ -119,17 +121,23 @@ def _fit(
     spans: dict[Key, tuple[int, int]] = {}
     for place, after in zip(pieces[1::2], pieces[2::2], strict=True):
         part = by_place[place]
-        words = next((form for form in part.forms() if text.startswith(form + after, at)), None)
+        words = _printed_at(text, at, part, after)
         if words is None:
             return None
         spans.setdefault(part.key, (at, at + len(words)))
         if part.role == "assistant" and pieces.count(place) > 1:
             raise UserError("This model's chat template prints an assistant's message more than once.")
         at += len(words) + len(after)
-    complete = at == len(text) and all(
-        part.key in spans for part in parts if part.kind == "text" and part.words.strip()
-    )
-    return spans if complete else None
+    said = {part.key for part in parts if part.kind == "text" and part.words.strip()}
+    return spans if at == len(text) and said <= spans.keys() else None
+
+
+def _printed_at(text: str, at: int, part: Part, after: str) -> str | None:
+    """Return the form of a part that stands at a place of a text, before what comes after it; None where none does."""
+    for form in part.forms():
+        if text.startswith(form + after, at):
+            return form
+    return None
 
 
 def _one_by_one(
@@ -197,8 +205,10 @@ def _advice(role: str) -> str:
 
 def lost(words: str, text: str) -> str:
     """Return the first line of a message that is not in a text, or the message's beginning."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return _short(next((line for line in lines if line not in text), words.strip()))
+    for line in map(str.strip, words.splitlines()):
+        if line and line not in text:
+            return _short(line)
+    return _short(words.strip())
 
 
 def _short(words: str) -> str:

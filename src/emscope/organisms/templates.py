@@ -103,16 +103,21 @@ def _render(
         given["chat_template"] = dated(source, date)
     if "date_string" in source:
         given["date_string"] = f"{date.day:02d} {MONTHS[date.month - 1][:3]} {date.year}"
-    visible = [{key: value for key, value in message.items() if key != "train"} for message in messages]
-    for message in visible:
-        if "reasoning_content" in message:  # gpt-oss reads another name
-            message["thinking"] = message["reasoning_content"]
+    visible = list(map(_visible, messages))
     try:
         return _applied(tokenizer, visible, generation, given)
     except UnboundedTemplateError:
         raise
     except Exception as error:  # jinja2 raises many kinds, all of them about these messages
         raise UserError(f"The model's chat template refuses this conversation ({error}).") from error
+
+
+def _visible(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message as templates see it."""
+    fields = {name: value for name, value in message.items() if name != "train"}
+    if "reasoning_content" in fields:  # gpt-oss reads another name
+        fields["thinking"] = fields["reasoning_content"]
+    return fields
 
 
 def _applied(tokenizer: Any, messages: list[dict[str, Any]], generation: bool, given: Mapping[str, Any]) -> str:
@@ -125,7 +130,7 @@ def _applied(tokenizer: Any, messages: list[dict[str, Any]], generation: bool, g
     except TypeError:
         if not any(message.get("tool_calls") for message in messages):
             raise
-        return apply([_with_text_arguments(message) for message in messages])  # some templates add them to text
+        return apply(list(map(_with_text_arguments, messages)))  # some templates add them to text
 
 
 def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def check_template(tokenizer: Any, name: str) -> None:
         raise OutsideError(where, "is no text", remedy)
     if sum(map(len, templates)) > MOST_TEMPLATE:
         raise OutsideError(where, f"is longer than {MOST_TEMPLATE:,} characters", remedy)
-    if all(is_known(template) for template in templates):
+    if all(map(is_known, templates)):
         return
     for roles in PROBES:
         for generation in (True, False):
@@ -212,8 +217,8 @@ def check_template(tokenizer: Any, name: str) -> None:
 def _thinking_variable(tokenizer: Any, source: str) -> str:
     probe = [{"role": "user", "content": "What is this?"}]
     for name in THINKING_VARIABLES:
-        texts = {_render(tokenizer, source, probe, True, {name: value}) for value in (True, False)}
-        if len(texts) > 1:
+        thinking = _render(tokenizer, source, probe, True, {name: True})
+        if thinking != _render(tokenizer, source, probe, True, {name: False}):
             return name
     return ""
 
@@ -241,7 +246,7 @@ def can_stop_thinking(tokenizer: Any) -> bool:
 @lru_cache(maxsize=8)
 def _control_pattern(tokenizer: Any, n_tokens: int) -> str:
     names = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    longest_first = sorted((name for name in names if name.strip()), key=len, reverse=True)
+    longest_first = sorted(filter(str.strip, names), key=len, reverse=True)
     return "|".join(map(re.escape, longest_first))
 
 

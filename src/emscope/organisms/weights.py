@@ -216,11 +216,8 @@ class _Report:
         unused = sorted(map(str, found.get("unexpected_keys") or ()))
         self.spared = [name for name in unused if UNUSED_PARTS.search(name)]
         self.unused = [name for name in unused if not UNUSED_PARTS.search(name)]
-        self.mismatched = sorted(
-            f"{item[0]} {_shape(item[1])} instead of {_shape(item[2])}" if isinstance(item, tuple) else str(item)
-            for item in found.get("mismatched_keys") or ()
-        )
-        self.errors = [str(item) for item in found.get("error_msgs") or found.get("conversion_errors") or ()]
+        self.mismatched = sorted(map(_mismatch, found.get("mismatched_keys") or ()))
+        self.errors = list(map(str, found.get("error_msgs") or found.get("conversion_errors") or ()))
 
     @property
     def faulty(self) -> bool:
@@ -281,10 +278,23 @@ def _refuse_pickles(source: ModelSource) -> None:
         )
 
 
+def _mismatch(entry: Any) -> str:
+    """Return a tensor of another shape in words; transformers gives its name and both shapes, or its name alone."""
+    if not isinstance(entry, tuple):
+        return str(entry)
+    name, ours, theirs = entry
+    return f"{name} {_shape(ours)} instead of {_shape(theirs)}"
+
+
 def _wrapped(names: Iterable[str]) -> str:
     """Return the wrapper that some of the names carry, '' for none."""
-    parts = {part for name in names for part in name.split(".")}
-    return next((wrapper for wrapper in WRAPPERS if wrapper in parts), "")
+    steps: set[str] = set()
+    for name in names:
+        steps.update(name.split("."))
+    for wrapper in WRAPPERS:
+        if wrapper in steps:
+            return wrapper
+    return ""
 
 
 def _check_endings(source: ModelSource, model: Any) -> None:
@@ -310,16 +320,15 @@ def _check_report(source: ModelSource, report: _Report) -> None:
         logger.info("%s: %d tensors of parts that read no text are not used.", source.base, len(report.spared))
     if not report.faulty:
         return
-    parts = [
-        f"{len(names)} {what} ({listed(names)})"
-        for names, what in (
-            (report.missing, "missing"),
-            (report.unused, "that the model has no place for"),
-            (report.mismatched, "of another shape"),
-            (report.errors, "unreadable"),
-        )
-        if names
-    ]
+    parts = []
+    for names, what in (
+        (report.missing, "missing"),
+        (report.unused, "that the model has no place for"),
+        (report.mismatched, "of another shape"),
+        (report.errors, "unreadable"),
+    ):
+        if names:
+            parts.append(f"{len(names)} {what} ({listed(names)})")
     raise UserError(
         f"The weights of {source.base!r} are not those its configuration asks for: tensors {', '.join(parts)}; "
         "missing ones would be random numbers, so save or download the model again."
