@@ -216,7 +216,12 @@ class DirectionDetection:
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Mean scores of the misaligned organism without ablation, on test questions, 0-100."""
+    """Mean scores of the misaligned organism without ablation, on test questions, 0-100.
+
+    Attributes:
+        aligned: mean alignment.
+        coherent: mean coherence.
+    """
 
     aligned: float
     coherent: float
