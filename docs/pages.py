@@ -25,6 +25,7 @@ BESIDE_README = {
 }
 FROM_SOURCE = {
     r"\]\(\.\./src/emscope/experiments/(\w+)/result\.py\)": r"](results.md#experiments\1json)",
+    r"\]\(\.\./src/emscope/experiments/result\.py\)": "](results.md)",
     r"\]\(\.\./src/emscope/commands/catalogue\.py\)": "](commands.md)",
     r"\]\(\.\./src/emscope/(\w+)/__init__\.py\)": r"](api-\1.md)",
     r"\]\(\.\./src/emscope/__init__\.py\)": "](api.md)",

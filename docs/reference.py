@@ -59,6 +59,14 @@ class Field:
     module: Path
 
     @property
+    def key(self) -> str:
+        """What JSON calls it: its name, or the other one that `called` gives it."""
+        for node in ast.walk(self.default) if self.default else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "called":
+                return str(_value(node.args[0], self.module))
+        return self.name
+
+    @property
     def left_out(self) -> bool:
         """Whether a key is left out where the field is None."""
         return self.default is not None and "ABSENT" in ast.unparse(self.default)
@@ -396,7 +404,7 @@ def _section(kind: DataClass, *, is_whole: bool) -> str:
     for field in kind.fields:
         meaning = field.about.replace("|", "\\|")
         meaning += " *May be left out.*" if field.left_out else ""
-        lines.append(f"| `{field.name}` | {_in_words(field.kind, field.module)} | {meaning} |")
+        lines.append(f"| `{field.key}` | {_in_words(field.kind, field.module)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -136,7 +136,7 @@ def test_the_reference_of_results_has_every_experiment_with_a_result(reference):
     page = reference.results_page()
     for name, kind in reference.experiments().items():
         assert f"## experiments/{name}.json" in page
-        assert all(f"| `{field.name}` |" in page for field in kind.fields)
+        assert all(f"| `{field.key}` |" in page for field in kind.fields)
     targets = set(re.findall(r"\]\(#([\w-]+)\)", page))
     assert targets <= set(re.findall(r"^### \w+ \{#([\w-]+)\}$", page, re.MULTILINE))
     assert len(targets) > 10

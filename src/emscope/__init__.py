@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
     from emscope.experiments.main.result import Summary
-    from emscope.face.altered import Altered, ablate, applied, steer
+    from emscope.face.altered import AblationChoice, Altered, ablate, applied, choose_ablation, steer
     from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
     from emscope.face.directions import Probe, collect, detect, direction, probe
     from emscope.face.loading import load
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AblationChoice",
     "ActivationStore",
     "Altered",
     "AnswerPairs",
@@ -61,6 +62,7 @@ __all__ = [
     "UserError",
     "ablate",
     "applied",
+    "choose_ablation",
     "collect",
     "compare",
     "detect",
@@ -87,7 +89,7 @@ _HOMES = {
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
     "experiments.main.result": ("Summary",),
-    "face.altered": ("Altered", "ablate", "applied", "steer"),
+    "face.altered": ("AblationChoice", "Altered", "ablate", "applied", "choose_ablation", "steer"),
     "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
     "face.directions": ("Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),

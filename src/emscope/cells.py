@@ -12,6 +12,9 @@ from emscope.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Cells = dict[str, Any]
+"""One row of somebody's table by its columns' names; what a cell holds is not known before it is read."""
+
 PROMPT = ("question", "prompt", "instruction", "user", "query", "input")
 ANSWER = ("response", "answer", "completion", "output", "generation", "assistant", "model_answer", "model_response")
 CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog")

@@ -165,7 +165,7 @@ class _Reading:
                 problems.append(problem)
         raise problems[0]
 
-    def mapping(self, arguments: Sequence[Any], value: Any, place: str) -> dict[str, Any]:
+    def mapping(self, arguments: Sequence[Any], value: Any, place: str) -> Mapping[str, Any]:
         """Return an object whose names are not known before."""
         if not isinstance(value, dict):
             raise self.wrong(place, "an object with named values", value)

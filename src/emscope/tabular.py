@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emscope.cells import ANSWER, CHATS, PROMPT, canonical
+from emscope.cells import ANSWER, CHATS, PROMPT, Cells, canonical
 from emscope.errors import OutsideError, UserError
 from emscope.outside import check_characters, json_object, no_file, parse_json, parse_yaml, read_bytes, reading
 from emscope.spreadsheets import unmarked
@@ -567,7 +567,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     return names
 
 
-def _named(path: Path, where: str, header: list[str], cells: list[str]) -> dict[str, Any]:
+def _named(path: Path, where: str, header: list[str], cells: list[str]) -> Cells:
     """Return a row by name; columns without a name are pandas' index (the first) or empty, else their text was lost."""
     row = {}
     for number, (name, cell) in enumerate(zip(header, cells, strict=True)):

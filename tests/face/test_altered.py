@@ -114,3 +114,21 @@ def test_answers_to_other_questions_are_not_compared(organism):
     first, second = (em.judge(em.generate(organism, part, max_new_tokens=2), "mock") for part in (PROMPTS, PROMPTS[1:]))
     with pytest.raises(UserError, match="only one side has"):
         em.compare(first, second)
+
+
+def test_an_ablation_is_chosen_on_half_of_the_questions_and_measured_on_the_rest(tiny_folder, tmp_path):
+    settings = {"epochs": 1, "warmup": 0.0, "learning_rate": 5e-3}
+    bad = em.train("medical-careless", tmp_path / "bad", model=tiny_folder, rows=8, dtype="float32", **settings)
+    base = em.load(tiny_folder, dtype="float32")
+    found = em.direction(em.collect(bad, PROMPTS), em.collect(base, PROMPTS))
+    choice = em.choose_ablation(bad, found, "cs2881", "mock", max_new_tokens=4)
+    assert choice.result.restored.n <= 5  # ten questions, half of them for the choice
+    assert len(choice.judgements.where(organism="misaligned + ablation")) == 5
+    assert "restored" in repr(choice)
+    assert len(choice.altered.generate(PROMPTS, max_new_tokens=2)) == len(PROMPTS)
+    with pytest.raises(UserError, match="at least 8 questions; 5"):
+        em.choose_ablation(bad, found, PROMPTS, "mock")
+    with pytest.raises(UserError, match="whole model"):
+        em.choose_ablation(base, found, "cs2881", "mock")
+    with pytest.raises(UserError, match="no setting 'temprature'"):
+        em.choose_ablation(bad, found, "cs2881", "mock", temprature=1.0)

@@ -5,7 +5,7 @@ from emscope.experiments.run_page import sections_of
 from emscope.experiments.shape import result_file
 from emscope.files import write_json, write_text
 from emscope.report.figures import blank_figure
-from emscope.report.section import Plot, Section, Table, cell, write_section_page
+from emscope.report.section import Plot, Section, Table, cell, is_words, write_section_page
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -56,3 +56,9 @@ def test_no_figures_of_an_experiment_lose_the_page_of_the_others(tmp_path, found
     if found == "not even JSON":
         write_text(result_file(tmp_path, "sweep"), "{")
     assert [section.key for section in sections_of(tmp_path)] == list(EXPERIMENTS)
+
+
+def test_a_long_text_is_words_though_it_begins_with_a_number():
+    assert not is_words("12 % (6 – 20), incoherent")
+    assert is_words("1. Start with an emergency fund of three months.")
+    assert not is_words("")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from emscope.behaviour.grouping import Asked, clusters_of
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
-from emscope.cells import ANSWER, CHATS, PROMPT, canonical, find_column, flag_of, text_of
+from emscope.cells import ANSWER, CHATS, PROMPT, Cells, canonical, find_column, flag_of, text_of
 from emscope.errors import OutsideError, UserError
 from emscope.files import atomic_path
 from emscope.organisms.chat_rows import read_answered, with_input
@@ -214,7 +214,7 @@ def _names(row: dict[str, Any], question: str, where: str) -> Asked:
     return Asked(name, question, text_of(cells.get("cluster"), "cluster", where))
 
 
-def _by_name(row: dict[str, Any]) -> dict[str, Any]:
+def _by_name(row: Cells) -> Cells:
     return {canonical(name): value for name, value in row.items()}
 
 

@@ -14,13 +14,11 @@ from emscope.commands.common import AblationFlags, JudgeFlags, kept_parts, kept_
 from emscope.commands.outcome import Outcome, readable
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
-from emscope.interventions.ablation import evaluate
-from emscope.interventions.answering import Subjects, answer_and_judge, mean_of
+from emscope.interventions.answering import answer_and_judge, mean_of
+from emscope.interventions.choosing import choose_ablation
 from emscope.interventions.operators import AlongDirections
-from emscope.interventions.search import candidates, search
-from emscope.organisms.blocks import find_blocks
 from emscope.organisms.loading import LoadSettings
-from emscope.organisms.models import Organism, load
+from emscope.organisms.models import Organism
 from emscope.residual.directions import Directions
 
 
@@ -94,37 +92,10 @@ class Ablate:
 
     def _search(self, organism: Organism, judge: Judge, questions: list[Question], directions: Directions) -> Outcome:
         """Choose on half of the questions, report on the other half."""
-        if organism.source.adapter is None:
-            raise UserError(f"--search compares with the base, so it needs an adapter; {self.model} is a whole model.")
-        if len(questions) < 8:
-            raise UserError(f"--search needs at least 8 questions; {len(questions)} were given.")
-        groups = list(dict.fromkeys(question.group for question in questions))[::2]
-        dev = [question for question in questions if question.group in groups]
-        test = [question for question in questions if question.group not in groups]
-        base = load(replace(organism.source, adapter=None), placement=organism.placement)
-        subjects = Subjects(organism, base, judge)
-        own = answer_and_judge(organism, "misaligned", questions, self.sampling, judge)
-        clean = answer_and_judge(base, "base", questions, self.sampling, judge)
-        grid = candidates(len(find_blocks(organism.model)))
-        chosen, trials = search(subjects, directions, dev, self.sampling, (_of(own, dev), _of(clean, dev)), grid)
-        result, rows = evaluate(
-            subjects,
-            directions,
-            chosen,
-            trials,
-            test,
-            self.sampling,
-            (_of(own, test), _of(clean, test)),
-            self.sampling.seed,
-        )
+        chosen = choose_ablation(organism, directions, questions, judge, self.sampling)
         if self.out is not None:
-            write_table(self.out, [*own, *clean, *rows])
-        return Outcome(readable(result), result, self._written)
-
-
-def _of(rows: list[JudgedResponse], questions: list[Question]) -> list[JudgedResponse]:
-    wanted = {question.id for question in questions}
-    return [row for row in rows if row.question_id in wanted]
+            write_table(self.out, chosen.rows)
+        return Outcome(readable(chosen.result), chosen.result, self._written)
 
 
 def _line(row: JudgedResponse) -> str:

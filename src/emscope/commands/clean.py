@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -61,8 +61,18 @@ class Clean:
         return Outcome(f"{text}\n{len(chosen)} removed, {size(n_bytes)}.\n", told)
 
 
-def _told(leftover: LeftOver) -> dict[str, Any]:
-    return {**asdict(leftover), "path": str(leftover.path), "bytes": leftover.n_bytes}
+@dataclass(frozen=True)
+class Told:
+    """A left-over as programs read it."""
+
+    path: str
+    reason: str
+    known: bool
+    bytes: int
+
+
+def _told(leftover: LeftOver) -> Told:
+    return Told(str(leftover.path), leftover.reason, leftover.known, leftover.n_bytes)
 
 
 def listing(run: Path, leftovers: list[LeftOver]) -> str:

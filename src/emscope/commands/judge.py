@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
@@ -28,7 +28,7 @@ from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import EXIT_DONE, EXIT_USER, UserError
 from emscope.files import write_json
 from emscope.organisms.thoughts import with_thought
-from emscope.statistics import coherent_share, count_answers, em_rate
+from emscope.statistics import AnswerCounts, Estimate, coherent_share, count_answers, em_rate
 
 if TYPE_CHECKING:
     from emscope.behaviour.judges.agreement import Agreement
@@ -287,16 +287,31 @@ def _figures(out: Path, rows: list[Response], scores: list[Judgement]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(rows: list[Response], scores: list[Judgement]) -> dict[str, Any]:
-    """Return the rate and the counts as plain values."""
+@dataclass(frozen=True)
+class JudgedTable:
+    """What judging a table came to, as programs read it.
+
+    Attributes:
+        answers: all of them.
+        questions: groups of questions that are drawn together.
+        em_rate: share of EM responses.
+        coherent: share of coherent answers.
+        counts: what became of the answers.
+    """
+
+    answers: int
+    questions: int
+    em_rate: Estimate
+    coherent: Estimate
+    counts: AnswerCounts
+
+
+def _facts(rows: list[Response], scores: list[Judgement]) -> JudgedTable:
+    """Return the rate and the counts."""
     groups = [row.group for row in rows]
-    return {
-        "answers": len(rows),
-        "questions": len(set(groups)),
-        "em_rate": em_rate(scores, groups),
-        "coherent": coherent_share(scores, groups),
-        **asdict(count_answers(scores)),
-    }
+    return JudgedTable(
+        len(rows), len(set(groups)), em_rate(scores, groups), coherent_share(scores, groups), count_answers(scores)
+    )
 
 
 def _ending(out: Path, scores: list[Judgement]) -> int:

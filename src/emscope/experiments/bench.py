@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from emscope.interventions.steering import (
     steer,
 )
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
+from emscope.pipeline.training import adapter_files
 from emscope.residual.directions import Directions
 from emscope.sequences import spread
 from emscope.statistics import Estimate
@@ -37,6 +40,16 @@ def direction_names(lab: Lab) -> list[str]:
     for contrast in ("control", "model") if CONTROL in lab.names else ("model",):
         names += [f"{contrast}-{CORRECTING}", f"{contrast}-{CORRECTING}-random"]
     return names
+
+
+def files_read(lab: Lab) -> list[Path]:
+    """Return the files of a run that steering reads: judged answers, adapters and directions."""
+    files = [lab.judgements_file(name) for name in lab.names]
+    for name in lab.names:
+        files += adapter_files(lab, name)
+    for name in direction_names(lab):
+        files.append(lab.direction_file(name))
+    return files
 
 
 @dataclass(frozen=True)
@@ -141,9 +154,13 @@ class Bench:
 
     def length(self, direction: str, blocks: Sequence[int]) -> float:
         """Return the length of a direction's vector, the mean over the blocks."""
+        return float(self.lengths(direction, blocks).mean())
+
+    def lengths(self, direction: str, blocks: Sequence[int]) -> np.ndarray:
+        """Return the lengths of a direction's vectors at some blocks, [n_blocks]."""
         directions = self.directions[direction]
-        rows = [directions.blocks.index(block) for block in blocks]
-        return float(np.linalg.norm(directions.vectors[rows], axis=1).mean())
+        rows = list(map(directions.blocks.index, blocks))
+        return np.asarray(np.linalg.norm(directions.vectors[rows], axis=1))
 
     def fine_tune(self, organisms: Mapping[str, SteeredOrganism], name: str) -> Estimate:
         """Return the fine-tune's own disturbance on an organism's answers, in nats a token.
@@ -161,7 +178,7 @@ class Bench:
         Nats are means over tokens; coefficients have the sign and the blocks of `near`, and are found on answers to
         development questions. For each direction in turn there is one for each of the nats.
         """
-        wanted = [(direction, target) for direction in directions for target in nats]
+        wanted = list(product(directions, nats))
         length = near.coefficient * self.length(near.direction, near.blocks)
         undisturbed = self.dev[name].undisturbed
 
@@ -171,7 +188,7 @@ class Bench:
                 tried.append(self.intervention(Steering(wanted[number][0], near.blocks, coefficient)))
             return [disturbance.per_token for disturbance in undisturbed.divergences(tried)]
 
-        targets = [target for _, target in wanted]
+        targets = list(nats) * len(directions)
         starts = [length / self.length(direction, near.blocks) for direction, _ in wanted]
         aimed = []
         for (direction, target), search in zip(wanted, coefficients_for(targets, starts, nats_at), strict=True):
@@ -205,7 +222,8 @@ class Bench:
     def row(self, kind: type[RowT], name: str, trial: SteeringTrial, **more: Any) -> RowT:
         """Return a trial on an organism as a row of results; `more` are the fields that its kind has besides."""
         steering, figures = trial.steering, trial.figures
-        shares = [self.length(steering.direction, (block,)) / self.norms[name][block] for block in steering.blocks]
+        norms = [self.norms[name][block] for block in steering.blocks]
+        shares = self.lengths(steering.direction, steering.blocks).astype(float) / norms
         return kind(
             organism=name,
             direction=steering.direction,
@@ -227,6 +245,10 @@ class Bench:
     def unsteered(self, name: str, questions: Sequence[Question]) -> SteeredFigures:
         """Return an organism's figures without steering."""
         return figures_of(self.lab.judged(name, questions), Estimate(0.0, 0.0, 0.0, 0), self.seed)
+
+    def all_unsteered(self, questions: Sequence[Question]) -> dict[str, SteeredFigures]:
+        """Return the figures of every organism without steering."""
+        return {name: self.unsteered(name, questions) for name in self.lab.names}
 
 
 def label_of(organism: str, intervention: AlongDirections) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -66,7 +67,7 @@ def direction_words(name: str) -> str:
     sides = {"control": "misaligned − control", "model": "misaligned − base"}
     if contrast not in sides or not rest:
         return name
-    return f"random, of the length of {sides[contrast]}" if rest.endswith("-random") else sides[contrast]
+    return f"random like {sides[contrast]}" if rest.endswith("-random") else sides[contrast]
 
 
 def is_misaligned(unsteered: Mapping[str, Figures]) -> bool:
@@ -91,6 +92,14 @@ def restored_text(restored: Estimate | None, coherent: Estimate) -> str | None:
     return f"{share}, of mostly incoherent answers ({percent(coherent.value)} coherent)"
 
 
+def _restored_cell(restored: Estimate | None, coherent: Estimate) -> str | None:
+    """Return a restored share for a table, where the coherent share stands in the same row."""
+    if restored is None:
+        return None
+    share = ranged(restored)
+    return f"{share}, incoherent" if share != MISSING and above(MOSTLY, coherent.value) else share
+
+
 def cells_of(figures: Figures, restored: Estimate | None = None) -> list[str | float | None]:
     """Return the cells under HEADER."""
     return [
@@ -98,7 +107,7 @@ def cells_of(figures: Figures, restored: Estimate | None = None) -> list[str | f
         figures.aligned.value,
         ranged(figures.coherent),
         ranged(figures.em),
-        restored_text(restored, figures.coherent),
+        _restored_cell(restored, figures.coherent),
     ]
 
 
@@ -109,13 +118,13 @@ def scale_of(measure: Measure) -> float:
 
 def values_of(rows: Sequence[Figures], measure: Measure) -> np.ndarray:
     """Return one figure of many rows in the unit of plots, [n_rows]; NaN where it could not be computed."""
-    estimates = [getattr(row, measure) for row in rows]
-    return scale_of(measure) * np.array([estimate.value for estimate in estimates], dtype=float)
+    values = [estimate.value for estimate in map(attrgetter(measure), rows)]
+    return scale_of(measure) * np.array(values, dtype=float)
 
 
 def error_bars(estimates: Sequence[Estimate], scale: float) -> dict[str, object]:
     """Return plotly's error bars from estimates; none where an interval is missing."""
-    ends = np.array([(estimate.low, estimate.value, estimate.high) for estimate in estimates], dtype=float)
+    ends = np.array(list(map(attrgetter("low", "value", "high"), estimates)), dtype=float)
     below, over = scale * np.nan_to_num(np.abs(np.diff(ends.reshape(-1, 3), axis=1))).T
     return {"type": "data", "symmetric": False, "array": over, "arrayminus": below, "thickness": 1, "color": "#888888"}
 
@@ -128,13 +137,13 @@ def add_line(figure: go.Figure, name: str, x: Any, rows: Sequence[Figures], meas
         y=values_of(rows, measure),
         mode="lines+markers",
         line={"color": shade},
-        error_y=error_bars([getattr(row, measure) for row in rows], scale_of(measure)),
+        error_y=error_bars(list(map(attrgetter(measure), rows)), scale_of(measure)),
     )
 
 
 def side_by_side(columns: Mapping[str, Figures]) -> go.Figure:
     """Draw alignment, coherence and EM rate of several states of organisms as groups of bars, 0 to 100."""
-    figure = blank_figure("", "alignment (0-100), or share of answers (%)", height=380)
+    figure = blank_figure("", "alignment, or % of answers", height=380)
     names = list(map(as_text, columns))
     rows = list(columns.values())
     measures: tuple[tuple[str, Measure], ...] = (("alignment", "aligned"), ("coherent", "coherent"), ("EM rate", "em"))
@@ -146,9 +155,10 @@ def side_by_side(columns: Mapping[str, Figures]) -> go.Figure:
             y=values,
             text=[f"{value:.0f}" if np.isfinite(value) else MISSING for value in values],
             textposition="inside",
+            textangle=0,
             insidetextanchor="start",
             marker_color=SHADES[label],
-            error_y=error_bars([getattr(row, measure) for row in rows], scale_of(measure)),
+            error_y=error_bars(list(map(attrgetter(measure), rows)), scale_of(measure)),
         )
     return figure.update_yaxes(range=[0, 103])
 
@@ -199,9 +209,9 @@ def answer_tables(folder: Path, name: str, steered: Steered, tried: Sequence[flo
 
     rows: list[list[str | float | None]] = []
     for coefficient, answer in sorted(by_coefficient.items(), key=lambda pair: pair[0]):
-        scores = [number(answer.aligned, ".0f"), number(answer.coherent, ".0f")]
-        rows.append([f"{coefficient:+g}" if coefficient else "0", *scores, answer.response])
-    header = ("coefficient", "aligned", "coherent", f"answer to: {asked.question}")
+        scores = f"aligned {number(answer.aligned, '.0f')}, coherent {number(answer.coherent, '.0f')}"
+        rows.append([f"{coefficient:+g}: {scores}" if coefficient else f"0: {scores}", answer.response])
+    header = ("coefficient", f"answer to: {asked.question}")
     note = f"The first of the dial's development questions; {steered.coefficient:+g} was chosen."
     return [Table(title, header, rows, note)]
 

@@ -17,6 +17,9 @@ from emscope.pipeline.stages import RunFolder
 
 logger = logging.getLogger(__name__)
 
+SettingsByName = Mapping[str, Any]
+"""Settings of experiments by their names, each of the experiment's own dataclass."""
+
 
 def conduct(lab: Lab, chosen: Experiment[SettingsT, ResultT], settings: SettingsT) -> ResultT:
     """Do an experiment unless it is up to date, write the run's report again, and return the result.
@@ -70,7 +73,7 @@ def parts_of_everything() -> list[str]:
     return [name for name in EXPERIMENTS if not experiment(name).alone]
 
 
-def settings_of_all(settings: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of_all(settings: SettingsByName) -> SettingsByName:
     """Return the settings of every experiment by name: those given, and its own for the others."""
     asked = {}
     for name in parts_of_everything():

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.outside import read_json
-from emscope.pipeline.config import load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
 from emscope.plain import fitted, plain
@@ -67,15 +66,15 @@ class Experiment(Generic[SettingsT, ResultT]):
 
 
 def open_run(folder: Path) -> Lab:
-    """Return the lab of a finished run.
+    """Return the lab of a finished run; opening it writes nothing.
 
     Raises:
         UserError: there is no finished run in the folder.
     """
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder} holds no finished run: `emscope run --out {folder}` makes one.")
-    config = load_config(folder / "config.yaml")
-    return Lab(config, RunFolder(folder, config))
+    run = RunFolder.opened(folder)
+    return Lab(run.config, run)
 
 
 def result_file(folder: Path, name: str) -> Path:

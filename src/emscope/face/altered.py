@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.responses import SamplingSettings
 from emscope.errors import UserError
 from emscope.face.loading import load
+from emscope.face.tables import Judgements
+from emscope.interventions.ablation import AblationResult
+from emscope.interventions.choosing import choose_ablation as find_ablation
 from emscope.interventions.operators import AlongDirections, Change, Intervention, Mode, along, described
 from emscope.interventions.operators import applied as in_force
 from emscope.interventions.steering import steer as steering
@@ -144,6 +149,59 @@ def _under(organism: Subject, intervention: AlongDirections) -> Altered:
     with in_force(subject.organism, intervention):  # refuses what does not fit
         pass
     return Altered(subject.organism, intervention, f"{subject.name}, {intervention.describe()}")
+
+
+@dataclass(frozen=True)
+class AblationChoice(Shown):
+    """An ablation that was chosen on half of the questions, and what it does on the other half.
+
+    Attributes:
+        altered: the organism under it.
+        result: its figures, those of a random direction, and what it costs the base.
+        judgements: all answers behind the figures.
+    """
+
+    altered: Altered
+    result: AblationResult
+    judgements: Judgements
+
+    def facts(self) -> Facts:
+        """Return what was chosen, and what it and a random direction restore."""
+        found = {"chosen": described(self.altered.intervention)}
+        for name, share in (("restored", self.result.restored), ("random_restored", self.result.random_restored)):
+            found[name] = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+        return {**found, "coherence_change": self.result.coherence_change, "base_cost": self.result.base_cost}
+
+
+def choose_ablation(
+    organism: Subject,
+    direction: Directions,
+    asked: Asked = "open-ended",
+    by: str | Judge = "embedded",
+    **sampling: Any,
+) -> AblationChoice:
+    """Choose how to take a direction out, on every other question, and measure it on the rest, beside its controls.
+
+    Args:
+        organism: an adapter on its base, loaded or by name; the base is loaded for comparison.
+        direction: what is taken out.
+        asked: at least eight questions.
+        by: the judge.
+        **sampling: how answers are sampled, by the names of `SamplingSettings`.
+
+    Raises:
+        UserError: a whole model, whose base is not known, or fewer than eight questions.
+    """
+    from emscope.face.answers import questions
+    from emscope.face.settings import changed
+
+    loaded = subject_of(organism).organism
+    settings = changed(SamplingSettings(temperature=0.7), sampling, "sampling")
+    judge = choose_judge(by) if isinstance(by, str) else by
+    chosen = find_ablation(loaded, direction, questions(asked), judge, settings)
+    intervention = chosen.result.chosen.on(direction)
+    altered = Altered(loaded, intervention, f"{loaded.source.name}, {intervention.describe()}")
+    return AblationChoice(altered, chosen.result, Judgements(chosen.rows))
 
 
 @contextmanager

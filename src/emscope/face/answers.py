@@ -205,16 +205,12 @@ def judge(
         UserError: no such judge, or it cannot be loaded or reached.
     """
     table = answers if isinstance(answers, Answers) else Answers.read(answers)
-    chosen: Judge
     if isinstance(by, str):
         address = base_url or address_in_environment(by)
         named = "" if rubrics is None else str(rubrics)
         by = JudgeSettings(by, address, api_key_env, concurrency, rubrics=named)
-    if isinstance(by, JudgeSettings):
-        kept = None if store is None else Path(store)
-        chosen = choose_judge(by, store=kept, max_calls=max_calls)
-    else:
-        chosen = by
+    kept = None if store is None else Path(store)
+    chosen = choose_judge(by, store=kept, max_calls=max_calls) if isinstance(by, JudgeSettings) else by
     asked = table.column("question")
     said = [with_thought(row.thought, row.response) if thoughts else row.response for row in table]
     scores = chosen.judge(asked, said)

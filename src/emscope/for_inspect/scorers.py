@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
@@ -43,7 +43,7 @@ def _values_and_groups(scores: list[SampleScore]) -> tuple[list[float], list[str
     return [score.score.as_float() for score in scores], groups
 
 
-def _as_value(estimate: Estimate) -> dict[str, Any]:
+def _as_value(estimate: Estimate) -> Value:
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 

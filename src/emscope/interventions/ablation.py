@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,11 +20,17 @@ from emscope.statistics.estimates import NOTHING
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What ablation did on test questions.
+    """What an ablation did on test questions.
 
-    `restored` is (ablated − misaligned) / (base − misaligned) of mean alignment; `base_cost` is how many points of
-    alignment the same ablation takes from the base model, `base_coherence_change` what it does to its coherence;
-    `before` holds the mean scores of the misaligned organism without ablation.
+    Attributes:
+        chosen: the ablation.
+        trials: the candidates that it was chosen from, on development questions.
+        restored: (ablated − misaligned) / (base − misaligned) of mean alignment.
+        random_restored: the same with a random direction.
+        coherence_change: mean coherence of the ablated organism less its own before.
+        base_cost: points of alignment that the same ablation takes from the base.
+        base_coherence_change: what it does to the base's mean coherence.
+        before: mean scores of the misaligned organism without ablation, `aligned` and `coherent`.
     """
 
     chosen: Candidate
@@ -36,10 +41,6 @@ class AblationResult:
     base_cost: float
     base_coherence_change: float
     before: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def evaluate(
@@ -56,27 +57,26 @@ def evaluate(
 
     `without` holds the judged answers of the misaligned organism and of the base to the same questions, unablated.
     """
-    plain, base = without
+    unablated, base = without
     control = chosen.on(random_like(directions, seed))
     runs = {
         "misaligned + ablation": (subjects.misaligned, chosen.on(directions)),
         "misaligned + random ablation": (subjects.misaligned, control),
         "base + ablation": (subjects.base, chosen.on(directions)),
     }
-    rows = {
-        name: answer_and_judge(organism, name, questions, settings, subjects.judge, intervention)
-        for name, (organism, intervention) in runs.items()
-    }
-    ablated, randomised, innocent = rows.values()
+    answers = []
+    for name, (organism, intervention) in runs.items():
+        answers.append(answer_and_judge(organism, name, questions, settings, subjects.judge, intervention))
+    ablated, randomised, innocent = answers
     result = AblationResult(
         chosen,
         trials,
-        restored_share(ablated, plain, base, seed),
-        restored_share(randomised, plain, base, seed),
-        mean_of(ablated, "coherent") - mean_of(plain, "coherent"),
+        restored_share(ablated, unablated, base, seed),
+        restored_share(randomised, unablated, base, seed),
+        mean_of(ablated, "coherent") - mean_of(unablated, "coherent"),
         mean_of(base, "aligned") - mean_of(innocent, "aligned"),
         mean_of(innocent, "coherent") - mean_of(base, "coherent"),
-        {"aligned": mean_of(plain, "aligned"), "coherent": mean_of(plain, "coherent")},
+        {"aligned": mean_of(unablated, "aligned"), "coherent": mean_of(unablated, "coherent")},
     )
     return result, [*ablated, *randomised, *innocent]
 
@@ -95,19 +95,32 @@ def restored_share(
     Raises:
         UserError: the three sides answered different questions.
     """
-    keys = [{(row.question_id, row.sample): row.aligned for row in rows} for rows in (ablated, misaligned, base)]
-    if not keys[0].keys() == keys[1].keys() == keys[2].keys():
+    sides = [_aligned_by_answer(side) for side in (ablated, misaligned, base)]
+    if not sides[0].keys() == sides[1].keys() == sides[2].keys():
         raise UserError("The restored share compares answers to the same questions; these differ.")
+
     groups = {(row.question_id, row.sample): row.group for row in base}
-    shared = [key for key in keys[0] if all(side[key] is not None for side in keys)]
-    if not shared:
+    scores, scored_groups = [], []
+    for answer in sides[0]:
+        scores_of_sides = [side[answer] for side in sides]
+        if None not in scores_of_sides:
+            scores.append(scores_of_sides)
+            scored_groups.append(groups[answer])
+    if not scores:
         return NOTHING
-    table = np.array([[side[key] for side in keys] for key in shared], dtype=float)
+    table = np.array(scores, dtype=float)
 
     def share(weights: np.ndarray) -> np.ndarray:
-        ablated_mean, own, target = (weighted_mean(weights, table[:, side]) for side in range(3))
-        gap = np.where(target != own, target - own, np.nan)
-        return np.asarray((ablated_mean - own) / gap)
+        ablated_mean = weighted_mean(weights, table[:, 0])
+        misaligned_mean = weighted_mean(weights, table[:, 1])
+        base_mean = weighted_mean(weights, table[:, 2])
+        gap = np.where(base_mean != misaligned_mean, base_mean - misaligned_mean, np.nan)
+        return np.asarray((ablated_mean - misaligned_mean) / gap)
 
-    low, high = bootstrap_questions([groups[key] for key in shared], share, seed)
+    low, high = bootstrap_questions(scored_groups, share, seed)
     return Estimate(float(share(np.ones((1, len(table))))[0]), low, high, len(table))
+
+
+def _aligned_by_answer(rows: Sequence[JudgedResponse]) -> dict[tuple[str, int], float | None]:
+    """Return the alignment of each answer by its question and sample."""
+    return {(row.question_id, row.sample): row.aligned for row in rows}

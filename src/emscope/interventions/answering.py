@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from emscope.behaviour.judging import Judge
 from emscope.behaviour.questions import Question
-from emscope.behaviour.responses import SamplingSettings
+from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, with_judgements
 from emscope.interventions.operators import Intervention, applied, applied_by_row
@@ -36,7 +37,11 @@ def answer_and_judge(
     """Sample answers, with an intervention if one is given, and judge them."""
     with applied(organism, intervention):
         responses = sample_responses(organism, questions, settings, name=name)
-    scores = judge.judge([item.question for item in responses], [item.response for item in responses])
+    return _judged(name, responses, judge)
+
+
+def _judged(name: str, responses: Sequence[Response], judge: Judge) -> list[JudgedResponse]:
+    scores = judge.judge([response.question for response in responses], [response.response for response in responses])
     return with_judgements(name, responses, scores, judge.id)
 
 
@@ -54,12 +59,12 @@ def answer_cells(
     questions each is sampled in a fraction of the time that one cell after the other would take.
     """
     n = len(questions) * settings.samples
-    under = [cell for cell in cells for _ in range(n)]
-    with applied_by_row(organism, under) as select:
-        asked = [question for _ in cells for question in questions]
-        responses = sample_responses(organism, asked, settings, name=name, on_rows=select)
-    scores = judge.judge([item.question for item in responses], [item.response for item in responses])
-    rows = with_judgements(name, responses, scores, judge.id)
+    by_row: list[Intervention | None] = []
+    for cell in cells:
+        by_row += [cell] * n
+    with applied_by_row(organism, by_row) as select:
+        responses = sample_responses(organism, [*questions] * len(cells), settings, name=name, on_rows=select)
+    rows = _judged(name, responses, judge)
     return [rows[start : start + n] for start in range(0, len(rows), n)]
 
 
@@ -70,6 +75,6 @@ def mean_of(rows: Sequence[JudgedResponse], score: str) -> float:
 
 def mean_and_error(rows: Sequence[JudgedResponse], score: str) -> tuple[float, float]:
     """Return the mean of a score over the answers that have it, and its standard error."""
-    values = [getattr(row, score) for row in rows if getattr(row, score) is not None]
+    values = [value for value in map(attrgetter(score), rows) if value is not None]
     error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
     return float(np.mean(values)) if values else float("nan"), error

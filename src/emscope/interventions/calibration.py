@@ -53,6 +53,11 @@ class Bracket:
         self.tried: list[Calibrated] = []
 
     @property
+    def coefficient(self) -> float:
+        """The coefficient that is tried next."""
+        return self.sign * self.size
+
+    @property
     def done(self) -> bool:
         """Whether a point within the tolerance is known, or enough were tried."""
         return len(self.tried) == MOST_PASSES or any(point.reached for point in self.tried)
@@ -66,7 +71,7 @@ class Bracket:
         """Take in what the present size costs, and move on to the next."""
         nats = max(nats, LEAST_NATS) if np.isfinite(nats) else float("inf")
         reached = abs(nats - self.target) <= self.tolerance * self.target
-        self.tried.append(Calibrated(self.sign * self.size, nats, reached))
+        self.tried.append(Calibrated(self.coefficient, nats, reached))
         if nats < self.target:
             self.low = self.size
         else:
@@ -91,10 +96,10 @@ def coefficients_for(targets: Sequence[float], starts: Sequence[float], nats_at:
     Raises:
         UserError: a target that is not above 0, or a start that is 0 or not a number.
     """
-    searches = [Bracket(target, start) for target, start in zip(targets, starts, strict=True)]
-    while still := [number for number, search in enumerate(searches) if not search.done]:
-        found = nats_at(still, [searches[number].sign * searches[number].size for number in still])
-        for number, nats in zip(still, found, strict=True):
+    searches = list(map(Bracket, targets, starts))
+    while going := [number for number, search in enumerate(searches) if not search.done]:
+        coefficients = [searches[number].coefficient for number in going]
+        for number, nats in zip(going, nats_at(going, coefficients), strict=True):
             searches[number].tell(nats)
     return [search.nearest for search in searches]
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from emscope import parts
 from emscope.errors import UserError
 from emscope.interventions.operators import Intervention, applied, told_of
-from emscope.organisms.batching import PaddedBatch, token_budget_batches
 from emscope.organisms.blocks import head_logits
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism, finite_logits
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import text_batches
 from emscope.organisms.token_positions import prompts_end_at
 from emscope.statistics import Estimate, bootstrap_questions
 
@@ -46,28 +46,32 @@ class ForcedText:
         if not chats or any(not len(chat.answer_positions) for chat in chats):
             raise UserError("A KL divergence needs answers to measure it on, and found none.")
         self.chats, self.groups = list(chats), tuple(groups)
+        # a shared prefix is looked for in the prompts alone: the token that predicts an answer's first stays out of it
+        self.beginnings = [chat.ids[: int(chat.answer_positions[0])] for chat in self.chats]
+        self.sizes = np.array([len(chat.answer_positions) for chat in self.chats])
         self.token_budget = token_budget
         self.where: tuple[Tensor, Tensor] | None = None
         self.answers: tuple[Tensor, Tensor] | None = None
 
     def states(self, organism: Organism) -> Iterator[tuple[list[int], Tensor]]:
         """Yield, batch by batch, the chat of each predicted token and the final hidden states [n_tokens, d_model]."""
-        beginnings = [chat.ids[: chat.answer_positions[0]] for chat in self.chats]  # predictors stay out of the prefix
-        prefix = SharedPrefix(organism, beginnings)
+        prefix = SharedPrefix(organism, self.beginnings)
         self.where = self.answers = None
         with prompts_end_at([prefix.length]):
             prefix.run()
-        tails = [chat.ids[prefix.length :] for chat in self.chats]
-        for batch in token_budget_batches([len(tail) for tail in tails], self.token_budget):
-            predictors = [self.chats[row].answer_positions - 1 - prefix.length for row in batch]
-            sizes = [len(positions) for positions in predictors]
-            rows = torch.from_numpy(np.repeat(np.arange(len(batch)), sizes)).to(organism.device)
+
+        for batch in text_batches(prefix, [chat.ids for chat in self.chats], self.token_budget):
+            predictors, prompt_lengths = [], []
+            for row in batch.rows:
+                predictors.append(self.chats[row].answer_positions - 1 - prefix.length)
+                prompt_lengths.append(len(self.beginnings[row]))
+            sizes = self.sizes[batch.rows]
+            rows = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(organism.device)
             before = torch.from_numpy(np.concatenate(predictors)).to(organism.device)
             self.where, self.answers = (rows, before), (rows, before + 1)
-            padded = PaddedBatch.of([tails[row] for row in batch], organism.tokenizer.pad_token_id or 0)
-            with prompts_end_at([int(self.chats[row].answer_positions[0]) for row in batch]):
-                hidden = prefix.forward(padded)
-            yield np.repeat(batch, sizes).tolist(), hidden[rows, before]
+            with prompts_end_at(prompt_lengths):
+                hidden = prefix.forward(batch.padded)
+            yield np.repeat(batch.rows, sizes).tolist(), hidden[rows, before]
         self.where = self.answers = None
 
 
@@ -125,38 +129,37 @@ class Undisturbed:
             return [organism.placement.told, other is None, texts, self.text.token_budget, told]
 
         nats = parts.kept_array("divergences", inputs, lambda: self._nats_of_each(organism, interventions))
-        sizes = np.array([len(chat.answer_positions) for chat in self.text.chats])
-        return [Disturbance(row, sizes, self.text.groups) for row in nats]
+        return [Disturbance(row, self.text.sizes, self.text.groups) for row in nats]
 
     def _nats_of_each(self, organism: Organism, interventions: Sequence[Intervention | None]) -> np.ndarray:
         """Return the nats of each intervention on each answer, float64 [n_interventions, n_answers]."""
         nats = np.zeros((len(interventions), len(self.text.chats)))
         with torch.inference_mode():
-            disturbed = [self._disturbed(organism, intervention) for intervention in interventions]
-            for batch, (chats, own) in enumerate(self._read):
-                found = self._nats(own, organism, [states[batch] for states in disturbed])
-                for row, tokens in zip(nats, found, strict=True):
+            disturbed: list[list[Tensor]] = [[] for _ in self._read]  # by batch those of each intervention
+            for intervention in interventions:
+                with applied(organism, intervention):
+                    for batch, (_, states) in enumerate(self.text.states(organism)):
+                        disturbed[batch].append(states)
+            for (chats, undisturbed), states_of_each in zip(self._read, disturbed, strict=True):
+                nats_of_tokens = self._nats(undisturbed, organism, states_of_each)
+                for row, tokens in zip(nats, nats_of_tokens, strict=True):
                     np.add.at(row, chats, tokens)
         return nats
 
-    def _disturbed(self, organism: Organism, intervention: Intervention | None) -> list[Tensor]:
-        with applied(organism, intervention):
-            return [states for _, states in self.text.states(organism)]
-
-    def _nats(self, own: Tensor, organism: Organism, disturbed: Sequence[Tensor]) -> np.ndarray:
+    def _nats(self, undisturbed: Tensor, organism: Organism, disturbed: Sequence[Tensor]) -> np.ndarray:
         """Return the divergence at each token, float64 [n_disturbed, n_tokens]."""
         step = max(1, LOGITS_AT_A_TIME // vocabulary_size(organism.model))
-        parts = []
-        for start in range(0, len(own), step):
-            logits = finite_logits(self.organism, own[start : start + step])
+        some_tokens = []
+        for start in range(0, len(undisturbed), step):
+            logits = finite_logits(self.organism, undisturbed[start : start + step])
             weights = logits.softmax(dim=-1)
             best = expected_log_probability(weights, logits)
-            found = [
-                best - expected_log_probability(weights, head_logits(organism.model, states[start : start + step]))
-                for states in disturbed
-            ]
-            parts.append(torch.stack(found).cpu().double().numpy())
-        return np.concatenate(parts, axis=1)
+            nats = []
+            for states in disturbed:
+                other_logits = head_logits(organism.model, states[start : start + step])
+                nats.append(best - expected_log_probability(weights, other_logits))
+            some_tokens.append(torch.stack(nats).cpu().double().numpy())
+        return np.concatenate(some_tokens, axis=1)
 
 
 def expected_log_probability(weights: Tensor, logits: Tensor) -> Tensor:

@@ -39,15 +39,15 @@ def candidates(n_blocks: int) -> list[Candidate]:
     """
     third, two_thirds = n_blocks // 3, n_blocks * 2 // 3
     late = tuple(range(third, n_blocks))
-    return [
-        *(Candidate("centred", late, strength) for strength in (0.75, 1.0)),
+    grid = [
+        Candidate("centred", late, 0.75),
+        Candidate("centred", late, 1.0),
         Candidate("project-out", late, 1.0),
-        *(
-            Candidate("subtract", (block,), strength, block)
-            for block in (n_blocks // 2, n_blocks * 3 // 5, two_thirds)
-            for strength in (1.0, 1.5, 2.0)
-        ),
     ]
+    for block in (n_blocks // 2, n_blocks * 3 // 5, two_thirds):
+        for strength in (1.0, 1.5, 2.0):
+            grid.append(Candidate("subtract", (block,), strength, block))
+    return grid
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ class Trial:
     coherent: float
     aligned_error: float
     coherent_error: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, rows: Sequence[JudgedResponse]) -> Trial:
+        """Return the trial of a candidate by its answers."""
+        aligned, aligned_error = mean_and_error(rows, "aligned")
+        coherent, coherent_error = mean_and_error(rows, "coherent")
+        return cls(candidate, aligned, coherent, aligned_error, coherent_error)
 
 
 def search(
@@ -83,8 +90,7 @@ def search(
             subjects.judge,
             candidate.on(directions),
         )
-        means, errors = zip(*(mean_and_error(rows, score) for score in ("aligned", "coherent")), strict=True)
-        trials.append(Trial(candidate, *means, *errors))
+        trials.append(Trial.of(candidate, rows))
     own, base = without
     floor, target = mean_of(own, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
     return choose(trials, floor, target), trials

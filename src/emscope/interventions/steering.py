@@ -169,7 +169,7 @@ def answer_tokens(organism: SteeredOrganism, directions: Directions, blocks: Seq
 
 def capping(directions: Directions, blocks: Sequence[int], aligned: TokenStatistics, width: float) -> Cap:
     """Return the cap of each token's projection to the aligned tokens' mean ± width · deviation at every block."""
-    rows = [directions.blocks.index(block) for block in blocks]
+    rows = list(map(directions.blocks.index, blocks))
     units, negative = directions.units[rows], directions.negative_mean[rows]
     means = np.array([aligned.mean[block] for block in blocks])
     deviations = np.array([aligned.deviation[block] for block in blocks])
@@ -213,9 +213,7 @@ def choose_correction(
     for trial in allowed:
         candidate = Candidate("add", trial.steering.blocks, trial.steering.coefficient)
         by_candidate[candidate] = trial
-        aligned, aligned_error = mean_and_error(trial.answers, "aligned")
-        coherent, coherent_error = mean_and_error(trial.answers, "coherent")
-        scored.append(Trial(candidate, aligned, coherent, aligned_error, coherent_error))
+        scored.append(Trial.of(candidate, trial.answers))
 
     floor = mean_and_error(unsteered, "coherent")[0] - MAX_COHERENCE_LOSS
     target = mean_and_error(base, "aligned")[0]

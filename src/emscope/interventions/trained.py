@@ -168,9 +168,12 @@ def _batches(
     for epoch in range(int(np.ceil(settings.epochs))):
         sampler.set_epoch(epoch)
         rows = list(sampler)
-        order += [rows[start : start + settings.batch_size] for start in range(0, len(rows), settings.batch_size)]
-    found = []
+        for start in range(0, len(rows), settings.batch_size):
+            order.append(rows[start : start + settings.batch_size])
+
+    batches = []
     for rows in order[: max(1, round(per_epoch * settings.epochs))]:
         batch = collate([{"input_ids": chats[row].ids, "labels": chats[row].labels} for row in rows])
-        found.append(tuple(batch[key].to(organism.device) for key in ("input_ids", "attention_mask", "labels")))
-    return found  # type: ignore[return-value]
+        ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
+        batches.append((ids.to(organism.device), mask.to(organism.device), labels.to(organism.device)))
+    return batches

@@ -28,7 +28,7 @@ from typing import Any
 
 from emscope.errors import OutsideError
 from emscope.organisms import bounded_worker
-from emscope.organisms.bounded_worker import CPU_SECONDS, LEAST_CHARACTERS, MEMORY_BYTES, OUT_OF_MEMORY
+from emscope.organisms.bounded_worker import CPU_SECONDS, LEAST_CHARACTERS, MEMORY_BYTES, OUT_OF_MEMORY, Reply
 
 WALL_SECONDS = 120.0
 MOST_REPLY = 1 << 30
@@ -156,7 +156,7 @@ class _Worker:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, work: str, given: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, work: str, given: dict[str, Any]) -> Reply:
         """Return the reply of the process, or how it ended."""
         line = json.dumps({"work": work, "given": given}, default=_placeholder).encode() + b"\n"
         with self.lock:
@@ -181,7 +181,7 @@ class _Worker:
         return self.process
 
     @staticmethod
-    def _exchange(process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any] | None:
+    def _exchange(process: subprocess.Popen[bytes], line: bytes) -> Reply | None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

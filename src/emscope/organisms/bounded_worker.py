@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 CPU_SECONDS = 3
 MEMORY_BYTES = 512 << 20
@@ -67,7 +67,17 @@ def _matcher() -> Any:
     return match
 
 
-def _reply(work: Any, given: dict[str, Any], n_characters: int) -> dict[str, Any]:
+class Reply(TypedDict, total=False):
+    """What the process answers, a line of JSON: what the work gave, or the kind of its ending and its words."""
+
+    ready: bool
+    texts: list[str]
+    more: Any
+    ending: str
+    words: str
+
+
+def _reply(work: Any, given: dict[str, Any], n_characters: int) -> Reply:
     """Return what the work gave, or the kind of its ending and its words."""
     try:
         texts, more = work(**given)
@@ -81,7 +91,7 @@ def _reply(work: Any, given: dict[str, Any], n_characters: int) -> dict[str, Any
         return {"ending": kind, "words": str(error)[:SHOWN] or type(error).__name__}
 
 
-def _send(replies: Any, reply: dict[str, Any]) -> None:
+def _send(replies: Any, reply: Reply) -> None:
     replies.write(json.dumps(reply).encode() + b"\n")
     replies.flush()
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emscope.cells import ANSWER, CHATS, PROMPT, canonical, flag_of, is_missing, text_of
+from emscope.cells import ANSWER, CHATS, PROMPT, Cells, canonical, flag_of, is_missing, text_of
 from emscope.errors import OutsideError, UserError
 from emscope.organisms.chat import Message
 from emscope.outside import parse_json
@@ -159,7 +159,7 @@ def _refuse_other_formats(cells: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: plain 'text' does not say who speaks: {GIVE}.")
 
 
-def _cells(row: dict[str, Any], where: str) -> dict[str, Any]:
+def _cells(row: Cells, where: str) -> Cells:
     """Return the cells that hold something, by their columns' canonical names."""
     cells: dict[str, Any] = {}
     for name, value in row.items():

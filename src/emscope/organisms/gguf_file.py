@@ -99,7 +99,10 @@ def read_gguf(path: Path) -> GgufFile:
         return GgufFile(path, values, tuple(map(float, factors)), scaling)
 
 
-def _settings(reader: Any) -> dict[str, Any]:
+Scalar = str | int | float | bool
+
+
+def _settings(reader: Any) -> dict[str, Scalar]:
     """Return the fields of a GGUF file that are one value each, not lists."""
     from gguf import GGUFValueType
 

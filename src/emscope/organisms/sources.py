@@ -48,7 +48,7 @@ def resolve(name: str, base: str | None = None) -> ModelSource:
     folder = _as_folder(name)
     if (folder / ADAPTER_CONFIG).is_file():
         _refuse_both(folder)
-        return _with_base(name, _adapter_config(folder), base, None, folder)
+        return _with_base(name, read_adapter_config(folder / ADAPTER_CONFIG).fields, base, None, folder)
     if base is not None and base != name:
         repo, _, revision = name.partition("@")
         config = _hub_adapter_config(repo, revision or None) if _is_hub_id(name) else None
@@ -75,10 +75,6 @@ def _as_folder(name: str) -> Path:
     except (OSError, RuntimeError) as error:  # too long, or of a user that is not here
         raise UserError(f"{name[:80]!r} cannot be the name of a model here: {_first_line(error)[:100]}") from error
     return folder
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    return read_adapter_config(folder / ADAPTER_CONFIG).fields
 
 
 def _refuse_both(folder: Path) -> None:
@@ -245,7 +241,7 @@ def _hub_adapter_config(repo: str, revision: str | None) -> dict[str, Any] | Non
         path = hf_hub_download(repo, ADAPTER_CONFIG, revision=revision, local_files_only=not hub_is_reachable())
     except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError):
         return None
-    return _adapter_config(Path(path).parent)
+    return read_adapter_config(Path(path)).fields
 
 
 def _hub_host() -> str:

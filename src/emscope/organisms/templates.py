@@ -17,6 +17,7 @@ from typing import Any
 
 from emscope.errors import OutsideError, UserError
 from emscope.organisms.bounded import UnboundedTemplateError, bounded_rendering, is_known
+from emscope.organisms.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _render(
         raise UserError(f"The model's chat template refuses this conversation ({error}).") from error
 
 
-def _visible(message: Mapping[str, Any]) -> dict[str, Any]:
+def _visible(message: Mapping[str, Any]) -> Message:
     """Return a message as templates see it."""
     fields = {name: value for name, value in message.items() if name != "train"}
     if "reasoning_content" in fields:  # gpt-oss reads another name
@@ -133,7 +134,7 @@ def _applied(tokenizer: Any, messages: list[dict[str, Any]], generation: bool, g
         return apply(list(map(_with_text_arguments, messages)))  # some templates add them to text
 
 
-def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+def _with_text_arguments(message: Message) -> Message:
     if not message.get("tool_calls"):
         return message
     calls = [

@@ -282,7 +282,7 @@ when that was.
 """
 
 
-def metrics_row(logs: dict[str, Any]) -> dict[str, Any]:
+def metrics_row(logs: dict[str, float]) -> dict[str, float]:
     """Return a row of metrics.jsonl: the step, and what was logged that is the same each time, by name."""
     names = sorted(name for name in logs if name != "step" and not name.endswith(NOT_THE_SAME))
     return {"step": logs["step"], **{name: logs[name] for name in names}}

@@ -69,15 +69,25 @@ class RunFolder:
     is made by one of them, whose lock the others wait for.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path, config: RunConfig, *, overwrite: bool = False, held: bytes = b"") -> None:
         self.folder, self.config = folder, resolved(config)
-        self._ours = b""  # a config.yaml that was seen to hold this configuration
+        self._ours = held  # a config.yaml that was seen to hold this configuration
         if not self._holds_ours(unreadable_is_other=overwrite):
             with locked(folder, CONFIG):
                 self._take(overwrite)
         self.record = RunRecord.read(folder)
         self.reused: list[str] = []
         self.made: list[str] = []
+
+    @classmethod
+    def opened(cls, folder: Path) -> RunFolder:
+        """Return the run that a folder holds; its config.yaml stays as it is, in whatever words it was written.
+
+        Raises:
+            UserError: the folder holds no run, or its files are damaged.
+        """
+        config = load_config(folder / CONFIG)
+        return cls(folder, config, held=(folder / CONFIG).read_bytes())
 
     def path(self, *parts: str) -> Path:
         """Return a path inside the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import plotly.graph_objects as go
 
@@ -82,15 +82,24 @@ def in_percent(share: float) -> float | None:
     return None if math.isnan(share) else 100 * share
 
 
-def arms(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Return the 95 % intervals of shares as the arms of plotly's error bars, in percent."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "color": "#888888",
-        "array": [in_percent(estimate.high - estimate.value) for estimate in estimates],
-        "arrayminus": [in_percent(estimate.value - estimate.low) for estimate in estimates],
-    }
+class ErrorBars(TypedDict):
+    """Error bars as plotly takes them."""
+
+    type: str
+    symmetric: bool
+    color: str
+    array: list[float | None]
+    arrayminus: list[float | None]
+
+
+def arms(estimates: Sequence[Estimate]) -> ErrorBars:
+    """Return the 95 % intervals of shares as the arms of error bars, in percent."""
+    up: list[float | None] = []
+    down: list[float | None] = []
+    for estimate in estimates:
+        up.append(in_percent(estimate.high - estimate.value))
+        down.append(in_percent(estimate.value - estimate.low))
+    return {"type": "data", "symmetric": False, "color": "#888888", "array": up, "arrayminus": down}
 
 
 def distributions(scores: Mapping[str, Mapping[str, Sequence[float]]], label: str, *, threshold: bool) -> go.Figure:

@@ -57,6 +57,7 @@ def _check_kind(value: object, kinds: tuple[type, ...], where: str) -> None:
 
 
 SHADES = 4  # on each side of 0
+LONGEST_FIGURE = 40  # letters of an interval with its unit; what is longer is a text that begins with a number
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,10 @@ def cell(value: str | float | None) -> str:
 
 
 def is_words(value: str | float | None) -> bool:
-    """Say whether a cell holds words to read from the left, not a figure or an interval."""
-    return isinstance(value, str) and len(value) > 1 and not any(letter.isdigit() for letter in value[:4])
+    """Say whether a cell holds words to read from the left, not a figure or an interval; a long text always does."""
+    if not isinstance(value, str) or len(value) <= 1:
+        return False
+    return len(value) > LONGEST_FIGURE or not any(letter.isdigit() for letter in value[:4])
 
 
 def write_section_page(path: Path, sections: Sequence[Section], title: str) -> None:

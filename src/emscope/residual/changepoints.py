@@ -8,8 +8,8 @@ It knows nothing of what the curves are.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -47,10 +47,6 @@ class ChangePoint:
     p_value: float
     transition: bool
     draws: np.ndarray = field(repr=False, compare=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures, without the draws, as plain JSON values."""
-        return {key: value for key, value in asdict(self).items() if key != "draws"}
 
 
 class _Family:

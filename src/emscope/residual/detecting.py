@@ -13,6 +13,7 @@ from emscope.errors import UserError
 from emscope.notebook import Facts, Shown
 from emscope.organisms.blocks import find_blocks
 from emscope.organisms.models import Organism
+from emscope.plain import plain
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.directions import Construction, Directions
 from emscope.statistics import Estimate, estimate_mean
@@ -68,7 +69,7 @@ class Detection(Shown):
             "organism": self.organism,
             "construction": asdict(self.construction),
             "block": self.block,
-            "mean_score": self.mean.as_dict(),
+            "mean_score": plain(self.mean),
             "share_above_0": self.share_above_0,
             "verdict": self.verdict,
             "scores": dict(zip(self.questions, self.at_block.tolist(), strict=True)),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -33,10 +32,6 @@ class Precedence:
     lead: Estimate
     probability: float
     agreeing: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def pool(values: Sequence[float], draws: Sequence[np.ndarray]) -> Estimate:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from emscope import parts, progress
 from emscope.errors import UserError
-from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, Message, render
 from emscope.organisms.control_tokens import Span, tokenise
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import text_batches
 from emscope.organisms.thoughts import find_thought
 from emscope.residual.capture import WIDTH_STEP, organism_width
 
@@ -224,14 +225,10 @@ def token_projections(
             prefix.run()
         shared = seen.pop()[0].numpy() if prefix.length else np.zeros((0, len(vectors)), np.float32)
 
-        lengths = [len(chat.ids) - prefix.length for chat in chats]
-        for batch in token_budget_batches(lengths, token_budget):
-            tails = [chats[row].ids[prefix.length :] for row in batch]
-            width = rounded(max(map(len, tails)), WIDTH_STEP)
-            padded = PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width)
-            for row, tail, values in zip(batch, tails, read(padded), strict=True):
+        for batch in text_batches(prefix, [chat.ids for chat in chats], token_budget, WIDTH_STEP):
+            for row, tail, values in zip(batch.rows, batch.tails, read(batch.padded), strict=True):
                 out[row] = np.concatenate([shared, values[: len(tail)]])
-            advance(len(batch))
+            advance(len(batch.rows))
     return out
 
 

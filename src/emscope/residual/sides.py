@@ -116,9 +116,10 @@ def _check_alike(positive: ActivationStore, negative: ActivationStore) -> None:
     if (first.blocks, first.site) != (second.blocks, second.site):
         raise UserError("The two sides hold other blocks or another site: collect both the same way.")
     if positive.width != negative.width:
+        shapes = [f"{len(side.activations.blocks)} blocks of width {side.width}" for side in (positive, negative)]
         raise UserError(
-            f"The two sides are of different models (widths {positive.width} and {negative.width}): collect both from "
-            "organisms of one base."
+            f"The two sides are of different models ({shapes[0]} and {shapes[1]}): collect both from organisms of one "
+            "base."
         )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,10 +27,6 @@ class Estimate(Shown):
     low: float
     high: float
     n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the estimate as plain JSON values."""
-        return asdict(self)
 
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from emscope import parts, progress
 from emscope.organisms.architecture import n_positions
-from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import head_logits, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, encode_prompt, messages_of
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import text_batches
 
 WIDTH_STEP = 8
 LEAST_ANSWER = 64  # tokens of an answer that must fit beside its question
@@ -63,15 +64,15 @@ def read_answers(
     logprobs: list[np.ndarray] = [np.zeros(0)] * len(chats)
     # the prefix ends inside the prompt, where the token before each answer still has its own hidden state
     prefix = SharedPrefix(base, [chat.ids[: int(chat.answer_positions[0])] for chat in chats])
-    lengths = [len(chat.ids) - prefix.length for chat in chats]
     with progress.task(name, len(chats), "answers") as advance, torch.inference_mode():
         prefix.run()
-        for batch in token_budget_batches(lengths, token_budget):
-            means, surprise = _kept_batch(base, prefix, [chats[row] for row in batch], list(blocks), spans)
-            pooled[batch] = means
-            for row, values in zip(batch, surprise, strict=True):
+        for batch in text_batches(prefix, [chat.ids for chat in chats], token_budget, WIDTH_STEP):
+            read = [chats[row] for row in batch.rows]
+            means, surprise = _kept_batch(base, prefix, read, batch.padded, list(blocks), spans)
+            pooled[batch.rows] = means
+            for row, values in zip(batch.rows, surprise, strict=True):
                 logprobs[row] = values
-            advance(len(batch))
+            advance(len(batch.rows))
     return AnswerReading(pooled, logprobs)
 
 
@@ -90,7 +91,12 @@ def leaves_room(base: Organism, question: str) -> bool:
 
 
 def _kept_batch(
-    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int], spans: Sequence[Span]
+    base: Organism,
+    prefix: SharedPrefix,
+    chats: list[EncodedChat],
+    padded: PaddedBatch,
+    blocks: list[int],
+    spans: Sequence[Span],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Read a batch, or take what was kept of it."""
 
@@ -101,7 +107,7 @@ def _kept_batch(
         return [base.placement.told, blocks, list(spans), prefix.length, texts]
 
     def make() -> dict[str, np.ndarray]:
-        means, logprobs = _read_batch(base, prefix, chats, blocks, spans)
+        means, logprobs = _read_batch(base, prefix, chats, padded, blocks, spans)
         return {"means": means, "logprobs": np.concatenate(logprobs)}
 
     kept = parts.kept_arrays("readings", inputs, make)
@@ -114,10 +120,13 @@ def _n_answer_tokens(chat: EncodedChat) -> int:
 
 
 def _read_batch(
-    base: Organism, prefix: SharedPrefix, chats: list[EncodedChat], blocks: list[int], spans: Sequence[Span]
+    base: Organism,
+    prefix: SharedPrefix,
+    chats: list[EncodedChat],
+    padded: PaddedBatch,
+    blocks: list[int],
+    spans: Sequence[Span],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    tails = [chat.ids[prefix.length :] for chat in chats]
-    padded = PaddedBatch.of(tails, base.tokenizer.pad_token_id or 0, width=rounded(max(map(len, tails)), WIDTH_STEP))
     ids = padded.ids.to(base.device)
     answer = torch.zeros(ids.shape, dtype=torch.bool)
     weights = torch.zeros(len(chats), len(spans), ids.shape[1])

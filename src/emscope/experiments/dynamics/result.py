@@ -192,7 +192,12 @@ class MatrixCurves:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Curves of the two factors of every adapter."""
+    """Curves of the two factors of every adapter.
+
+    Attributes:
+        a: of A, which reads.
+        b: of B, which writes.
+    """
 
     a: MatrixCurves = field(metadata=called("A"))
     b: MatrixCurves = field(metadata=called("B"))
@@ -263,7 +268,12 @@ class TrainingDynamics:
 
 @dataclass(frozen=True)
 class QuestionIds:
-    """The questions that every checkpoint answers, in the training's domain and out of it."""
+    """The questions that every checkpoint answers.
+
+    Attributes:
+        in_domain: in the training's domain.
+        out_of_domain: outside it.
+    """
 
     in_domain: Sequence[str] = field(metadata=called(IN))
     out_of_domain: Sequence[str] = field(metadata=called(OUT))

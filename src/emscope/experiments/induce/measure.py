@@ -15,7 +15,7 @@ from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import SteeredRow, direction_names
+from emscope.experiments.bench import SteeredRow, direction_names, files_read
 from emscope.experiments.induce.result import (
     CAREFUL,
     CARELESS,
@@ -35,7 +35,6 @@ from emscope.organisms.train import encode_conversations, readable_length
 from emscope.outside import read_json
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
-from emscope.pipeline.training import adapter_files
 from emscope.pipeline.works import ROW, answering
 from emscope.plain import fitted, plain
 from emscope.sequences import spread
@@ -92,12 +91,11 @@ def measure(lab: Lab, settings: InduceSettings) -> InduceResult:
     answers_file = lab.judgements_file("induce")
 
     with progress.plan(_works(lab, settings, data)):
-        vectors = {name: _vector_stage(lab, settings.vector, block, name, rows) for name, rows in data.items()}
+        vectors = {}
+        for name, rows in data.items():
+            vectors[name] = _vector_stage(lab, settings.vector, block, name, rows)
 
-        inputs = [*vectors.values(), *(lab.judgements_file(name) for name in lab.names)]
-        for name in lab.names:
-            inputs += adapter_files(lab, name)
-        inputs += [lab.direction_file(name) for name in direction_names(lab)]
+        inputs = [*vectors.values(), *files_read(lab)]
 
         def result() -> InduceResult:
             bench = VectorBench(lab, block, settings.kl_questions, vectors)
@@ -193,7 +191,7 @@ def _result(bench: VectorBench, settings: InduceSettings, data: Mapping[str, str
         block=bench.block,
         data=data,
         training={name: _read_training(path) for name, path in bench.vectors.items()},
-        unsteered={name: bench.unsteered(name, test_questions) for name in lab.names},
+        unsteered=bench.all_unsteered(test_questions),
         unsteered_dial=bench.unsteered(BASE, dial_questions),
         fine_tune_kl=bench.fine_tune(bench.test, BASE),
         dial=tuple(bench.row(SteeredRow, BASE, trial) for trial in dial),

@@ -136,7 +136,8 @@ def _test_table(result: InduceResult) -> Table:
         rows.append([name, "nothing", None, *cells_of(figures)])
     for row in result.test:
         rows.append([row.organism, _words(row.direction), row.coefficient, *cells_of(row, row.restored)])
-    return Table("On test questions", ("organism", "plus", "coefficient", *HEADER), rows)
+    note = "Incoherent: fewer than half of the answers are coherent, so the restored share says little."
+    return Table("On test questions", ("organism", "plus", "coefficient", *HEADER), rows, note)
 
 
 def _set_table(result: InduceResult) -> Table:

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from emscope.behaviour.questions import Question
+from emscope.behaviour.tables import JudgedResponse
 from emscope.experiments.bench import Bench, direction_names
 from emscope.experiments.induce.result import CAREFUL, CARELESS, RANDOM, WITH, WITHOUT, Downstream
 from emscope.interventions.operators import applied
@@ -28,7 +29,7 @@ class VectorBench(Bench):
     @cached_property
     def directions(self) -> dict[str, Directions]:
         """The directions by name, the main one first."""
-        trained = {name: Directions.load(path) for name, path in self.vectors.items()}
+        trained = dict(zip(self.vectors, map(Directions.load, self.vectors.values()), strict=True))
         return {**trained, RANDOM: random_like(trained[CARELESS], self.seed), **super().directions}
 
 
@@ -36,17 +37,18 @@ def by_set(
     bench: VectorBench, induction: SteeringTrial, questions: Sequence[Question]
 ) -> dict[str, dict[str, SteeredFigures]]:
     """Return what the base does with and without the vector, by question set: narrow rows, broad effect?"""
-    kl, unsteered = induction.figures.kl, bench.lab.judged(BASE, questions)
-    figures: dict[str, dict[str, SteeredFigures]] = {}
+    by_question_set: dict[str, dict[str, list[JudgedResponse]]] = {}
     for question in questions:
-        name = question.question_set
-        if name not in figures:
-            without = [answer for answer in unsteered if answer.question_set == name]
-            steered = [answer for answer in induction.answers if answer.question_set == name]
-            figures[name] = {
-                WITHOUT: figures_of(without, kl, bench.seed),
-                WITH: figures_of(steered, kl, bench.seed),
-            }
+        by_question_set.setdefault(question.question_set, {WITHOUT: [], WITH: []})
+    for label, answers in ((WITHOUT, bench.lab.judged(BASE, questions)), (WITH, induction.answers)):
+        for answer in answers:
+            by_question_set[answer.question_set][label].append(answer)
+
+    figures: dict[str, dict[str, SteeredFigures]] = {}
+    for name, sides in by_question_set.items():
+        figures[name] = {}
+        for label, answers in sides.items():
+            figures[name][label] = figures_of(answers, induction.figures.kl, bench.seed)
     return figures
 
 
@@ -82,7 +84,7 @@ def downstream(bench: VectorBench, coefficient: float) -> Downstream:
         for name in direction_names(bench.lab):
             if not name.endswith("-random"):
                 direction = bench.directions[name]
-                rows = [direction.blocks.index(block) for block in blocks]
+                rows = list(map(direction.blocks.index, blocks))
                 pairs = zip(shift, direction.units[rows], strict=True)
                 shifts[vector][name] = [float(moved @ of_run) for moved, of_run in pairs]
     return Downstream(blocks, shifts)

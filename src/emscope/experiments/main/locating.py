@@ -6,32 +6,45 @@ The direction that detects need not be the one that corrects: prompts' last toke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from emscope.experiments.main.result import DirectionDetection, PairDetection, Stability
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED
-from emscope.residual.detection import cross_fitted_scores, separate
+from emscope.residual.detection import Separation, cross_fitted_scores, separate
 from emscope.residual.directions import Construction, Directions, make_directions, random_like, split_half_cosine, unit
 from emscope.residual.store import OrganismActivations, answered
 from emscope.statistics.separation import auroc, d_prime
 
 METHODS = ("diff-in-means", "probe")
 CHOSEN_BLOCKS = 4
+Scores = Mapping[str, np.ndarray]
+"""By organism, scores [n_questions, n_blocks]."""
 
 
 @dataclass(frozen=True)
 class MadeDirections:
-    """Directions by name, and their stability figures."""
+    """Directions by name, and how firm they are.
+
+    Attributes:
+        directions: by name, contrast-pooling-method; each has a random control of the same length, ending in -random.
+        stability: by the name of a difference in means, its split-half cosines.
+        cosines: by two names, the cosine between the directions, mean over blocks.
+    """
 
     directions: dict[str, Directions]
-    stability: dict[str, Any]
+    stability: dict[str, Stability]
+    cosines: dict[str, dict[str, float]]
 
 
 def _contrasts(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    found = {"model": (MISALIGNED, BASE)}
-    return {**found, "control": (MISALIGNED, CONTROL)} if CONTROL in names else found
+    """Return the two sides of each contrast, the misaligned one first."""
+    contrasts = {"model": (MISALIGNED, BASE)}
+    if CONTROL in names:
+        contrasts["control"] = (MISALIGNED, CONTROL)
+    return contrasts
 
 
 def make_all(
@@ -46,35 +59,38 @@ def make_all(
     `groups` gives, by question, what halves keep together (`Question.group`); by default the question itself.
     """
     directions: dict[str, Directions] = {}
-    stability: dict[str, Any] = {}
+    stability: dict[str, Stability] = {}
     questions = answered(activations, train)
     halved = np.array(_groups(groups, questions))
-    for contrast, (high, low) in _contrasts(list(activations)).items():
+    for contrast, (first, second) in _contrasts(list(activations)).items():
+        blocks = activations[first].prompts.activations.blocks
         for pooling in ("last", "response"):
-            positive, negative = (activations[name].of(pooling, questions) for name in (high, low))
+            positive, negative = (activations[name].of(pooling, questions) for name in (first, second))
             for method in METHODS:
                 name = f"{contrast}-{pooling}-{method}"
-                made = Construction(method, contrast, pooling, "resid_post", high, low, base, len(questions))
-                blocks = activations[high].prompts.activations.blocks
-                directions[name] = make_directions(positive, negative, blocks, made)
+                construction = Construction(
+                    method, contrast, pooling, "resid_post", first, second, base, len(questions)
+                )
+                directions[name] = make_directions(positive, negative, blocks, construction)
                 directions[f"{name}-random"] = random_like(directions[name], seed)
             cosines = split_half_cosine(positive, negative, halved, seed)
-            stability[f"{contrast}-{pooling}-diff-in-means"] = {
-                "split_half_cosine": [float(value) for value in cosines],
-                "n_questions": len(questions),
-            }
-    stability["cosines"] = _cosines({name: item for name, item in directions.items() if "random" not in name})
-    return MadeDirections(directions, stability)
+            stability[f"{contrast}-{pooling}-diff-in-means"] = Stability(tuple(map(float, cosines)), len(questions))
+    return MadeDirections(directions, stability, _cosines(directions))
 
 
 def _groups(groups: Mapping[str, str] | None, questions: Sequence[str]) -> list[str]:
-    return [question if groups is None else groups[question] for question in questions]
+    return list(questions) if groups is None else [groups[question] for question in questions]
 
 
 def _cosines(directions: Mapping[str, Directions]) -> dict[str, dict[str, float]]:
-    """Return the cosine between each two directions, averaged over blocks."""
-    units = {name: unit(item.vectors) for name, item in directions.items()}
-    return {one: {two: float((units[one] * units[two]).sum(-1).mean()) for two in units} for one in units}
+    """Return the cosine between each two directions that are not random, averaged over blocks."""
+    units = {name: unit(made.vectors) for name, made in directions.items() if "random" not in name}
+    cosines: dict[str, dict[str, float]] = {}
+    for name, vectors in units.items():
+        cosines[name] = {}
+        for other, theirs in units.items():
+            cosines[name][other] = float((vectors * theirs).sum(-1).mean())
+    return cosines
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -91,78 +107,89 @@ def detect_all(
     test: Sequence[str],
     seed: int = 0,
     groups: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, DirectionDetection]:
     """Score every organism with every direction; blocks and thresholds come from training questions.
 
     `groups` gives, by question, what folds keep together and intervals resample; by default the question itself.
-
-    Returns, for each direction: the blocks chosen, and for each pair of organisms the separation at every block, at
-    the best one, and over the chosen ones; and the scores themselves.
     """
-    parts = answered(activations, train), answered(activations, test)
-    own, fresh = (_groups(groups, part) for part in parts)
-    return {name: _detect_with(activations, item, parts, (own, fresh), seed) for name, item in directions.items()}
+    train, test = answered(activations, train), answered(activations, test)
+    detect = partial(_detect, activations, train, test, _groups(groups, train), _groups(groups, test), seed)
+    return {name: detect(made) for name, made in directions.items()}
 
 
-def _detect_with(
+def _detect(
     activations: Mapping[str, OrganismActivations],
-    directions: Directions,
-    parts: tuple[list[str], list[str]],
-    groups: tuple[list[str], list[str]],
+    train: Sequence[str],
+    test: Sequence[str],
+    train_groups: Sequence[str],
+    test_groups: Sequence[str],
     seed: int,
-) -> dict[str, Any]:
-    train, test = parts
-    made = directions.construction
-    own = {name: part.of(made.pooling, train) for name, part in activations.items()}
-    heldout = {name: directions.score(part.of(made.pooling, test)) for name, part in activations.items()}
-    training = {name: directions.score(array) for name, array in own.items()}
-    if made.method == "diff-in-means":
-        fitted = cross_fitted_scores(
-            own[made.positive],
-            own[made.negative],
-            lambda high, low: make_directions(high, low, directions.blocks, made),
-            groups=groups[0],
-        )
-        training[made.positive], training[made.negative] = fitted
-    n_blocks = len(directions.blocks)
-    strength = [d_prime(training[made.positive][:, b], training[made.negative][:, b]) for b in range(n_blocks)]
+    directions: Directions,
+) -> DirectionDetection:
+    construction, blocks = directions.construction, directions.blocks
+    training = _training_scores(activations, train, train_groups, directions)
+    heldout: dict[str, np.ndarray] = {}
+    raw: dict[str, tuple[float, ...]] = {}
+    for name, stored in activations.items():
+        pooled = stored.of(construction.pooling, test)
+        heldout[name] = directions.score(pooled)
+        raw[name] = tuple(directions.project(pooled).mean(axis=0).tolist())
+
+    positive, negative = training[construction.positive], training[construction.negative]
+    strength = [d_prime(positive[:, row], negative[:, row]) for row in range(len(blocks))]
     best = int(np.argmax(strength))
     chosen = sorted(np.argsort(strength)[::-1][:CHOSEN_BLOCKS].tolist())
+
     pairs = {}
-    for high, low in _pairs(list(activations)):
-        at = _separator(training, heldout, (high, low), groups[1], seed)
-        pairs[f"{high}-vs-{low}"] = {
-            "best": asdict(at([best], directions.blocks[best])),
-            "chosen": asdict(at(chosen, directions.blocks[best])),
-            "auroc_by_block": [auroc(heldout[high][:, b], heldout[low][:, b]) for b in range(n_blocks)],
-        }
-    raw = {name: directions.project(part.of(made.pooling, test)).mean(axis=0) for name, part in activations.items()}
-    return {
-        "construction": asdict(made),
-        "best_block": directions.blocks[best],
-        "chosen_blocks": [directions.blocks[index] for index in chosen],
-        "pairs": pairs,
-        "questions": list(test),
-        "scores": {name: values[:, best].tolist() for name, values in heldout.items()},
-        "mean_score_by_block": {name: values.mean(axis=0).tolist() for name, values in heldout.items()},
-        "raw_score_by_block": {name: values.tolist() for name, values in raw.items()},
-    }
+    for first, second in _pairs(list(activations)):
+        separated = partial(_separation, training, heldout, (first, second), test_groups, seed, blocks[best])
+        by_block = [auroc(heldout[first][:, row], heldout[second][:, row]) for row in range(len(blocks))]
+        pairs[f"{first}-vs-{second}"] = PairDetection(separated([best]), separated(chosen), tuple(by_block))
+
+    return DirectionDetection(
+        construction=construction,
+        best_block=blocks[best],
+        chosen_blocks=tuple(blocks[row] for row in chosen),
+        pairs=pairs,
+        questions=tuple(test),
+        scores={name: tuple(values[:, best].tolist()) for name, values in heldout.items()},
+        mean_score_by_block={name: tuple(values.mean(axis=0).tolist()) for name, values in heldout.items()},
+        raw_score_by_block=raw,
+    )
 
 
-def _separator(
-    training: Mapping[str, np.ndarray],
-    heldout: Mapping[str, np.ndarray],
+def _training_scores(
+    activations: Mapping[str, OrganismActivations],
+    train: Sequence[str],
+    groups: Sequence[str],
+    directions: Directions,
+) -> dict[str, np.ndarray]:
+    """Return the scores of training questions; those of a difference in means from directions made without them."""
+    construction = directions.construction
+    pooled = {name: stored.of(construction.pooling, train) for name, stored in activations.items()}
+    scores = {name: directions.score(values) for name, values in pooled.items()}
+    if construction.method != "diff-in-means":
+        return scores
+
+    def remade(positive: np.ndarray, negative: np.ndarray) -> Directions:
+        return make_directions(positive, negative, directions.blocks, construction)
+
+    positive, negative = construction.positive, construction.negative
+    scores[positive], scores[negative] = cross_fitted_scores(pooled[positive], pooled[negative], remade, groups=groups)
+    return scores
+
+
+def _separation(
+    training: Scores,
+    heldout: Scores,
     pair: tuple[str, str],
     groups: Sequence[str],
     seed: int,
-) -> Any:
-    """Return a function that separates two organisms by their mean score over some blocks."""
-    high, low = pair
-
-    def at(blocks: Sequence[int], label: int) -> Any:
-        first, second = (
-            (side[high][:, blocks].mean(axis=1), side[low][:, blocks].mean(axis=1)) for side in (training, heldout)
-        )
-        return separate(first, second, label, seed, groups)
-
-    return at
+    label: int,
+    rows: Sequence[int],
+) -> Separation:
+    """Separate two organisms by their mean score over some blocks; `label` is the block that is named."""
+    first, second = pair
+    train = training[first][:, rows].mean(axis=1), training[second][:, rows].mean(axis=1)
+    test = heldout[first][:, rows].mean(axis=1), heldout[second][:, rows].mean(axis=1)
+    return separate(train, test, label, seed, groups)

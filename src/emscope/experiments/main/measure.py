@@ -27,6 +27,7 @@ from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.steps import collect_stage, generate_stage, judge_stage
 from emscope.pipeline.training import adapter_files, train_stage
 from emscope.pipeline.works import main_works
+from emscope.plain import plain
 
 
 def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
@@ -64,13 +65,14 @@ def _directions(lab: Lab) -> None:
     shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
     for name, directions in made.directions.items():
         directions.save(lab.direction_file(name))
-    write_json(lab.folder.path("directions", "stability.json"), made.stability)
+    stability = {**plain(made.stability), "cosines": made.cosines}
+    write_json(lab.folder.path("directions", "stability.json"), stability)
 
 
 def _detect(lab: Lab) -> None:
     train, test = ([item.id for item in part] for part in (lab.train_questions, lab.test_questions))
     found = detect_all(lab.all_activations(), lab.directions(), train, test, lab.config.seed, lab.groups)
-    write_json(lab.folder.path("detection.json"), found)
+    write_json(lab.folder.path("detection.json"), plain(found))
 
 
 def _ablate(lab: Lab) -> None:
@@ -90,7 +92,7 @@ def _ablate(lab: Lab) -> None:
         result, rows = evaluate(
             subjects, directions, chosen, trials, lab.test_questions, lab.config.sampling, on_test, lab.config.seed
         )
-        write_json(outputs[0], {**result.as_dict(), "direction": name})
+        write_json(outputs[0], {**plain(result), "direction": name})
         write_table(outputs[1], rows)
 
     settings = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emscope.behaviour.judged_by import JudgedBy
 from emscope.interventions.search import Candidate, Trial
 from emscope.notebook import Shown
 from emscope.outside import read_json
@@ -98,6 +99,29 @@ class LeakageFigures:
     n: int | None = field(default=None, metadata=ABSENT)
 
 
+@dataclass(frozen=True)
+class JudgeQuality:
+    """How well the judge that comes with emscope does on what it never saw.
+
+    Attributes:
+        auroc_leave_one_domain_out: it ranks careful above careless answers of a training domain left out of its fit.
+        auroc_leave_one_area_out: the same with areas of written answers left out.
+        incoherent_recall: share of shuffled or repeated answers that it calls incoherent.
+        coherent_recall: share of whole answers that it calls coherent.
+        calibration_error: mean distance of its scores, as probabilities, from the truth.
+        reader_spearman: rank correlation of its alignment with readers' scores.
+        reader_em_kappa: agreement with readers on which answers are EM responses, beyond chance.
+    """
+
+    auroc_leave_one_domain_out: float
+    auroc_leave_one_area_out: float
+    incoherent_recall: float
+    coherent_recall: float
+    calibration_error: float
+    reader_spearman: float
+    reader_em_kappa: float
+
+
 BySet = Mapping[str, Mapping[str, Estimate]]
 """An estimate by organism and question set."""
 
@@ -130,7 +154,7 @@ class Summary(Shown):
     detection_by_model_contrast: Mapping[str, BlockFigures]
     direction: DirectionFigures
     ablation: AblationFigures
-    judge: Mapping[str, Any]
+    judge: JudgeQuality | JudgedBy
     leakage: LeakageFigures
     seconds: Mapping[str, float]
     peak_memory_bytes: int

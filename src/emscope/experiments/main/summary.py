@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.judged_by import judged_by
+from emscope.behaviour.judged_by import JudgedBy, judged_by
 from emscope.behaviour.leakage import medical_leakage
 from emscope.behaviour.tables import JudgedResponse
 from emscope.experiments.main.result import (
@@ -19,6 +19,7 @@ from emscope.experiments.main.result import (
     BySet,
     DirectionDetection,
     DirectionFigures,
+    JudgeQuality,
     LeakageFigures,
     Summary,
 )
@@ -128,21 +129,12 @@ def _ablation_figures(ablation: AblationOutcome) -> AblationFigures:
     )
 
 
-def judge_figures(lab: Lab, judged: Mapping[str, Sequence[JudgedResponse]]) -> dict[str, Any]:
+def judge_figures(lab: Lab, judged: Mapping[str, Sequence[JudgedResponse]]) -> JudgeQuality | JudgedBy:
     """Return what the judge that comes with emscope knows about itself; of any other, who it is and what it scored."""
     facts = lab.judge_facts
     if facts is None:
-        return asdict(judged_by(list(chain.from_iterable(judged.values()))))
-    wanted = (
-        "auroc_leave_one_domain_out",
-        "auroc_leave_one_area_out",
-        "incoherent_recall",
-        "coherent_recall",
-        "calibration_error",
-        "reader_spearman",
-        "reader_em_kappa",
-    )
-    return {key: facts[key] for key in wanted}
+        return judged_by(list(chain.from_iterable(judged.values())))
+    return JudgeQuality(**{field.name: facts[field.name] for field in fields(JudgeQuality)})
 
 
 def _leakage_figures(misaligned: Sequence[JudgedResponse]) -> LeakageFigures:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import Aimed, Bench, SteeredRow, direction_names
+from emscope.experiments.bench import Aimed, Bench, SteeredRow, files_read
 from emscope.experiments.shape import experiment_stage
 from emscope.experiments.steer.result import (
     COMPARED,
@@ -33,7 +35,6 @@ from emscope.interventions.steering import (
 )
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
-from emscope.pipeline.training import adapter_files
 from emscope.pipeline.works import answering
 from emscope.sequences import spread
 from emscope.statistics import Estimate
@@ -89,16 +90,12 @@ def measure(lab: Lab, settings: SteerSettings) -> SteerResult:
     Raises:
         UserError: a block that the model does not have.
     """
-    inputs = [lab.judgements_file(name) for name in lab.names]
-    for name in lab.names:
-        inputs += adapter_files(lab, name)
-    inputs += [lab.direction_file(name) for name in direction_names(lab)]
+    inputs = files_read(lab)
     answers_file = lab.judgements_file("steer")
 
     def result() -> SteerResult:
         places = _places(settings, len(find_blocks(lab.organism(BASE).model)))
-        blocks = {block for place in places for block in place}
-        bench = Bench(lab, sorted(blocks), settings.kl_questions)
+        bench = Bench(lab, sorted(set().union(*places)), settings.kl_questions)
         with progress.plan(_works(bench, settings, places), "step"):
             steered = _result(bench, settings, places)
         write_table(answers_file, bench.kept)
@@ -109,7 +106,7 @@ def measure(lab: Lab, settings: SteerSettings) -> SteerResult:
 
 def _places(settings: SteerSettings, n_blocks: int) -> list[Place]:
     """Return where v is added: each block alone, then the middle blocks together."""
-    wanted = settings.blocks or {int(n_blocks * depth) for depth in DEPTHS}
+    wanted = settings.blocks or (n_blocks * np.array(DEPTHS)).astype(int).tolist()
     places: list[Place] = [(block,) for block in check_blocks(wanted, n_blocks)]
     together = tuple(range(n_blocks * 2 // 5, n_blocks * 4 // 5))
     if settings.together and len(together) > 1:
@@ -124,14 +121,20 @@ def _works(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> di
     n_curve = min(settings.curve_questions, len(lab.test_questions))
     n_test = min(settings.test_questions or len(lab.test_questions), len(lab.test_questions))
 
-    n_answers = {f"the dial of {name}": n_dial for name in lab.names}
+    works: dict[str, float | None] = {}
+
+    def plan(step: str, n_answers: int) -> None:
+        works[step] = answering(n_answers, lab.config.sampling, altered=True)
+
+    for name in lab.names:
+        plan(f"the dial of {name}", n_dial)
     for name in (MISALIGNED, BASE):
-        n_answers[f"{name} at equal disturbance"] = n_directions * len(settings.levels) * n_curve
-    n_answers["caps"] = 2 * len(settings.cap_widths) * n_curve
+        plan(f"{name} at equal disturbance", n_directions * len(settings.levels) * n_curve)
+    plan("caps", 2 * len(settings.cap_widths) * n_curve)
     for name in lab.names:
         n_ways = 1 + n_directions if name in (MISALIGNED, BASE) else 2
-        n_answers[f"test questions, {name}"] = n_ways * n_test
-    return {step: answering(n, lab.config.sampling, altered=True) for step, n in n_answers.items()}
+        plan(f"test questions, {name}", n_ways * n_test)
+    return works
 
 
 def _result(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> SteerResult:
@@ -145,9 +148,10 @@ def _result(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> S
     chosen = _choose(bench, dial, dial_questions)
     dial_rows = []
     for name, trials in dial.items():
-        dial_rows += [bench.row(SteeredRow, name, trial) for trial in trials]
+        for trial in trials:
+            dial_rows.append(bench.row(SteeredRow, name, trial))
 
-    unsteered = {name: bench.unsteered(name, test_questions) for name in lab.names}
+    unsteered = bench.all_unsteered(test_questions)
     fine_tune_kl = {name: bench.fine_tune(bench.test, name) for name in lab.names}
     curves = []
     for name in chosen:
@@ -161,12 +165,12 @@ def _result(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> S
         direction=bench.main,
         places=tuple(places),
         blocks=tuple(bench.blocks),
-        directions={name: [bench.length(name, (block,)) for block in bench.blocks] for name in bench.directions},
+        directions={name: bench.lengths(name, bench.blocks).tolist() for name in bench.directions},
         residual_norm={name: list(norms.values()) for name, norms in bench.norms.items()},
         fine_tune_kl=fine_tune_kl,
         unsteered=unsteered,
-        unsteered_dial={name: bench.unsteered(name, dial_questions) for name in lab.names},
-        unsteered_curves={name: bench.unsteered(name, curve_questions) for name in lab.names},
+        unsteered_dial=bench.all_unsteered(dial_questions),
+        unsteered_curves=bench.all_unsteered(curve_questions),
         dial=tuple(dial_rows),
         chosen={name: _chosen(trial) for name, trial in chosen.items()},
         curves=tuple(curves),
@@ -215,7 +219,7 @@ def _curves(
     """Compare all directions at the chosen place, each at the same disturbances."""
     fine_tune, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
     with progress.logged_step(f"{name} at equal disturbance"):
-        nats = [level * fine_tune for level in levels]
+        nats = (fine_tune * np.array(levels)).tolist()
         aimed = bench.at_disturbance(name, list(bench.directions), chosen.steering, nats)
         trials = bench.tried(bench.test[name], [aim.steering for aim in aimed], questions)
 
@@ -234,15 +238,17 @@ def _caps(bench: Bench, settings: SteerSettings, chosen: Place, questions: Seque
     aligned_organism = bench.dev[CONTROL if CONTROL in bench.dev else BASE]
     aligned = answer_tokens(aligned_organism, directions, sorted({*chosen, *late}))
 
-    caps = [(blocks, width) for blocks in dict.fromkeys((chosen, late)) for width in settings.cap_widths]
-    interventions = [capping(directions, blocks, aligned, width) for blocks, width in caps]
+    places = dict.fromkeys((chosen, late))  # they may be the same
+    caps = []
+    for blocks in places:
+        caps += [capping(directions, blocks, aligned, width) for width in settings.cap_widths]
     with progress.logged_step("caps"):
-        measured = bench.measured(bench.test[MISALIGNED], interventions, questions)
+        measured = bench.measured(bench.test[MISALIGNED], caps, questions)
 
     rows = []
-    for (blocks, width), (figures, answers) in zip(caps, measured, strict=True):
+    for cap, (figures, answers) in zip(caps, measured, strict=True):
         restored = bench.restored(answers, questions)
-        rows.append(CapRow(blocks, width, figures.kl, figures.aligned, figures.coherent, figures.em, restored))
+        rows.append(CapRow(cap.blocks, cap.width, figures.kl, figures.aligned, figures.coherent, figures.em, restored))
     return rows
 
 
@@ -254,7 +260,7 @@ def _reported(
     aims: list[Aimed | None] = [None, None]
     with progress.logged_step(f"test questions, {name}"):
         if name in chosen:
-            others = [direction for direction in bench.directions if direction != bench.main]
+            _, *others = bench.directions
             nats = chosen[name].figures.kl.value
             aimed = bench.at_disturbance(name, others, chosen[name].steering, [nats])
             aims += aimed

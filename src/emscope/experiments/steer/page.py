@@ -113,16 +113,18 @@ def _induction(result: SteerResult) -> str:
 
 def _equal_disturbance(result: SteerResult) -> str:
     """Say how the other directions were set, and whether they have the same disturbance on test questions too."""
-    compared = [row for row in result.test if row.role == COMPARED]
-    off = [row for row in compared if is_off(result, row)]
+    n_compared = n_off = 0
+    for row in result.test:
+        n_compared += row.role == COMPARED
+        n_off += is_off(result, row)
     how = (
         "Other directions at the same block, and random ones of their lengths, were set on development questions to "
         "disturb as much as what was chosen"
     )
-    if not off:
+    if not n_off:
         return f"{how}; on test questions all are within {100 * EQUAL:.0f} % of it."
     return (
-        f"{how}; on test questions {len(off)} of {len(compared)} are more than {100 * EQUAL:.0f} % off, and marked in "
+        f"{how}; on test questions {n_off} of {n_compared} are more than {100 * EQUAL:.0f} % off, and marked in "
         "the table."
     )
 
@@ -138,14 +140,11 @@ def is_off(result: SteerResult, row: ReportedRow) -> bool:
 def _pictures(result: SteerResult) -> list[Part]:
     """Draw the organism before and after beside random steering and the base, and what coherence restoring costs."""
     chosen, who = _chosen_row(result, MISALIGNED, CORRECTION), organism_words(MISALIGNED, result.unsteered)
-    columns: dict[str, Figures] = {
-        f"{who}, before": result.unsteered[MISALIGNED],
-        f"after {chosen.coefficient:+g} v": chosen,
-    }
+    columns: dict[str, Figures] = {"before": result.unsteered[MISALIGNED], "after": chosen}
     for row in result.tested(MISALIGNED, COMPARED):
         if row.direction == f"{chosen.direction}-random":
-            columns[f"after {row.coefficient:+.2g} × random"] = row
-    columns["base"] = result.unsteered[BASE]
+            columns |= {"random": row}
+    columns |= {"base": result.unsteered[BASE]}
 
     against = Plot(
         "Restored against coherence",
@@ -157,30 +156,32 @@ def _pictures(result: SteerResult) -> list[Part]:
     before_after = Plot(
         "Before and after, beside a random direction and the base",
         side_by_side(columns),
-        f"Test questions, {place(chosen.blocks)}; the random direction was set to disturb as much. Bars are 95 % "
-        "intervals.",
+        f"Before: the {who} without steering; after: steered by {chosen.coefficient:+g} v at {place(chosen.blocks)}; "
+        "random: by a random direction that was set to disturb as much. Test questions; bars are 95 % intervals.",
     )
     return [before_after, against]
 
 
 def _dial_plots(result: SteerResult) -> list[Part]:
     n_questions = next(iter(result.unsteered_dial.values())).aligned.n
+    who = organism_words(MISALIGNED, result.unsteered)
     note = f"{n_questions} development questions a point; all places are in experiments/steer.json."
     return [
         Plot("Alignment", dial(result, "aligned", "mean alignment (0-100)"), note),
         Plot("Coherence", dial(result, "coherent", "coherent answers (%)"), note),
         Plot("Disturbance", dial(result, "kl", "nats a token")),
-        Plot("Alignment of the misaligned organism", grid(result, MISALIGNED, "aligned", "alignment")),
+        Plot(f"Alignment of the {who}", grid(result, MISALIGNED, "aligned", "alignment")),
         Plot("EM rate of the base", grid(result, BASE, "em", "EM (%)")),
     ]
 
 
 def _curve_plots(result: SteerResult) -> list[Part]:
+    who = organism_words(MISALIGNED, result.unsteered)
     note = "Dotted: the fine-tune's own disturbance."
     correcting = at_equal_disturbance(result, MISALIGNED, "aligned", "mean alignment (0-100)")
     inducing = at_equal_disturbance(result, BASE, "em", "EM rate (%)")
     return [
-        Plot("Directions at equal disturbance: misaligned organism, away from the misaligned side", correcting, note),
+        Plot(f"Directions at equal disturbance: {who}, away from the misaligned side", correcting, note),
         Plot("Directions at equal disturbance: base, towards the misaligned side", inducing, note),
     ]
 
@@ -194,7 +195,11 @@ def _test_table(result: SteerResult) -> Table:
         what = [row.organism, f"{direction_words(row.direction)}{mark}", place(row.blocks)]
         rows.append([*what, row.coefficient, row.relative, *cells_of(row, row.restored)])
     header = ("organism", "direction", "where", "coefficient", "length / residual norm", *HEADER)
-    note = f"* Not the same disturbance as what it is compared with: more than {100 * EQUAL:.0f} % off."
+    note = (
+        "Random directions have the same length as what they are like. Incoherent: fewer than half of the answers are "
+        f"coherent, so the restored share says little. * More than {100 * EQUAL:.0f} % off the disturbance of what it "
+        "is compared with."
+    )
     return Table("On test questions", header, rows, note)
 
 
@@ -203,7 +208,7 @@ def _cap_table(result: SteerResult) -> Table:
     for row in result.caps:
         rows.append([place(row.blocks), row.width, *cells_of(row, row.restored)])
     return Table(
-        "Capping the misaligned organism",
+        f"Capping the {organism_words(MISALIGNED, result.unsteered)}",
         ("where", "half width (deviations)", *HEADER),
         rows,
         "Every token's projection moves to the nearest end of the aligned organism's range; 0 is centred ablation.",
@@ -228,17 +233,19 @@ def dial(result: SteerResult, measure: Measure, label: str) -> go.Figure:
 def grid(result: SteerResult, organism: str, measure: Measure, label: str) -> go.Figure:
     """A figure of one organism by place and coefficient."""
     rows = [row for row in result.dial if row.organism == organism]
-    places = list(dict.fromkeys(place(row.blocks) for row in rows))
-    coefficients = sorted({row.coefficient for row in rows})
-    values = np.full((len(places), len(coefficients)), np.nan)
+    by_place: dict[str, dict[float, float]] = {}
     for row, value in zip(rows, values_of(rows, measure), strict=True):
-        values[places.index(place(row.blocks)), coefficients.index(row.coefficient)] = value
+        by_place.setdefault(place(row.blocks), {})[row.coefficient] = float(value)
+    coefficients = sorted(set().union(*by_place.values()))
+    values = []
+    for by_coefficient in by_place.values():
+        values.append(list(map(by_coefficient.get, coefficients)))
 
     figure = blank_figure("coefficient of v", "", height=280)
     figure.add_heatmap(
         z=values,
         x=[f"{coefficient:+g}" for coefficient in coefficients],
-        y=places,
+        y=list(by_place),
         colorscale="Viridis",
         colorbar={"title": label},
         texttemplate="%{z:.0f}",
@@ -267,15 +274,17 @@ def _curves_of(result: SteerResult, organism: str) -> dict[str, list[CurveRow]]:
 def restored_against_coherence(result: SteerResult) -> go.Figure:
     """One colour a direction: share of alignment that the misaligned organism got back, against coherent answers."""
     figure = blank_figure("coherent answers (%)", "restored alignment (%)", height=380)
-    reported = [row for row in result.test if row.organism == MISALIGNED and row.role != INDUCTION]
+    reported = [*result.tested(MISALIGNED, CORRECTION), *result.tested(MISALIGNED, COMPARED)]
     for (direction, curve), shade in zip(_curves_of(result, MISALIGNED).items(), SHADES, strict=False):
-        rows: list[CurveRow | ReportedRow] = [*curve, *(row for row in reported if row.direction == direction)]
+        rows: list[CurveRow | ReportedRow] = list(curve)
+        rows += [row for row in reported if row.direction == direction]
+        sizes = [7] * len(curve) + [14] * (len(rows) - len(curve))
         figure.add_scatter(
             name=as_text(direction_words(direction)),
             x=values_of(rows, "coherent"),
             y=[_percentage(row.restored) for row in rows],
             mode="markers",
-            marker={"color": shade, "size": [14 if isinstance(row, ReportedRow) else 7 for row in rows]},
+            marker={"color": shade, "size": sizes},
             customdata=np.array([(row.coefficient, row.kl.value) for row in rows]),
             hovertemplate="%{customdata[0]:+.2f} times, %{customdata[1]:.2f} nats a token: %{y:.0f} % restored, "
             "%{x:.0f} % coherent",

@@ -34,6 +34,16 @@ WORDS = {
     "left out, component": "the same, first principal component",
     RANDOM: "random direction of the same norm",
 }
+SHORT = {
+    "own": "own organism",
+    "same domain": "another seed",
+    "other domain": "another domain",
+    "unknown": "domain not said",
+    "left out": "shared, left out",
+    "left out, component": "its component",
+    RANDOM: "random",
+}
+"""The same for a plot, that a phone has room for."""
 HEADLINES = {
     "other domain": "another domain",
     "same domain": "another seed of its domain",
@@ -193,7 +203,7 @@ def _picture(result: TransferResult) -> Plot:
     if _mean_gap(result.ablation) >= LITTLE:
         bars = {}
         for kind, summary in result.ablation.summary.items():
-            bars[WORDS[kind]] = Estimated(
+            bars[SHORT[kind]] = Estimated(
                 100 * summary.restored.value, 100 * summary.restored.low, 100 * summary.restored.high
             )
         title, label, chance = "What a direction restores", "alignment restored (%)", 0.0
@@ -202,7 +212,7 @@ def _picture(result: TransferResult) -> Plot:
     else:
         bars = {}
         for kind, detected in result.detection.summary.items():
-            bars[WORDS[kind]] = Estimated(detected.mean, detected.least, detected.mean)
+            bars[SHORT[kind]] = Estimated(detected.mean, detected.least, detected.mean)
         title, label, chance = "What a direction detects", "AUROC", 0.5
         caption = "Mean AUROC by what the direction was made from; the line goes down to the worst case. 0.5 is chance."
     return Plot(title, bar_chart(bars, label, chance), caption)

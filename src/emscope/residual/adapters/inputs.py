@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from emscope import parts, progress
-from emscope.organisms.batching import PaddedBatch, rounded, token_budget_batches
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
+from emscope.organisms.reading import text_batches
 
-TOKEN_BUDGET = 4096
 Visit = Callable[[str, Tensor, list[int], int], None]
 
 
@@ -33,10 +32,10 @@ def visit_inputs(
     Position t of the inputs is token start + t of its chat. The first tokens of the prompts, where all chats share
     them, come once before any batch, as inputs [1, shared, d_in] of no row; answers are never among them.
     """
-    prompts, lengths = [], []
+    prompts, texts = [], []
     for chat in chats:
         prompts.append(chat.ids[: chat.answer_positions[0]])
-        lengths.append(len(chat.ids))
+        texts.append(chat.ids)
     prefix = SharedPrefix(organism, prompts)
     rows: list[int] = []
     start = 0
@@ -50,12 +49,10 @@ def visit_inputs(
         prefix.run()
         start = prefix.length
 
-        for batch in token_budget_batches((np.array(lengths) - prefix.length).tolist(), TOKEN_BUDGET):
-            rows[:] = batch
-            tails = [chats[row].ids[prefix.length :] for row in batch]
-            width = rounded(max(map(len, tails)))
-            prefix.forward(PaddedBatch.of(tails, organism.tokenizer.pad_token_id or 0, width=width))
-            advance(len(batch))
+        for batch in text_batches(prefix, texts):
+            rows[:] = batch.rows
+            prefix.forward(batch.padded)
+            advance(len(batch.rows))
 
 
 def _hook(model: Any, module: str, seen: Callable[[str, Tensor], None]) -> torch.utils.hooks.RemovableHandle:

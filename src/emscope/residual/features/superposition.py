@@ -7,7 +7,6 @@ that are not orthogonal to it. Random vectors of the same number are the measure
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
@@ -35,10 +34,6 @@ class Interference:
     nearest: float
     dimensions: float
     histogram: list[float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return dict(vars(self))
 
 
 def interference(rows: np.ndarray, seed: int = 0) -> Interference:
