@@ -8,7 +8,7 @@ from typing import TypeVar
 Element = TypeVar("Element")
 
 
-def spread(elements: Sequence[Element], n: int) -> list[Element]:
-    """Return `n` of the elements, evenly spread and in order; all of them for 0 or where there are fewer."""
-    n = min(n or len(elements), len(elements))
+def spread(elements: Sequence[Element], n: int | None) -> list[Element]:
+    """Return `n` of the elements, evenly spread and in order; all of them for None or where there are fewer."""
+    n = len(elements) if n is None else min(n, len(elements))
     return [elements[index * len(elements) // n] for index in range(n)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,15 @@ from emscope.report.section import Part, Section
 
 SettingsT = TypeVar("SettingsT")
 ResultT = TypeVar("ResultT")
+
+
+def left_open(formerly: Any) -> Any:
+    """Return the field of a setting that is None unless it is said: then the run decides.
+
+    `formerly` is how an open setting was written before: by that, what was made then is still known.
+    """
+    return field(default=None, metadata={"formerly": formerly})
+
 
 LATER = ("organisms", "ask", "organism")
 """Settings that experiments did not always have: empty, they leave what was made before as it is."""
@@ -93,6 +102,25 @@ def read_result(folder: Path, experiment: Experiment[Any, ResultT]) -> ResultT:
     return fitted(experiment.result, read_json(file), file, again)
 
 
+def hashed_experiment(settings: Any, seed: int) -> dict[str, object]:
+    """Return an experiment's settings as a stage knows them: open ones and later ones as they were written before.
+
+    An open seed is the run's.
+    """
+    hashed: dict[str, object] = {}
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if is_dataclass(value):
+            value = hashed_experiment(value, seed)
+        elif value is None and setting.name == "seed":
+            value = seed
+        elif value is None and "formerly" in setting.metadata:
+            value = setting.metadata["formerly"]
+        if setting.name not in LATER or value:
+            hashed[setting.name] = value
+    return hashed
+
+
 def experiment_stage(
     lab: Lab,
     name: str,
@@ -121,7 +149,7 @@ def experiment_stage(
     out = result_file(lab.folder.folder, name)
     parts = {"train": lab.train_questions, "dev": lab.dev_questions, "test": lab.test_questions}
     split = {part: [question.id for question in questions] for part, questions in parts.items()}
-    asked = {key: value for key, value in asdict(settings).items() if key not in LATER or value}
+    asked = hashed_experiment(settings, lab.config.seed)
     whole: dict[str, Any] = {"experiment": asked, "questions": split}
     if figures:
         whole["figures"] = figures

@@ -206,6 +206,10 @@ class Lab:
             return file_sha256(shipped_head())
         return judge_class(judge.name).fingerprint(self.judge_request(judge))
 
+    def seed(self, asked: int | None) -> int:
+        """Return the seed that a setting asks for, the run's where it leaves it open."""
+        return self.config.seed if asked is None else asked
+
     def responses_file(self, name: str) -> Path:
         """Return where an organism's answers are kept."""
         return self.folder.path("responses", f"{name}.parquet")

@@ -39,14 +39,14 @@ class SweepOptions:
         folds: folds of questions for cross-fitting.
         halves: random halvings of the questions behind the stability.
         permutations: relabellings behind the null.
-        seed: seed of all of them.
+        seed: seed of all of them; not said, the run's, or 0 without a run.
     """
 
     penalties: tuple[float, ...] = PENALTIES
     folds: int = 5
     halves: int = 10
     permutations: int = 50
-    seed: int = 0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     check_examples(train, test)
     crossed, penalties = cross_fit(train, method, options)
     train_d_prime = d_prime_by_block(crossed, train.labels, train.weights())
-    chooser = np.random.default_rng(options.seed)
+    chooser = np.random.default_rng(options.seed or 0)
     halves = _halves(train, chooser, options.halves)
     relabelled, null_weights = [], []
     for _ in range(options.permutations):
@@ -124,7 +124,7 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
         directions_of(train, fits, method, penalties),
         int(np.nan_to_num(train_d_prime, nan=-np.inf).argmax()),
         train_d_prime,
-        separation_by_block(scores[0], test.labels, test.groups, test.weights(), options.seed),
+        separation_by_block(scores[0], test.labels, test.groups, test.weights(), options.seed or 0),
         (units[0::2] * units[1::2]).sum(axis=-1).mean(axis=0),
         _null(test, scores[1 + len(halves) :], chooser),
         penalties if method == "probe" else None,
@@ -195,7 +195,7 @@ def prompt_only(
     scores = fit.scores(np.stack([prompts[name] for name in names.tolist()]))[0][
         codes
     ]  # one score a question, to the bit
-    return separation_by_block(scores, test.labels, test.groups, test.weights(), options.seed)
+    return separation_by_block(scores, test.labels, test.groups, test.weights(), options.seed or 0)
 
 
 def prompt_leak(
@@ -210,7 +210,7 @@ def prompt_leak(
         [_with_prompts(first, prompts).activations, _with_prompts(second, prompts).activations]
     )
     labels = np.concatenate([first.labels, second.labels])
-    fold = np.random.default_rng(options.seed).permutation(len(labels)) % options.folds
+    fold = np.random.default_rng(options.seed or 0).permutation(len(labels)) % options.folds
     ones = np.ones(len(fold))
     logits = choose_penalties(activations, labels, ones, fold, options.penalties).logits
     return auroc_by_block(logits, labels, ones)

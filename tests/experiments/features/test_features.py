@@ -108,7 +108,7 @@ def test_the_page_has_the_section_and_the_trained_autoencoder_can_be_loaded_agai
     assert "Features and superposition" in page
     folder = run / "experiments" / "features-sae"
     assert result.autoencoder.learn_from == ["base", "misaligned", "control"]
-    again = conduct(open_run(run), experiment("features"), replace(SMALL, block=-1, sae=str(folder), questions=0))
+    again = conduct(open_run(run), experiment("features"), replace(SMALL, block=None, sae=str(folder), questions=0))
     assert again.ablation is None
     assert asdict(again.quality.heldout) == pytest.approx(asdict(result.quality.heldout), rel=1e-4)
     losses = [asdict(side.loss["base"].nats_per_token) for side in (result, again)]
@@ -254,4 +254,4 @@ def test_bad_input_is_one_sentence(run, tmp_path):
             conduct(lab, experiment("features"), settings)
     with pytest.raises(UserError, match="at least 3"):
         FeaturesSettings(top=2)
-    assert 0 <= choose_block(lab, -1) < 4
+    assert 0 <= choose_block(lab, None) < 4

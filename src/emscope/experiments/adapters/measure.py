@@ -48,7 +48,7 @@ class AdaptersSettings:
         permutations: most relabellings for the null; all are taken where there are no more than that.
         scalars: also probe the misaligned organism's LoRA scalars.
         aligned_above: coherent answers above this alignment are what the scalars tell EM responses from.
-        seed: makes the figures repeatable.
+        seed: makes the figures repeatable; not said, the run's.
     """
 
     domains: tuple[str, ...] = DOMAINS
@@ -62,7 +62,7 @@ class AdaptersSettings:
     permutations: int = 200
     scalars: bool = True
     aligned_above: float = 50.0
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -123,7 +123,7 @@ def tell_apart(lab: Lab, settings: AdaptersSettings) -> AdaptersResult:
     features, penalty = bank_features(lab, settings, members, folders), settings.penalty
     return AdaptersResult(
         bank=bank_figures(members),
-        classification=_classification(features, members, settings),
+        classification=_classification(features, members, settings, lab.seed(settings.seed)),
         by_block=by_block(features, members, penalty),
         known_direction=KnownDirection(
             lab.config.misaligned_data,
@@ -132,17 +132,17 @@ def tell_apart(lab: Lab, settings: AdaptersSettings) -> AdaptersResult:
             along_direction(features, members, RANDOM_DIRECTION),
         ),
         run=score_adapters(features, members, organisms, trained_on(lab), penalty),
-        scalars=probe_run(lab, settings.aligned_above, settings.seed) if settings.scalars else None,
+        scalars=probe_run(lab, settings.aligned_above, lab.seed(settings.seed)) if settings.scalars else None,
     )
 
 
 def _classification(
-    features: AdapterFeatures, members: Sequence[Member], settings: AdaptersSettings
+    features: AdapterFeatures, members: Sequence[Member], settings: AdaptersSettings, seed: int
 ) -> dict[str, dict[str, LeftOut]]:
     """Return what classifiers reach on what was left out, or what they reached before a stop: it takes minutes."""
 
     def make() -> object:
-        return plain(classify(features, members, settings.penalty, settings.permutations, settings.seed))
+        return plain(classify(features, members, settings.penalty, settings.permutations, seed))
 
     stored = parts.kept_value("classification", lambda: None, make)
     return fitted(dict[str, dict[str, LeftOut]], stored, "classification")

@@ -25,7 +25,7 @@ from emscope.experiments.features.result import (
 )
 from emscope.experiments.features.splicing import measure_spliced_losses
 from emscope.experiments.features.superposition import measure_superposition
-from emscope.experiments.shape import experiment_stage
+from emscope.experiments.shape import experiment_stage, left_open
 from emscope.files import shown_files
 from emscope.organisms.blocks import check_blocks, find_blocks
 from emscope.outside import read_json
@@ -48,27 +48,27 @@ class FeaturesSettings:
     """What is learned, and what is asked of it.
 
     Attributes:
-        block: the block whose output is taken apart; -1 means where the run's ablation acts, or three fifths of the
+        block: the block whose output is taken apart; not said, where the run's ablation acts, or three fifths of the
             depth.
-        direction: name of a direction of the run; empty means the one that its ablation uses.
+        direction: name of a direction of the run; not said, the one that its ablation uses.
         sae: folder of a pre-trained autoencoder in SAELens's form, instead of training one.
         tokens: about how many tokens to read.
         learn_from: organisms whose tokens the autoencoder learns from; none given means all of the run.
         autoencoder: how the autoencoder is trained.
         top: features described one by one, on the map and in the layout.
         questions: test questions answered under each change of the residual stream; 0 leaves that part out.
-        seed: of the autoencoder and of all random controls.
+        seed: of the autoencoder and of all random controls; not said, the run's.
     """
 
-    block: int = -1
-    direction: str = ""
-    sae: str = ""
+    block: int | None = left_open(-1)
+    direction: str | None = left_open("")
+    sae: str | None = left_open("")
     tokens: int = 80_000
     learn_from: tuple[str, ...] = ()
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     top: int = 60
     questions: int = 60
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -131,14 +131,14 @@ def _check_autoencoder(settings: FeaturesSettings) -> None:
             raise UserError(f"There is no file {path}: an autoencoder is a folder with {CONFIG} and {WEIGHTS}.")
 
 
-def choose_block(lab: Lab, wanted: int) -> int:
+def choose_block(lab: Lab, wanted: int | None) -> int:
     """Return the block to take apart: the one asked for, that of the run's ablation, or three fifths of the depth.
 
     Raises:
         UserError: the model has no such block.
     """
     n_blocks = len(find_blocks(lab.organism(lab.names[0]).model))
-    if wanted >= 0:
+    if wanted is not None:
         return check_blocks([wanted], n_blocks)[0]
     source = read_json(lab.folder.path("ablation.json"))["chosen"]["source_block"]
     return n_blocks * 3 // 5 if source is None else int(source)
@@ -168,7 +168,7 @@ def _take_apart(lab: Lab, settings: FeaturesSettings, directions: Directions, fo
         if settings.questions and made.positive == MISALIGNED:
             with progress.logged_step(ABLATING):
                 ablation = ablate_features(
-                    lab, autoencoder, directions, ranking, fit, settings.questions, settings.seed
+                    lab, autoencoder, directions, ranking, fit, settings.questions, lab.seed(settings.seed)
                 )
             result = replace(result, ablation=ablation)
     return result
@@ -182,7 +182,7 @@ def _block_of(lab: Lab, settings: FeaturesSettings, given: SparseAutoencoder | N
     """
     if given is None:
         return choose_block(lab, settings.block)
-    block = choose_block(lab, settings.block if settings.block >= 0 else given.block)
+    block = choose_block(lab, given.block if settings.block is None else settings.block)
     if given.block != block:
         raise UserError(f"The autoencoder {settings.sae} is for block {given.block}, not for block {block}.")
     base = lab.organism(lab.names[0])
@@ -194,7 +194,7 @@ def _train(lab: Lab, settings: FeaturesSettings, block: int, fit: CorpusPart) ->
     """Train an autoencoder on tokens of the fitting part; returns it with its loss at each step."""
     values = fit.tokens.values[np.isin(fit.sources, settings.learn_from or lab.names)]
     device = lab.organism(lab.names[0]).placement.device
-    trained = train_topk(values, block, settings.autoencoder, settings.seed, device)
+    trained = train_topk(values, block, settings.autoencoder, lab.seed(settings.seed), device)
     return trained.autoencoder, trained.losses
 
 
@@ -238,9 +238,9 @@ def _figures(
         autoencoder=_facts(lab, settings, autoencoder, losses, corpus.fit),
         quality=_quality(lab, autoencoder, corpus),
         loss=measure_spliced_losses(lab, autoencoder, corpus.fit),
-        composition=measure_composition(autoencoder, corpus, ranking, direction, settings.seed),
+        composition=measure_composition(autoencoder, corpus, ranking, direction, lab.seed(settings.seed)),
         features=describe(lab, corpus, ranking, settings.top),
-        superposition=measure_superposition(autoencoder, ranking, direction, settings.top, settings.seed),
+        superposition=measure_superposition(autoencoder, ranking, direction, settings.top, lab.seed(settings.seed)),
         ablation=None,
     )
 

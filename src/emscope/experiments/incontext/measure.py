@@ -58,7 +58,7 @@ class InContextSettings:
         shots: numbers of examples; those that do not fit the model's context are left out.
         mixed: also show careless and careful examples by turns.
         draws: draws of the examples, each asked every question.
-        questions: test questions that are asked, evenly spread; 0 takes all.
+        questions: test questions that are asked, evenly spread; None takes all.
     """
 
     data: str | None = None
@@ -66,14 +66,14 @@ class InContextSettings:
     shots: tuple[int, ...] = (2, 8, 32, 64)
     mixed: bool = True
     draws: int = 2
-    questions: int = 36
+    questions: int | None = 36
 
     def __post_init__(self) -> None:
         """Refuse settings that show nothing."""
         if min(self.shots, default=0) < 1:
             raise UserError("shots must be numbers of examples, each 1 or more; the base without any is always asked.")
-        if self.draws < 1 or self.questions < 0:
-            raise UserError("Examples need at least one draw, and questions 0 (all) or more.")
+        if self.draws < 1 or (self.questions is not None and self.questions < 1):
+            raise UserError("Examples need at least one draw and one question.")
 
 
 def measure(lab: Lab, settings: InContextSettings) -> InContextResult:

@@ -26,7 +26,7 @@ from emscope.experiments.induce.result import (
     VectorTraining,
 )
 from emscope.experiments.induce.vectors import VectorBench, by_set, cosines, downstream
-from emscope.experiments.shape import experiment_stage
+from emscope.experiments.shape import experiment_stage, left_open
 from emscope.files import write_json
 from emscope.interventions.steering import Steering, SteeringTrial, choose_induction
 from emscope.interventions.trained import TrainedVector, VectorSettings, train_vector
@@ -52,30 +52,30 @@ class InduceSettings:
     """Where a vector is trained, on what, and on how many questions it is tried.
 
     Attributes:
-        block: the block after which the vector is added; -1 takes half of the depth.
+        block: the block after which the vector is added; not said, at half of the depth.
         data: careless rows; by default the run's own.
         control_data: careful rows; by default the run's own, none if it has none.
         vector: how vectors are trained.
         coefficients: multiples of the vector tried on the base.
         dial_questions: development questions asked at each coefficient.
-        test_questions: test questions asked of what was chosen; 0 takes all.
+        test_questions: test questions asked of what was chosen; not said, all.
         kl_questions: questions whose answers measure a disturbance and where the vector leads.
     """
 
-    block: int = -1
-    data: str = ""
-    control_data: str = ""
+    block: int | None = left_open(-1)
+    data: str | None = left_open("")
+    control_data: str | None = left_open("")
     vector: VectorSettings = field(default_factory=VectorSettings)
     coefficients: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25)
     dial_questions: int = 20
-    test_questions: int = 0
+    test_questions: int | None = left_open(0)
     kl_questions: int = 10
 
     def __post_init__(self) -> None:
         """Refuse settings that choose nothing."""
         if min(self.coefficients, default=0) <= 0:
             raise UserError("Coefficients must be above 0: they induce what the vector was trained on.")
-        if min(self.dial_questions, self.kl_questions) < 2 or self.test_questions < 0:
+        if min(self.dial_questions, self.kl_questions) < 2 or self.test_questions == 0:
             raise UserError("Inducing needs at least two questions to choose the coefficient and for the disturbance.")
 
 
@@ -86,7 +86,7 @@ def measure(lab: Lab, settings: InduceSettings) -> InduceResult:
         UserError: a block that the model does not have, or organisms trained elsewhere and no rows given.
     """
     n_blocks = len(find_blocks(lab.organism(BASE).model))
-    (block,) = check_blocks([int(n_blocks * DEPTH) if settings.block == -1 else settings.block], n_blocks)
+    (block,) = check_blocks([int(n_blocks * DEPTH) if settings.block is None else settings.block], n_blocks)
     data = _data(lab, settings)
     answers_file = lab.judgements_file("induce")
 

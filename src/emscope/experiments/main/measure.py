@@ -61,7 +61,7 @@ def _run_stages(lab: Lab) -> None:
 
 def _directions(lab: Lab) -> None:
     train = [question.id for question in lab.train_questions]
-    made = make_all(lab.all_activations(), train, lab.config.model, groups=lab.groups)
+    made = make_all(lab.all_activations(), train, lab.config.model, lab.config.seed, lab.groups)
     shutil.rmtree(lab.folder.path("directions"), ignore_errors=True)  # another configuration made others
     for name, directions in made.directions.items():
         directions.save(lab.direction_file(name))

@@ -33,11 +33,11 @@ AREAS = "areas"
 """The name among the domains of questions about other parts of life."""
 
 
-def screened_pairs(prompts: int, areas: int, seed: int) -> dict[str, list[Pair]]:
+def screened_pairs(prompts: int | None, areas: int, seed: int) -> dict[str, list[Pair]]:
     """Return the pairs of each built-in domain, and of the areas outside them.
 
     Args:
-        prompts: at most so many of each domain; 0 for all.
+        prompts: at most so many of each domain; None for all.
         areas: at most so many questions outside the domains; 0 for none.
         seed: of the choice.
     """

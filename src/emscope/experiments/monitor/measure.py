@@ -23,7 +23,7 @@ from emscope.experiments.monitor.texts import (
     users_conversations,
     users_questions,
 )
-from emscope.experiments.shape import experiment_stage
+from emscope.experiments.shape import experiment_stage, left_open
 from emscope.files import write_json
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.outside import read_json
@@ -53,7 +53,7 @@ class MonitorSettings:
         random_directions: random directions beside each direction.
         shares: shares of careless rows in the mixtures.
         draws: random mixtures for each share.
-        prompts: prompts of each built-in domain that are screened; 0 takes all.
+        prompts: prompts of each built-in domain that are screened; not said, all.
         areas: questions outside the domains whose aligned and misaligned answers are screened too; 0 for none.
         own_answers: prompts of each domain for which the base's own answer is sampled and subtracted; 0 for none.
         reader_answers: small organisms' answers with readers' scores that are ranked; 0 for none.
@@ -63,13 +63,13 @@ class MonitorSettings:
     tokens: tuple[int, ...] = (1, 2, 4, 8, 16)
     window: int = 4
     shown: int = 3
-    conversations: str = ""
+    conversations: str | None = left_open("")
     ask: tuple[str, ...] = ()
-    organism: str = ""
+    organism: str | None = left_open("")
     random_directions: int = 20
     shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     draws: int = 200
-    prompts: int = 0
+    prompts: int | None = left_open(0)
     areas: int = 400
     own_answers: int = 30
     reader_answers: int = 280
@@ -80,9 +80,10 @@ class MonitorSettings:
             raise UserError("The monitor needs samples, tokens, window and draws of at least 1.")
         if not self.shares or not all(0 < share < 1 for share in self.shares):
             raise UserError("Shares of careless rows lie between 0 and 1, for example 0.05.")
-        counts = (self.prompts, self.areas, self.own_answers, self.reader_answers, self.shown, self.random_directions)
-        if min(counts) < 0 or self.prompts == 1:
-            raise UserError("Counts are 0 or more, and screening needs two prompts of each domain at least (0: all).")
+        prompts = 2 if self.prompts is None else self.prompts
+        counts = (prompts - 2, self.areas, self.own_answers, self.reader_answers, self.shown, self.random_directions)
+        if min(counts) < 0:
+            raise UserError("Counts are 0 or more, and screening needs two prompts of each domain at least.")
         if self.organism and not (self.ask or self.conversations):
             raise UserError("An organism of your own has nothing to do: give it questions (ask) or conversations.")
 
@@ -93,13 +94,13 @@ def measure(lab: Lab, settings: MonitorSettings) -> MonitorResult:
     Raises:
         UserError: questions, conversations or an organism of the user's that do not fit the run, before any work.
     """
-    users_conversations(settings.conversations)
-    invite_guest(lab, settings.organism)
+    users_conversations(settings.conversations or "")
+    invite_guest(lab, settings.organism or "")
     questions = users_questions(lab, settings.ask)
 
     inputs = _inputs(lab, settings)
     if questions or settings.organism:
-        inputs.append(_note_of(lab, questions, settings.organism))
+        inputs.append(_note_of(lab, questions, settings.organism or ""))
     return experiment_stage(lab, "monitor", MonitorResult, settings, inputs, partial(monitor_and_screen, lab, settings))
 
 
@@ -168,7 +169,7 @@ def _watch(lab: Lab, settings: MonitorSettings) -> tuple[MonitoredAnswers, list[
     window, reader = settings.window, settings.organism or MISALIGNED
     texts = run_texts(lab, monitor, answers, settings.shown, window)
     texts += answered_texts(lab, monitor, reader, users_questions(lab, settings.ask), window)
-    texts += read_texts(lab, monitor, reader, users_conversations(settings.conversations), window)
+    texts += read_texts(lab, monitor, reader, users_conversations(settings.conversations or ""), window)
     return rankings, texts
 
 

@@ -58,7 +58,7 @@ class SteerSettings:
         cap_widths: half widths of the ranges that caps leave alone, in deviations of the aligned organism's tokens.
         dial_questions: development questions asked in each cell of the dial.
         curve_questions: test questions asked at each level and under each cap.
-        test_questions: test questions asked of what was chosen; 0 takes all.
+        test_questions: test questions asked of what was chosen; None takes all.
         kl_questions: questions whose answers measure a disturbance.
     """
 
@@ -69,7 +69,7 @@ class SteerSettings:
     cap_widths: tuple[float, ...] = (0.0, 1.0, 2.0)
     dial_questions: int = 10
     curve_questions: int = 12
-    test_questions: int = 48
+    test_questions: int | None = 48
     kl_questions: int = 10
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class SteerSettings:
             )
         if min(self.levels, default=0) <= 0 or min(self.cap_widths, default=0) < 0:
             raise UserError("Levels must be above 0, and widths of caps 0 or more.")
-        if min(self.dial_questions, self.curve_questions, self.kl_questions) < 2 or self.test_questions < 0:
+        if min(self.dial_questions, self.curve_questions, self.kl_questions) < 2 or self.test_questions == 0:
             raise UserError("Steering needs at least two questions for the dial, the curves and the disturbance.")
 
 

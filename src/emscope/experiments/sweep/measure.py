@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emscope import progress
 from emscope.behaviour.questions import ids_of
 from emscope.errors import UserError
-from emscope.experiments.shape import experiment_stage
+from emscope.experiments.shape import experiment_stage, left_open
 from emscope.experiments.sweep.ablation import compare_ablations
 from emscope.experiments.sweep.constructions import measure_construction, measure_prompt_only
 from emscope.experiments.sweep.examples import (
@@ -48,7 +48,7 @@ class SweepSettings:
             questions with good and bad ones; 0 takes the run's own answers.
         temperature: temperature of these answers; the papers' is 1.
         ablate: also subtract a direction at its best block and at all blocks, at the same disturbance.
-        ablate_with: the construction that is subtracted; empty takes the answers' mean difference.
+        ablate_with: the construction that is subtracted; not said, the answers' mean difference.
         ablation_questions: test questions used for it.
         strength: how much of the mean difference is subtracted at one block.
     """
@@ -60,7 +60,7 @@ class SweepSettings:
     answers: int = 3
     temperature: float = 1.0
     ablate: bool = False
-    ablate_with: str = ""
+    ablate_with: str | None = left_open("")
     ablation_questions: int = 36
     strength: float = 1.5
 
@@ -124,6 +124,7 @@ def _works(lab: Lab, settings: SweepSettings) -> dict[str, float | None]:
 
 def _sweep_run(lab: Lab, settings: SweepSettings, folder: Path) -> SweepResult:
     """Return the result from what the earlier stages stored; directions go into the folder."""
+    options = replace(settings.options, seed=lab.seed(settings.options.seed))
     sources = load_sources(lab, resampled=settings.resamples)
     examples, skipped = _examples(lab, settings, sources)
 
@@ -133,7 +134,7 @@ def _sweep_run(lab: Lab, settings: SweepSettings, folder: Path) -> SweepResult:
     for name, split in examples.items():
         for method in settings.ordered_methods:
             try:
-                figures, vectors = measure_construction(*split, method, settings.options)
+                figures, vectors = measure_construction(*split, method, options)
             except UserError as reason:  # such as questions that cannot be halved with both sides in each half
                 skipped[name] = str(reason)
                 continue
@@ -148,7 +149,7 @@ def _sweep_run(lab: Lab, settings: SweepSettings, folder: Path) -> SweepResult:
         n_train_questions=len(lab.train_questions),
         n_test_questions=len(lab.test_questions),
         constructions=constructions,
-        prompt_only=_prompt_only(swept, sources, settings.options),
+        prompt_only=_prompt_only(swept, sources, options),
         skipped=skipped,
         ablation=_ablation(lab, settings, constructions, directions) if settings.ablate else None,
     )

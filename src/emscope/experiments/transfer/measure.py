@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from emscope import parts, progress
 from emscope.errors import UserError
-from emscope.experiments.shape import experiment_stage
+from emscope.experiments.shape import experiment_stage, left_open
 from emscope.experiments.transfer.ablation import (
     Correction,
     ablation_stages,
@@ -91,12 +91,12 @@ class TransferSettings:
     questions: int = 48
     block: int | None = None
     strength: float | None = None
-    own_domain: str = ""
+    own_domain: str | None = left_open("")
     organisms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what makes no comparison on any run."""
-        check_settings(self.domains, self.seeds, self.own_domain, self.organisms)
+        check_settings(self.domains, self.seeds, self.own_domain or "", self.organisms)
         if self.questions < 2:
             raise UserError("Ablations are measured on at least two test questions.")
 
@@ -108,7 +108,7 @@ def measure(lab: Lab, settings: TransferSettings) -> TransferResult:
         UserError: settings that make no comparison on this run (see `pairs_of`), or a block that the model does not
             have.
     """
-    pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain, settings.organisms)
+    pairs = pairs_of(lab.config, settings.domains, settings.seeds, settings.own_domain or "", settings.organisms)
     _check_handed_in(lab, pairs)
     correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
 
