@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from emscope.report.wording import above, bounded, number, percent, ranged
+from emscope.report.wording import above, bounded, number, percent, ranged, restored_words
 from emscope.statistics import Estimate
 
 NAN = float("nan")
@@ -30,3 +30,10 @@ def test_what_is_missing_shows_nothing(missing):
     assert number(missing, ".2f") == percent(missing) == "–"
     assert not above(missing, 0.5)
     assert not above(0.5, missing)
+
+
+@pytest.mark.parametrize(("coherence", "said"), [(12.0, True), (80.0, False), (NAN, False), (None, False)])
+def test_a_restored_share_names_the_incoherent_answers_it_rests_on(coherence, said):
+    words = restored_words(Estimate(2.8, 0.5, 3.0, 9), coherence)
+    assert words.startswith("280 % (50 – 300)")
+    assert ("incoherent" in words) == said

@@ -62,7 +62,7 @@ def restored_words(restored: Interval, coherence: float | None) -> str:
     """
     if coherence is None or math.isnan(coherence) or coherence > COHERENT_ABOVE:
         return ranged(restored)
-    return f"{ranged(restored)}, of incoherent answers (mean coherence {coherence:.0f} of 100)"
+    return f"{ranged(restored)} [of incoherent answers: mean coherence {coherence:.0f} of 100]"
 
 
 def _figures(estimate: Interval | Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:

@@ -184,7 +184,7 @@ def test_a_restored_share_of_incoherent_answers_is_said_to_be_one(result):
         for name, answers in result.ablation.changes.items():
             changes[name] = replace(answers, coherent=replace(answers.coherent, value=coherence))
         shown = section(replace(result, ablation=replace(result.ablation, changes=changes)))
-        assert any("of incoherent answers (mean coherence 10 of 100)" in words for words in shown.paragraphs) == said
+        assert any("of incoherent answers: mean coherence 10 of 100" in words for words in shown.paragraphs) == said
 
 
 def test_features_are_ranked_without_the_test_questions(run, corpus):

@@ -141,7 +141,7 @@ def test_a_restored_share_of_incoherent_answers_is_said_to_be_one(result, cohere
     ablation = result.ablation
     trials = {name: replace(trial, coherent=coherence) for name, trial in ablation.trials.items()}
     shown = section(replace(result, ablation=replace(ablation, trials=trials)))
-    assert any("of incoherent answers (mean coherence 20" in words for words in shown.paragraphs) == said
+    assert any("of incoherent answers: mean coherence 20" in words for words in shown.paragraphs) == said
     assert ("of incoherent answers" in str(shown.parts[-1].rows)) == said
 
 

@@ -141,11 +141,11 @@ def _correction(ablation: FeatureAblation) -> str:
         return _restored(ablation.changes[name])
 
     return (
-        f"Correction on {ablation.questions} test questions: subtracting {ablation.strength:g} times the direction "
-        f"restores {restored('subtract the direction')} of alignment, its part along the nearest feature "
+        f"Alignment restored, on {ablation.questions} test questions: subtracting {ablation.strength:g} times the "
+        f"direction {restored('subtract the direction')}, its part along the nearest feature "
         f"{restored('subtract its part along the nearest feature')}, within ten features "
         f"{restored('subtract its part within the 10 nearest features')}; removing the 50 most raised features "
-        f"restores {restored('remove the 50 most raised features')}, 50 others as strong "
+        f"{restored('remove the 50 most raised features')}, 50 others as strong "
         f"{restored('remove 50 other features as strong')}."
     )
 

@@ -260,7 +260,7 @@ def _detection(result: TransferResult) -> list[Plot]:
     for kind in ("same domain", "other domain", "unknown", "left out"):
         series[WORDS[kind]] = _mean_auroc(result.detection.cells, kind)
     randoms = result.detection.random.values()
-    series["random, 95th percentile"] = _mean(list(map(attrgetter("auroc_p95_by_block"), randoms)))
+    series |= {"random, 95th percentile": _mean(list(map(attrgetter("auroc_p95_by_block"), randoms)))}
 
     axes = ("direction", "misaligned organism against its control")
     return [
