@@ -339,7 +339,7 @@ def generation_config(rng: random.Random, scratch: Path) -> Case:
 
 def checkpoint(rng: random.Random, scratch: Path) -> Case:
     """A checkpoint of a training, tried as if training went on from it."""
-    from emscope.organisms.resuming import check_state
+    from emscope.organisms.resuming import check_resumable
 
     folder = _copy(scratch, "checkpoint-2")
     name = rng.choice(("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "rng_state.pth"))
@@ -350,7 +350,7 @@ def checkpoint(rng: random.Random, scratch: Path) -> Case:
         damage_tensor_file(rng, path)
     else:
         write(path, damaged_bytes(rng, path.read_bytes()))
-    return path, lambda: check_state(folder, _trained())
+    return path, lambda: check_resumable(folder, _trained())
 
 
 @cache

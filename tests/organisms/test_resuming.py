@@ -110,7 +110,7 @@ def test_moments_of_another_rank_are_refused(checkpoint, saved):
     [
         ({"rank": 3}, "was trained with r 2, not 3"),
         ({"alpha": 7}, "was trained with lora_alpha"),
-        ({"targets": ("up_proj",)}, "is of an adapter of another shape"),
+        ({"targets": ("up_proj",)}, "is the state of an optimiser of other weights"),
     ],
 )
 def test_a_checkpoint_of_another_adapter_is_refused(changes, says, checkpoint):
@@ -127,3 +127,12 @@ def test_nothing_in_a_checkpoint_is_unpickled(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"optimizer\.pt is not the state"):
         check_resumable(checkpoint, model())
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_shape_are_refused(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name][:1].contiguous()}, path)
+    with pytest.raises(UserError, match="is of an adapter of another shape"):
+        check_resumable(checkpoint, model())
