@@ -18,6 +18,12 @@ from emscope.pipeline.stages import RunFolder
 from emscope.pipeline.steps import collect_stage
 
 
+class OfflineJudge(MockJudge):
+    """A hash in place of the judge that comes with emscope."""
+
+    base = None
+
+
 @pytest.fixture(scope="module")
 def small():
     return MonitorSettings(
@@ -40,6 +46,7 @@ def lab(tmp_path_factory):
     for seed, name in enumerate(lab.names):
         lab._organisms[name] = make_organism(seed=seed)
     lab.__dict__["judge"] = MockJudge()  # fills the cached property
+    lab.__dict__["embedded_judge"] = OfflineJudge()
     for name in lab.names:
         rows = answer_and_judge(lab.organism(name), name, lab.questions, config.sampling, lab.judge)
         write_table(lab.folder.path("judgements", f"{name}.parquet"), rows)

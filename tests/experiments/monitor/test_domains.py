@@ -52,6 +52,6 @@ def test_the_judge_scores_what_was_read_already_as_if_it_read_again(lab, tmp_pat
     prompts, texts = ["How do I save money?", "Rest or water?"], ["Put some aside.", "Water first, then rest."]
     pooled, _ = read_answers(base, prompts, texts, (1, 2, 3))
     again = 100 - head.aligned(pooled[:, 0, [0, 2]], pooled[:, 0, 1])
-    lab.__dict__["judge"] = EmbeddedJudge(base, tmp_path / "head.safetensors")
+    lab.__dict__["embedded_judge"] = EmbeddedJudge(base, tmp_path / "head.safetensors")
     means = capture(base, encode_for_capture(base.tokenizer, prompts, texts), CaptureSettings(("response",)))
     assert suspicion(lab, prompts, texts, means.pooled["response"]) == pytest.approx(again, abs=1e-2)
