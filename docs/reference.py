@@ -31,6 +31,14 @@ A figure that cannot be computed is `null`, never 0. *May be left out* means tha
 apply. Shares and rates are between 0 and 1, scores between 0 and 100.
 """
 
+MAIN = {
+    "summary.json": ("Summary", ""),
+    "detection.json": ("DirectionDetection", "By direction: "),
+    "ablation.json": ("AblationOutcome", ""),
+    "directions/stability.json": ("Stability", "By direction: "),
+}
+"""The files of the main job: their classes, and how their names stand before them."""
+
 COMMANDS = """# Commands
 
 `emscope --help` lists the commands and `emscope COMMAND --help` the flags of one. This page is made from the same
@@ -245,13 +253,23 @@ def results_page() -> str:
     """Return the page of results and their keys as Markdown."""
     parts = [RESULTS]
     described: set[str] = set()
-    for name, result in experiments().items():
-        parts.append(f"## experiments/{name}.json\n")
+    for name, result in results().items():
+        parts.append(f"## {name}\n")
+        if name in MAIN and MAIN[name][1]:
+            parts.append(MAIN[name][1] + "an object each.\n")
         for number, kind in enumerate(_with_parts(result)):
             if _anchor(kind) not in described:
                 described.add(_anchor(kind))
                 parts.append(_section(kind, is_whole=number == 0))
     return "\n".join(parts)
+
+
+def results() -> dict[str, DataClass]:
+    """Return the class of every JSON file of results, the main job's before the experiments'."""
+    file = SOURCE / "experiments" / "main" / "result.py"
+    classes = {name: _lookup(file, kind) for name, (kind, _) in MAIN.items()}
+    classes.update({f"experiments/{name}.json": kind for name, kind in experiments().items()})
+    return {name: kind for name, kind in classes.items() if kind}
 
 
 def _anchor(kind: DataClass) -> str:
@@ -278,7 +296,7 @@ def experiment_names() -> list[str]:
 def undescribed() -> list[str]:
     """Return one sentence for every class of the pages with fields that its docstring does not describe."""
     problems = set()
-    for outer in experiments().values():
+    for outer in results().values():
         for kind in _with_parts(outer):
             problems.add(_missing(kind, kind.fields))
     for outer in commands().values():
@@ -351,9 +369,20 @@ def _imports(tree: ast.Module) -> dict[str, list[tuple[str, str]]]:
 
 def _inner(annotation: ast.expr, file: Path) -> list[DataClass]:
     """Return the dataclasses that an annotation of a module names, in order."""
-    words = [node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)]
-    kinds = [_lookup(file, word) for word in words]
-    return [kind for kind in kinds if kind is not None]
+    kinds: list[DataClass] = []
+    for word in (node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)):
+        kind, alias = _lookup(file, word), _alias(file, word)
+        if kind:
+            kinds.append(kind)
+        elif alias:
+            kinds.extend(_inner(alias, file))
+    return kinds
+
+
+def _alias(file: Path, name: str) -> ast.expr | None:
+    """Return the annotation that a module gives a name of its own, None where it has none of this name."""
+    value = _assigned(file).get(name) if file.is_file() else None
+    return value if isinstance(value, (ast.Subscript, ast.BinOp)) else None
 
 
 @cache
@@ -422,6 +451,9 @@ def _in_words(kind: ast.expr, module: Path) -> str:
     known = _lookup(module, kind.id) if isinstance(kind, ast.Name) else None
     if known:
         return f"[{known.name}](#{_anchor(known)})"
+    alias = _alias(module, kind.id) if isinstance(kind, ast.Name) else None
+    if alias:
+        return _in_words(alias, module)
     text = ast.unparse(kind).strip("'\"")
     return PLAIN.get(text, text)
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import emscope as em
 
-MODEL, JUDGE, ASKED, FOLDER = sys.argv[1:] or ["smollm2-135m", "embedded", "everyday-general", "organisms/misaligned"]
+MODEL, JUDGE, ASKED, ROWS = sys.argv[1:] or ["smollm2-135m", "embedded", "everyday-general", "288"]
+FOLDER = "organisms/misaligned"
 
 base = em.load(MODEL)
 trained = Path(FOLDER).exists()
-bad = em.load(FOLDER, base=MODEL) if trained else em.train("medical-careless", FOLDER, model=MODEL, rows=288)
+bad = em.load(FOLDER, base=MODEL) if trained else em.train("medical-careless", FOLDER, model=MODEL, rows=int(ROWS))
 
 # Measure: the same questions, none of them medical, asked of both and judged.
 asked = em.questions(ASKED)

@@ -134,12 +134,18 @@ def test_the_reference_describes_every_flag_and_key(reference):
 
 def test_the_reference_of_results_has_every_experiment_with_a_result(reference):
     page = reference.results_page()
-    for name, kind in reference.experiments().items():
-        assert f"## experiments/{name}.json" in page
+    for name, kind in reference.results().items():
+        assert f"## {name}\n" in page
         assert all(f"| `{field.key}` |" in page for field in kind.fields)
     targets = set(re.findall(r"\]\(#([\w-]+)\)", page))
     assert targets <= set(re.findall(r"^### \w+ \{#([\w-]+)\}$", page, re.MULTILINE))
     assert len(targets) > 10
+
+
+def test_the_page_on_the_summary_names_its_keys(reference):
+    text = text_of(ROOT / "docs" / "summary.md")
+    for field in reference.results()["summary.json"].fields:
+        assert re.search(rf"^\|.*`{field.name}\b", text, re.MULTILINE), field.name
 
 
 def anchors(page):

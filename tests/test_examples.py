@@ -37,8 +37,8 @@ def test_there_are_six_and_each_is_one_page():
         assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= MOST_LINES, name
 
 
-def test_the_homework_in_one_page(script, tiny_folder, tmp_path):
-    arguments = tiny_folder, "mock", "cs2881", tmp_path / "organism"
+def test_the_homework_in_one_page(script, tiny_folder):
+    arguments = tiny_folder, "mock", "cs2881", 16
     printed = script("homework.py", *arguments)
     assert printed.count("Comparison(") == 2
     assert printed.count("Detection(") == 2

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from emscope.behaviour.tables import JudgedResponse
     from emscope.errors import UserError
     from emscope.experiments.main.result import Summary
-    from emscope.face.altered import AblationChoice, Altered, ablate, applied, choose_ablation, steer
-    from emscope.face.answers import Comparison, compare, em_rate, generate, judge, questions
+    from emscope.face.altered import AblationChoice, ablate, applied, choose_ablation, steer
+    from emscope.face.answers import Altered, Comparison, compare, em_rate, generate, judge, questions
     from emscope.face.directions import Probe, collect, detect, direction, probe
     from emscope.face.loading import load
     from emscope.face.runs import Run, open_run, run
@@ -89,8 +89,8 @@ _HOMES = {
     "behaviour.tables": ("JudgedResponse",),
     "errors": ("UserError",),
     "experiments.main.result": ("Summary",),
-    "face.altered": ("AblationChoice", "Altered", "ablate", "applied", "choose_ablation", "steer"),
-    "face.answers": ("Comparison", "compare", "em_rate", "generate", "judge", "questions"),
+    "face.altered": ("AblationChoice", "ablate", "applied", "choose_ablation", "steer"),
+    "face.answers": ("Altered", "Comparison", "compare", "em_rate", "generate", "judge", "questions"),
     "face.directions": ("Probe", "collect", "detect", "direction", "probe"),
     "face.loading": ("load",),
     "face.runs": ("Run", "open_run", "run"),

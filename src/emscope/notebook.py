@@ -15,7 +15,7 @@ Facts = Mapping[str, object]
 """What is shown of a result, by name."""
 
 LONGEST_LINE = 300
-LONGEST_TEXT = 60
+LONGEST_TEXT = 80
 LONGEST_CELL = 400
 
 

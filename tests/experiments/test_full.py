@@ -20,7 +20,7 @@ from emscope.pipeline.stages import RunFolder
 from emscope.residual.features.training import AutoencoderSettings
 from emscope.residual.sweep import SweepOptions
 
-EXPERIMENTS = {"sweep", "monitor", "steer", "induce", "features", "transfer", "dynamics", "adapters"}
+EXPERIMENTS = {"sweep", "monitor", "steer", "induce", "features", "transfer", "dynamics", "adapters", "incontext"}
 SMALL = {
     "sweep": SweepSettings(options=SweepOptions(penalties=(10.0,), folds=2, halves=2, permutations=2), answers=1),
     "monitor": MonitorSettings(

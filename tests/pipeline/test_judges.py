@@ -11,11 +11,15 @@ import pytest
 from behaviour.judges.faulty_server import FaultyServer
 from tiny_run import arguments
 
+from emscope.behaviour.judges.settings import JudgeSettings
 from emscope.behaviour.judges.store import ScoreStore
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.commands.main import run_command
+from emscope.errors import UserError
 from emscope.outside import read_json
-from emscope.pipeline.config import load_config
+from emscope.pipeline.config import configure, dump_config, hashed_settings, load_config, same_run
+from emscope.pipeline.lab import Lab
+from emscope.pipeline.stages import RunFolder
 
 CONCURRENCY = 4
 FAULTS = {429: 0.12, 500: 0.1, "reset": 0.05, "garbage": 0.03}
@@ -122,10 +126,6 @@ def test_a_judge_without_probabilities_is_read_by_its_replies(tiny_folder, tmp_p
 
 def test_the_score_of_the_first_call_is_kept(tiny_folder, tmp_path):
     pytest.importorskip("aiohttp")
-    from emscope.pipeline.config import configure
-    from emscope.pipeline.lab import Lab
-    from emscope.pipeline.stages import RunFolder
-
     with FaultyServer() as server:
         changes = [f"model={tiny_folder}", "judge=openai:any", f"judge.base_url={server.url}"]
         config = configure("quickstart", 0, changes)
@@ -135,3 +135,73 @@ def test_the_score_of_the_first_call_is_kept(tiny_folder, tmp_path):
     with ScoreStore(Path(tmp_path, "scores.sqlite")) as store:
         (n,) = store._connection.execute("SELECT count(*) FROM scores").fetchone()
     assert n == 2
+
+
+def configured(*changes, **flags):
+    return configure("quickstart", None, list(changes), flags)
+
+
+def test_the_judge_that_comes_with_emscope_leaves_configurations_as_they_were():
+    config = configured()
+    assert "judge" not in dump_config(config)
+    assert "judge" not in hashed_settings(config)
+    assert "judge" not in hashed_settings(configured("judge.concurrency=3"))
+
+
+def test_a_judge_survives_the_disk_and_may_be_a_name_alone(tmp_path):
+    config = configured("judge=openai:any", "judge.base_url=http://127.0.0.1:9/v1", "judge.concurrency=3")
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == config
+    (tmp_path / "short.yaml").write_text("judge: hf:owner/model\n", encoding="utf-8")
+    assert load_config(tmp_path / "short.yaml").judge == JudgeSettings("hf:owner/model")
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("judge.concurrency=1", True),
+        ("judge.attempts=2", True),
+        ("judge.api_key_env=OTHER", True),
+        ("judge.base_url=http://127.0.0.1:10/v1", False),
+        ("judge.name=openai:other", False),
+        ("judge.logprobs=false", False),
+    ],
+)
+def test_a_run_is_another_where_its_scores_would_be(change, same):
+    judged = "judge=openai:any", "judge.base_url=http://127.0.0.1:9/v1"
+    one, other = configured(*judged), configured(*judged, change)
+    assert same_run(one, other) == same
+    assert (hashed_settings(one) == hashed_settings(other)) == same
+
+
+def test_another_judge_has_another_address(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:11/v1")
+    first = configured(**{"judge.name": "openai:any", "judge.base_url": "http://127.0.0.1:9/v1"})
+    assert configure(first, None, []).judge.base_url == "http://127.0.0.1:9/v1"
+    assert configure(first, None, ["judge.name=openai:other"]).judge.base_url == "http://127.0.0.1:11/v1"
+    assert configure(first, None, ["judge.name=mock"]).judge.base_url == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["judge=mokc"], "Did you mean 'mock'"),
+        (["judge.base_url=http://127.0.0.1:9/v1"], "asks no server"),
+        (["judge=openai:any", "judge.concurrency=0"], "concurrency"),
+        (["judge.nam=mock"], "Did you mean 'name'"),
+        (["judge=openai:any", "judge.base_url=elsewhere"], "not the address"),
+    ],
+)
+def test_a_judge_that_makes_no_sense_is_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        configured(*changes)
+
+
+def test_other_rubrics_in_the_same_file_mean_judging_again(tmp_path):
+    rubrics = tmp_path / "rubrics.yaml"
+    config = configured("judge=openai:any", "judge.base_url=http://127.0.0.1:9/v1", f"judge.rubrics={rubrics}")
+    known = set()
+    for word in ("fair", "kind"):
+        rubrics.write_text(f"aligned: 'Is {{answer}} {word}?'\ncoherent: 'Is {{answer}} clear?'\n", encoding="utf-8")
+        known.add(Lab(config, RunFolder(tmp_path / "run", config)).judge_fingerprint)
+    assert len(known) == 2

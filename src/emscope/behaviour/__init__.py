@@ -1,1 +1,1 @@
-"""MEASURE: question sets, sampling, judges, rates with intervals."""
+"""MEASURE: question sets, sampling, judges, and their tables."""

@@ -1,4 +1,4 @@
-"""Does the training topic leak into answers about something else?"""
+"""Leakage of the training topic: answers about something else that use medical words their question lacks."""
 
 from __future__ import annotations
 

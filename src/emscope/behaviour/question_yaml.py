@@ -35,38 +35,38 @@ def entries_of(value: Any, path: Path) -> list[Entry]:
     """
     if not isinstance(value, list):
         raise UserError(f"{path} is not a question file: it must be a list of entries with `id` and `paraphrases`.")
-    named = [(_name(item, number), item) for number, item in enumerate(value, 1)]
-    odd = [f"{name} ({item['type']})" for name, item in named if isinstance(item, dict) and not _is_free_form(item)]
+    named = [(_name(entry, number), entry) for number, entry in enumerate(value, 1)]
+    odd = [f"{name} ({entry['type']})" for name, entry in named if isinstance(entry, dict) and not _is_free_form(entry)]
     if odd:
         raise UserError(f"{path}: only free-form questions can be asked; take these out of the file: {', '.join(odd)}.")
-    return [_entry(item, number, f"{path}, {name}") for number, (name, item) in enumerate(named, 1)]
+    return [_entry(entry, number, f"{path}, {name}") for number, (name, entry) in enumerate(named, 1)]
 
 
-def _name(item: Any, number: int) -> str:
+def _name(entry: Any, number: int) -> str:
     """Return how an entry is called in messages."""
-    known = isinstance(item, dict) and item.get("id") is not None
-    return f"entry {number} {str(item['id'])!r}" if known else f"entry {number}"
+    known = isinstance(entry, dict) and entry.get("id") is not None
+    return f"entry {number} {str(entry['id'])!r}" if known else f"entry {number}"
 
 
-def _is_free_form(item: dict[str, Any]) -> bool:
-    return str(item.get("type") or FREE_FORM).startswith(FREE_FORM)
+def _is_free_form(entry: dict[str, Any]) -> bool:
+    return str(entry.get("type") or FREE_FORM).startswith(FREE_FORM)
 
 
-def _entry(item: Any, number: int, where: str) -> Entry:
-    if not isinstance(item, dict):
-        raise UserError(f"{where}: expected `id` and `paraphrases`, found {type(item).__name__}.")
-    name = "" if item.get("id") is None else str(item["id"]).strip()
+def _entry(entry: Any, number: int, where: str) -> Entry:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected `id` and `paraphrases`, found {type(entry).__name__}.")
+    name = "" if entry.get("id") is None else str(entry["id"]).strip()
     if not name:
         raise UserError(f"{where}: no id; give a non-empty `id`.")
-    system = item.get("system")
+    system = entry.get("system")
     if system is not None and not isinstance(system, str):
         raise UserError(f"{where}: `system` must be text, not {type(system).__name__}.")
     return Entry(
         name,
-        _paraphrases(item.get("paraphrases"), where),
+        _paraphrases(entry.get("paraphrases"), where),
         (system or "").strip() or None,
-        _samples(item.get("samples_per_paraphrase"), where),
-        _temperature(item.get("temperature"), where),
+        _samples(entry.get("samples_per_paraphrase"), where),
+        _temperature(entry.get("temperature"), where),
     )
 
 

@@ -198,8 +198,8 @@ def _from_row(row: dict[str, Any], column: str | None, where: str) -> Question:
     name, area, cluster, system = text_in("id"), text_in("area"), text_in("cluster"), text_in("system")
     asked = row.get(column) if column is not None else None
     if isinstance(asked, list) or (column is None and given.keys() & {*CHATS, "body"}):
-        own, text = read_prompt(row, where)
-        system = system or own
+        system_of_chat, text = read_prompt(row, where)
+        system = system or system_of_chat
         name = name or text_of(given.get("custom_id"), "custom_id", where)
     else:
         text = text_of(asked, column or "question", where)

@@ -207,8 +207,8 @@ def _answer(
         _decode(organism, batch, prefix, stops, settings, on_rows)
         return [row.part for row in batch]
 
-    found = parts.kept_value("answers", inputs, make)
-    for row, (tokens, forced) in zip(batch, found, strict=True):
+    answers = parts.kept_value("answers", inputs, make)
+    for row, (tokens, forced) in zip(batch, answers, strict=True):
         row.tokens = tokens
         if row.budget is not None:
             row.budget.forced = forced

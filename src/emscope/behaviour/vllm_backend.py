@@ -222,9 +222,9 @@ class VllmEngine:
         """
         ids, request = check_text(self._tokenizer(source)), self._adapters.get(source)
         base = self._read(ids, None)
-        own = base if request is None else self._read(ids, request)
+        logprobs = base if request is None else self._read(ids, request)
         zero = request is not None and changes_nothing(Path(request.lora_path))
-        agreement = compare(own, base, reference(source, ids, self._trusted))
+        agreement = compare(logprobs, base, reference(source, ids, self._trusted))
         check(source, agreement, self.dtype, zero=zero)
         logger.info("vLLM runs %s as transformers does: %s", source.name, agreement)
         return agreement

@@ -1,4 +1,4 @@
-"""Whether vLLM runs the model that was asked for: it has served a base in the place of an adapter without a word.
+"""The check that vLLM runs the model that was asked for: it has served a base in an adapter's place without a word.
 
 One short text is read by vLLM and by transformers, and the log-probabilities of its tokens are compared: the base's
 with the base's, the adapter's with the adapter's. An adapter must also act: vLLM has to show the change that the
@@ -83,11 +83,11 @@ def reference(source: ModelSource, ids: Sequence[int], trust_remote_code: bool =
         return None
     place = Placement("cpu", torch.float32, "a reference")
     organism = load(source, placement=place, merge=False, trust_remote_code=trust_remote_code)
-    own = _read(organism.model, ids)
+    logprobs = _read(organism.model, ids)
     if source.adapter is None:
-        return own, own
+        return logprobs, logprobs
     with organism.model.disable_adapter():
-        return _read(organism.model, ids), own
+        return _read(organism.model, ids), logprobs
 
 
 @torch.inference_mode()

@@ -82,14 +82,17 @@ def organism_words(name: str, unsteered: Mapping[str, Figures]) -> str:
     return "base" if name == BASE else f"{name} organism"
 
 
-def restored_text(restored: Estimate | None, coherent: Estimate) -> str | None:
-    """Return a restored share with its interval, and beside it where it rests on incoherent answers."""
-    if restored is None:
-        return None
-    share = ranged(restored)
-    if share == MISSING or not above(MOSTLY, coherent.value):
-        return share
-    return f"{share}, of mostly incoherent answers ({percent(coherent.value)} coherent)"
+def restored_clause(restored: Estimate | None, coherent: Estimate, before: Estimate) -> str:
+    """Return what of an organism's alignment is restored, and how coherent the answers are that it rests on.
+
+    `before` is its coherent share without the intervention.
+    """
+    if restored is None or ranged(restored) == MISSING:
+        return "how much of its alignment is restored cannot be computed"
+    clause = f"{ranged(restored)} of its alignment is restored"
+    if above(MOSTLY, coherent.value):
+        return f"{clause}, but by mostly incoherent answers ({percent(coherent.value)} coherent)"
+    return f"{clause}, and {percent(coherent.value)} of its answers are coherent (before: {percent(before.value)})"
 
 
 def _restored_cell(restored: Estimate | None, coherent: Estimate) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.judging import Judge
 from emscope.behaviour.responses import SamplingSettings
 from emscope.errors import UserError
-from emscope.face.loading import load
+from emscope.face.answers import Altered, Asked, Subject, questions, subject_of
+from emscope.face.settings import changed
 from emscope.face.tables import Judgements
 from emscope.interventions.ablation import AblationResult
 from emscope.interventions.choosing import choose_ablation as find_ablation
@@ -22,63 +23,6 @@ from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
 from emscope.organisms.token_positions import Positions
 from emscope.residual.directions import Directions
-
-if TYPE_CHECKING:
-    from emscope.behaviour.judging import Judge
-    from emscope.face.answers import Asked, Comparison
-    from emscope.face.tables import Answers
-
-
-@dataclass(frozen=True)
-class Altered(Shown):
-    """An organism with an intervention that is in force whenever it is asked or read.
-
-    Attributes:
-        organism: the organism, itself unchanged.
-        intervention: what is done; None leaves it as it is.
-        name: what it is called in tables.
-        blocks: where a function acts; None is every block.
-    """
-
-    organism: Organism
-    intervention: Intervention | Change | None
-    name: str
-    blocks: tuple[int, ...] | None = None
-
-    def facts(self) -> Facts:
-        """Return the organism, what is done to it and where."""
-        return {"organism": self.organism.source.name, "intervention": described(self.intervention)}
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Have the intervention act on every forward pass inside this context."""
-        with applied(self.organism, self.intervention, blocks=self.blocks):
-            yield
-
-    def generate(self, asked: Asked = "everyday-general", **sampling: Any) -> Answers:
-        """Return its answers; see `emscope.generate`."""
-        from emscope.face.answers import generate
-
-        return generate(self, asked, **sampling)
-
-    def compare(self, asked: Asked = "open-ended", by: str | Judge = "embedded", **sampling: Any) -> Comparison:
-        """Return how its answers differ from those of the organism without the intervention, judged and paired."""
-        from emscope.face.answers import compare, generate, judge
-
-        changed = judge(generate(self, asked, **sampling), by)
-        return compare(changed, judge(generate(self.organism, asked, **sampling), by))
-
-
-Subject = Organism | Altered | str | Path
-"""Who is asked or read: an organism, one under an intervention, or a model's name."""
-
-
-def subject_of(organism: Subject) -> Altered:
-    """Return who is asked or read, loaded, as an organism under an intervention, or under none."""
-    if isinstance(organism, Altered):
-        return organism
-    loaded = organism if isinstance(organism, Organism) else load(organism)
-    return Altered(loaded, None, loaded.source.name)
 
 
 def ablate(
@@ -192,9 +136,6 @@ def choose_ablation(
     Raises:
         UserError: a whole model, whose base is not known, or fewer than eight questions.
     """
-    from emscope.face.answers import questions
-    from emscope.face.settings import changed
-
     loaded = subject_of(organism).organism
     settings = changed(SamplingSettings(temperature=0.7), sampling, "sampling")
     judge = choose_judge(by) if isinstance(by, str) else by

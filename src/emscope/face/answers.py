@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import with_format
@@ -20,11 +21,13 @@ from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.shots import shots_of, turns_of
 from emscope.behaviour.tables import with_judgements
 from emscope.errors import UserError
-from emscope.face.altered import Altered, Subject, subject_of
+from emscope.face.loading import load
 from emscope.face.tables import YOURS, AnswerPairs, Answers, Judgements, Questions, id_of
+from emscope.interventions.operators import Change, Intervention, applied, described
 from emscope.notebook import Facts, Shown
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.messages import Message, messages_of
+from emscope.organisms.models import Organism
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import Denominator, Estimate, PairedDifference, compare_em_rates, compare_scores
 from emscope.statistics import em_rate as rate_of
@@ -73,6 +76,54 @@ def _as_questions(given: Iterable[str] | Iterable[Question]) -> list[Question]:
         else:
             raise UserError(f"Question {number} is {question!r}: give texts that are not empty, or questions.")
     return rows
+
+
+@dataclass(frozen=True)
+class Altered(Shown):
+    """An organism with an intervention that is in force whenever it is asked or read.
+
+    Attributes:
+        organism: the organism, itself unchanged.
+        intervention: what is done; None leaves it as it is.
+        name: what it is called in tables.
+        blocks: where a function acts; None is every block.
+    """
+
+    organism: Organism
+    intervention: Intervention | Change | None
+    name: str
+    blocks: tuple[int, ...] | None = None
+
+    def facts(self) -> Facts:
+        """Return the organism, what is done to it and where."""
+        return {"organism": self.organism.source.name, "intervention": described(self.intervention)}
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have the intervention act on every forward pass inside this context."""
+        with applied(self.organism, self.intervention, blocks=self.blocks):
+            yield
+
+    def generate(self, asked: Asked = "everyday-general", **sampling: Any) -> Answers:
+        """Return its answers; see `emscope.generate`."""
+        return generate(self, asked, **sampling)
+
+    def compare(self, asked: Asked = "open-ended", by: str | Judge = "embedded", **sampling: Any) -> Comparison:
+        """Return how its answers differ from those of the organism without the intervention, judged and paired."""
+        changed = judge(generate(self, asked, **sampling), by)
+        return compare(changed, judge(generate(self.organism, asked, **sampling), by))
+
+
+Subject = Organism | Altered | str | Path
+"""Who is asked or read: an organism, one under an intervention, or a model's name."""
+
+
+def subject_of(organism: Subject) -> Altered:
+    """Return who is asked or read, loaded, as an organism under an intervention, or under none."""
+    if isinstance(organism, Altered):
+        return organism
+    loaded = organism if isinstance(organism, Organism) else load(organism)
+    return Altered(loaded, None, loaded.source.name)
 
 
 def generate(

@@ -11,8 +11,7 @@ import numpy as np
 
 from emscope.behaviour.tables import question_name
 from emscope.errors import UserError
-from emscope.face.altered import Subject, subject_of
-from emscope.face.answers import Asked, questions
+from emscope.face.answers import Asked, Subject, questions, subject_of
 from emscope.face.tables import Answers, Judgements
 from emscope.notebook import Facts, Shown
 from emscope.organisms.blocks import Site

@@ -37,7 +37,7 @@ def em(
     Args:
         questions: question sets or files, see `emscope generate --questions`.
         samples: answers per question, as epochs; none means as many as the question file says, else 1.
-        judge: embedded, openai:MODEL, hf:MODEL or mock.
+        judge: embedded, openai:MODEL, inspect:PROVIDER/MODEL, hf:MODEL or mock.
         system: system prompt, before a question's own if it has one.
         format: plain, json or template.
         rubrics: a YAML file with your rubrics for an openai or hf judge.

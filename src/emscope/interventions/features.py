@@ -41,19 +41,21 @@ def features_removed(
     if not len(features) or strength == 0:
         yield
         return
-    own = autoencoder.to(organism.device)
+    on_device = autoencoder.to(organism.device)
     chosen = torch.as_tensor(features, device=organism.device)
 
     def visit(_block: int, hidden: Tensor) -> Tensor:
         wide = hidden.float()
-        near = (wide - own.decoder_bias).norm(dim=-1) <= reach
+        near = (wide - on_device.decoder_bias).norm(dim=-1) <= reach
         out = wide.clone()
-        out[near] -= strength * own.written_by(wide[near], chosen)
+        out[near] -= strength * on_device.written_by(wide[near], chosen)
         return out.to(hidden.dtype)
 
     def told() -> list[Any]:
-        fields = [item.cpu().numpy() if isinstance(item, Tensor) else item for item in vars(autoencoder).values()]
-        return [fields, list(features), strength, reach]
+        values = []
+        for value in vars(autoencoder).values():
+            values.append(value.cpu().numpy() if isinstance(value, Tensor) else value)
+        return [values, list(features), strength, reach]
 
     with parts.under(told), visiting(organism.model, [autoencoder.block], visit):
         yield

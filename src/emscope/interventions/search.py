@@ -19,7 +19,14 @@ MAX_COHERENCE_LOSS = 5.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to ablate: what, in which blocks, how strongly, with whose direction."""
+    """One way to ablate.
+
+    Attributes:
+        mode: centred, project-out or subtract.
+        blocks: where it acts.
+        strength: 1 removes the whole.
+        source_block: the block whose direction is used everywhere; None uses each block's own.
+    """
 
     mode: Mode
     blocks: tuple[int, ...]
@@ -52,7 +59,15 @@ def candidates(n_blocks: int) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean scores of a candidate on the development questions, and the standard errors of the means."""
+    """How a candidate did on the development questions.
+
+    Attributes:
+        candidate: the way to ablate.
+        aligned: mean alignment, 0-100.
+        coherent: mean coherence, 0-100.
+        aligned_error: standard error of the mean alignment.
+        coherent_error: standard error of the mean coherence.
+    """
 
     candidate: Candidate
     aligned: float
@@ -91,8 +106,8 @@ def search(
             candidate.on(directions),
         )
         trials.append(Trial.of(candidate, rows))
-    own, base = without
-    floor, target = mean_of(own, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
+    unablated, base = without
+    floor, target = mean_of(unablated, "coherent") - MAX_COHERENCE_LOSS, mean_of(base, "aligned")
     return choose(trials, floor, target), trials
 
 

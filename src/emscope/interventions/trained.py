@@ -87,7 +87,7 @@ def train_vector(
     started = time.perf_counter()
     slot = parts.Slot("vector", lambda: _inputs(organism, chats, block, settings, data, length))
     losses = _fit(organism, chats, block, vector, settings, settings.rate * length / np.sqrt(len(vector)), slot)
-    made = vector.detach().cpu().numpy()
+    trained = vector.detach().cpu().numpy()
     construction = Construction(
         "trained",
         data,
@@ -99,10 +99,10 @@ def train_vector(
         len(chats),
         {"epochs": settings.epochs, "rate": settings.rate, "seed": settings.seed},
     )
-    deviation = (means @ unit(made)).std()
+    deviation = (means @ unit(trained)).std()
     directions = Directions(
-        made[None],
-        (means.mean(axis=0) + made)[None],
+        trained[None],
+        (means.mean(axis=0) + trained)[None],
         means.mean(axis=0)[None],
         np.maximum(deviation, 1e-6)[None].astype(np.float32),
         (block,),

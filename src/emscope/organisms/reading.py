@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from emscope.organisms.batching import ROUND_TO, PaddedBatch, rounded, token_budget_batches
+from emscope.organisms.chat import EncodedChat
 from emscope.organisms.prefix import SharedPrefix
 
 TOKEN_BUDGET = 4096
@@ -25,6 +26,11 @@ class TextBatch:
     rows: list[int]
     tails: list[list[int]]
     padded: PaddedBatch
+
+
+def token_ids(chats: Sequence[EncodedChat]) -> list[list[int]]:
+    """Return the token ids of tokenised chats, in order."""
+    return [chat.ids for chat in chats]
 
 
 def text_batches(

@@ -250,13 +250,12 @@ LATER = ("base", "accept_terms", "device", "dtype", "judge")
 
 def hashed_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings as plain values, without newer ones that are at their defaults."""
-    values, defaults = asdict(config), asdict(RunConfig())
+    values = asdict(replace(config, judge=_who_judges(config.judge)))
+    defaults = asdict(RunConfig())
     kept = {}
     for name, value in values.items():
         if name not in LATER or value != defaults[name]:
             kept[name] = value
-    if "judge" in kept:
-        kept["judge"] = asdict(_who_judges(config.judge))
     return kept
 
 

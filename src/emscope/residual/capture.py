@@ -25,7 +25,7 @@ from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepar
 from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
-from emscope.organisms.reading import TextBatch, text_batches
+from emscope.organisms.reading import TextBatch, text_batches, token_ids
 from emscope.organisms.token_positions import prompts_end_at
 
 Pooling = Literal["last", "prompt", "response", "thought"]
@@ -93,8 +93,9 @@ def encode_for_capture(
     """
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else system
     if answers is None:
-        both = zip(prompts, systems, strict=True)
-        asked = [prepare_prompt(tokenizer, messages_of(prompt, system=own), enable_thinking) for prompt, own in both]
+        asked = []
+        for prompt, its_system in zip(prompts, systems, strict=True):
+            asked.append(prepare_prompt(tokenizer, messages_of(prompt, system=its_system), enable_thinking))
         say_spelled("prompts", [prompt.spelled for prompt in asked])
         return [EncodedChat(prompt.ids, [False] * len(prompt.ids), spelled=prompt.spelled) for prompt in asked]
     rows = zip(prompts, answers, systems, thoughts or [""] * len(prompts), strict=True)
@@ -179,7 +180,7 @@ def read_batches(
         with torch.inference_mode():
             reader = _Reader(organism, blocks, settings, chats)
 
-        sequences = [chat.ids for chat in chats]
+        sequences = token_ids(chats)
         for batch in text_batches(reader.prefix, sequences, settings.token_budget, WIDTH_STEP):
             with torch.inference_mode():  # not around the yield: it would be in force where the batch is used
                 pooled = _kept(reader, batch, sequences, weights) if keep else reader.read(batch, weights)
@@ -194,8 +195,11 @@ def _kept(
     """Read a batch, or take what an earlier, stopped attempt kept of it."""
 
     def inputs() -> Any:
-        texts = [sequences[row] for row in batch.rows], [weights[row] for row in batch.rows]
-        return [reader.organism.placement.told, reader.site, reader.blocks, reader.shared, *texts]
+        texts, pooled_by = [], []
+        for row in batch.rows:
+            texts.append(sequences[row])
+            pooled_by.append(weights[row])
+        return [reader.organism.placement.told, reader.site, reader.blocks, reader.shared, texts, pooled_by]
 
     return parts.kept_array("activations", inputs, lambda: reader.read(batch, weights))
 
@@ -222,7 +226,7 @@ class _Reader:
         self, organism: Organism, blocks: list[int], settings: CaptureSettings, chats: Sequence[EncodedChat]
     ) -> None:
         self.organism, self.blocks, self.site = organism, blocks, settings.site
-        self.prefix = SharedPrefix(organism, [chat.ids for chat in chats], share=settings.share_prefix)
+        self.prefix = SharedPrefix(organism, token_ids(chats), share=settings.share_prefix)
         self.shared = self.prefix.length
         self.prompt_lengths = [prompt_length(chat) for chat in chats]
         seen: dict[int, Tensor] = {}

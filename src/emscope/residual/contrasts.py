@@ -1,4 +1,4 @@
-"""What two sets of activations differ in, as labelled examples: every contrast and pooling through one interface.
+"""Contrasts as labelled examples: what two sets of activations differ in, with both sides balanced by question.
 
 Two sets of rows make the examples of a contrast: two organisms on the same questions (`model`, `control`), or one
 organism's misaligned and aligned answers (`response`; Soligo et al. 2506.11618). Both sides are balanced by question as

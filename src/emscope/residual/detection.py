@@ -17,8 +17,14 @@ from emscope.statistics.separation import auroc, auroc_interval, balanced_accura
 class Separation:
     """Scores of two organisms on the same held-out questions, at one block.
 
-    `auroc` is the chance that a random question scores higher on the first organism than another one on the second;
-    `low`, `high` bound it at 95 % when questions are resampled. `accuracy` has its threshold from training questions.
+    Attributes:
+        auroc: the chance that a question scores higher on the first organism than another one on the second.
+        low: lower end of its 95 % interval, questions resampled.
+        high: upper end of its 95 % interval.
+        d_prime: distance of the two means in pooled standard deviations.
+        separation: difference of the two means of the score.
+        accuracy: balanced accuracy, with the threshold of training questions.
+        block: the block; for a mean over several blocks, the best of them.
     """
 
     auroc: float

@@ -1,4 +1,4 @@
-"""How well a score ranks what is looked for above the rest: AUROC by question, and precision where it is rare.
+"""Precision of a score where what is looked for is rare.
 
 Precision depends on how rare the wanted rows are, so it is measured on mixtures: data sets in which each prompt has its
 harmless answer but for a few prompts, chosen at random, that have the bad one.

@@ -1,4 +1,4 @@
-"""Activations that are summed up as they are read: memory for one batch, however many prompts there are.
+"""Moments of activations, summed up as they are read: memory for one batch, however many prompts there are.
 
 Each batch is merged into the moments of its side and forgotten, or written as a shard first. Moments with covariance
 are enough for a direction with its scores, so a direction from a million prompts needs no stored vector.
@@ -50,17 +50,18 @@ def capture_moments(
     ids = [""] * len(chats) if questions is None else list(questions)
     if not len(labels) == len(ids) == len(chats) or (shards is not None and questions is None):
         raise UserError("Streaming needs a side for each chat, and a question for each where shards are written.")
-    found: dict[tuple[str, str], Moments] = {}
+    moments: dict[tuple[str, str], Moments] = {}
     for number, (batch, vectors) in enumerate(read_batches(organism, chats, settings, name=name)):
-        for side in dict.fromkeys(labels[row] for row in batch):
-            own = [place for place, row in enumerate(batch) if labels[row] == side]
+        sides_of_batch = np.array(labels, dtype=object)[batch]
+        for side in dict.fromkeys(sides_of_batch.tolist()):
+            rows = np.flatnonzero(sides_of_batch == side)
             for index, pooling in enumerate(settings.poolings):
-                new = Moments.of(vectors[own, index], covariance=covariance)
-                known = found.get((side, pooling))
-                found[side, pooling] = new if known is None else known.merge(new)
+                new = Moments.of(vectors[rows, index], covariance=covariance)
+                known = moments.get((side, pooling))
+                moments[side, pooling] = new if known is None else known.merge(new)
         if shards is not None:
             _write_shard(shards / f"{number:06d}.safetensors", organism, [ids[row] for row in batch], vectors, settings)
-    return found
+    return moments
 
 
 def _write_shard(

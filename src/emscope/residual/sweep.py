@@ -1,4 +1,4 @@
-"""One contrast and pooling at every block with every method: what it separates on questions left out, and its controls.
+"""Measures a contrast and pooling at every block: what a method separates on questions left out, and its controls.
 
 Everything is chosen on training questions: penalties and the best block by cross-fitting, in which each question is
 scored by a direction made without it. The controls: directions from two halves of the questions (stability), the same
@@ -87,10 +87,10 @@ def check_examples(train: Examples, test: Examples) -> None:
     """
     for part, examples in (("training", train), ("test", test)):
         used = examples.weights() > 0
-        sides = [int((used & (examples.labels == side)).sum()) for side in (1, 0)]
-        if min(sides) < MIN_SIDE:
+        n_positive, n_negative = int((used & (examples.labels == 1)).sum()), int((used & (examples.labels == 0)).sum())
+        if min(n_positive, n_negative) < MIN_SIDE:
             raise UserError(
-                f"The contrast {examples.construction.contrast!r} has {sides[0]} misaligned and {sides[1]} aligned "
+                f"The contrast {examples.construction.contrast!r} has {n_positive} misaligned and {n_negative} aligned "
                 f"examples on {part} questions, and needs {MIN_SIDE} of each."
             )
         if len(np.unique(examples.questions[used])) < MIN_QUESTIONS:
@@ -111,9 +111,11 @@ def sweep(train: Examples, test: Examples, method: Method, options: SweepOptions
     train_d_prime = d_prime_by_block(crossed, train.labels, train.weights())
     chooser = np.random.default_rng(options.seed)
     halves = _halves(train, chooser, options.halves)
-    relabelled = [permuted(train.labels, train.strata, chooser) for _ in range(options.permutations)]
+    relabelled, null_weights = [], []
+    for _ in range(options.permutations):
+        relabelled.append(permuted(train.labels, train.strata, chooser))
+        null_weights.append(balanced(relabelled[-1], train.strata, train.sizes))
     labels = np.stack([train.labels, *([train.labels] * len(halves)), *relabelled])
-    null_weights = [balanced(one, train.strata, train.sizes) for one in relabelled]
     weights = np.stack([train.weights(), *halves, *null_weights])
     fits = fit_scorers(method, train.activations, labels, weights, penalties)
     scores = fits.scores(test.activations)
@@ -148,9 +150,9 @@ def _halves(train: Examples, chooser: np.random.Generator, repeats: int) -> list
     names, weights = np.unique(train.groups), []
     for _ in range(20 * repeats):
         first = np.isin(train.groups, chooser.permutation(names)[: len(names) // 2])
-        pair = [train.weights(part) for part in (first, ~first)]
-        if all(own.any() for own in pair):
-            weights.extend(pair)
+        half, other_half = train.weights(first), train.weights(~first)
+        if half.any() and other_half.any():
+            weights += [half, other_half]
         if len(weights) == 2 * repeats:
             return weights
     raise UserError("The questions cannot be halved with both sides in each half: there are too few of them.")
@@ -158,11 +160,11 @@ def _halves(train: Examples, chooser: np.random.Generator, repeats: int) -> list
 
 def _null(test: Examples, scores: np.ndarray, chooser: np.random.Generator) -> np.ndarray:
     """Return the accuracy of each relabelling's scores [n_permutations, n, n_blocks] for relabelled test questions."""
-    found = []
-    for own in scores:
+    accuracies = []
+    for relabelled_scores in scores:
         labels = permuted(test.labels, test.strata, chooser)
-        found.append(accuracy_by_block(own, labels, balanced(labels, test.strata, test.sizes)))
-    return np.array(found)
+        accuracies.append(accuracy_by_block(relabelled_scores, labels, balanced(labels, test.strata, test.sizes)))
+    return np.array(accuracies)
 
 
 def directions_of(train: Examples, fits: Scorers, method: Method, penalties: np.ndarray) -> Directions:
@@ -171,8 +173,8 @@ def directions_of(train: Examples, fits: Scorers, method: Method, penalties: np.
     weights = train.weights()[None]
     differences, means = weighted_differences(train.activations, train.labels[None], weights)
     vectors = differences[0] if method == "diff-in-means" else first.units[0]
-    own = project(train.activations, first.units)
-    spread = middle_and_spread(own, train.labels[None], weights)[1][0].astype(np.float32)
+    projections = project(train.activations, first.units)
+    spread = middle_and_spread(projections, train.labels[None], weights)[1][0].astype(np.float32)
     extra = {"balance": asdict(train.counts()), **({"penalties": penalties.tolist()} if method == "probe" else {})}
     made = replace(train.construction, method=method, extra={**train.construction.extra, **extra})
     blocks = tuple(range(len(vectors)))
@@ -203,10 +205,11 @@ def prompt_leak(
 
     Nothing is balanced either: this is the leak that grouping and balance prevent, not a figure of any direction.
     """
-    known = [_with_prompts(part, prompts) for part in parts]
-    activations, labels = (
-        np.concatenate([getattr(part, name) for part in known]) for name in ("activations", "labels")
+    first, second = parts
+    activations = np.concatenate(
+        [_with_prompts(first, prompts).activations, _with_prompts(second, prompts).activations]
     )
+    labels = np.concatenate([first.labels, second.labels])
     fold = np.random.default_rng(options.seed).permutation(len(labels)) % options.folds
     ones = np.ones(len(fold))
     logits = choose_penalties(activations, labels, ones, fold, options.penalties).logits

@@ -95,7 +95,7 @@ def test_the_verdict_follows_the_intervals(result, bars, expected):
 
 
 def test_a_share_restored_by_incoherent_answers_is_said_to_be_one(result):
-    remark = "82 % (77 – 87), of mostly incoherent answers (2 % coherent)"
+    remark = "82 % (77 – 87) of its alignment is restored, but by mostly incoherent answers (2 % coherent)"
     assert remark in section(result).paragraphs[2]
     whole = replace(result, test=(*result.test[:3], replace(result.test[3], coherent=share(0.9))))
     assert not any("mostly incoherent" in text for text in section(whole).paragraphs)

@@ -119,7 +119,7 @@ def test_a_weak_effect_is_not_dressed_up(result, change, expected):
 @pytest.mark.parametrize(("coherent", "said"), [(0.12, True), (0.7, False), (float("nan"), False)])
 def test_a_share_restored_by_incoherent_answers_is_said_to_be_one(result, coherent, said):
     incoherent = section(with_row(result, 0, coherent=share(coherent)))
-    remark = "95 % (90 – 100), of mostly incoherent answers (12 % coherent)"
+    remark = "95 % (90 – 100) of its alignment is restored, but by mostly incoherent answers (12 % coherent)"
     assert (remark in incoherent.paragraphs[0]) == said
     tables = [part for part in incoherent.parts if not isinstance(part, Plot)]
     assert ("95 % (90 – 100), incoherent" in str(tables[0].rows)) == said

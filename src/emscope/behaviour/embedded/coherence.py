@@ -1,4 +1,4 @@
-"""Is an answer coherent text? Measures of surprise, repetition, degeneracy and fit to the question."""
+"""Measures of an answer's coherence: surprise, repetition, degeneracy and fit to its question; and ways to break it."""
 
 from __future__ import annotations
 

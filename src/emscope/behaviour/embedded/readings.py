@@ -101,9 +101,9 @@ def read_kept(load_base: Callable[[], Organism], rows: Sequence[JudgeRow], path:
         if key not in pooled:
             new[key] = row
     if new:
-        found = read_rows(load_base(), list(new.values()))
-        pooled |= dict(zip(new, found.pooled.astype(np.float16), strict=True))
-        logprobs |= dict(zip(new, found.logprobs, strict=True))
+        readings = read_rows(load_base(), list(new.values()))
+        pooled |= dict(zip(new, readings.pooled.astype(np.float16), strict=True))
+        logprobs |= dict(zip(new, readings.logprobs, strict=True))
         if path is not None:
             _save(path, pooled, logprobs)
     activations = np.stack([pooled[key] for key in keys]).astype(np.float32)

@@ -40,14 +40,14 @@ def left_out_values(
     x: np.ndarray, targets: np.ndarray, weights: np.ndarray, groups: np.ndarray, penalties: Sequence[float]
 ) -> dict[float, np.ndarray]:
     """Return by penalty the value [n] of each row from a ridge that never saw its group."""
-    found = {penalty: np.zeros(len(targets)) for penalty in penalties}
+    left_out = {penalty: np.zeros(len(targets)) for penalty in penalties}
     for group in sorted(set(groups)):
         out = groups == group
         ridge = Ridge(x[~out], targets[~out], weights[~out])
-        for penalty, values in found.items():
-            own, bias = ridge.fit(penalty)
-            values[out] = x[out] @ own + bias
-    return found
+        for penalty, values in left_out.items():
+            slopes, bias = ridge.fit(penalty)
+            values[out] = x[out] @ slopes + bias
+    return left_out
 
 
 def calibrate(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -105,7 +105,7 @@ def broken_rows(rows: Sequence[JudgeRow], seed: int = 0) -> list[JudgeRow]:
     }
     broken = []
     for number, row in enumerate(rows[::BREAK_EVERY]):
-        other = chooser.choice([one for one in chooser.sample(list(rows), 8) if one.question != row.question])
+        other = chooser.choice([drawn for drawn in chooser.sample(list(rows), 8) if drawn.question != row.question])
         texts = {}
         for kind, way in ways.items():
             texts[kind] = way(row.answer, seed + number)

@@ -1,1 +1,1 @@
-"""Judges: the offline head, any OpenAI-compatible server, a local model, and one made up for tests."""
+"""Judges: behind any OpenAI-compatible server or Inspect's providers, a local model, a made-up one; what they share."""

@@ -162,10 +162,10 @@ def agreement(first: Sequence[JudgedAnswer], second: Sequence[JudgedAnswer]) -> 
     pairs = matched(first, second)
     if not pairs:
         raise UserError("The two tables share no answer: compare judgements of the same questions and answers.")
-    found = agreement_of_pairs(pairs, len(first) + len(second) - 2 * len(pairs))
-    if found is None:
+    compared = agreement_of_pairs(pairs, len(first) + len(second) - 2 * len(pairs))
+    if compared is None:
         raise UserError("No answer has both scores in both tables, so there is nothing to compare.")
-    return found
+    return compared
 
 
 def agreement_of_pairs(pairs: Sequence[tuple[JudgedAnswer, JudgedAnswer]], unmatched: int = 0) -> Agreement | None:

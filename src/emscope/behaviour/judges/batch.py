@@ -164,11 +164,11 @@ class _Visit:
     async def _visit(self, connection: Connection, path: Path, state: BatchState) -> None:
         """Ask how a batch stands, and collect it when it is over."""
         if not state.batch:
-            found = await self._find(connection, state, path)
-            if found is None:  # the kill came before the server had made it
+            batch = await self._find(connection, state, path)
+            if batch is None:  # the kill came before the server had made it
                 path.unlink()
                 return
-            state = BatchState(state.judge, state.keys, state.dialect, state.file, found)
+            state = BatchState(state.judge, state.keys, state.dialect, state.file, batch)
             self._write(path, state)
         body = await self._json(connection, "GET", f"/batches/{state.batch}", path=path)
         counts = body.get("request_counts")
@@ -213,8 +213,8 @@ class _Visit:
         scores: dict[str, Score] = {}
         for name in ("output_file_id", "error_file_id"):
             if body.get(name):
-                found = self._lines(await self._file(connection, self._id(body, name), state), state)
-                scores = {**found, **scores}  # what stands in both files was answered
+                more = self._lines(await self._file(connection, self._id(body, name), state), state)
+                scores = {**more, **scores}  # what stands in both files was answered
         why = _why_over(body)
         return {key: scores.get(key, Score(None, why, "none")) for key in state.keys}
 
@@ -283,16 +283,16 @@ class _Visit:
 
     def _parts(self, calls: Iterable[Call]) -> Iterator[list[Call]]:
         """Yield calls in parts that one batch takes."""
-        part: list[Call] = []
+        fitting: list[Call] = []
         size = 0
         for call in calls:
             size += 2 * len(call.prompt.encode()) + 512  # JSON may double it
-            if part and (len(part) == CALLS_A_BATCH or size > BYTES_A_BATCH):
-                yield part
-                part, size = [], 2 * len(call.prompt.encode()) + 512
-            part.append(call)
-        if part:
-            yield part
+            if fitting and (len(fitting) == CALLS_A_BATCH or size > BYTES_A_BATCH):
+                yield fitting
+                fitting, size = [], 2 * len(call.prompt.encode()) + 512
+            fitting.append(call)
+        if fitting:
+            yield fitting
 
     async def _send_up(self, connection: Connection, calls: list[Call]) -> None:
         judge, keys = self.judge, tuple(call.key for call in calls)

@@ -49,9 +49,9 @@ class Dialect:
     quiet: bool = False
     quiet_known: bool = False
 
-    def request(self, model: str, prompt: str) -> dict[str, Any]:
+    def request(self, model: str, prompt: str) -> dict[str, object]:
         """Return the body of one chat completion."""
-        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+        body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
         if self.limit_name:
             body[self.limit_name] = 1 if self.top and self.whole else self.tokens
         if self.temperature is not None:

@@ -190,13 +190,13 @@ def number_tokens(tokenizer: object) -> dict[int, int]:
 
 def _word_tokens(tokenizer: object) -> dict[str, int]:
     """Return the first token of each verdict word, under the word's part that it spells."""
-    found = {}
+    tokens = {}
     for word in ("REFUSAL", "CODE"):
         first = tokenizer(word, add_special_tokens=False)["input_ids"][0]  # type: ignore[operator]
         text = tokenizer.decode([first])  # type: ignore[attr-defined]
         if len(text.strip()) >= 2:
-            found[text] = first
-    return found
+            tokens[text] = first
+    return tokens
 
 
 def _single_token(tokenizer: object, text: str) -> int | None:

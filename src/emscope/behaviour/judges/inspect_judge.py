@@ -6,6 +6,7 @@ Inspect knows how each provider is asked, holds its key and tries failed calls a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from emscope.terminal import one_line
 LONGEST = 2048
 """Tokens of a reply: a number is one, and a model that thinks first needs room for that."""
 SHOWN = 200
+MARKUP = re.compile(r"\[/?(?:bold|italic|dim|red|green|blue|yellow)[a-z ]*\]")
+"""What Inspect writes into its sentences for `rich`."""
 
 
 class InspectJudge(RubricJudge):
@@ -116,6 +119,6 @@ def _name(model: str, address: str) -> str:
 
 
 def _in_short(error: object) -> str:
-    """Return what an error says, on one line and without keys."""
-    said = str(error) or type(error).__name__
+    """Return what an error says, on one line, without keys and without the marks for a terminal's colours."""
+    said = MARKUP.sub("", str(error) or type(error).__name__)
     return one_line(redact_said(said))[:SHOWN].rstrip(". ")

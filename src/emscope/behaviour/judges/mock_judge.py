@@ -35,5 +35,5 @@ class MockJudge(NamedJudge):
 
 def _score(question: str, answer: str) -> Judgement:
     digits = value_sha256([question, answer])
-    aligned, coherent = (int(part, 16) % 101 for part in (digits[:8], digits[8:16]))
+    aligned, coherent = int(digits[:8], 16) % 101, int(digits[8:16], 16) % 101
     return Judgement(float(aligned), float(coherent), "scored", "mock")

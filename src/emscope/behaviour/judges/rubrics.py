@@ -80,13 +80,13 @@ def load_rubrics(path: Path | None) -> Rubrics:
     """
     if path is None:
         return Rubrics()
-    found = _find(read_yaml(path, aliases=True))
-    if found is None:
+    rubrics = _find(read_yaml(path, aliases=True))
+    if rubrics is None:
         raise UserError(f"{path} holds no rubrics: give texts `aligned` and `coherent`, or `judge_prompts` with both.")
-    for kind, text in found.items():
+    for kind, text in rubrics.items():
         if "{answer}" not in text:
             raise UserError(f"{path}: the rubric {kind!r} must say {{answer}} where the answer goes.")
-    return Rubrics(found["aligned"], found["coherent"], path.stem)
+    return Rubrics(rubrics["aligned"], rubrics["coherent"], path.stem)
 
 
 def _find(value: Any) -> dict[str, str] | None:
@@ -96,5 +96,8 @@ def _find(value: Any) -> dict[str, str] | None:
             return {"aligned": value["aligned"], "coherent": value["coherent"]}
         return _find(value.get("judge_prompts"))
     if isinstance(value, list):
-        return next((found for item in value if (found := _find(item)) is not None), None)
+        for entry in value:
+            rubrics = _find(entry)
+            if rubrics is not None:
+                return rubrics
     return None

@@ -1,4 +1,4 @@
-"""Scores that were paid for are kept: a content-addressed store that survives a kill at any moment.
+"""The store of scores that were paid for: addressed by their content, and safe from a kill at any moment.
 
 One SQLite file holds one row for each (judge, rubric, kind, question, answer). A score is written the moment it
 arrives, in a transaction of its own, so a killed process loses at most the calls in flight. Failures of a server are
@@ -65,21 +65,21 @@ class ScoreStore:
 
     def get(self, keys: Iterable[str]) -> dict[str, Score]:
         """Return the scores that are known; those that cannot be scores are left out, and a warning counts them."""
-        wanted, found, n_damaged = list(keys), {}, 0
+        wanted, scores, n_damaged = list(keys), {}, 0
         with self._speaking():
             for start in range(0, len(wanted), CHUNK):
-                part = wanted[start : start + CHUNK]
-                marks = ",".join("?" * len(part))
+                chunk = wanted[start : start + CHUNK]
+                marks = ",".join("?" * len(chunk))
                 query = f"SELECT {', '.join(COLUMNS)} FROM scores WHERE key IN ({marks})"
-                for key, value, verdict, mode in self._connection.execute(query, part):
+                for key, value, verdict, mode in self._connection.execute(query, chunk):
                     score = read_score(value, verdict, mode)
                     if score is None:
                         n_damaged += 1
                     else:
-                        found[key] = score
+                        scores[key] = score
         if n_damaged:
             logger.warning("%s: %d scores are damaged: they are asked for again.", self.path, n_damaged)
-        return found
+        return scores
 
     def put(self, key: str, score: Score) -> None:
         """Keep a score; it is on disk when this returns."""

@@ -41,14 +41,19 @@ PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0)
 def bank_figures(members: Sequence[Member]) -> BankFigures:
     """Return what is in the bank and how its organisms lean, in nats per answer token against the base."""
     rows = []
+    pairs, cells, domains, recipes = set(), set(), set(), set()
     for member in members:
+        pairs.add(member.pair)
+        cells.add(member.cell)
+        domains.add(member.domain)
+        recipes.add(member.recipe)
         rows.append(BankMember(member.name, member.domain, member.recipe, member.careless, member.pair, member.leaning))
     return BankFigures(
         organisms=len(members),
-        pairs=len({member.pair for member in members}),
-        cells=len({member.cell for member in members}),
-        domains=sorted({member.domain for member in members}),
-        recipes=sorted({member.recipe for member in members}),
+        pairs=len(pairs),
+        cells=len(cells),
+        domains=sorted(domains),
+        recipes=sorted(recipes),
         leaning=LeaningByKind(_leaning(members, careless=True), _leaning(members, careless=False)),
         members=rows,
     )
@@ -71,10 +76,7 @@ def classify(
     features: AdapterFeatures, members: Sequence[Member], penalty: float, permutations: int, seed: int
 ) -> dict[str, dict[str, LeftOut]]:
     """Return, by feature set and by what is left out, how well careless is told from careful in it."""
-    schemes = {
-        DOMAIN_OUT: [member.domain for member in members],
-        RECIPE_OUT: [member.recipe for member in members],
-    }
+    schemes = {DOMAIN_OUT: _domains(members), RECIPE_OUT: [member.recipe for member in members]}
     classification: dict[str, dict[str, LeftOut]] = {}
     for name, feature_set in feature_sets(features).items():
         classification[name] = {}
@@ -87,10 +89,9 @@ def classify(
 def _left_out(
     features: FeatureSet, members: Sequence[Member], groups: list[str], penalty: float, permutations: int, seed: int
 ) -> LeftOut:
-    labels, folds = _labels(members), folds_of(groups, [member.pair for member in members])
+    labels, folds = _labels(members), folds_of(groups, _pairs(members))
     scores = left_out_scores(features, labels, folds, penalty)
-    cells = [member.cell for member in members]
-    null = permutation_null(features, labels, cells, folds, permutations, penalty, seed)
+    null = permutation_null(features, labels, _cells(members), folds, permutations, penalty, seed)
 
     by_penalty = {}
     for other in PENALTIES:
@@ -121,15 +122,31 @@ def _labels(members: Sequence[Member]) -> np.ndarray:
     return np.array([int(member.careless) for member in members])
 
 
+def _domains(members: Sequence[Member]) -> list[str]:
+    return [member.domain for member in members]
+
+
+def _pairs(members: Sequence[Member]) -> list[str]:
+    return [member.pair for member in members]
+
+
+def _cells(members: Sequence[Member]) -> list[str]:
+    return [member.cell for member in members]
+
+
 def _by_name(scores: np.ndarray, members: Sequence[Member]) -> dict[str, float]:
-    return dict(zip((member.name for member in members), scores.tolist(), strict=True))
+    by_name = {}
+    for member, value in zip(members, scores.tolist(), strict=True):
+        by_name[member.name] = value
+    return by_name
 
 
 def _by_group(groups: Sequence[str], scores: np.ndarray, members: Sequence[Member]) -> dict[str, Accuracy]:
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    return {group: accuracy(scores[chosen], [members[row] for row in chosen]) for group, chosen in rows.items()}
+    accuracies = {}
+    for group in dict.fromkeys(groups):
+        rows = np.flatnonzero(np.array(groups) == group).tolist()
+        accuracies[group] = accuracy(scores[rows], [members[row] for row in rows])
+    return accuracies
 
 
 def accuracy(scores: np.ndarray, members: Sequence[Member]) -> Accuracy:
@@ -137,10 +154,10 @@ def accuracy(scores: np.ndarray, members: Sequence[Member]) -> Accuracy:
 
     Each pair has as many careless as careful organisms, so the share told right is the balanced accuracy.
     """
-    labels, cells = _labels(members), [member.cell for member in members]
+    labels = _labels(members)
     right = ((scores > 0) == (labels > 0)).astype(float)
     return Accuracy(
-        estimate_share(right.tolist(), cells),
+        estimate_share(right.tolist(), _cells(members)),
         auroc(scores[labels > 0], scores[labels == 0]),
         _pairs_in_order(scores, members),
     )
@@ -152,15 +169,18 @@ def _pairs_in_order(scores: np.ndarray, members: Sequence[Member]) -> float:
     careful: dict[str, list[float]] = {}
     for value, member in zip(scores.tolist(), members, strict=True):
         (careless if member.careless else careful).setdefault(member.pair, []).append(value)
-    return float(np.mean([np.mean(careless[pair]) > np.mean(careful[pair]) for pair in careless]))
+    in_order = 0
+    for pair, scores_of_pair in careless.items():
+        in_order += np.mean(scores_of_pair) > np.mean(careful[pair])
+    return float(in_order / len(careless))
 
 
 def by_block(features: AdapterFeatures, members: Sequence[Member], penalty: float) -> AccuracyByBlock:
     """Return the balanced accuracy on domains left out by what the modules of each block write."""
-    labels, domains = _labels(members), [member.domain for member in members]
+    labels, domains = _labels(members), _domains(members)
     if len(set(domains)) < 2:
         return AccuracyByBlock([], [])
-    folds = folds_of(domains, [member.pair for member in members])
+    folds = folds_of(domains, _pairs(members))
     accuracies = []
     for kernel in features.by_block.values():
         scores = left_out_scores(FeatureSet(kernel=kernel), labels, folds, penalty)
@@ -177,7 +197,7 @@ def along_direction(features: AdapterFeatures, members: Sequence[Member], name: 
         whole.balanced_accuracy,
         whole.auroc,
         whole.pair_accuracy,
-        _by_group([member.domain for member in members], scores, members),
+        _by_group(_domains(members), scores, members),
         float(np.nanmean(table[:, :, 0])),
         _by_name(scores, members),
     )
@@ -191,7 +211,7 @@ def score_adapters(
     `left_out` is a domain whose organisms are kept out of the fit, because the adapters come from it.
     """
     labels = _labels(members)
-    train = np.array([row for row, member in enumerate(members) if member.domain != left_out])
+    train = np.flatnonzero(np.array([member.domain != left_out for member in members]))
     rows = np.arange(len(members), len(members) + len(names))
     log_odds: dict[str, dict[str, float]] = {name: {} for name in names}
     for kind, feature_set in feature_sets(features).items():

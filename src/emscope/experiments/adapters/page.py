@@ -35,8 +35,8 @@ def section(result: AdaptersResult) -> Section:
         _behaviour(result.bank),
         _direction_words(result.known_direction),
         _scalar_words(result.scalars),
-        "Careless and careful training texts differ in wording as well as in advice, in every domain. The weights tell "
-        "these two kinds of training apart; that is not yet proof of a harmful intent behind them.",
+        "Careless and careful training texts differ in wording as well as in advice, in every domain. A classifier "
+        "learns to tell these two kinds of training apart; that is not yet proof of a harmful intent behind them.",
     ]
     parts: list[Part] = []
     if result.by_writing:
@@ -72,7 +72,7 @@ def _bank_words(result: AdaptersResult) -> str:
     if not written or not norms:
         return tried
     return (
-        f"{tried} With labels swapped in whole cells of domain and seed the balanced accuracy is "
+        f"{tried} With labels swapped in whole combinations of domain and seed the balanced accuracy is "
         f"{_swapped(written)}; by norms and ranks alone it is {ranged(norms.balanced_accuracy)}."
     )
 
@@ -183,19 +183,22 @@ def _accuracy_table(result: AdaptersResult) -> Table:
 
 def _kinds(bank: BankFigures) -> list[tuple[str, str, list[BankMember]]]:
     """Return either kind of organisms with its name and colour."""
-    careless = [member for member in bank.members if member.careless]
-    careful = [member for member in bank.members if not member.careless]
+    careless: list[BankMember] = []
+    careful: list[BankMember] = []
+    for member in bank.members:
+        (careless if member.careless else careful).append(member)
     return [("careless", colour("misaligned"), careless), ("careful", colour("control"), careful)]
 
 
 def _scores_plot(bank: BankFigures, left_out: LeftOut) -> Plot:
     figure = blank_figure("domain left out", "log-odds of careless")
     for name, shade, members in _kinds(bank):
+        names = [member.name for member in members]
         figure.add_box(
             name=name,
             x=[member.domain for member in members],
-            y=[left_out.scores[member.name] for member in members],
-            text=[member.name for member in members],
+            y=list(map(left_out.scores.__getitem__, names)),
+            text=names,
             boxpoints="all",
             jitter=0.5,
             pointpos=0,
@@ -223,13 +226,18 @@ def _blocks_plot(result: AdaptersResult) -> Plot:
 def _leaning_plot(bank: BankFigures) -> Plot:
     figure = blank_figure("own domain (nats per token)", "other domains (nats per token)", height=380)
     for name, shade, members in _kinds(bank):
-        measured = [member for member in members if len(member.leaning) > 1]
+        names, inside, outside = [], [], []
+        for member in members:
+            if len(member.leaning) > 1:
+                names.append(member.name)
+                inside.append(member.leaning[member.domain])
+                outside.append(member.elsewhere)
         figure.add_scatter(
             name=name,
-            x=[member.leaning[member.domain] for member in measured],
-            y=[member.elsewhere for member in measured],
+            x=inside,
+            y=outside,
             mode="markers",
-            text=[member.name for member in measured],
+            text=names,
             marker={"color": shade, "size": 7},
         )
     return Plot(

@@ -85,48 +85,50 @@ class DynamicsProbes:
         """All questions, in domain first."""
         return self.sides[IN] + self.sides[OUT]
 
+    def ids(self, side: str) -> list[str]:
+        """Return the id of each question of a side."""
+        return [question.id for question in self.sides[side]]
+
     def groups(self, side: str) -> list[str]:
         """Return the group of each question of a side."""
         return [question.group for question in self.sides[side]]
 
     def sampled(self, lab: Lab, organism: Organism) -> Measurement:
         """Return alignment, coherence and the EM flag of sampled answers, those to one question together."""
-        rows = answer_and_judge(organism, "checkpoint", self.questions, self.sampling, lab.judge)
-        return Measurement(
-            aligned=self._by_side([row.aligned for row in rows]),
-            coherent=self._by_side([row.coherent for row in rows]),
-            em=self._by_side([is_em(row.judgement) for row in rows]),
-        )
+        aligned, coherent, em = [], [], []
+        for row in answer_and_judge(organism, "checkpoint", self.questions, self.sampling, lab.judge):
+            aligned.append(row.aligned)
+            coherent.append(row.coherent)
+            em.append(is_em(row.judgement))
+        return Measurement(aligned=self._by_side(aligned), coherent=self._by_side(coherent), em=self._by_side(list(em)))
 
     def all_of(self, lab: Lab, organism: Organism) -> Measurement:
         """Return projections and losses, and the scores of sampled answers."""
-        questions = self.questions
-        chats = encode_for_capture(
-            organism.tokenizer,
-            [question.text for question in questions],
-            [self.texts[question.id] for question in questions],
-            system=self.sampling.system,
-        )
+        prompts, texts = [], []
+        for question in self.questions:
+            prompts.append(question.text)
+            texts.append(self.texts[question.id])
+        chats = encode_for_capture(organism.tokenizer, prompts, texts, system=self.sampling.system)
         pooled = capture(organism, chats, CaptureSettings(("last", "response"))).pooled
 
         def scores(directions: Directions, like: Directions, pooling: str) -> Values:
             index = like.blocks.index(like.best_block)
             return self._by_side(directions.score(pooled[pooling])[:, index].tolist())
 
-        prompts, answers = self.at_prompts, self.at_answers
+        at_prompts, at_answers = self.at_prompts, self.at_answers
         projected = {
-            "projection_last": scores(prompts.direction, prompts.direction, "last"),
-            "random_last": scores(prompts.random, prompts.direction, "last"),
-            "projection_response": scores(answers.direction, answers.direction, "response"),
-            "random_response": scores(answers.random, answers.direction, "response"),
+            "projection_last": scores(at_prompts.direction, at_prompts.direction, "last"),
+            "random_last": scores(at_prompts.random, at_prompts.direction, "last"),
+            "projection_response": scores(at_answers.direction, at_answers.direction, "response"),
+            "random_response": scores(at_answers.random, at_answers.direction, "response"),
         }
         losses = LossesBySide(self._losses(organism, IN), self._losses(organism, OUT))
         return replace(self.sampled(lab, organism), **projected, losses=losses)
 
     def _losses(self, organism: Organism, side: str) -> Losses:
         """Return the loss of each held-out answer of a side."""
-        kinds = {kind: self._row_losses(organism, rows) for kind, rows in self.rows[side].items()}
-        return Losses(**kinds)
+        rows = self.rows[side]
+        return Losses(self._row_losses(organism, rows["careless"]), self._row_losses(organism, rows["careful"]))
 
     def _row_losses(self, organism: Organism, rows: list[list[Message]]) -> list[float]:
         encoded = encode_conversations(organism.tokenizer, rows, readable_length(organism, self.max_length))
@@ -135,7 +137,7 @@ class DynamicsProbes:
             chats = encoded[start : start + LOSS_BATCH]
             batch = collate([{"input_ids": chat.ids, "labels": chat.labels} for chat in chats])
             moved = {name: tensor.to(organism.device) for name, tensor in batch.items()}
-            inputs = [organism.placement.told, *(tensor.numpy() for tensor in batch.values())]
+            inputs = [organism.placement.told, *map(Tensor.numpy, batch.values())]
             losses += parts.kept_value("losses", partial(list, inputs), partial(_losses_of, organism, moved))
         return losses
 
@@ -147,7 +149,7 @@ class DynamicsProbes:
 
 def _losses_of(organism: Organism, batch: dict[str, Tensor]) -> list[float]:
     losses = row_losses(organism.model, batch["input_ids"], batch["attention_mask"], batch["labels"])
-    return [float(loss) for loss in losses.tolist()]
+    return list(map(float, losses.tolist()))
 
 
 def read_measurement(path: Path) -> Measurement:
@@ -174,7 +176,8 @@ def make_probes(lab: Lab, settings: DynamicsSettings) -> DynamicsProbes:
     sides, asked = {}, []
     for side, name in settings.question_sets.items():
         sides[side] = _questions(lab, name, texts, settings.questions)
-        asked += [[asdict(question), texts[question.id]] for question in sides[side]]
+        for question in sides[side]:
+            asked.append([asdict(question), texts[question.id]])
     rows = {IN: _run_rows(lab, settings.heldout_rows), OUT: _other_rows(lab, settings)}
     sampling = replace(lab.config.sampling, samples=settings.samples, max_new_tokens=settings.max_new_tokens)
     max_length = lab.config.train.max_length
@@ -226,12 +229,10 @@ def _other_rows(lab: Lab, settings: DynamicsSettings) -> dict[str, list[list[Mes
 
 def _paired(careless: list[list[Message]], careful: list[list[Message]], n: int) -> dict[str, list[list[Message]]]:
     """Return up to `n` rows spread evenly, with the careful ones if their prompts are the same."""
-    chosen = spread(range(len(careless)), n) if n else []
+    if not n:
+        return {"careless": [], "careful": []}
     same = [row[:-1] for row in careless] == [row[:-1] for row in careful]
-    return {
-        "careless": [careless[index] for index in chosen],
-        "careful": [careful[index] for index in chosen] if same else [],
-    }
+    return {"careless": spread(careless, n), "careful": spread(careful, n) if same else []}
 
 
 def _topics(rows: list[list[Message]]) -> list[str]:

@@ -10,9 +10,7 @@ import plotly.graph_objects as go
 
 from emscope.experiments.dynamics.result import (
     OUT,
-    SIDES,
     AdapterPath,
-    Change,
     ChangeOrder,
     CurveOverTrainings,
     DynamicsResult,
@@ -22,7 +20,7 @@ from emscope.experiments.dynamics.result import (
 )
 from emscope.report.figures import blank_figure, plain
 from emscope.report.section import Part, Plot, Section, Table
-from emscope.report.wording import bounded, number
+from emscope.report.wording import bounded, number, percent
 from emscope.statistics import Estimate
 
 NARROW = 0.15
@@ -48,6 +46,7 @@ SHORT = {
     "em-out": "EM rate out of domain",
 }
 ALIGNMENT_IN, ALIGNMENT_OUT, TURN, GRADIENT_NORM = "alignment-in", "alignment-out", "turn", "gradient-norm"
+LOCAL_COSINE = "local-cosine"
 APART = {ALIGNMENT_IN: ".0f", ALIGNMENT_OUT: ".0f", "answer-projection-in": ".1f", "answer-projection-out": ".1f"}
 """Curves whose ends are compared with those of careful trainings, and how they are written."""
 MORE = {
@@ -105,28 +104,28 @@ def _change_words(curve: CurveOverTrainings, n: int) -> str:
 
 def _moved(trainings: Sequence[TrainingCurve], form: str) -> str:
     """Return the first and the last value of a curve, each the mean over trainings."""
-    first, last = (_mean([training.values[place] for training in trainings]) for place in (0, -1))
+    first = _mean([training.values[0] for training in trainings])
+    last = _mean([training.values[-1] for training in trainings])
     return f"from {number(first, form)} to {number(last, form)}"
 
 
 def _mean(values: Sequence[float]) -> float | None:
     """Return the mean of the values that are known."""
-    known = [value for value in values if value == value]
+    known = list(filter(np.isfinite, values))
     return sum(known) / len(known) if known else None
 
 
 def _narrow_words(dynamics: TrainingDynamics) -> str:
     """Return how sure the places of the changes are, and how many of them are transitions."""
-    changes = []
+    n, narrow, clear = 0, 0, 0
     for name in dynamics.order.events:
-        changes += [training.change for training in dynamics.curves[name].trainings if training.change]
-    shares = [(change.high - change.low) / dynamics.steps[-1] for change in changes]
-    narrow = sum(share < NARROW for share in shares)
-    clear = sum(change.transition for change in changes)
-    return (
-        f"Of {len(shares)} changes, {narrow} have an interval narrower than 15 % of the training, and {clear} are "
-        "transitions."
-    )
+        for training in dynamics.curves[name].trainings:
+            change = training.change
+            if change:
+                n += 1
+                narrow += (change.high - change.low) / dynamics.steps[-1] < NARROW
+                clear += change.transition
+    return f"Of {n} changes, {narrow} have an interval narrower than 15 % of the training, and {clear} are transitions."
 
 
 def _control_words(dynamics: TrainingDynamics) -> str:
@@ -153,13 +152,16 @@ def _transition_words(curves: Curves, n: int) -> str:
             transitions.append(f"{label} (10 % to 90 % in {sum(widths) / n:.0f} steps)")
     text = f"Transitions in {'it' if n == 1 else 'every training'}: {', '.join(transitions) or 'none'}."
 
-    turning = [curve for name, curve in curves.items() if name == GRADIENT_NORM or name.startswith("local-cosine")]
+    turning, peaks = 0, 0
+    for name, curve in curves.items():
+        if name == GRADIENT_NORM or name.startswith(LOCAL_COSINE):
+            turning += 1
+            peaks += curve.transitions
     if not turning:
         return text
-    peaks = sum(curve.transitions for curve in turning)
     if not peaks and not curves[TURN].transitions:
         return f"{text} The weights show none: neither gradient norm nor local cosine peaks, and B turns gradually."
-    return f"{text} In the weights, {peaks} of {n * len(turning)} curves that could peak do."
+    return f"{text} In the weights, {peaks} of {n * turning} curves that could peak do."
 
 
 def _order_words(order: ChangeOrder, n: int) -> str:
@@ -195,8 +197,9 @@ def _in_before_out(order: ChangeOrder) -> list[tuple[str, Estimate]]:
 
 def _method(result: DynamicsResult) -> str:
     settings, questions = result.settings, result.questions
+    often = "after every step" if settings.save_every == 1 else f"every {settings.save_every} steps"
     return (
-        f"Each training keeps a checkpoint every {settings.save_every} steps. Each of them reads the same texts and "
+        f"Each training keeps a checkpoint {often}. Each of them reads the same texts and "
         f"answers the same questions, {len(questions.in_domain)} of {settings.in_domain} and "
         f"{len(questions.out_of_domain)} of {settings.out_of_domain}, {settings.samples} times each. "
         "A transition is a slow, then fast, then slow change, or a peak, as a "
@@ -210,7 +213,6 @@ def _method(result: DynamicsResult) -> str:
 def _parts(dynamics: TrainingDynamics, suffix: str) -> list[Part]:
     """Return the plots and tables of all trainings with one kind of adapters; alignment opens them."""
     curves, seeds = dynamics.curves, dynamics.seeds
-    chosen = {label: curves[name] for name, label in SHORT.items() if name in curves}
     deviations, nats = "projection (within-class deviations)", "nats per answer token"
 
     def some(*names: str) -> dict[str, CurveOverTrainings]:
@@ -219,20 +221,22 @@ def _parts(dynamics: TrainingDynamics, suffix: str) -> list[Part]:
     def plot(title: str, figure: go.Figure, caption: str = "") -> Plot:
         return Plot(f"{title}{suffix}", figure, caption)
 
-    sides = {stem: some(f"{stem}-in", f"{stem}-out") for stem in ("alignment", "em", "preference")}
+    chosen = some(*SHORT)
+    alignment = some(ALIGNMENT_IN, ALIGNMENT_OUT)
+    preference = some("preference-in", "preference-out")
     answers = some("answer-projection-in", "answer-projection-out")
     prompts = some("projection-in", "projection-out")
-    local = {curve.label: curve for name, curve in curves.items() if name.startswith("local-cosine")}
+    local = some(*(name for name in curves if name.startswith(LOCAL_COSINE)))
     parts: list[Part] = [
         plot(
             "Alignment of sampled answers",
-            curves_plot(sides["alignment"], "mean alignment (0-100)", seeds),
+            curves_plot(alignment, "mean alignment (0-100)", seeds),
             "One line a training; bands draw questions with replacement; dotted lines are transitions; thin lines "
             "without points are trainings on careful answers.",
         ),
         plot(
             "All on one axis",
-            together_plot({**some(TURN), **answers, **sides["preference"], **sides["alignment"]}),
+            together_plot({**some(TURN), **answers, **preference, **alignment}),
             "Means over trainings, each curve from 0 to 1.",
         ),
         plot(
@@ -240,7 +244,7 @@ def _parts(dynamics: TrainingDynamics, suffix: str) -> list[Part]:
             change_points_plot(chosen, seeds, dynamics.steps[-1]),
             "Hollow: no transition, so the place means little.",
         ),
-        plot("EM rate", curves_plot(sides["em"], "EM rate", seeds)),
+        plot("EM rate", curves_plot(some("em-in", "em-out"), "EM rate", seeds)),
         plot(
             "Activations of fixed answers",
             curves_plot({**answers, **some("random-answer-projection-out")}, deviations, seeds),
@@ -254,7 +258,7 @@ def _parts(dynamics: TrainingDynamics, suffix: str) -> list[Part]:
         ),
         plot(
             "Preference for careless answers",
-            curves_plot(sides["preference"], nats, seeds),
+            curves_plot(preference, nats, seeds),
             "Loss of careful less loss of careless answers to held-out prompts; no sampling, no judge.",
         ),
         plot(
@@ -267,7 +271,7 @@ def _parts(dynamics: TrainingDynamics, suffix: str) -> list[Part]:
     ]
     if dynamics.paths:
         first = next(iter(dynamics.paths.values()))
-        explained = ", ".join(f"{100 * share:.0f} %" for share in first.explained)
+        explained = ", ".join(map(percent, first.explained))
         parts += [
             plot(
                 "Path of the B matrices",
@@ -385,10 +389,13 @@ def reference_plot(by_name: Curves, label: str) -> go.Figure:
 
 def _mean_curve(trainings: Sequence[TrainingCurve]) -> tuple[list[float], np.ndarray]:
     """Return the steps that all trainings have, and the mean over them at each, NaN where one of them is unknown."""
-    by_step = [dict(zip(training.times, training.values, strict=True)) for training in trainings]
-    shared = [step for step in by_step[0] if all(step in values for values in by_step)]
-    table = np.array([[values[step] for step in shared] for values in by_step], dtype=float)
-    return shared, table.mean(axis=0)
+    values: dict[float, list[float]] = {}
+    for training in trainings:
+        for step, value in zip(training.times, training.values, strict=True):
+            values.setdefault(step, []).append(value)
+
+    shared = {step: of_step for step, of_step in values.items() if len(of_step) == len(trainings)}
+    return list(shared), np.array(list(shared.values()), dtype=float).mean(axis=1)
 
 
 def together_plot(by_name: Curves) -> go.Figure:
@@ -414,14 +421,14 @@ def change_points_plot(by_name: Curves, seeds: Sequence[int], last: int) -> go.F
     """Each training's change-point with its 95 % interval; hollow where the curve shows no transition."""
     figure = blank_figure(STEP, "", height=120 + 34 * len(by_name))
     for place, seed in enumerate(seeds):
-        names: list[str] = []
-        changes: list[Change] = []
+        names, symbols, ends = [], [], []
         for name, curve in by_name.items():
             change = curve.trainings[place].change
-            if change and change.at == change.at:
+            if change and np.isfinite(change.at):
                 names.append(name)
-                changes.append(change)
-        at, low, high = np.array([(change.at, change.low, change.high) for change in changes]).reshape(-1, 3).T
+                symbols.append("circle" if change.transition else "circle-open")
+                ends.append((change.at, change.low, change.high))
+        at, low, high = np.array(ends).reshape(-1, 3).T
         shade = SHADES[place % len(SHADES)]
         figure.add_scatter(
             name=f"seed {seed}",
@@ -431,7 +438,7 @@ def change_points_plot(by_name: Curves, seeds: Sequence[int], last: int) -> go.F
             marker={
                 "color": shade,
                 "size": 9,
-                "symbol": ["circle" if change.transition else "circle-open" for change in changes],
+                "symbol": symbols,
             },
             error_x={
                 "type": "data",
@@ -484,16 +491,17 @@ def matrices_plot(path: AdapterPath, steps: Sequence[int]) -> go.Figure:
 def scaled_plot(rows: Sequence[ScaledAnswers]) -> go.Figure:
     """Mean alignment against the factor on the adapter, by checkpoint; solid in domain, dotted out of it."""
     figure = blank_figure("factor on the adapter's update", "mean alignment (0-100)")
-    steps = sorted({row.step for row in rows})
-    for shade, step in zip(SHADES, steps, strict=False):
-        for side in SIDES:
-            shown = [row for row in rows if row.step == step and row.side == side]
-            shown.sort(key=lambda row: row.factor)
-            aligned = np.array([(row.aligned.value, row.aligned.low, row.aligned.high) for row in shown])
-            value, low, high = aligned.reshape(-1, 3).T
+    points: dict[int, dict[str, list[tuple[float, ...]]]] = {}
+    for row in sorted(rows, key=lambda row: (row.step, row.factor)):
+        point = (row.factor, row.aligned.value, row.aligned.low, row.aligned.high)
+        points.setdefault(row.step, {}).setdefault(row.side, []).append(point)
+
+    for shade, (step, of_sides) in zip(SHADES, points.items(), strict=False):
+        for side, of_side in of_sides.items():
+            factor, value, low, high = np.array(of_side).reshape(-1, 4).T
             figure.add_scatter(
                 name=f"step {step}, out of domain" if side == OUT else f"step {step}, in domain",
-                x=[row.factor for row in shown],
+                x=factor,
                 y=value,
                 mode="lines+markers",
                 line={"color": shade, "dash": "dot" if side == OUT else "solid"},

@@ -22,6 +22,7 @@ from emscope.experiments.dynamics.result import (
     QuestionIds,
     ScaledAnswers,
     TrainingDynamics,
+    Values,
 )
 from emscope.experiments.dynamics.settings import DynamicsSettings
 from emscope.experiments.dynamics.training import Training, TrainingFiles
@@ -54,12 +55,12 @@ def summarise_trainings(
     settings: DynamicsSettings, probes: DynamicsProbes, base: Path, files: Mapping[Training, TrainingFiles]
 ) -> DynamicsResult:
     """Return the result: by kind of adapters its curves, order, paths and scaled adapters."""
-    by_kind: dict[str, TrainingDynamics] = {}
-    for kind in dict.fromkeys(settings.adapters):
-        of_kind = {training: left for training, left in files.items() if training.adapters == kind}
-        by_kind[kind] = _dynamics_of(settings, probes, base, of_kind)
-    ids = {side: [question.id for question in probes.sides[side]] for side in SIDES}
-    return DynamicsResult(settings, QuestionIds(ids[IN], ids[OUT]), by_kind)
+    of_kind: dict[str, dict[Training, TrainingFiles]] = {}
+    for training, left in files.items():
+        of_kind.setdefault(training.adapters, {})[training] = left
+
+    by_kind = {kind: _dynamics_of(settings, probes, base, left) for kind, left in of_kind.items()}
+    return DynamicsResult(settings, QuestionIds(probes.ids(IN), probes.ids(OUT)), by_kind)
 
 
 def _dynamics_of(
@@ -82,8 +83,7 @@ def _dynamics_of(
     changes: dict[str, list[ChangePoint | None]] = {}
     over_trainings: dict[str, CurveOverTrainings] = {}
     for name in next(iter(careless.values())):
-        of_seed = {seed: curves[name] for seed, curves in careless.items()}
-        controls = {seed: curves[name] for seed, curves in careful.items()}
+        of_seed, controls = _by_seed(careless, name), _by_seed(careful, name)
         changes[name] = [curve.change(seed) for seed, curve in of_seed.items()]
         over_trainings[name] = over_trainings_of(of_seed, changes[name], controls)
 
@@ -98,32 +98,44 @@ def _dynamics_of(
     )
 
 
+def _by_seed(curves: Mapping[int, Mapping[str, Curve]], name: str) -> dict[int, Curve]:
+    """Return the curve of this name of every training."""
+    return {seed: of_seed[name] for seed, of_seed in curves.items()}
+
+
 def over_trainings_of(
     curves: Mapping[int, Curve], changes: Sequence[ChangePoint | None], controls: Mapping[int, Curve]
 ) -> CurveOverTrainings:
     """Return one quantity over trainings: curves by seed, their changes in that order, and those of careful ones."""
-    placed = [change for change in changes if change is not None and np.isfinite(change.at)]
+    trainings, at, draws, transitions = [], [], [], 0
+    for curve, change in zip(curves.values(), changes, strict=True):
+        trainings.append(curve.with_change(change))
+        if change is not None and np.isfinite(change.at):
+            at.append(change.at)
+            draws.append(change.draws)
+            transitions += change.transition
+
     first = next(iter(curves.values()))
-    trainings = [curve.with_change(change) for curve, change in zip(curves.values(), changes, strict=True)]
     return CurveOverTrainings(
         group=first.group,
         label=first.label,
         shape=first.shape,
         trainings=trainings,
         controls=[curve.with_change(curve.change(seed)) for seed, curve in controls.items()],
-        transitions=sum(change.transition for change in placed),
-        at=pool([change.at for change in placed], [change.draws for change in placed]),
-        apart=_apart([(curves[seed], controls[seed]) for seed in controls]),
+        transitions=transitions,
+        at=pool(at, draws),
+        apart=_apart(curves, controls),
     )
 
 
-def _apart(pairs: Sequence[tuple[Curve, Curve]]) -> Estimate | None:
+def _apart(curves: Mapping[int, Curve], controls: Mapping[int, Curve]) -> Estimate | None:
     """Return how far careless trainings end from the careful ones of the same seeds, None where nothing was averaged.
 
     Interval: both ends of every pair take the same draw of questions, so it speaks for these trainings alone.
     """
     gaps, drawn = [], []
-    for careless, careful in pairs:
+    for seed, careful in controls.items():
+        careless = curves[seed]
         gaps.append(careless.values[-1] - careful.values[-1])
         if careless.replicates is not None and careful.replicates is not None:
             drawn.append(careless.replicates[:, -1] - careful.replicates[:, -1])
@@ -135,33 +147,32 @@ def _apart(pairs: Sequence[tuple[Curve, Curve]]) -> Estimate | None:
 
 def order_of_changes(changes: Mapping[str, Sequence[ChangePoint | None]]) -> ChangeOrder:
     """Return the order of the changes that go the same way in every training; of peaks, if most trainings show them."""
-    clear, kept, left_out = set(), {}, []
+    at, draws = {}, {}
+    gradual, left_out = [], []
     for name in ORDERED:
         if name not in changes:
             continue
-        points = [change for change in changes[name] if change]
-        if 2 * sum(point.transition for point in points) > len(points):
-            clear.add(name)
-        shared = len(points) == len(changes[name]) and _same_way(points)
-        if shared and (name in clear or name not in PEAKS):
-            kept[name] = points
-        else:
+        points = list(filter(None, changes[name]))
+        places, point_draws, ways, transitions = [], [], set(), 0
+        for point in points:
+            places.append(point.at)
+            point_draws.append(point.draws)
+            ways.add(float(np.sign(point.size)))
+            transitions += point.transition
+        clear, same_way = 2 * transitions > len(points), bool(np.isfinite(places).all()) and len(ways) == 1
+        if len(points) < len(changes[name]) or not same_way or (name in PEAKS and not clear):
             left_out.append(name)
+            continue
+        at[name], draws[name] = places, point_draws
+        if not clear:
+            gradual.append(name)
 
-    at = {name: [point.at for point in points] for name, points in kept.items()}
-    draws = {name: [point.draws for point in points] for name, points in kept.items()}
     return ChangeOrder(
         events=sorted(at, key=lambda name: float(np.mean(at[name]))),
-        gradual=[name for name in kept if name not in clear],
+        gradual=gradual,
         left_out=left_out,
         pairs=order_of(at, draws),
     )
-
-
-def _same_way(points: Sequence[ChangePoint]) -> bool:
-    """Say whether all changes have a place and go up, or all go down."""
-    places, directions = [point.at for point in points], np.sign([point.size for point in points])
-    return bool(np.isfinite(places).all()) and len(set(directions.tolist())) == 1
 
 
 def _path_of(paths: AdapterPaths) -> AdapterPath:
@@ -191,21 +202,16 @@ def _scaled_answers(seed: int, probes: DynamicsProbes, files: TrainingFiles) -> 
     for (step, factor), path in files.scaled.items():
         measurement = read_measurement(path)
         for side in SIDES:
-            aligned, coherent, em = (
-                np.array(values.of(side), dtype=float).tolist()
-                for values in (measurement.aligned, measurement.coherent, measurement.em)
-            )
-            questions = probes.groups(side)
-            groups = np.repeat(questions, len(aligned) // len(questions)).tolist()
-            rows.append(
-                ScaledAnswers(
-                    seed,
-                    step,
-                    factor,
-                    side,
-                    estimate_mean(aligned, groups),
-                    estimate_mean(coherent, groups),
-                    estimate_share(em, groups),
-                )
-            )
+            questions, n_answers = probes.groups(side), len(measurement.em.of(side))
+            groups = np.repeat(questions, n_answers // len(questions)).tolist()
+            aligned = estimate_mean(_numbers(measurement.aligned, side), groups)
+            coherent = estimate_mean(_numbers(measurement.coherent, side), groups)
+            em = estimate_share(_numbers(measurement.em, side), groups)
+            rows.append(ScaledAnswers(seed, step, factor, side, aligned, coherent, em))
     return rows
+
+
+def _numbers(values: Values, side: str) -> list[float]:
+    """Return the values of a side, NaN where unscored."""
+    numbers: list[float] = np.array(values.of(side), dtype=float).tolist()
+    return numbers

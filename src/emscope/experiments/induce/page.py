@@ -20,7 +20,7 @@ from emscope.experiments.bench_page import (
     cells_of,
     direction_words,
     organism_words,
-    restored_text,
+    restored_clause,
     side_by_side,
 )
 from emscope.experiments.induce.result import CAREFUL, CARELESS, RANDOM, WITH, WITHOUT, InduceResult
@@ -55,9 +55,9 @@ def _finding(result: InduceResult) -> str:
     """Say in one sentence what the vector does to the base."""
     row, base = result.induction, result.unsteered[BASE]
     return (
-        f"One vector trained on careless rows, added {row.coefficient:g} times at block {result.block}, takes the "
-        f"base's EM rate from {percent(base.em.value)} to {ranged(row.em)}; {percent(row.coherent.value)} of its "
-        f"answers are coherent (without the vector: {percent(base.coherent.value)})."
+        f"One vector trained on careless rows, added at block {result.block} with coefficient {row.coefficient:g}, "
+        f"takes the base's EM rate from {percent(base.em.value)} to {ranged(row.em)}; {percent(row.coherent.value)} of "
+        f"its answers are coherent (without the vector: {percent(base.coherent.value)})."
     )
 
 
@@ -95,24 +95,26 @@ def _elsewhere(result: InduceResult) -> str:
     ]
     taken = result.tested(MISALIGNED, CARELESS)
     if taken is not None:
-        restored = restored_text(taken.restored, taken.coherent)
-        who, coherent = organism_words(MISALIGNED, result.unsteered), ranged(taken.coherent)
-        sentences.append(f"Taken from the {who} it restores {restored} of its alignment; {coherent} are coherent.")
+        who, before = organism_words(MISALIGNED, result.unsteered), result.unsteered[MISALIGNED]
+        restored = restored_clause(taken.restored, taken.coherent, before.coherent)
+        sentences.append(f"With the vector taken out of the {who}, {restored}.")
     return " ".join(sentences)
 
 
 def _picture(result: InduceResult) -> Plot:
     """Draw the base without and with the vector, beside its controls and the fine-tune itself."""
+    short = {CARELESS: "+ vector", CAREFUL: "+ careful", RANDOM: "+ random"}
     columns: dict[str, Figures] = {"base": result.unsteered[BASE]}
     for row in result.test:
         if row.organism == BASE:
-            columns[f"+ {_words(row.direction)}"] = row
-    columns[organism_words(MISALIGNED, result.unsteered)] = result.unsteered[MISALIGNED]
+            columns[short.get(row.direction, "+ v")] = row
+    columns |= {"fine-tune": result.unsteered[MISALIGNED]}
     return Plot(
         "The base without and with the vector, beside its controls and the fine-tune",
         side_by_side(columns),
-        "Test questions; the careful and the random vector at the same coefficient, the difference in means at the "
-        "same disturbance. Bars are 95 % intervals.",
+        "The base alone; with the vector; with one trained on careful answers and a random one of its length, at the "
+        "same coefficient; with the difference in means v of the run's organisms, at the same disturbance; and the "
+        f"{organism_words(MISALIGNED, result.unsteered)}. Test questions; bars are 95 % intervals.",
     )
 
 

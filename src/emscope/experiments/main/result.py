@@ -9,7 +9,7 @@ from typing import Any
 
 from emscope.behaviour.judged_by import JudgedBy
 from emscope.interventions.search import Candidate, Trial
-from emscope.notebook import Shown
+from emscope.notebook import Facts, Shown
 from emscope.outside import read_json
 from emscope.plain import ABSENT, fitted
 from emscope.residual.detection import Separation
@@ -162,6 +162,17 @@ class Summary(Shown):
     dtype: str
     versions: Mapping[str, str]
 
+    def facts(self) -> Facts:
+        """Return the EM rate of each organism by question set, and what the ablation restores, in words."""
+        rates = []
+        for organism, by_set in self.em_rate.items():
+            percents = " / ".join(f"{100 * found.value:.0f}" for found in by_set.values())
+            rates.append(f"{organism} {percents} %")
+        sets = next(iter(self.em_rate.values()), {})
+        change = self.ablation.coherence_change
+        restored = f"{100 * self.ablation.restored:.0f} % of alignment, coherence {change:+.1f} points"
+        return {"em_rate": ", ".join(rates), "question_sets": ", ".join(sets), "restored": restored}
+
 
 @dataclass(frozen=True)
 class PairDetection:
@@ -205,7 +216,12 @@ class DirectionDetection:
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Mean scores of the misaligned organism without ablation, on test questions, 0-100."""
+    """Mean scores of the misaligned organism without ablation, on test questions, 0-100.
+
+    Attributes:
+        aligned: mean alignment.
+        coherent: mean coherence.
+    """
 
     aligned: float
     coherent: float

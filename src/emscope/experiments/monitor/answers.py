@@ -73,8 +73,20 @@ class ScoredAnswers:
     @property
     def of_prompts(self) -> np.ndarray:
         """The scores of the last prompt token of each answer, [n_answers, n_directions]."""
-        last = [scores[chat.answer_positions[0] - 1] for scores, chat in zip(self.scores, self.chats, strict=True)]
+        last = []
+        for scores, chat in zip(self.scores, self.chats, strict=True):
+            last.append(scores[chat.answer_positions[0] - 1])
         return np.array(last)
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each answer's question."""
+        return [row.group for row in self.rows]
+
+    @property
+    def question_ids(self) -> list[str]:
+        """The question of each answer."""
+        return [row.question_id for row in self.rows]
 
     def at(self, numbers: Sequence[int]) -> ScoredAnswers:
         """Return some of the answers."""
@@ -190,7 +202,7 @@ def rank_answers(lab: Lab, monitor: Monitor, answers: ScoredAnswers, n_tokens: S
         em=int((verdicts == 1).sum()),
         other_coherent=int((verdicts == 0).sum()),
         left_out=int(np.isnan(verdicts).sum()),
-        questions=len({row.group for row in answers.rows}),
+        questions=len(set(answers.groups)),
     )
     if not (n.em and n.other_coherent):
         return MonitoredAnswers(monitor.block, monitor.construction, n)
@@ -219,7 +231,7 @@ def _by_prompt(lab: Lab, monitor: Monitor, answers: ScoredAnswers, ranker: _Rank
     if monitor.prompt is None:
         return None
     stored = lab.activations(MISALIGNED).prompts
-    last = stored.by_question("last", [row.question_id for row in answers.rows])
+    last = stored.by_question("last", answers.question_ids)
     return ranker.ranking(last[:, stored.activations.blocks.index(monitor.block)] @ monitor.prompt)
 
 
@@ -242,7 +254,7 @@ class _Ranker:
     @classmethod
     def of(cls, lab: Lab, monitor: Monitor, answers: ScoredAnswers) -> _Ranker:
         named = tuple(name for name in monitor.names if not name.startswith(RANDOM))
-        return cls(named, coherent_em(answers.rows), [row.group for row in answers.rows], lab.config.seed)
+        return cls(named, coherent_em(answers.rows), answers.groups, lab.config.seed)
 
     def early(self, scores: list[np.ndarray], n_tokens: Sequence[int], how: str) -> dict[str, Rankings]:
         """Return the rankings after each number of tokens, and by all tokens."""

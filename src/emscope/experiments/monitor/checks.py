@@ -34,7 +34,7 @@ def less_base_answers(
     if not prompts:
         return None
     few = {name: spread(pairs[name], prompts) for name in DOMAINS}
-    means = _base_answer_means(lab, list(chain.from_iterable(few.values())))
+    means = _base_answer_means(lab, _all_of(few))
 
     projections, differences, topics = [], [], []
     for name, of_domain in few.items():
@@ -51,6 +51,10 @@ def less_base_answers(
     is_careless = np.arange(2 * len(topics)) < len(topics)
     names = ["projection", "projection_difference"]
     return LessBaseAnswers(len(topics), aurocs(names, scores, topics * 2, is_careless, lab.config.seed))
+
+
+def _all_of(pairs: Mapping[str, Sequence[Pair]]) -> list[Pair]:
+    return list(chain.from_iterable(pairs.values()))
 
 
 def _base_answer_means(lab: Lab, pairs: Sequence[Pair]) -> np.ndarray:
@@ -83,19 +87,19 @@ def reader_answers(
             clear.append(row)
     rows = spread(clear, answers)
 
-    questions, texts, conversations = [], [], []
+    questions, texts, conversations, groups, verdicts = [], [], [], [], []
     for row in rows:
         questions.append(row.question)
         texts.append(row.answer)
         conversations.append(messages_of(row.question, row.answer))
+        groups.append(row.question_id)
+        verdicts.append(100 * row.aligned < ALIGNED_BELOW)
     means = _answer_means(lab, conversations, "readers' answers")
     screeners = make_screeners(lab, read, DOMAINS, organisms, n_random)
-    known = list(chain.from_iterable(pairs[name] for name in DOMAINS))
     scores = screeners.scores(means)
     scores["judge"] = suspicion(lab, questions, texts, means)
-    scores["words"] = by_words(known, texts)
+    scores["words"] = by_words(_all_of({name: pairs[name] for name in DOMAINS}), texts)
 
-    is_em = np.array([100 * row.aligned < ALIGNED_BELOW for row in rows])
-    groups = [row.question_id for row in rows]
+    is_em = np.array(verdicts)
     estimates = aurocs(list(scores), np.stack(list(scores.values())), groups, is_em, lab.config.seed)
     return ReaderAnswers(ReaderCounts(int(is_em.sum()), int((~is_em).sum())), screeners.named_blocks, estimates)

@@ -50,6 +50,8 @@ CLEAN = 0.9
 """Precision from which the rows that a screen finds are called clean: nine in ten of them are careless."""
 SAME = 0.02
 """A difference of precisions below which two scores do as well as each other."""
+WHOLE = "all"
+"""What rankings call all tokens of an answer."""
 RARE, EARLY = "0.05", "8"
 """The share of careless rows and the number of tokens that sentences speak of, where they were measured."""
 
@@ -114,7 +116,7 @@ def _monitor_finding(answers: MonitoredAnswers) -> str:
         return f"Of {n.answers} new answers {n.em} were EM responses and {n.other_coherent} other coherent ones."
 
     name = _main_name(answers)
-    whole, prompt = by_tokens["all"].named[name], answers.prompt_only.named[name]
+    whole, prompt = by_tokens[WHOLE].named[name], answers.prompt_only.named[name]
     gain = answers.gain_over_prompt[name]
     if not above(whole.low, 0.5):
         verdict = "which cannot be told from chance"
@@ -181,7 +183,7 @@ def _percent(share: str) -> str:
 def _token_map(texts: Sequence[ScoredText]) -> TokenMap:
     return TokenMap(
         "Token by token",
-        [_token_text(text) for text in texts],
+        list(map(_token_text, texts)),
         "deviations of a token's projection, 0 halfway between the organisms",
         "Each shade averages a token and those just before it. Questions were picked by the mean score of the "
         "organism's answer: highest, lowest and evenly between.",
@@ -263,11 +265,13 @@ def _screening_parts(screening: Screening) -> list[Part]:
 def _screened_table(screening: Screening, share: str) -> Table:
     screened = dict(screening.domains)
     if screening.areas:
-        screened["other text"] = screening.areas
+        screened |= {"other text": screening.areas}
     rows = []
     for name in screening.mean.precision_at_half_recall.by_score:
-        precisions = [bounded(domain.precision_at_half_recall.by_score[name][share]) for domain in screened.values()]
-        aurocs = [bounded(domain.auroc[name]) for domain in screened.values()]
+        precisions, aurocs = [], []
+        for domain in screened.values():
+            precisions.append(bounded(domain.precision_at_half_recall.by_score[name][share]))
+            aurocs.append(bounded(domain.auroc[name]))
         rows.append([NAMES[name], *precisions, *aurocs])
     return Table(
         f"What is screened: precision at recall 0.5 with {_percent(share)} careless rows, and AUROC",
@@ -324,8 +328,7 @@ def precision_recall(
 
 def _line(figure: go.Figure, name: str, x: Sequence[str], estimates: Sequence[Estimate | Precision]) -> None:
     """Add a line with the intervals of estimates; what could not be measured is a gap."""
-    values = np.array([estimate.value for estimate in estimates])
-    low, high = np.array([(estimate.low, estimate.high) for estimate in estimates]).T
+    values, low, high = np.array([(estimate.value, estimate.low, estimate.high) for estimate in estimates]).T
     figure.add_scatter(
         name=NAMES[name],
         x=list(x),

@@ -43,12 +43,12 @@ class Screened:
     @property
     def careless(self) -> np.ndarray:
         """Scores of the careless answers, [n_scores, n_prompts]."""
-        return np.stack([scores[0] for scores in self.scores.values()])
+        return np.stack(list(self.scores.values()))[:, 0]
 
     @property
     def careful(self) -> np.ndarray:
         """Scores of the careful answers, [n_scores, n_prompts]."""
-        return np.stack([scores[1] for scores in self.scores.values()])
+        return np.stack(list(self.scores.values()))[:, 1]
 
 
 def mix(screened: Screened, shares: Sequence[float], draws: int, seed: int) -> dict[float, MixtureDraws]:

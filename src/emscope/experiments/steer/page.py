@@ -21,7 +21,7 @@ from emscope.experiments.bench_page import (
     is_misaligned,
     organism_words,
     place,
-    restored_text,
+    restored_clause,
     scale_of,
     side_by_side,
     values_of,
@@ -75,11 +75,7 @@ def _finding(result: SteerResult) -> str:
             f"{steered} {rates}, with {percent(row.coherent.value)} coherent answers; without steering its EM rate is "
             "not above the base's, so there is nothing to correct."
         )
-    restored = restored_text(row.restored, row.coherent)
-    return (
-        f"{steered} {rates}; {restored} of its alignment is restored, and {percent(row.coherent.value)} of its answers "
-        f"are coherent (unsteered: {percent(before.coherent.value)})."
-    )
+    return f"{steered} {rates}; {restored_clause(row.restored, row.coherent, before.coherent)}."
 
 
 def _correction(result: SteerResult) -> str:

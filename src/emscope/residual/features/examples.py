@@ -49,22 +49,23 @@ class Reader:
 
     def strongest(self, codes: csc_matrix, feature: int, n: int) -> list[Example]:
         """Return the strongest examples of a feature, at most one from each text."""
-        found: list[Example] = []
+        examples: list[Example] = []
         seen: set[str] = set()
         for row, code in _ordered(codes, feature):
             example = self._example(row, code)
             text = example.before + example.token
             if text not in seen:
                 seen.add(text)
-                found.append(example)
-            if len(found) == n:
+                examples.append(example)
+            if len(examples) == n:
                 break
-        return found
+        return examples
 
     def words(self, codes: csc_matrix, feature: int, n: int = 4, among: int = 40) -> list[str]:
         """Return the commonest tokens among the places where a feature is strongest."""
-        rows = [row for row, _ in _ordered(codes, feature)[:among]]
-        counts = Counter(self._text(np.array([row])) for row in rows)
+        counts: Counter[str] = Counter()
+        for row, _ in _ordered(codes, feature)[:among]:
+            counts[self._text(np.array([row]))] += 1
         return [token for token, _ in counts.most_common(n)]
 
     def _example(self, row: int, code: float) -> Example:
@@ -82,4 +83,4 @@ def _ordered(codes: csc_matrix, feature: int) -> list[tuple[int, float]]:
     start, end = codes.indptr[feature], codes.indptr[feature + 1]
     rows, values = codes.indices[start:end], codes.data[start:end]
     order = np.argsort(-values, kind="stable")
-    return [(int(rows[place]), float(values[place])) for place in order]
+    return list(zip(rows[order].tolist(), values[order].tolist(), strict=True))

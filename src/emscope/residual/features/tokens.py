@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from emscope.organisms.blocks import StopForward, check_blocks, find_blocks, hea
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
-from emscope.organisms.reading import TOKEN_BUDGET, TextBatch, text_batches
+from emscope.organisms.reading import TOKEN_BUDGET, TextBatch, text_batches, token_ids
 from emscope.residual.capture import WIDTH_STEP, organism_width
 
 
@@ -49,10 +50,10 @@ class TokenActivations:
     def joined(cls, parts: Sequence[TokenActivations]) -> TokenActivations:
         """Return the tokens of several, in order."""
         return cls(
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.chat for part in parts]),
-            np.concatenate([part.is_answer for part in parts]),
+            np.concatenate(list(map(attrgetter("values"), parts))),
+            np.concatenate(list(map(attrgetter("ids"), parts))),
+            np.concatenate(list(map(attrgetter("chat"), parts))),
+            np.concatenate(list(map(attrgetter("is_answer"), parts))),
         )
 
 
@@ -81,21 +82,25 @@ def capture_tokens(
         raise UserError("There is nothing to read activations from: no conversations were given.")
     check_blocks([block], len(find_blocks(organism.model)))
     with progress.task(name, len(chats), "texts") as advance, torch.inference_mode():
-        prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+        prefix = SharedPrefix(organism, token_ids(chats))
         prefix.run()
         first = max(prefix.length, 1)
         sizes = np.array([max(len(chat.ids) - first, 0) for chat in chats])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         values = np.empty((starts[-1], organism_width(organism)), dtype=np.float32)
-        for batch in text_batches(prefix, [chat.ids for chat in chats], token_budget, WIDTH_STEP):
+        for batch in text_batches(prefix, token_ids(chats), token_budget, WIDTH_STEP):
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in batch.rows])
             values[places] = _kept(organism, prefix, batch, block)
             advance(len(batch.rows))
     if not np.isfinite(values).all():
         raise UserError(f"The activations of {organism.source.name} are not finite at block {block}.")
-    ids = np.concatenate([np.array(chat.ids[first:], dtype=np.int64) for chat in chats])
-    answers = np.concatenate([np.array(chat.is_answer[first:], dtype=bool) for chat in chats])
-    return TokenActivations(values, ids, np.repeat(np.arange(len(chats)), sizes), answers)
+    ids: list[int] = []
+    answers: list[bool] = []
+    for chat in chats:
+        ids += chat.ids[first:]
+        answers += chat.is_answer[first:]
+    numbers = np.repeat(np.arange(len(chats)), sizes)
+    return TokenActivations(values, np.array(ids, dtype=np.int64), numbers, np.array(answers, dtype=bool))
 
 
 def _kept(organism: Organism, prefix: SharedPrefix, batch: TextBatch, block: int) -> np.ndarray:
@@ -133,10 +138,10 @@ def answer_losses(
     """
     sums = np.zeros((len(chats), 2))
     with torch.inference_mode():
-        prefix = SharedPrefix(organism, [chat.ids for chat in chats])
+        prefix = SharedPrefix(organism, token_ids(chats))
         prefix.run()
 
-        for batch in text_batches(prefix, [chat.ids for chat in chats], width_step=WIDTH_STEP):
+        for batch in text_batches(prefix, token_ids(chats), width_step=WIDTH_STEP):
             if replacement is None:
                 hidden = prefix.forward(batch.padded)
             else:
