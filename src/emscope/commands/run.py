@@ -12,6 +12,7 @@ from emscope.commands.common import GOES_ON, JudgeFlags
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
@@ -35,7 +36,7 @@ class Run:
         dtype: auto, bfloat16, float32 or float16.
         seed: one seed for training, sampling and statistics.
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
-            config.yaml of any run.
+            config.yaml of any run, and with the preset full those of experiments, such as steer.blocks=[18].
         overwrite: replace a run of another configuration in the same folder.
         dry_run: print what the run would take, stage by stage, and begin nothing.
         judging: who judges the answers.
@@ -63,8 +64,12 @@ class Run:
         """Run it and print the figures."""
         path = self._replayed()
         start = self.preset or "quickstart" if path is None else load_config(path)
-        config = configure(start, self.seed, list(self.set), self._flags())
+        config = configure(start, self.seed, list(self.set), self._flags(), tuple(EXPERIMENTS))
         default = path.parent if path and path.name == "config.yaml" else Path("runs", config.preset)
+        if config.experiments:
+            from emscope.experiments.conduct import configured
+
+            configured(config)  # refused before anything begins
         out = self.out or default
         check_out_folder(out)
         config = as_recorded(out, anywhere(config))

@@ -13,6 +13,7 @@ from emscope.experiments.run_page import report_stage
 from emscope.experiments.shape import Experiment, ResultT, SettingsT
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import Lab
+from emscope.pipeline.settings import changed
 from emscope.pipeline.stages import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,14 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
     Args:
         config: the run.
         run: its folder.
-        settings: settings of experiments by their names; those that are not named have their own.
+        settings: settings of experiments by their names, before those of the configuration; those that are not named
+            have their own.
+
+    Raises:
+        UserError: an experiment or a setting in the configuration that there is not.
     """
-    asked = settings_of_all(settings or {})
+    asked = settings_of_all({**configured(config), **(settings or {})})
+    run.keep_experiments()
     reasons = left_out(Lab(config, run), asked)
     for name, reason in reasons.items():
         logger.warning("%s is left out: %s", name, reason)
@@ -52,7 +58,7 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
     wanted = [name for name in by_duration() if name not in reasons]
     works: dict[str, float | None] = {}
     for name in wanted:  # as long as they take with their own settings; how long others take, nothing tells
-        works[name] = experiment(name).minutes if settings is None else None
+        works[name] = experiment(name).minutes if settings is None and not config.experiments else None
     with progress.plan(works, "experiment"):
         for name in wanted:
             with progress.logged_step(name) as step:
@@ -71,6 +77,18 @@ def by_duration() -> list[str]:
 def parts_of_everything() -> list[str]:
     """Return the names of the experiments that are parts of everything."""
     return [name for name in EXPERIMENTS if not experiment(name).alone]
+
+
+def configured(config: RunConfig) -> SettingsByName:
+    """Return the settings that a configuration has for experiments, by their names.
+
+    Raises:
+        UserError: an experiment or a setting that there is not, or a value that makes no sense.
+    """
+    settings = {}
+    for name, changes in config.experiments.items():
+        settings[name] = changed(experiment(name).settings_in_full, changes, name)
+    return settings
 
 
 def settings_of_all(settings: SettingsByName) -> SettingsByName:

@@ -12,7 +12,6 @@ from emscope.behaviour.judging import Judge
 from emscope.behaviour.responses import SamplingSettings
 from emscope.errors import UserError
 from emscope.face.answers import Altered, Asked, Subject, questions, subject_of
-from emscope.face.settings import changed
 from emscope.face.tables import Judgements
 from emscope.interventions.ablation import AblationResult
 from emscope.interventions.choosing import choose_ablation as find_ablation
@@ -22,6 +21,7 @@ from emscope.interventions.steering import steer as steering
 from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
 from emscope.organisms.token_positions import Positions
+from emscope.pipeline.settings import changed
 from emscope.residual.directions import Directions
 
 

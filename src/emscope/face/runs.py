@@ -19,13 +19,13 @@ from emscope.experiments.main.result import MainResult, Summary, read_main
 from emscope.experiments.result import Result
 from emscope.experiments.shape import open_run as open_lab
 from emscope.experiments.shape import read_result, result_file
-from emscope.face.settings import changed, merged
 from emscope.face.tables import Answers, Judgements, Questions
 from emscope.files import shown_files
 from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
 from emscope.pipeline.config import PRESETS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.lab import Lab
+from emscope.pipeline.settings import changed, merged
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 from emscope.residual.directions import Directions
 from emscope.residual.store import ActivationStore
@@ -267,5 +267,8 @@ def _settings(start: str | RunConfig, settings: Mapping[str, object]) -> dict[st
     values = dataclasses.asdict(PRESETS[start] if isinstance(start, str) else start)
     if isinstance(settings.get("judge"), str):
         settings = {**settings, "judge": JudgeSettings(str(settings["judge"]))}
-    whole = merged(values, settings, "the run")
-    return {name: whole[name] for name in settings}
+    experiments = settings.get("experiments")  # by names that the run itself does not have
+    plain = {name: value for name, value in settings.items() if name != "experiments"}
+    whole = merged(values, plain, "the run")
+    chosen = {name: whole[name] for name in plain}
+    return chosen if experiments is None else {**chosen, "experiments": experiments}

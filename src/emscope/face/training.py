@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
-from emscope.face.settings import changed
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.device import choose_placement
@@ -14,6 +13,7 @@ from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.models import Organism, load
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.train import train_adapter
+from emscope.pipeline.settings import changed
 
 
 def train(

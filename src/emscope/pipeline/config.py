@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class RunConfig:
         dtype: auto, bfloat16, float32 or float16.
         seed: one seed for everything.
         judge: who scores the answers, in the run and in its experiments.
+        experiments: settings of experiments that differ from their own, by experiment; for the preset full.
     """
 
     preset: str = "quickstart"
@@ -71,6 +72,7 @@ class RunConfig:
     dtype: str = AUTO
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
+    experiments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""
@@ -84,6 +86,12 @@ class RunConfig:
         if not self.question_sets:
             raise UserError("question_sets must name at least one question set.")
         judge_class(self.judge.name)
+        if self.experiments and self.preset != "full":
+            name = next(iter(self.experiments))
+            raise UserError(
+                f"{name} is an experiment, and the preset {self.preset} does the main job alone: take the preset full, "
+                f"or do {name} on the finished run."
+            )
 
 
 PRESETS: dict[str, RunConfig] = {
@@ -116,9 +124,10 @@ PLACES = ("model", "base", "misaligned_data", "control_data")
 def same_run(one: RunConfig, other: RunConfig) -> bool:
     """Say whether two configurations mean the same run: files may be named from another folder.
 
-    How fast a judge is asked, how often, and where its key is, changes no score.
+    How fast a judge is asked, how often, and where its key is, changes no score; what experiments are asked changes
+    these alone.
     """
-    one, other = (replace(config, judge=_who_judges(config.judge)) for config in (one, other))
+    one, other = (replace(config, judge=_who_judges(config.judge), experiments={}) for config in (one, other))
     return one == other or _placed(one, Path.resolve) == _placed(other, Path.resolve)
 
 
@@ -149,9 +158,15 @@ def _holds_a_model(folder: Path) -> bool:
 
 
 def configure(
-    start: str | RunConfig, seed: int | None, changes: list[str], flags: dict[str, Any] | None = None
+    start: str | RunConfig,
+    seed: int | None,
+    changes: list[str],
+    flags: dict[str, Any] | None = None,
+    experiments: Sequence[str] = (),
 ) -> RunConfig:
     """Return a preset, or a given configuration, with flags and `--set key=value` applied (train.epochs=3).
+
+    `experiments` are names whose settings may be set too (steer.blocks=[18]); they are checked where they are used.
 
     `flags` are settings by name (judge.name); a None says nothing. Other misaligned data leave the control data open
     again, and with them the number of rows if the one is built in and the other is not. Another judge has another
@@ -174,7 +189,11 @@ def configure(
         key, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"--set {change}: write key=value, for example train.epochs=3.{_settings(values)}")
-        _assign(values, key.strip().split("."), _yaml_value(text, change), change)
+        path = key.strip().split(".")
+        if path[0] in experiments and len(path) > 1:
+            _set_in_experiment(values["experiments"], path, _yaml_value(text, change))
+            continue
+        _assign(values, path, _yaml_value(text, change), change, experiments)
         touched.add(key.strip())
         if isinstance(values["judge"], str):
             values["judge"] = asdict(JudgeSettings(values["judge"]))
@@ -208,11 +227,22 @@ def seeded(config: RunConfig) -> RunConfig:
     return replace(config, train=train, sampling=sampling)
 
 
-def _assign(values: dict[str, Any], path: list[str], value: object, change: str) -> None:
+def _set_in_experiment(experiments: dict[str, Any], path: list[str], value: object) -> None:
+    """Put a setting of an experiment, steer.blocks or induce.vector.epochs, into those of its name."""
+    settings = experiments
+    for name in path[:-1]:
+        inner = settings.get(name)
+        settings[name] = dict(inner) if isinstance(inner, dict) else {}
+        settings = settings[name]
+    settings[path[-1]] = value
+
+
+def _assign(values: dict[str, Any], path: list[str], value: object, change: str, others: Sequence[str] = ()) -> None:
     every = values
     for number, part in enumerate(path):
         if not isinstance(values, dict) or part not in values:
-            near = did_you_mean(part, values) if isinstance(values, dict) else ""
+            known = [*values, *(others if number == 0 else ())] if isinstance(values, dict) else []
+            near = did_you_mean(part, known)
             hint = near if near.startswith(" Did") else _settings(every)
             raise UserError(f"--set {change}: there is no setting {'.'.join(path[: number + 1])!r}.{hint}")
         if number == len(path) - 1:
@@ -253,6 +283,7 @@ def hashed_settings(config: RunConfig) -> dict[str, Any]:
     values = asdict(replace(config, judge=_who_judges(config.judge)))
     defaults = asdict(RunConfig())
     kept = {}
+    del values["experiments"]  # what they are asked is hashed with each of them
     for name, value in values.items():
         if name not in LATER or value != defaults[name]:
             kept[name] = value
@@ -269,6 +300,8 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = _tuples_to_lists(asdict(config))
     if config.judge == JudgeSettings():
         del values["judge"]
+    if not config.experiments:
+        del values["experiments"]
     return values
 
 
@@ -302,6 +335,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} must hold settings, one a line.")
         return from_plain(typing.cast("type[Any]", hint), value, where)
     origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise UserError(f"{where} must be {' or '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must hold settings by name.")
+        return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in items)

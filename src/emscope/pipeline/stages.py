@@ -89,6 +89,14 @@ class RunFolder:
         config = load_config(folder / CONFIG)
         return cls(folder, config, held=(folder / CONFIG).read_bytes())
 
+    def keep_experiments(self) -> None:
+        """Write what experiments are asked into config.yaml, where that has changed."""
+        file = self.path(CONFIG)
+        with locked(self.folder, CONFIG):
+            stored = load_config(file)
+            if stored.experiments != self.config.experiments:
+                write_text(file, dump_config(replace(stored, experiments=self.config.experiments)))
+
     def path(self, *parts: str) -> Path:
         """Return a path inside the run."""
         return self.folder.joinpath(*parts)
@@ -322,7 +330,8 @@ def as_recorded(folder: Path, config: RunConfig) -> RunConfig:
     if known.is_file():
         with suppress(UserError):
             stored = resolved(load_config(known))
-            return replace(stored, judge=config.judge) if same_run(stored, config) else config
+            changed = replace(stored, judge=config.judge, experiments=config.experiments)
+            return changed if same_run(stored, config) else config
     return config
 
 
