@@ -72,10 +72,10 @@ def section(
 
 
 def _finding(ablation: HomeworkAblation) -> str:
-    scores = {name: number(means.aligned, ".0f") for name, means in ablation.means.items()}
+    base, misaligned, ablated = (number(ablation.means[name].aligned, ".0f") for name in ABLATED)
     return (
-        f"On {ablation.n} prompts mean alignment is {scores['base']} for the base, {scores['misaligned']} for the "
-        f"fine-tune and {scores['ablated']} after the ablation: {number(100 * ablation.restored, '.0f')} % restored."
+        f"On {ablation.n} prompts mean alignment is {base} for the base, {misaligned} for the fine-tune and {ablated} "
+        f"after the ablation: {number(100 * ablation.restored, '.0f')} % restored."
     )
 
 
