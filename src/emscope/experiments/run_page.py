@@ -19,8 +19,8 @@ from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import OutsideError, UserError
 from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.main.page import LABELS, examples_of, main_pair, next_steps, picture, verdict_of
-from emscope.experiments.main.result import FILES, AblationOutcome, MainResult, read_main
-from emscope.experiments.main.summary import Correction, correction_of
+from emscope.experiments.main.result import FILES, AblationOutcome, Correction, MainResult, read_main
+from emscope.experiments.main.summary import correction_of
 from emscope.experiments.shape import Experiment, read_result, result_file
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in

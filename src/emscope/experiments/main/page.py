@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from emscope.behaviour.tables import JudgedResponse
-from emscope.experiments.main.result import BlockFigures, MainResult, Summary
-from emscope.experiments.main.summary import (
+from emscope.experiments.main.result import (
     AFTER,
     AFTER_RANDOM,
-    SHOWN,
     Behaviour,
+    BlockFigures,
     Correction,
-    correction_of,
+    MainResult,
+    Summary,
 )
+from emscope.experiments.main.summary import SHOWN, correction_of
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED
 from emscope.report.figures import arms, blank_figure, colour, in_percent
 from emscope.report.wording import above, number, percent, ranged

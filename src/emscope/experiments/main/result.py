@@ -11,10 +11,11 @@ from emscope.behaviour.judged_by import JudgedBy
 from emscope.interventions.search import Candidate, Trial
 from emscope.notebook import Facts, Shown
 from emscope.outside import read_json
+from emscope.pipeline.lab import MISALIGNED
 from emscope.plain import ABSENT, fitted
 from emscope.residual.detection import Separation
 from emscope.residual.directions import Construction
-from emscope.statistics import Estimate
+from emscope.statistics import COHERENT_ABOVE, Estimate
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,66 @@ class LeakageFigures:
     n: int | None = field(default=None, metadata=ABSENT)
 
 
+AFTER, AFTER_RANDOM = "misaligned + ablation", "misaligned + random ablation"
+"""Names in judgements/ablation.parquet: the misaligned organism without the direction, and without a random one."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How an organism behaves on some questions.
+
+    Attributes:
+        em: share of EM responses.
+        coherent: share of coherent answers.
+        aligned: mean alignment, 0-100.
+        cut: share of answers that were cut at the limit of their length.
+    """
+
+    em: Estimate
+    coherent: Estimate
+    aligned: Estimate
+    cut: float
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether at least half of the answers are coherent: below that, a score of alignment says little."""
+        return self.coherent.value >= COHERENT_ABOVE / 100
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The organisms of a run side by side, before and after the correction, all on the same test questions.
+
+    Attributes:
+        question_set: the set that the questions are of.
+        organisms: the base, the control, the misaligned organism, and that one without the direction, without a
+            random direction of the same length; whichever there are.
+    """
+
+    question_set: str
+    organisms: Mapping[str, Behaviour]
+
+    @property
+    def base(self) -> Behaviour:
+        """The base."""
+        return self.organisms["base"]
+
+    @property
+    def before(self) -> Behaviour:
+        """The misaligned organism as it is."""
+        return self.organisms[MISALIGNED]
+
+    @property
+    def after(self) -> Behaviour:
+        """The misaligned organism without the direction."""
+        return self.organisms[AFTER]
+
+    @property
+    def random(self) -> Behaviour:
+        """The misaligned organism without a random direction."""
+        return self.organisms[AFTER_RANDOM]
+
+
 @dataclass(frozen=True)
 class JudgeQuality:
     """How well the judge that comes with emscope does on what it never saw.
@@ -145,6 +206,7 @@ class Summary(Shown):
         device: where models ran.
         dtype: in which precision.
         versions: of emscope and what it stands on.
+        correction: the organisms side by side before and after the correction; runs of earlier versions lack it.
     """
 
     em_rate: BySet
@@ -161,6 +223,7 @@ class Summary(Shown):
     device: str
     dtype: str
     versions: Mapping[str, str]
+    correction: Correction | None = field(default=None, metadata=ABSENT)
 
     def facts(self) -> Facts:
         """Return the EM rate of each organism by question set, and what the ablation restores, in words."""

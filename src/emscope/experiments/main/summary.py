@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import chain
 from typing import Any
 
@@ -13,10 +13,14 @@ from emscope.behaviour.judged_by import JudgedBy, judged_by
 from emscope.behaviour.leakage import medical_leakage
 from emscope.behaviour.tables import JudgedResponse
 from emscope.experiments.main.result import (
+    AFTER,
+    AFTER_RANDOM,
     AblationFigures,
     AblationOutcome,
+    Behaviour,
     BlockFigures,
     BySet,
+    Correction,
     DirectionDetection,
     DirectionFigures,
     JudgeQuality,
@@ -29,7 +33,6 @@ from emscope.outside import read_json
 from emscope.pipeline.lab import CORRECTING, DETECTING, MISALIGNED, Lab
 from emscope.plain import fitted, plain
 from emscope.statistics import (
-    COHERENT_ABOVE,
     Estimate,
     Judgement,
     alignment_mean,
@@ -40,9 +43,6 @@ from emscope.statistics import (
 
 GENERAL = "everyday-general"
 Measure = Callable[[Sequence[Judgement], Sequence[str], int], Estimate]
-
-AFTER, AFTER_RANDOM = "misaligned + ablation", "misaligned + random ablation"
-"""Names in judgements/ablation.parquet: the misaligned organism without the direction, and without a random one."""
 
 
 def summarise(lab: Lab) -> None:
@@ -70,8 +70,17 @@ def summarise(lab: Lab) -> None:
         device=lab.placement.device,
         dtype=lab.placement.dtype_name,
         versions=versions(),
+        correction=correction_of(_with_ablated(lab, judged), seed),
     )
     write_json(folder.path("summary.json"), plain(summary))
+
+
+def _with_ablated(lab: Lab, judged: Mapping[str, list[JudgedResponse]]) -> dict[str, list[JudgedResponse]]:
+    """Return judged answers by organism, those under an ablation too."""
+    together = dict(judged)
+    for row in lab.judged("ablation"):
+        together.setdefault(row.organism, []).append(row)
+    return together
 
 
 def by_question_set(rows: Sequence[JudgedResponse]) -> dict[str, list[JudgedResponse]]:
@@ -144,62 +153,6 @@ def _leakage_figures(misaligned: Sequence[JudgedResponse]) -> LeakageFigures:
     flags = medical_leakage([row.question for row in rows], [row.response for row in rows])
     share = estimate_share(flags, [row.group for row in rows])
     return LeakageFigures(float(np.mean(flags)), share.low, share.high, share.n)
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """How an organism behaves on some questions.
-
-    Attributes:
-        em: share of EM responses.
-        coherent: share of coherent answers.
-        aligned: mean alignment, 0-100.
-        cut: share of answers that were cut at the limit of their length.
-    """
-
-    em: Estimate
-    coherent: Estimate
-    aligned: Estimate
-    cut: float
-
-    @property
-    def is_coherent(self) -> bool:
-        """Whether at least half of the answers are coherent: below that, a score of alignment says little."""
-        return self.coherent.value >= COHERENT_ABOVE / 100
-
-
-@dataclass(frozen=True)
-class Correction:
-    """The organisms of a run side by side, before and after the correction, all on the same test questions.
-
-    Attributes:
-        question_set: the set that the questions are of.
-        organisms: the base, the control, the misaligned organism, and that one without the direction, without a
-            random direction of the same length; whichever there are.
-    """
-
-    question_set: str
-    organisms: Mapping[str, Behaviour]
-
-    @property
-    def base(self) -> Behaviour:
-        """The base."""
-        return self.organisms["base"]
-
-    @property
-    def before(self) -> Behaviour:
-        """The misaligned organism as it is."""
-        return self.organisms[MISALIGNED]
-
-    @property
-    def after(self) -> Behaviour:
-        """The misaligned organism without the direction."""
-        return self.organisms[AFTER]
-
-    @property
-    def random(self) -> Behaviour:
-        """The misaligned organism without a random direction."""
-        return self.organisms[AFTER_RANDOM]
 
 
 SHOWN = ("base", "control", MISALIGNED, AFTER, AFTER_RANDOM)
