@@ -22,7 +22,7 @@ def as_before():
 def test_a_signal_that_ends_is_answered_as_an_interruption_is(name, monkeypatch, capsys):
     number = getattr(signal, name)
 
-    def killed(words, begun):
+    def killed(words, begun, *, as_json):
         os.kill(os.getpid(), number)
         raise AssertionError("the signal was not answered")
 
@@ -44,7 +44,7 @@ def test_an_ignored_signal_stays_ignored():
 
 
 def test_a_closed_terminal_takes_no_words_and_the_exit_code_is_the_same(monkeypatch):
-    def interrupted(words, begun):
+    def interrupted(words, begun, *, as_json):
         raise KeyboardInterrupt
 
     class Closed:

@@ -1,4 +1,4 @@
-"""Some of many, evenly spread."""
+"""A part of a sequence, evenly spread over it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from emscope.experiments.adapters.measure import AdaptersSettings
 from emscope.experiments.conduct import run_full
 from emscope.experiments.dynamics.measure import DynamicsSettings
 from emscope.experiments.features.measure import FeaturesSettings
+from emscope.experiments.incontext.measure import InContextSettings
 from emscope.experiments.induce.measure import InduceSettings
 from emscope.experiments.monitor.measure import MonitorSettings
 from emscope.experiments.steer.measure import SteerSettings
@@ -66,6 +67,7 @@ SMALL = {
         scales=(1,),
         scaled_at=(1.0,),
     ),
+    "incontext": InContextSettings(shots=(1, 2), questions=2, draws=1),
     "adapters": AdaptersSettings(
         recipes=("r4",), seeds=(0,), heldout_rows=1, top=2, texts=4, permutations=2, scalars=False
     ),

@@ -25,9 +25,7 @@ def lab_of(model, out):
 
 def train(lab):
     settings = dataclasses.replace(lab.config.train, save_every=1, epochs=2)
-    return dynamics_training.train_with_checkpoints(
-        lab, "dynamics-all-seed0", NAME, lab.config.misaligned_data, settings
-    )
+    return dynamics_training.train_with_checkpoints(lab, dynamics_training.Training("all", 0), settings)
 
 
 @pytest.fixture(scope="module")
