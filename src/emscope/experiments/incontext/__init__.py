@@ -15,5 +15,5 @@ EXPERIMENT = Experiment(
     measure=measure,
     section=section,
     table=table,
-    minutes=8.0,
+    minutes=25.0,
 )
