@@ -72,7 +72,7 @@ class RunConfig:
     dtype: str = AUTO
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
-    experiments: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""

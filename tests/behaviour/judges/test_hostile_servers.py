@@ -262,6 +262,8 @@ def test_a_stop_in_the_wait_says_what_is_left(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
+            # a shell starts what runs in the background with this signal ignored, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         while not server.bodies:
             assert process.poll() is None
