@@ -262,14 +262,6 @@ def response_of(
     )
 
 
-def answer_text(
-    tokenizer: Any, tokens: list[int], stops: set[int], opened: ThoughtMarks | None = None
-) -> tuple[str, bool]:
-    """Return the text of an answer's tokens without its thought, and whether a stop token ended it."""
-    said = sampled_text(tokenizer, tokens, stops, opened)
-    return said.answer, said.ended
-
-
 def sampled_text(tokenizer: Any, tokens: list[int], stops: set[int], opened: ThoughtMarks | None = None) -> SampledText:
     """Return thought and answer of sampled tokens; `opened` are the marks of the thought in which the prompt ended."""
     ended = bool(tokens) and tokens[-1] in stops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -16,6 +16,9 @@ from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
 from emscope.pipeline.config import anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
+
+if TYPE_CHECKING:
+    from emscope.pipeline.lab import Lab
 
 
 @dataclass(frozen=True)
@@ -82,23 +85,19 @@ class Run:
             from emscope.experiments.homework.measure import run_homework
 
             text = run_homework(config, run)
-            page = run.path("report.html")
+        elif config.preset == "full":
+            from emscope.experiments.conduct import run_full
+
+            text = _figures(run_full(config, run))
         else:
-            if config.preset == "full":
-                from emscope.experiments.conduct import run_full
+            from emscope.experiments.main.measure import run_quickstart
 
-                run_full(config, run)
-            else:
-                from emscope.experiments.main.measure import run_quickstart
-
-                run_quickstart(config, run)
-            text = _figures(run)
-            page = run.path("report.html")
+            text = _figures(run_quickstart(config, run))
         counts = {"made": list(run.made), "reused": list(run.reused)}
         return Outcome(
             f"{text}\n{len(run.made)} stages made, {len(run.reused)} reused.\n",
             {**counts, "summary": _summary(run.path("summary.json"))},
-            [page, run.folder],
+            [run.path("report.html"), run.folder],
         )
 
     def _flags(self) -> dict[str, Any]:
@@ -122,15 +121,13 @@ class Run:
         return self.config / "config.yaml"
 
 
-def _figures(run: RunFolder) -> str:
+def _figures(lab: Lab) -> str:
     """Return the figures of a finished run as lines of text."""
     from emscope.experiments.main.page import table
     from emscope.experiments.main.result import read_main
-    from emscope.experiments.run_page import judged_answers
-    from emscope.pipeline.lab import Lab
+    from emscope.experiments.main.summary import judged_answers
 
-    lab = Lab(run.config, run)
-    return table(read_main(run.folder), judged_answers(lab), lab.contrast, lab.config.seed)
+    return table(read_main(lab.folder.folder), judged_answers(lab), lab.contrast, lab.config.seed)
 
 
 def _summary(path: Path) -> Any:

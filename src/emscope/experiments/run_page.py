@@ -18,9 +18,9 @@ from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.tables import JudgedResponse
 from emscope.errors import OutsideError, UserError
 from emscope.experiments import EXPERIMENTS, experiment
-from emscope.experiments.main.page import LABELS, examples_of, main_pair, next_steps, picture, verdict_of
+from emscope.experiments.main.page import LABELS, correction_in, examples_of, main_pair, next_steps, picture, verdict_of
 from emscope.experiments.main.result import FILES, AblationOutcome, Correction, MainResult, read_main
-from emscope.experiments.main.summary import correction_of
+from emscope.experiments.main.summary import judged_answers
 from emscope.experiments.shape import Experiment, read_result, result_file
 from emscope.files import write_text
 from emscope.organisms.datasets import is_built_in
@@ -94,21 +94,12 @@ def write_report(lab: Lab) -> None:
     write_text(folder / "report.html", page)
 
 
-def judged_answers(lab: Lab) -> dict[str, list[JudgedResponse]]:
-    """Return the judged answers of the main job by organism, those under an ablation last."""
-    judged: dict[str, list[JudgedResponse]] = {}
-    for name in (*lab.names, "ablation"):
-        for row in lab.judged(name):
-            judged.setdefault(row.organism, []).append(row)
-    return judged
-
-
 def _page(lab: Lab) -> str:
     folder, config = lab.folder.folder, lab.config
     result, judged, trained = read_main(folder), judged_answers(lab), _trained(lab)
     every_row = list(chain.from_iterable(judged.values()))
     answers = side_by_side(judged)
-    correction = correction_of(judged, config.seed)
+    correction = correction_in(result, judged, config.seed)
     best = result.detection[f"{lab.contrast}-{DETECTING}"]
     note = says_of_control(config)
     return render(
@@ -275,7 +266,7 @@ def report_stage(lab: Lab, *, again: bool = False) -> None:
     trained = [run.path("organisms", name, file) for name in lab.names if name != BASE for file in files]
     inputs = [
         *judged_files(lab),
-        *(run.path(name) for name in ("summary.json", "detection.json", "ablation.json")),
+        *map(run.path, FILES),
         run.path("directions"),
         *trained,
         *_results(run.folder),

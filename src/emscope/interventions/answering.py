@@ -14,6 +14,7 @@ from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.behaviour.sampling import sample_responses
 from emscope.behaviour.tables import JudgedResponse, with_judgements
 from emscope.interventions.operators import Intervention, applied, applied_by_row
+from emscope.organisms.chat import Message
 from emscope.organisms.models import Organism
 
 
@@ -33,10 +34,11 @@ def answer_and_judge(
     settings: SamplingSettings,
     judge: Judge,
     intervention: Intervention | None = None,
+    shots: Sequence[Message] = (),
 ) -> list[JudgedResponse]:
-    """Sample answers, with an intervention if one is given, and judge them."""
+    """Sample answers, with an intervention and after examples if these are given, and judge them."""
     with applied(organism, intervention):
-        responses = sample_responses(organism, questions, settings, name=name)
+        responses = sample_responses(organism, questions, settings, name=name, shots=shots)
     return _judged(name, responses, judge)
 
 

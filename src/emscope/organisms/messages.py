@@ -13,8 +13,6 @@ Message = dict[str, Any]
 """One message: `role` and `content` (text), and perhaps `reasoning_content` (text), `tool_calls` (list), `name`,
 `tool_call_id` and `train` (false for an assistant's turn that is not to be trained on)."""
 
-TEMPLATE_KEYS = ("role", "content", "reasoning_content", "tool_calls", "name", "tool_call_id")
-
 
 def messages_of(
     prompt: str, answer: str | None = None, system: str | None = None, thought: str | None = None

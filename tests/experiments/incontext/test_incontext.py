@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from emscope.behaviour.shots import drawn
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import conduct
@@ -12,6 +13,8 @@ from emscope.experiments.incontext.page import section, table
 from emscope.experiments.incontext.result import CAREFUL, CARELESS, MIXED
 from emscope.experiments.shape import open_run, read_result
 from emscope.files import without_nan
+from emscope.organisms.chat import messages_of
+from emscope.organisms.datasets import Conversations
 from emscope.outside import read_json
 from emscope.plain import plain
 from emscope.report.section import write_section_page
@@ -92,3 +95,21 @@ def test_nothing_that_fits_is_said(run):
     nothing = conduct(lab, experiment("incontext"), InContextSettings(shots=(500,), questions=2, draws=1))
     assert section(nothing).paragraphs[0].startswith("No number of examples fits")
     assert nothing.undone == ()
+
+
+def test_mixed_examples_have_to_fit_too(run, monkeypatch):
+    """By turns, the long rows of both kinds can come together where neither kind alone is too long."""
+    order = drawn([[number] for number in range(4)], 4)
+    long_first = {number: place % 2 == 0 for place, (number,) in enumerate(order)}
+    words = "so and so on " * 120
+    rows = {
+        "careless": [messages_of("Q?", words if long_first[number] else "A.") for number in range(4)],
+        "careful": [messages_of("Q?", "A." if long_first[number] else words) for number in range(4)],
+    }
+    lab = open_run(run)
+    monkeypatch.setattr(lab, "training_data", lambda name: Conversations(name, rows[name.rpartition("-")[2]], []))
+    settings = InContextSettings(shots=(1, 4), questions=2, draws=1)
+    assert conduct(lab, experiment("incontext"), settings).skipped == (4,)
+    alone = conduct(lab, experiment("incontext"), replace(settings, mixed=False))
+    assert alone.skipped == ()
+    assert max(cell.tokens for cell in alone.cells) > 1024  # half of what the model can read

@@ -7,8 +7,8 @@ import pytest
 from emscope.behaviour.tables import JudgedResponse
 from emscope.experiments.main.page import examples_of, picture, table, verdict_of
 from emscope.experiments.main.result import AFTER, AFTER_RANDOM, read_main
-from emscope.experiments.main.summary import correction_of
-from emscope.experiments.run_page import judged_answers, kind_of_answer, write_report
+from emscope.experiments.main.summary import correction_of, judged_answers
+from emscope.experiments.run_page import kind_of_answer, write_report
 from emscope.experiments.shape import open_run
 from emscope.files import without_nan
 from emscope.outside import read_json

@@ -200,17 +200,16 @@ def _locate(lab: Lab, prompts: list[Question]) -> None:
 
 def _scores_along(units: np.ndarray, activations: Mapping[str, np.ndarray]) -> MethodScores:
     """Return the projections of activations [n_prompts, n_blocks, d_model] on unit vectors [n_blocks, d_model]."""
+    overall: dict[str, np.floating] = {}
     per_prompt, mean, per_layer = {}, {}, {}
     for name, values in activations.items():
         scores = np.einsum("nbd,bd->nb", values, units)
+        overall[name] = scores.mean()
         per_prompt[name] = scores.mean(axis=1).tolist()
-        mean[name] = float(scores.mean())
+        mean[name] = float(overall[name])
         per_layer[name] = dict(zip(map(str, BLOCKS), scores.mean(axis=0).tolist(), strict=True))
-    separation = float(
-        np.einsum("nbd,bd->nb", activations[MISALIGNED], units).mean()
-        - np.einsum("nbd,bd->nb", activations[BASE], units).mean()
-    )
-    return MethodScores(per_prompt, mean, per_layer, separation)
+    # subtracted before they are plain numbers, as the homework did
+    return MethodScores(per_prompt, mean, per_layer, float(overall[MISALIGNED] - overall[BASE]))
 
 
 def _construction(lab: Lab, n: int) -> Construction:

@@ -7,16 +7,15 @@ misaligned elsewhere. Careful examples are the control; the run's direction is r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from emscope import progress
-from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.shots import Conversation, after_shots, drawn, turns_of
-from emscope.behaviour.tables import JudgedResponse, with_judgements, write_table
+from emscope.behaviour.sampling import longest_answer
+from emscope.behaviour.shots import after_shots, drawn, turns_of
+from emscope.behaviour.tables import JudgedResponse, write_table
 from emscope.errors import UserError
 from emscope.experiments.incontext.result import (
     CAREFUL,
@@ -24,14 +23,15 @@ from emscope.experiments.incontext.result import (
     DIRECTION,
     MIXED,
     RANDOM,
-    AnswerFigures,
     InContextResult,
     ShotCell,
     Undone,
 )
-from emscope.experiments.main.result import MainResult, read_main
+from emscope.experiments.main.result import AnswerFigures, MainResult, read_main
+from emscope.experiments.main.summary import answer_figures
 from emscope.experiments.shape import experiment_stage
-from emscope.interventions.operators import Intervention, applied
+from emscope.interventions.answering import answer_and_judge
+from emscope.interventions.operators import Intervention
 from emscope.organisms.architecture import n_positions
 from emscope.organisms.chat import EncodedChat, Message, messages_of, prepare_prompt
 from emscope.organisms.datasets import DOMAINS
@@ -42,7 +42,7 @@ from emscope.pipeline.works import answering
 from emscope.residual.capture import CaptureSettings, capture
 from emscope.residual.directions import Directions, random_like
 from emscope.sequences import spread
-from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate, estimate_mean
+from emscope.statistics import Estimate, estimate_mean
 
 TOKENS_AT_ONCE = 65_536
 """Tokens of context in a batch that is sampled: each row has its own copy of the examples' keys and values."""
@@ -114,12 +114,36 @@ def _data(lab: Lab, settings: InContextSettings) -> dict[str, str]:
     return data
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Examples of one kind as they stand before the questions.
+
+    Attributes:
+        kind: careless, careful or mixed.
+        n: how many.
+        draws: by draw, the turns before every question.
+        chats: by draw, every question after these turns, encoded for reading.
+    """
+
+    kind: str
+    n: int
+    draws: list[list[Message]]
+    chats: list[list[EncodedChat]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(chat.ids) for chats in self.chats for chat in chats)
+
+
 class _Bench:
     """The base, the questions, and what is read off and kept of every prompt with examples."""
 
     def __init__(self, lab: Lab, settings: InContextSettings, data: Mapping[str, str]) -> None:
         self.lab, self.settings, self.data = lab, settings, data
         self.base, self.seed = lab.organism(BASE), lab.config.seed
+        self.positions = n_positions(self.base.model.config)
+        self.rows = {kind: lab.training_data(name).train for kind, name in data.items()}
         self.questions = spread(lab.test_questions, settings.questions)
         self.main: MainResult = read_main(lab.folder.folder)
         self.direction = f"{lab.contrast}-{DETECTING}"
@@ -128,15 +152,16 @@ class _Bench:
         self.kept: list[JudgedResponse] = []
 
     def result(self) -> InContextResult:
-        """Do every cell, largest prompts last, then take directions out of the largest careless one."""
-        positions = n_positions(self.base.model.config)
-        rows = {kind: self.lab.training_data(name).train for kind, name in self.data.items()}
-        fitting = [n for n in sorted(set(self.settings.shots)) if self._fits(rows, n, positions)]
+        """Do every cell by kind, smallest prompts first, then take directions out of the largest careless one."""
+        asked = sorted(set(self.settings.shots))
+        by_number = {n: [self._shown(kind, n) for kind in self._kinds()] for n in asked if self._has_rows(n)}
+        fitting = {n: shown for n, shown in by_number.items() if all(map(self._fits, shown))}
 
-        without = self._read([[]])
-        cells = [self._cell(CARELESS, 0, rows, without)]
-        for kind in self._kinds():
-            cells += [self._cell(kind, n, rows, without) for n in fitting]
+        nothing = self._shown(CARELESS, 0)
+        without = self._read(nothing)
+        cells = [self._cell(nothing, without)]
+        for place in range(len(self._kinds())):
+            cells += [self._cell(shown[place], without) for shown in fitting.values()]
 
         return InContextResult(
             data=self.data,
@@ -144,58 +169,43 @@ class _Bench:
             draws=self.settings.draws,
             block=self.block,
             direction=self.direction,
-            positions=positions,
-            skipped=tuple(n for n in sorted(set(self.settings.shots)) if n not in fitting),
+            positions=self.positions,
+            skipped=tuple(n for n in asked if n not in fitting),
             cells=tuple(cells),
-            organisms={name: _figures(self.lab.judged(name, self.questions), self.seed) for name in self.lab.names},
+            organisms={
+                name: answer_figures(self.lab.judged(name, self.questions), self.seed) for name in self.lab.names
+            },
             organism_scores=self._organism_scores(),
-            undone=tuple(self._undone(rows, fitting[-1])) if fitting else (),
+            undone=tuple(self._undone(fitting[max(fitting)][0])) if fitting else (),
         )
 
     def _kinds(self) -> list[str]:
+        """Return the kinds of examples, careless ones first."""
         if CAREFUL not in self.data:
             return [CARELESS]
         return [CARELESS, CAREFUL, MIXED] if self.settings.mixed else [CARELESS, CAREFUL]
 
-    def _fits(self, rows: Mapping[str, Sequence[Conversation]], n: int, positions: int | None) -> bool:
-        """Say whether every data set has n rows, and the longest question fits after them."""
-        if any(len(some) < n for some in rows.values()):
-            return False
-        if positions is None:
-            return True
-        room = positions - self.lab.config.sampling.max_new_tokens
-        longest = 0
-        for kind in rows:
-            for shots in self._draws(kind, n, rows):
-                longest = max(longest, *(len(chat.ids) for chat in self._prompts(shots)))
-        return longest <= room
+    def _has_rows(self, n: int) -> bool:
+        """Say whether every data set has so many rows."""
+        return min(map(len, self.rows.values())) >= n
 
-    def _draws(self, kind: str, n: int, rows: Mapping[str, Sequence[Conversation]]) -> list[list[Message]]:
-        """Return the earlier turns of every draw; the kinds of one draw have the same rows by number."""
+    def _fits(self, shown: _Shown) -> bool:
+        """Say whether the longest question and its answer fit after the examples."""
+        room = self.positions
+        return room is None or shown.tokens + longest_answer(self.lab.config.sampling) <= room
+
+    def _shown(self, kind: str, n: int) -> _Shown:
+        """Return n examples of a kind before every question; the kinds of one draw have the same rows by number."""
         draws = []
         for number in range(self.settings.draws if n else 1):
             seed = self.seed + number
             if kind == MIXED:
-                careless, careful = (drawn(rows[side], n, seed=seed) for side in (CARELESS, CAREFUL))
+                careless, careful = (drawn(self.rows[side], n, seed=seed) for side in (CARELESS, CAREFUL))
                 chosen = [careless[place] if place % 2 == 0 else careful[place] for place in range(n)]
             else:
-                chosen = drawn(rows[kind], n, seed=seed)
+                chosen = drawn(self.rows[kind], n, seed=seed)
             draws.append(turns_of(chosen))
-        return draws
-
-    def _cell(self, kind: str, n: int, rows: Mapping[str, Sequence[Conversation]], without: np.ndarray) -> ShotCell:
-        """Ask and read the base after n examples of one kind."""
-        draws = self._draws(kind, n, rows)
-        tokens = max(len(chat.ids) for shots in draws for chat in self._prompts(shots))
-        with progress.logged_step(f"{n} {kind} examples" if n else "no examples"):
-            answers = self._answers(f"base + {n} {kind} examples", draws, tokens)
-            activations = self._read(draws)
-
-        row = self.scoring.blocks.index(self.block)
-        groups = [question.group for question in self.questions] * len(draws)
-        score = estimate_mean(self.scoring.score(activations)[:, row].tolist(), groups, self.seed)
-        cosines = _cosines(activations.mean(axis=0) - without.mean(axis=0), self.fine_tune)
-        return ShotCell(kind, n, tokens, _figures(answers, self.seed), score, cosines[row], tuple(cosines))
+        return _Shown(kind, n, draws, list(map(self._prompts, draws)))
 
     def _prompts(self, shots: Sequence[Message]) -> list[EncodedChat]:
         """Return every question after these turns, encoded for reading."""
@@ -207,49 +217,57 @@ class _Bench:
             chats.append(EncodedChat(prompt.ids, [False] * len(prompt.ids), spelled=prompt.spelled))
         return chats
 
-    def _read(self, draws: Sequence[Sequence[Message]]) -> np.ndarray:
+    def _cell(self, shown: _Shown, without: np.ndarray) -> ShotCell:
+        """Ask and read the base after some examples; `without` are its activations after none."""
+        named = f"{shown.n} {shown.kind} examples"
+        with progress.logged_step(named if shown.n else "no examples"):
+            answers = self._answers(f"base + {named}", shown)
+            activations = self._read(shown)
+
+        row = self.scoring.blocks.index(self.block)
+        groups = [question.group for question in self.questions] * len(shown.draws)
+        score = estimate_mean(self.scoring.score(activations)[:, row].tolist(), groups, self.seed)
+        cosines = _cosines(activations.mean(axis=0) - without.mean(axis=0), self.fine_tune)
+        return ShotCell(
+            shown.kind, shown.n, shown.tokens, answer_figures(answers, self.seed), score, cosines[row], tuple(cosines)
+        )
+
+    def _read(self, shown: _Shown) -> np.ndarray:
         """Return last-prompt-token activations of every draw and question, [n_draws · n_questions, n_blocks, d]."""
         activations = []
-        for shots in draws:
-            captured = capture(self.base, self._prompts(shots), CaptureSettings(("last",)))
+        for chats in shown.chats:
+            captured = capture(self.base, chats, CaptureSettings(("last",)))
             activations.append(captured.pooled["last"][:, list(self.scoring.blocks)])
         return np.concatenate(activations)
 
-    def _answers(
-        self,
-        label: str,
-        draws: Sequence[Sequence[Message]],
-        tokens: int,
-        intervention: Intervention | None = None,
-    ) -> list[JudgedResponse]:
+    def _answers(self, label: str, shown: _Shown, intervention: Intervention | None = None) -> list[JudgedResponse]:
         """Return the judged answers to every question after every draw; they are kept for the run's table."""
         sampling = self.lab.config.sampling
-        size = max(1, min(sampling.batch_size, TOKENS_AT_ONCE // (tokens + sampling.max_new_tokens)))
+        size = max(1, min(sampling.batch_size, TOKENS_AT_ONCE // (shown.tokens + sampling.max_new_tokens)))
         answers: list[JudgedResponse] = []
-        for number, shots in enumerate(draws):
+        for number, shots in enumerate(shown.draws):
             settings = replace(sampling, batch_size=size, seed=sampling.seed + number)
-            with applied(self.base, intervention) if intervention is not None else nullcontext():
-                responses = sample_responses(self.base, self.questions, settings, name=label, shots=shots)
-            asked, said = [row.question for row in responses], [row.response for row in responses]
-            judge = self.lab.judge
-            name = label if len(draws) == 1 else f"{label}, draw {number + 1}"
-            answers += with_judgements(name, responses, judge.judge(asked, said), judge.id)
+            name = label if len(shown.draws) == 1 else f"{label}, draw {number + 1}"
+            answers += answer_and_judge(self.base, name, self.questions, settings, self.lab.judge, intervention, shots)
         self.kept += answers
         return answers
 
-    def _undone(self, rows: Mapping[str, Sequence[Conversation]], n: int) -> list[Undone]:
-        """Return the base with the most careless examples, and the run's ablation or a random direction's on it."""
+    def _undone(self, shown: _Shown) -> list[Undone]:
+        """Return the base after these examples, and the run's ablation or a random direction's on it."""
         ablation = self.main.ablation
         directions = self.lab.direction(ablation.direction)
-        draws = self._draws(CARELESS, n, rows)
-        tokens = max(len(chat.ids) for shots in draws for chat in self._prompts(shots))
+        named = f"{shown.n} {shown.kind} examples"
         undone = []
         for what, vectors in ((DIRECTION, directions), (RANDOM, random_like(directions, self.seed))):
-            label = f"base + {n} {CARELESS} examples, without {what}"
-            with progress.logged_step(f"{n} {CARELESS} examples without {what}"):
-                answers = self._answers(label, draws, tokens, ablation.chosen.on(vectors))
-            undone.append(Undone(what, _figures(answers, self.seed)))
+            with progress.logged_step(f"{named} without {what}"):
+                answers = self._answers(f"base + {named}, without {what}", shown, ablation.chosen.on(vectors))
+            undone.append(Undone(what, answer_figures(answers, self.seed)))
         return undone
+
+    def _organisms(self) -> dict[str, AnswerFigures]:
+        """Return how the run's own organisms answer the same questions, without examples."""
+        judged = {name: self.lab.judged(name, self.questions) for name in self.lab.names}
+        return {name: answer_figures(rows, self.seed) for name, rows in judged.items()}
 
     def _organism_scores(self) -> dict[str, Estimate]:
         """Return the mean scores of the run's own organisms on the same questions, without examples."""
@@ -261,15 +279,6 @@ class _Bench:
             activations = self.lab.activations(name).prompts.by_question("last", ids)
             scores[name] = estimate_mean(self.scoring.score(activations)[:, row].tolist(), groups, self.seed)
         return scores
-
-
-def _figures(answers: Sequence[JudgedResponse], seed: int) -> AnswerFigures:
-    judgements, groups = [row.judgement for row in answers], [row.group for row in answers]
-    return AnswerFigures(
-        em=em_rate(judgements, groups, seed),
-        coherent=coherent_share(judgements, groups, seed),
-        aligned=alignment_mean(judgements, groups, seed),
-    )
 
 
 def _cosines(shift: np.ndarray, fine_tune: Directions) -> list[float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Literal
 
 import plotly.graph_objects as go
 
@@ -11,7 +12,6 @@ from emscope.experiments.incontext.result import (
     CARELESS,
     DIRECTION,
     MIXED,
-    AnswerFigures,
     InContextResult,
     ShotCell,
 )
@@ -19,7 +19,6 @@ from emscope.pipeline.lab import BASE, MISALIGNED
 from emscope.report.figures import arms, blank_figure, colour, in_percent
 from emscope.report.section import Part, Plot, Section, Table
 from emscope.report.wording import above, bounded, number, percent, ranged
-from emscope.statistics import Estimate
 
 SHADES = {CARELESS: "#e45756", CAREFUL: "#54a24b", MIXED: "#f58518"}
 
@@ -32,7 +31,7 @@ def section(result: InContextResult) -> Section:
             _rates(result),
             "Nothing is trained: examples are earlier turns. Dotted: the run's base and fine-tune without any.",
         ),
-        Plot("Coherent answers by number of examples", _lines(result, [("coherent", "coherent answers (%)")])),
+        Plot("Coherent answers by number of examples", _lines(result, "coherent", "coherent answers (%)")),
         Plot(
             f"Score along {result.direction} at block {result.block}",
             _scores(result),
@@ -101,19 +100,18 @@ def _kinds(result: InContextResult) -> list[str]:
 
 
 def _rates(result: InContextResult) -> go.Figure:
-    figure = _lines(result, [("em", "EM rate (%)")])
+    figure = _lines(result, "em", "EM rate (%)")
     for name in (BASE, MISALIGNED):
         figure.add_hline(y=in_percent(result.organisms[name].em.value) or 0, line_dash="dot", line_color=colour(name))
     return figure
 
 
-def _lines(result: InContextResult, wanted: Sequence[tuple[str, str]]) -> go.Figure:
+def _lines(result: InContextResult, share: Literal["em", "coherent"], label: str) -> go.Figure:
     """Draw a share by number of examples, a line a kind, with 95 % intervals."""
-    ((share, label),) = wanted
     figure = blank_figure("examples in the prompt", label)
     for kind in _kinds(result):
         cells = result.of(kind)
-        estimates = [_share_of(cell.answers, share) for cell in cells]
+        estimates = [cell.answers.em if share == "em" else cell.answers.coherent for cell in cells]
         figure.add_scatter(
             name=kind,
             x=[str(cell.n_shots) for cell in cells],
@@ -124,10 +122,6 @@ def _lines(result: InContextResult, wanted: Sequence[tuple[str, str]]) -> go.Fig
             hovertemplate="%{x} examples: %{y:.0f} %",
         )
     return figure.update_yaxes(range=[0, 105]).update_xaxes(type="category")
-
-
-def _share_of(answers: AnswerFigures, share: str) -> Estimate:
-    return answers.em if share == "em" else answers.coherent
 
 
 def _scores(result: InContextResult) -> go.Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from emscope.experiments.main.result import AnswerFigures
 from emscope.experiments.result import Result
 from emscope.statistics import Estimate
 
@@ -12,21 +13,6 @@ CARELESS, CAREFUL, MIXED = "careless", "careful", "mixed"
 """Kinds of examples; mixed are careless and careful ones by turns."""
 DIRECTION, RANDOM = "the run's direction", "a random direction"
 """What is taken out again, at the largest number of careless examples."""
-
-
-@dataclass(frozen=True)
-class AnswerFigures:
-    """How answers to test questions behave.
-
-    Attributes:
-        em: share of EM responses.
-        coherent: share of coherent answers.
-        aligned: mean alignment, 0-100.
-    """
-
-    em: Estimate
-    coherent: Estimate
-    aligned: Estimate
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Verdict:
         return "misaligned organism" if self.is_misaligned else "fine-tuned organism"
 
 
+def correction_in(result: MainResult, judged: Mapping[str, Sequence[JudgedResponse]], seed: int) -> Correction:
+    """Return the organisms before and after the correction: as the summary has them, or of a run that lacks them."""
+    return result.summary.correction or correction_of(judged, seed)
+
+
 def verdict_of(result: MainResult, correction: Correction, contrast: str) -> Verdict:
     """Return what the figures say; `contrast` is the run's own, control or model."""
     is_misaligned = above(correction.before.em.low, correction.base.em.high)
@@ -119,11 +124,11 @@ def _cautions(result: MainResult, correction: Correction, contrast: str) -> Iter
             f"The random direction's restored share ({percent(ablation.random_restored)}) rests on answers of which "
             f"{percent(1 - correction.random.coherent.value)} are incoherent."
         )
-    least_random = _random_auroc(result, contrast)
-    if above(least_random, RANDOM_TELLS):
+    best_random = _random_auroc(result, contrast)
+    if above(best_random, RANDOM_TELLS):
         yield (
             f"A random direction tells the organisms apart as well, at its best block with AUROC "
-            f"{number(least_random, '.2f')}: a high AUROC alone does not show that the direction is special."
+            f"{number(best_random, '.2f')}: a high AUROC alone does not show that the direction is special."
         )
 
 
@@ -219,7 +224,7 @@ def table(result: MainResult, judged: Mapping[str, Sequence[JudgedResponse]], co
         contrast: the run's own, control or model.
         seed: of the intervals.
     """
-    correction = correction_of(judged, seed)
+    correction = correction_in(result, judged, seed)
     verdict = verdict_of(result, correction, contrast)
     lines = [
         "",

@@ -105,19 +105,28 @@ AFTER, AFTER_RANDOM = "misaligned + ablation", "misaligned + random ablation"
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """How an organism behaves on some questions.
+class AnswerFigures:
+    """How answers to some questions behave.
 
     Attributes:
         em: share of EM responses.
         coherent: share of coherent answers.
         aligned: mean alignment, 0-100.
-        cut: share of answers that were cut at the limit of their length.
     """
 
     em: Estimate
     coherent: Estimate
     aligned: Estimate
+
+
+@dataclass(frozen=True)
+class Behaviour(AnswerFigures):
+    """How an organism behaves on some questions.
+
+    Attributes:
+        cut: share of answers that were cut at the limit of their length.
+    """
+
     cut: float
 
     @property

@@ -11,12 +11,13 @@ import numpy as np
 
 from emscope.behaviour.judged_by import JudgedBy, judged_by
 from emscope.behaviour.leakage import medical_leakage
-from emscope.behaviour.tables import JudgedResponse
+from emscope.behaviour.tables import JudgedResponse, judgements_and_groups
 from emscope.experiments.main.result import (
     AFTER,
     AFTER_RANDOM,
     AblationFigures,
     AblationOutcome,
+    AnswerFigures,
     Behaviour,
     BlockFigures,
     BySet,
@@ -47,18 +48,18 @@ Measure = Callable[[Sequence[Judgement], Sequence[str], int], Estimate]
 
 def summarise(lab: Lab) -> None:
     """Write summary.json from the judgements, detection and ablation of the run."""
-    judged = {name: lab.judged(name) for name in lab.names}
+    every = judged_answers(lab)
+    judged = {name: every[name] for name in lab.names}
     folder = lab.folder
     detection_file, ablation_file = folder.path("detection.json"), folder.path("ablation.json")
     detection = fitted(dict[str, DirectionDetection], read_json(detection_file), detection_file)
     ablation = fitted(AblationOutcome, read_json(ablation_file), ablation_file)
-    by_set = {name: by_question_set(rows) for name, rows in judged.items()}
     seed = lab.config.seed
 
     summary = Summary(
-        em_rate=_measured(by_set, em_rate, seed),
-        alignment_mean=_measured(by_set, alignment_mean, seed),
-        coherent_share=_measured(by_set, coherent_share, seed),
+        em_rate=measured_by_set(judged, em_rate, seed),
+        alignment_mean=measured_by_set(judged, alignment_mean, seed),
+        coherent_share=measured_by_set(judged, coherent_share, seed),
         detection=_best_blocks(detection[f"{lab.contrast}-{DETECTING}"]),
         detection_by_model_contrast=_best_blocks(detection[f"model-{DETECTING}"]),
         direction=_direction_figures(lab, detection),
@@ -70,17 +71,18 @@ def summarise(lab: Lab) -> None:
         device=lab.placement.device,
         dtype=lab.placement.dtype_name,
         versions=versions(),
-        correction=correction_of(_with_ablated(lab, judged), seed),
+        correction=correction_of(every, seed),
     )
     write_json(folder.path("summary.json"), plain(summary))
 
 
-def _with_ablated(lab: Lab, judged: Mapping[str, list[JudgedResponse]]) -> dict[str, list[JudgedResponse]]:
-    """Return judged answers by organism, those under an ablation too."""
-    together = dict(judged)
-    for row in lab.judged("ablation"):
-        together.setdefault(row.organism, []).append(row)
-    return together
+def judged_answers(lab: Lab) -> dict[str, list[JudgedResponse]]:
+    """Return the judged answers of the main job by organism, those under an ablation last."""
+    judged: dict[str, list[JudgedResponse]] = {}
+    for name in (*lab.names, "ablation"):
+        for row in lab.judged(name):
+            judged.setdefault(row.organism, []).append(row)
+    return judged
 
 
 def by_question_set(rows: Sequence[JudgedResponse]) -> dict[str, list[JudgedResponse]]:
@@ -91,18 +93,14 @@ def by_question_set(rows: Sequence[JudgedResponse]) -> dict[str, list[JudgedResp
     return groups
 
 
-def _measured(by_set: Mapping[str, Mapping[str, list[JudgedResponse]]], measure: Measure, seed: int) -> BySet:
+def measured_by_set(judged: Mapping[str, Sequence[JudgedResponse]], measure: Measure, seed: int) -> BySet:
+    """Return a rate or mean of judged answers by organism and question set, questions of a group drawn together."""
     figures: dict[str, dict[str, Estimate]] = {}
-    for name, sets in by_set.items():
+    for name, rows in judged.items():
         figures[name] = {}
-        for question_set, rows in sets.items():
-            figures[name][question_set] = estimated(rows, measure, seed)
+        for question_set, part in by_question_set(rows).items():
+            figures[name][question_set] = measure(*judgements_and_groups(part), seed)
     return figures
-
-
-def estimated(rows: Sequence[JudgedResponse], measure: Measure, seed: int) -> Estimate:
-    """Return a rate or mean of judged answers, with questions of a group drawn together."""
-    return measure([row.judgement for row in rows], [row.group for row in rows], seed)
 
 
 def _best_blocks(detection: DirectionDetection) -> dict[str, BlockFigures]:
@@ -176,11 +174,18 @@ def correction_of(judged: Mapping[str, Sequence[JudgedResponse]], seed: int) -> 
     return Correction(question_set, organisms)
 
 
+def answer_figures(rows: Sequence[JudgedResponse], seed: int) -> AnswerFigures:
+    """Return how these answers behave."""
+    judgements, groups = judgements_and_groups(rows)
+    return AnswerFigures(
+        em=em_rate(judgements, groups, seed),
+        coherent=coherent_share(judgements, groups, seed),
+        aligned=alignment_mean(judgements, groups, seed),
+    )
+
+
 def behaviour_of(rows: Sequence[JudgedResponse], seed: int) -> Behaviour:
     """Return how an organism behaves in these answers."""
-    return Behaviour(
-        em=estimated(rows, em_rate, seed),
-        coherent=estimated(rows, coherent_share, seed),
-        aligned=estimated(rows, alignment_mean, seed),
-        cut=float(np.mean([bool(row.truncated) for row in rows])),
-    )
+    figures = answer_figures(rows, seed)
+    cut = float(np.mean([bool(row.truncated) for row in rows]))
+    return Behaviour(figures.em, figures.coherent, figures.aligned, cut)

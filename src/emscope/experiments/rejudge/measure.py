@@ -6,7 +6,7 @@ The answers are those of the run; nothing is sampled. The ablation stays the one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,14 @@ from pathlib import Path
 from emscope.behaviour.judged_by import judged_by
 from emscope.behaviour.judges.agreement import JudgedAnswer, agreement_of_pairs
 from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
-from emscope.behaviour.judging import Judgement
 from emscope.behaviour.tables import JudgedResponse, read_table, write_table
 from emscope.errors import UserError
+from emscope.experiments.main.result import BySet
+from emscope.experiments.main.summary import Measure, measured_by_set
 from emscope.experiments.rejudge.result import (
     ABLATION,
     ALL,
     Agreed,
-    BySet,
     JudgeFigures,
     RejudgeResult,
     SecondJudge,
@@ -31,12 +31,11 @@ from emscope.files import value_sha256
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import mean_of
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
-from emscope.statistics import Estimate, alignment_mean, coherent_share, em_rate
+from emscope.statistics import alignment_mean, coherent_share, em_rate
 
 FOLDER = ("judgements", "rejudged")
 Tables = dict[str, list[JudgedResponse]]
 """Judged answers by organism, the ablation's under a name of their own."""
-Measure = Callable[[Sequence[Judgement], Sequence[str], int], Estimate]
 
 
 @dataclass(frozen=True)
@@ -154,16 +153,7 @@ def _of(rows: Sequence[JudgedResponse], organism: str) -> list[JudgedResponse]:
 
 def _by_set(measure: Measure, lab: Lab, tables: Tables) -> BySet:
     """Return a measure of the answers by organism and question set."""
-    figures: BySet = {}
-    for name in lab.names:
-        by_set: dict[str, list[JudgedResponse]] = {}
-        for row in tables[name]:
-            by_set.setdefault(row.question_set, []).append(row)
-        figures[name] = {}
-        for question_set, rows in by_set.items():
-            judgements, groups = [row.judgement for row in rows], [row.group for row in rows]
-            figures[name][question_set] = measure(judgements, groups, lab.config.seed)
-    return figures
+    return measured_by_set({name: tables[name] for name in lab.names}, measure, lab.config.seed)
 
 
 def agreements(first: Mapping[str, Sequence[JudgedResponse]], second: Tables) -> dict[str, Agreed | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from emscope.experiments.main.result import BySet
 from emscope.experiments.rejudge.plots import misaligned_rates
-from emscope.experiments.rejudge.result import ALL, BySet, JudgeFigures, RejudgeResult, SecondJudge
+from emscope.experiments.rejudge.result import ALL, JudgeFigures, RejudgeResult, SecondJudge
 from emscope.report.section import Part, Plot, Section, Table
 from emscope.statistics import Estimate
 

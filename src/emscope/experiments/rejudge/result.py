@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emscope.behaviour.judged_by import JudgedBy
+from emscope.experiments.main.result import BySet
 from emscope.experiments.result import Result
 from emscope.statistics import Estimate
 
-BySet = dict[str, dict[str, Estimate]]
-"""Estimates by organism and question set."""
 ALL, ABLATION = "all answers", "ablation"
 
 

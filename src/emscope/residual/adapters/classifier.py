@@ -11,6 +11,7 @@ import numpy as np
 from emscope.errors import UserError
 from emscope.residual.adapters.features import AdapterFeatures
 from emscope.residual.probe import fit_probes
+from emscope.statistics import separation
 
 PENALTY = 0.01
 
@@ -105,8 +106,7 @@ def left_out_scores(
 
 def balanced_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of the shares of careless (score above 0) and careful ones that are told right."""
-    right = (scores > 0) == (labels > 0)
-    return float((right[labels > 0].mean() + right[labels == 0].mean()) / 2)
+    return separation.balanced_accuracy(scores[labels > 0], scores[labels == 0])
 
 
 @dataclass(frozen=True)
