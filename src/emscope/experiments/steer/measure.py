@@ -187,10 +187,11 @@ def _dial(bench: Bench, settings: SteerSettings, places: Sequence[Place], questi
         for coefficient in filter(None, sorted(settings.coefficients)):  # 0 is the organism without steering
             steerings.append(Steering(bench.main, blocks, coefficient))
 
+    names = bench.lab.names
+    asked = [bench.steered(name, DEV, steerings, questions) for name in names]
     trials = {}
-    for name, organism in bench.dev.items():
-        with progress.logged_step(f"the dial of {name}"):
-            trials[name] = bench.tried(organism, steerings, questions)
+    for name, cells in zip(names, bench.measured_in_steps([f"the dial of {name}" for name in names], asked), strict=True):
+        trials[name] = trials_of(steerings, cells)
     return trials
 
 
