@@ -8,7 +8,7 @@ from dataclasses import asdict
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.responses import Response
-from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.sharded import sampled_in_shards
 from emscope.behaviour.tables import read_table, with_judgements, write_table
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.training import adapter_files
@@ -28,8 +28,9 @@ def generate_stage(lab: Lab, name: str) -> None:
     }
 
     def make() -> None:
-        organism = lab.organism(name)
-        rows = sample_responses(organism, lab.questions, lab.config.sampling, name=f"{name} answers")
+        rows = sampled_in_shards(
+            lab.need(name), lab.questions, lab.config.sampling, name=f"{name} answers", held=lab.held
+        )
         write_table(out, rows)
         faults = count_faults(rows)
         if faults.notable:
