@@ -30,8 +30,8 @@ from emscope.interventions.steering import (
     measure,
     steer,
 )
-from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
 from emscope.parts import Part
+from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.plain import fitted, plain
 from emscope.residual.directions import Directions
@@ -156,6 +156,7 @@ class Cells:
         bench: the run.
         name: the organism.
         part: whose answers measure the disturbance, `development` or `test`.
+        modes: what kinds of interventions are tried.
         interventions: what is done to it.
         questions: what it is asked.
     """
@@ -163,6 +164,7 @@ class Cells:
     bench: BenchNeed
     name: str
     part: str
+    modes: tuple[str, ...]
     interventions: tuple[AlongDirections, ...]
     questions: tuple[Question, ...]
 
@@ -301,7 +303,8 @@ class Bench:
         self, name: str, part: str, interventions: Sequence[AlongDirections], questions: Sequence[Question]
     ) -> Cells:
         """Return an organism under some interventions, to be measured."""
-        return Cells(self.need, name, part, tuple(interventions), tuple(questions))
+        modes = tuple(intervention.mode for intervention in interventions)
+        return Cells(self.need, name, part, modes, tuple(interventions), tuple(questions))
 
     def steered(self, name: str, part: str, steerings: Sequence[Steering], questions: Sequence[Question]) -> Cells:
         """Return an organism steered in some ways, to be measured."""

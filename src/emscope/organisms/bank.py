@@ -23,7 +23,7 @@ import torch
 
 from emscope import parts
 from emscope.errors import OutsideError, UserError, did_you_mean
-from emscope.executors.tasks import Held, Shard, Task, carried_out
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
 from emscope.files import file_sha256, sync_folder, value_sha256, write_json
 from emscope.locking import locked
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
@@ -186,7 +186,7 @@ def make_bank(base: Organism | OrganismNeed, folder: Path, settings: BankSetting
     """Make the organisms that are not there yet and write manifest.json; returns how many are still missing.
 
     Each organism is a shard of its own: where workers carry them out, several are trained side by side. With `minutes`
-    no further organism is begun after that time. `base` is in memory, and left as it was, or loaded by whoever needs it.
+    no further organism is begun after that time. `base` is in memory and left as it was, or loaded by who needs it.
 
     Raises:
         UserError: an unknown domain or recipe.
