@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from emscope.pipeline.roofline.report import LimitsReport, LoopFigures, Repeats
@@ -22,9 +23,10 @@ def shown(report: LimitsReport) -> str:
         "",
         _table_of(_products(report)),
         _table_of(_loops(report)),
-        "of GEMM and of bandwidth: operations and bytes a second, as shares of the fastest product in "
-        f"{report.dtype} ({_scaled(report.gemm_roof)}FLOP/s) and of the fastest memory ({_scaled(report.bandwidth_roof)}B/s);",
-        "at own width: of the fastest product with no more rows than this loop's passes have tokens;",
+        "tokens/s: a shared beginning counts once; training counts answer tokens, sampling and ablation new ones.",
+        f"of GEMM: operations a second, of the fastest product in {report.dtype}, {_scaled(report.gemm_roof)}FLOP/s.",
+        "own width: of the fastest product with no more rows than a pass of this loop has tokens.",
+        f"bandwidth: bytes a second that must move, of the fastest memory, {_scaled(report.bandwidth_roof)}B/s.",
         "bound by: the limit that would be reached first; of the roof: seconds at that limit, of those taken.",
     ]
     lines += [f"Not measured: {reason}." for reason in report.not_measured.values()]
@@ -43,9 +45,10 @@ def _products(report: LimitsReport) -> Table:
     for heading in ("rows of a product", *_dtypes(report)):
         table.add_column(heading, justify="right")
     for rows in _rows(report):
-        cells = [
-            f"{_ranged(report.gemm[f'{dtype} {rows}'])}FLOP/s" for dtype in _dtypes(report) if _has(report, dtype, rows)
-        ]
+        cells = []
+        for dtype in _dtypes(report):
+            found = report.gemm.get(f"{dtype} {rows}")
+            cells.append("" if found is None else f"{_ranged(found)}FLOP/s")
         table.add_row(rows, *cells)
     for name, rate in report.bandwidth.items():
         table.add_row(f"memory, {name}", f"{_ranged(rate)}B/s")
@@ -60,16 +63,12 @@ def _rows(report: LimitsReport) -> list[str]:
     return list(dict.fromkeys(name.split(" ")[1] for name in report.gemm))
 
 
-def _has(report: LimitsReport, dtype: str, rows: str) -> bool:
-    return f"{dtype} {rows}" in report.gemm
-
-
 def _loops(report: LimitsReport) -> Table:
     table = Table(box=None, padding=(0, 1))
     table.add_column("loop")
-    headings = ("tokens/s", "tokens a pass", "padding", "of GEMM", "at own width", "of bandwidth")
-    for heading in (*headings, "bound by", "of the roof", "peak memory"):
-        table.add_column(heading, justify="right")
+    headings = ("tokens/s", "range", "a pass", "padding", "of GEMM", "own width", "bandwidth")
+    for heading in (*headings, "bound by", "of the roof", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for loop in report.loops:
         table.add_row(*_cells(loop))
     return table
@@ -77,10 +76,10 @@ def _loops(report: LimitsReport) -> Table:
 
 def _cells(loop: LoopFigures) -> list[str]:
     rate = loop.rate
-    kind = "" if loop.unit == "tokens" else f" ({loop.unit})"
     return [
-        f"{loop.name}{kind}",
-        f"{rate.median:,.0f} ({rate.smallest:,.0f}-{rate.largest:,.0f})",
+        loop.name,
+        f"{rate.median:,.0f}",
+        f"{rate.smallest:,.0f}-{rate.largest:,.0f}",
         f"{loop.tokens_a_pass:,.0f}",
         f"{loop.padding:.0%}",
         f"{loop.gemm_share:.1%}",
@@ -103,9 +102,8 @@ def compared(report: LimitsReport, other: LimitsReport) -> str:
     lines = [f"this: {_named(report)}", f"the other: {_named(other)}"]
     different = differences(report, other)
     if different:
-        lines.append(
-            f"They did not measure the same: {', '.join(different)} differ. Compare the shares, not the rates."
-        )
+        words = ", ".join(different)
+        lines.append(f"They did not measure the same ({words}): compare the shares, not the tokens a second.")
     return "\n".join([*lines, "", _table_of(table)])
 
 
@@ -117,7 +115,7 @@ def _compare_rates(table: Table, report: LimitsReport, other: LimitsReport) -> N
             table.add_row(f"product, {dtype}, rows {rows}", *_beside(rate.median, there, "FLOP/s"))
     for name, rate in report.bandwidth.items():
         if name in other.bandwidth:
-            table.add_row(f"memory, {name}", *_beside(rate.median, other.bandwidth[name].median, "B/s"))
+            table.add_row(escape(f"memory, {name}"), *_beside(rate.median, other.bandwidth[name].median, "B/s"))
 
 
 def _compare_loops(table: Table, report: LimitsReport, other: LimitsReport) -> None:
@@ -126,9 +124,11 @@ def _compare_loops(table: Table, report: LimitsReport, other: LimitsReport) -> N
         if loop.name not in there:
             continue
         theirs = there[loop.name]
-        table.add_row(f"{loop.name}, {loop.unit}", *_beside(loop.rate.median, theirs.rate.median, "/s"))
+        table.add_row(escape(f"{loop.name}, {loop.unit}"), *_beside(loop.rate.median, theirs.rate.median, "/s"))
         ratio = f"{loop.roof_share / theirs.roof_share:.2f}" if theirs.roof_share else "unknown"
-        table.add_row(f"{loop.name}, share of the roof", f"{loop.roof_share:.0%}", f"{theirs.roof_share:.0%}", ratio)
+        table.add_row(
+            escape(f"{loop.name}, share of the roof"), f"{loop.roof_share:.0%}", f"{theirs.roof_share:.0%}", ratio
+        )
 
 
 def _beside(here: float, there: float, unit: str) -> tuple[str, str, str]:

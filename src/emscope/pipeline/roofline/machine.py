@@ -166,7 +166,7 @@ def block_matrices(organism: Organism, dtype: torch.dtype, most: int = 4) -> lis
 
 
 def product_rates(organism: Organism, rows: Sequence[int] = ROWS, seconds: float = SECONDS) -> dict[str, float]:
-    """Return operations a second by number format and rows: 'bfloat16 192', and 'bfloat16 square' for a large square."""
+    """Return operations a second by number format and rows: 'bfloat16 192', 'bfloat16 square' of a large square."""
     device, rates = organism.placement.device, {}
     size = LARGEST_SQUARE[device.split(":")[0]]
     for dtype in gemm_dtypes(organism):

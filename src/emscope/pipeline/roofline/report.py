@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Literal, TypeVar
 
 from emscope.errors import OutsideError
 from emscope.files import write_json
-from emscope.outside import Record, read_record
+from emscope.outside import Record, quoted, read_record
 from emscope.pipeline.roofline.loops import LoopSizes
 from emscope.pipeline.roofline.machine import SQUARE, Machine
 from emscope.pipeline.roofline.shape import ModelShape
 from emscope.plain import plain
 
 KIND = "emscope bench"
+PRODUCT = re.compile(rf"(bfloat16|float16|float32) (\d+|{SQUARE})")
 VERSION = 1
 REMEDY = "make it again with this version of emscope"
 Bound = Literal["arithmetic", "memory"]
@@ -181,7 +183,7 @@ class LimitsReport:
             _read_sizes(record.record("shape"), ModelShape),
             _read_sizes(record.record("sizes"), LoopSizes),
             record.whole("repeats"),
-            _by_name(record.record("gemm"), _repeats),
+            _by_name(record.record("gemm"), _product),
             _by_name(record.record("bandwidth"), _repeats),
             tuple(loops),
             _by_name(record.record("not_measured"), Record.text),
@@ -204,6 +206,13 @@ def gemm_roof(gemm: dict[str, Repeats], dtype: str, most_rows: float = float("in
 
 def _repeats(record: Record, name: str) -> Repeats:
     return Repeats.read(record.record(name))
+
+
+def _product(record: Record, name: str) -> Repeats:
+    """Read the rate of a product, whose name is a number format and rows."""
+    if not PRODUCT.fullmatch(name):
+        raise OutsideError(record.where, f"names a product {quoted(name)}, not 'bfloat16 64' or the like", REMEDY)
+    return _repeats(record, name)
 
 
 def _by_name(record: Record, read: Callable[[Record, str], Made]) -> dict[str, Made]:
