@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from emscope import parts, progress
+from emscope.errors import UserError
 from emscope.parts import Part
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,10 @@ class Held:
         """Let go of everything where this would find no room beside it."""
         if self._things and need.crowded(list(self._things.values())):
             self._things.clear()
+
+    def put(self, need: Need[T], thing: T) -> None:
+        """Hold what is there already."""
+        self._things[need] = thing
 
 
 @dataclass(frozen=True)
@@ -282,3 +287,19 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
 def cut(rows: Sequence[T], size: int) -> list[Sequence[T]]:
     """Return rows in shards of `size`, in order; the last may be shorter."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def joined_values(made: Sequence[Part]) -> Iterator[Any]:
+    """Yield the second value of parts whose first says on what device and in what dtype they were computed.
+
+    Raises:
+        UserError: not all of them alike.
+    """
+    places = sorted({" ".join(part.value[0]) for part in made})
+    if len(places) > 1:
+        raise UserError(
+            f"Workers computed in different numbers ({' and '.join(places)}), which must not be mixed: say which with "
+            "--device and --dtype."
+        )
+    for part in made:
+        yield part.value[1]
