@@ -33,7 +33,7 @@ def main() -> None:
 
     said, sys.stdout = sys.stdout, sys.stderr  # Ray prints too
     head = {"num_cpus": 0, "gcs_server_port": int(sys.argv[1]), "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": STORE})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": STORE})
     nodes: list[Any] = []
 
     def add() -> None:

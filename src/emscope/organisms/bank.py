@@ -223,7 +223,8 @@ def _still_missing(
     """Have organisms made, and return those for which the time did not suffice."""
     held = Held()
     if isinstance(base, Organism):
-        same = LoadSettings(None, *base.placement.told)
+        device, dtype = base.placement.told
+        same = LoadSettings(device=device, dtype=dtype)
         need = BankBase(OrganismNeed(base.source.base, same), settings.domains, settings.heldout_rows)
         held.put(need, need.around(base))
     else:
