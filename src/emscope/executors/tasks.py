@@ -64,14 +64,14 @@ class Held:
         found: T = self._things[need]
         return found
 
-    def put(self, need: Need[T], thing: T) -> None:
-        """Hold what is there already."""
-        self._things[need] = thing
-
     def make_room(self, need: Need[Any]) -> None:
         """Let go of everything where this would find no room beside it."""
         if self._things and need.crowded(list(self._things.values())):
             self._things.clear()
+
+    def put(self, need: Need[T], thing: T) -> None:
+        """Hold what is there already."""
+        self._things[need] = thing
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _orders(task: Task) -> list[Order]:
     for number, shard in enumerate(task.shards, 1):
         label = f"{task.name}, shard {number} of {n}"
         told = [task.function.__qualname__, number, _told(shard.given)]
-        file = None if store is None else store.shard_file(task.name, told).absolute()
+        file = None if store is None else store.shard_file(task.name, told)
         orders.append(Order(label, task.function, shard.given, shard.rows, file))
     return orders
 
