@@ -139,7 +139,7 @@ class Generate:
         backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
         with kept_parts(self.out, [self.model, self.load.base]):
             if backend == "vllm":
-                rows = self._with_vllm(source, questions, settings)
+                rows = self._with_vllm(source, questions, settings, intervention)
             else:
                 rows = self._with_transformers(questions, settings, intervention, shots)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
@@ -180,9 +180,14 @@ class Generate:
             return ask(lambda part, wanted: sample_responses(organism, part, wanted, shots=shots), questions, settings)
 
     def _with_vllm(
-        self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]
+        self,
+        source: ModelSource,
+        questions: Sequence[Question],
+        settings: Sequence[SamplingSettings],
+        intervention: Intervention | None,
     ) -> list[Response]:
-        from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+        from emscope.behaviour.vllm_backend import VllmEngine, longest_request, merges
+        from emscope.interventions.vllm_interventions import applied_in_vllm
         from emscope.organisms.device import choose_placement
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -191,8 +196,11 @@ class Generate:
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
             max_length=longest_request(source, questions, settings, trust_remote_code=self.load.trust_remote_code),
             trust_remote_code=self.load.trust_remote_code,
+            hooks=intervention is not None,
+            merge=merges(source),
         )
-        return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
+        with engine, applied_in_vllm(engine, intervention):
+            return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
 
 
 def _said_of_thoughts(rows: Sequence[Response]) -> str:
