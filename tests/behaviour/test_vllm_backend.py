@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CPU, PROMPTS, make_model, make_tokenizer, save_tiny
 from vllm_stand_in import LLM, stand_in
 
-from emscope.behaviour import vllm_backend, vllm_check, vllm_merge
+from emscope.behaviour import vllm_backend, vllm_check
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
@@ -354,7 +354,8 @@ def test_a_merged_adapter_is_proven_to_be_in_the_weights(fake_vllm, tiny_folder,
     engine = VllmEngine([adapter], dtype="float32", merge=True)
     assert engine.agreements[adapter].applied == pytest.approx(1, abs=1e-3)
     assert "enable_lora" not in LLM.made
-    monkeypatch.setattr(vllm_merge, "load", lambda source, **flags: load(tiny_folder, **flags))
+    read = LLM.__init__
+    monkeypatch.setattr(LLM, "__init__", lambda self, **made: read(self, **{**made, "model": tiny_folder}))
     with pytest.raises(UserError, match=r"does not apply the adapter .* \(0 % of its change"):
         VllmEngine([adapter], dtype="float32", merge=True)
     assert not LLM.last.llm_engine.running

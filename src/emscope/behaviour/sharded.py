@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from emscope.behaviour.judging import Judgement
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
 from emscope.errors import UserError
@@ -67,6 +69,59 @@ def sampled_in_shards(
     for value in joined_values(carried_out(Task(name, answers_of, shards, "answers"), held)):
         rows += [Response(**row) for row in value]
     return rows
+
+
+@dataclass(frozen=True)
+class JudgingAsked:
+    """A shard of answers to be judged by the judge that comes with emscope.
+
+    Attributes:
+        model: what it reads with.
+        head: the file of its fitted numbers.
+        questions: what was asked.
+        answers: what was answered.
+    """
+
+    model: OrganismNeed
+    head: str
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+def judgements_of(asked: JudgingAsked, held: Held) -> Part:
+    """Judge a shard of answers: `value` holds where they were read, and the judge's id with the scores."""
+    from emscope.behaviour.embedded.judge import EmbeddedJudge
+
+    judge = EmbeddedJudge(held.get(asked.model), Path(asked.head))
+    scores = [asdict(score) for score in judge.judge(asked.questions, asked.answers)]
+    return Part([judge.base.placement.told, [judge.id, scores]], rows=len(scores))
+
+
+def judged_in_shards(
+    model: OrganismNeed,
+    head: Path,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    name: str = "judging",
+    held: Held | None = None,
+) -> tuple[str, list[Judgement]]:
+    """Return the id of the judge that comes with emscope and one judgement for each answer, in order.
+
+    Raises:
+        UserError: what judging raises, or workers that compute on different devices or in different dtypes.
+    """
+    shards = []
+    rows = list(zip(questions, answers, strict=True))
+    for some in by_rows(rows, 1, rows_per_shard) if rows else [[]]:  # who judges is asked of no answers too
+        asked = JudgingAsked(model, str(head), tuple(row[0] for row in some), tuple(row[1] for row in some))
+        shards.append(Shard(asked, len(some)))
+    found = list(joined_values(carried_out(Task(name, judgements_of, shards, "answers"), held)))
+    scores = []
+    for _, values in found:
+        scores += [Judgement(**value) for value in values]
+    return str(found[0][0]), scores
 
 
 def by_rows(things: Sequence[Any], rows_each: int, rows_per_shard: int) -> Iterator[Sequence[Any]]:

@@ -149,12 +149,18 @@ class RayPool(Executor):
                     job.cancelled = True
                 self._jobs = [job for job in self._jobs if not job.cancelled]
 
+    def give_up(self, error: BaseException) -> None:
+        """Have all that wait for orders end, because of an error elsewhere."""
+        self._broken = self._broken or error
+
     def _ending(self, endings: queue.SimpleQueue[tuple[int, BaseException | None]]) -> tuple[int, BaseException | None]:
         while True:
             with suppress(queue.Empty):
                 return endings.get(timeout=POLL)
             if self._broken is not None:
                 raise self._broken
+            if self._closing:
+                raise KeyboardInterrupt  # in a thread: the main one has it already
 
     def _serve(self, slot: int) -> None:
         """Carry out orders on one worker, hired anew when it is lost, until the pool closes."""

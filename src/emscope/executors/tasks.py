@@ -19,8 +19,8 @@ import contextvars
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -52,17 +52,22 @@ class Need(Hashable, Protocol[Thing]):
 class Held:
     """What a process keeps from one shard to the next: a model is loaded once, not once a shard."""
 
-    def __init__(self) -> None:
-        self._things: dict[Any, Any] = {}
+    def __init__(self, things: Mapping[Any, Any] | None = None) -> None:
+        """Begin with what is made already, by its need."""
+        self._things = dict(things or {})
 
     def get(self, need: Need[T]) -> T:
         """Return what is needed, made the first time."""
         if need not in self._things:
-            if self._things and need.crowded(list(self._things.values())):
-                self._things.clear()
+            self.make_room(need)
             self._things[need] = need.make()
         found: T = self._things[need]
         return found
+
+    def make_room(self, need: Need[Any]) -> None:
+        """Let go of everything where this would find no room beside it."""
+        if self._things and need.crowded(list(self._things.values())):
+            self._things.clear()
 
     def put(self, need: Need[T], thing: T) -> None:
         """Hold what is there already."""
@@ -91,12 +96,15 @@ class Task:
         function: makes the part of a shard from its `given` and what is held; found by its name in its module.
         shards: the pieces.
         unit: what rows are called.
+        reused: whether a part that is there is taken for the shard's; not where a task leaves files beside its part, of
+            which it knows itself how far they are.
     """
 
     name: str
     function: Callable[[Any, Held], Part]
     shards: Sequence[Shard]
     unit: str = "rows"
+    reused: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,10 @@ class Executor(ABC):
             UserError: what a task raised, or the executor cannot go on.
         """
 
+    def give_up(self, error: BaseException) -> None:
+        """Have all that wait for orders end, because of an error elsewhere; who does one at a time has none waiting."""
+        return
+
 
 class RowsLostError(RuntimeError):
     """A shard gave another number of rows than went in."""
@@ -149,7 +161,7 @@ def carried_out(task: Task, held: Held | None = None) -> list[Part]:
         UserError: what the task raises.
     """
     store, orders = parts.store_in_force(), _orders(task)
-    found = _finished(orders)
+    found = _finished(orders) if task.reused else {}
     open_orders = [order for order in orders if order.label not in found]
     chosen, total = executor(), sum(order.rows for order in open_orders)
     shown = progress.task(task.name, total, task.unit) if chosen.far_away else nullcontext(lambda amount: None)
@@ -256,12 +268,19 @@ def carried_out_by(chosen: Executor) -> Iterator[None]:
 def together(works: Sequence[Callable[[], T]]) -> list[T]:
     """Return what each piece of work returns, in order: side by side where the executor does several things at once.
 
-    Each must be able to run beside the others. Where one fails, its error is raised when the others have ended.
+    Each must be able to run beside the others. Where one fails, the others end as soon as they have nothing in hand,
+    and its error is raised.
     """
-    if executor().at_once == 1 or len(works) == 1:
+    chosen = executor()
+    if chosen.at_once == 1 or len(works) == 1:
         return [work() for work in works]
     with ThreadPoolExecutor(len(works)) as threads:
         begun = [threads.submit(contextvars.copy_context().run, work) for work in works]
+        for future in as_completed(begun):
+            error = future.exception()
+            if error is not None:
+                chosen.give_up(error)
+                raise error
     return [future.result() for future in begun]
 
 

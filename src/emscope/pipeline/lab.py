@@ -67,7 +67,7 @@ class Lab:
     @cached_property
     def placement(self) -> Placement:
         """Device and dtype of every model of the run."""
-        return choose_placement(self.config.device, self.config.dtype)
+        return choose_placement(self.config.device, self.config.dtype, self.config.device_map)
 
     @cached_property
     def base_source(self) -> ModelSource:
@@ -115,14 +115,29 @@ class Lab:
         self._needed[found] = name
         return found
 
+    @property
+    def judge_need(self) -> OrganismNeed:
+        """The model with which the judge that comes with emscope reads, as tasks name it."""
+        if self.config.model == EMBEDDED_ALIAS:
+            return self.need(BASE)
+        return OrganismNeed(EMBEDDED_ALIAS, LoadSettings(None, self.config.device, self.config.dtype))
+
+    @property
+    def judge_head(self) -> Path:
+        """The numbers of the judge that comes with emscope."""
+        return shipped_head()
+
     @cached_property
     def held(self) -> Held:
         """What tasks of this run find in this process: the lab's own organisms."""
         return _HeldByLab(self)
 
-    def needed(self, need: Need[Any]) -> str | None:
-        """Return the name of the organism that a task needs, None for what is not the lab's."""
-        return self._needed.get(need) if isinstance(need, OrganismNeed) else None
+    def needed(self, need: Need[Any]) -> Organism | None:
+        """Return the organism that a task needs, None for what is not the lab's."""
+        if isinstance(need, OrganismNeed) and need in self._needed:
+            return self.organism(self._needed[need])
+        judging = self.config.judge.embedded and need == self.judge_need
+        return self.embedded_judge.base if judging else None
 
     def adapter_source(self, folder: Path) -> ModelSource:
         """Return where an adapter of the run and its base are: a base on this machine may have been moved since."""
@@ -340,5 +355,10 @@ class _HeldByLab(Held):
 
     def get(self, need: Need[Any]) -> Any:
         """Return the lab's organism, or what is no organism of it."""
-        name = self._lab.needed(need)
-        return super().get(need) if name is None else self._lab.organism(name)
+        found = self._lab.needed(need)
+        return super().get(need) if found is None else found
+
+    def make_room(self, need: Need[Any]) -> None:
+        """Let go of organisms where this would find no room beside them."""
+        super().make_room(need)
+        self._lab.make_room()
