@@ -152,7 +152,7 @@ class Generate:
             kept_parts(self.out, [self.model, self.load.base]),
         ):
             if backend == "vllm":
-                rows = self._with_vllm(source, questions, settings)
+                rows = self._with_vllm(source, questions, settings, intervention)
             else:
                 rows = self._with_transformers(questions, settings, shots)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
@@ -198,9 +198,14 @@ class Generate:
         return ask(sample, questions, settings)
 
     def _with_vllm(
-        self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]
+        self,
+        source: ModelSource,
+        questions: Sequence[Question],
+        settings: Sequence[SamplingSettings],
+        intervention: Intervention | None,
     ) -> list[Response]:
-        from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+        from emscope.behaviour.vllm_backend import VllmEngine, longest_request, merges
+        from emscope.interventions.vllm_interventions import applied_in_vllm
         from emscope.organisms.device import choose_placement
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -209,8 +214,11 @@ class Generate:
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
             max_length=longest_request(source, questions, settings, trust_remote_code=self.load.trust_remote_code),
             trust_remote_code=self.load.trust_remote_code,
+            hooks=intervention is not None,
+            merge=merges(source),
         )
-        return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
+        with engine, applied_in_vllm(engine, intervention):
+            return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
 
 
 def _said_of_thoughts(rows: Sequence[Response]) -> str:
