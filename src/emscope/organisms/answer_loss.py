@@ -49,8 +49,8 @@ def row_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy (nats) of each row's labelled tokens, float32 [rows]; padded on the right."""
     with torch.inference_mode():
         losses, trained = _token_losses(model, ids, mask, labels, share_prefix=True)
-    table = torch.zeros(trained.shape, device=losses.device).masked_scatter(trained, losses)
-    return table.sum(dim=1) / trained.sum(dim=1)
+    table = torch.zeros(trained.shape, device=losses.device).masked_scatter(trained.to(losses.device), losses)
+    return table.sum(dim=1) / trained.to(losses.device).sum(dim=1)
 
 
 def _token_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, share_prefix: bool) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,8 @@ def _token_losses(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, share_p
     hidden = _hidden(model, ids, mask, shared, cache)[:, :-1]
     targets = labels[:, shared + 1 :]
     trained = targets != IGNORED
-    return head_losses(model, hidden[trained], targets[trained]), trained
+    wanted = hidden[trained.to(hidden.device)]
+    return head_losses(model, wanted, targets[trained]), trained
 
 
 def _hidden(model: Any, ids: Tensor, mask: Tensor, shared: int, cache: DynamicCache) -> Tensor:
