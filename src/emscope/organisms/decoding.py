@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from emscope.organisms.architecture import check_lengths, has_cache, takes_padding
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body
-from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.cache import STEP, cache_argument, growing_cache, keep_rows, prefilled_cache
 from emscope.organisms.direct import fast_decoder
 from emscope.organisms.token_positions import prompts_end_at
 
@@ -24,11 +24,18 @@ class Decoding:
     """Rows in the making: `step` runs what is new, `append` adds a token to each row, `keep` drops rows."""
 
     def __init__(
-        self, model: nn.Module, rows: Sequence[Sequence[int]], pad_id: int, new_tokens: int, prefix: Any = None
+        self,
+        model: nn.Module,
+        rows: Sequence[Sequence[int]],
+        pad_id: int,
+        new_tokens: int,
+        prefix: Any = None,
+        begin_with: Sequence[int] | None = None,
     ) -> None:
         """Begin with `rows`, all the tokens of each; `prefix` (a SharedPrefix that has run) is what they begin with.
 
-        Rows of several lengths are padded on the left; a family that takes no padding needs rows of one length.
+        Where the prefix ran in several rows, `begin_with` says for each row with which of them it goes on. Rows of
+        several lengths are padded on the left; a family that takes no padding needs rows of one length.
 
         Raises:
             UserError: the model's family is refused, or the rows would be too long for it (see `check_lengths`).
@@ -49,9 +56,9 @@ class Decoding:
         self.ids = padded.ids.to(device)
         self.cache = None
         if has_cache(self.config):
-            spare = width + new_tokens
-            ready = prefilled_cache(self.config, prefix.cache, len(rows), spare) if shared else None
-            self.cache = ready or growing_cache(self.config, spare)
+            beginnings = len(rows) if begin_with is None else torch.tensor(begin_with, device=device)
+            ready = prefilled_cache(self.config, prefix.cache, beginnings, width + STEP) if shared else None
+            self.cache = ready or growing_cache(self.config, STEP)
         self.caching: dict[str, Any] = {"use_cache": False}
         if self.cache is not None:
             self.caching = {"use_cache": True, **cache_argument(decoder_body(model), self.cache)}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emscope.organisms.blocks import decoder_body
-from emscope.organisms.cache import CACHE_NAMES
+from emscope.organisms.cache import CACHE_NAMES, GrowingLayer
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ class _Pass:
     Attributes:
         cos: cosines of the rotation [rows, tokens, 1, head_dim].
         sin: sines, the first half of each head's negated, so that halves need only be swapped.
-        mask: 0 where a token is seen, and a very negative number where not: [rows, 1, group · tokens, all tokens].
+        mask: 0 where a token is seen, and a very negative number where not: [rows, 1, group · tokens, all tokens];
+            for one new token [rows, 1, 1, the cache's room].
         cache: keys and values from before, if there are any to be kept.
     """
 
@@ -166,6 +167,7 @@ class _Block:
         values = heads[:, :, n_query + self.key_heads :].transpose(1, 2)
         if shared.cache is not None:
             keys, values = shared.cache.update(keys, values, self.number)
+            keys, values = shared.cache.layers[self.number].whole if tokens == 1 else (keys, values)
         queries = turned[:, :, :n_query].transpose(1, 2)
         mixed = self._mixed(queries, keys, values, shared.mask)
         return mixed.transpose(1, 2).reshape(rows, tokens, n_query * self.head_dim)
@@ -186,11 +188,13 @@ class _Block:
         grouped = queries.reshape(rows, self.key_heads, self.group * tokens, width)
         if tokens > 1:
             mixed = functional.scaled_dot_product_attention(grouped, keys, values, mask, scale=self.scaling)
-        else:
-            scores = torch.matmul(grouped, keys.transpose(2, 3)).float().mul_(self.scaling)
-            if mask is not None:
-                scores += mask
-            mixed = torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)
+            return mixed.view(rows, n_query, tokens, width)
+        # keys times queries, not the other way round: whole keys are then multiplied as they lie
+        scores = torch.bmm(keys.flatten(0, 1), grouped.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
+        scores = scores.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scaling)
+        if mask is not None:
+            scores.view(rows, self.key_heads, self.group, -1).add_(mask)
+        mixed = torch.bmm(scores.softmax(dim=-1).to(values.dtype), values.flatten(0, 1))
         return mixed.view(rows, n_query, tokens, width)
 
 
@@ -208,7 +212,9 @@ class DirectDecoder:
 
     def __call__(self, input_ids: Tensor, **given: Any) -> Any:
         """Return what the decoder returns for `input_ids` [rows, tokens], with its `last_hidden_state`."""
-        if torch.is_grad_enabled() or any(map(is_hooked, self._parts)):
+        caches = [given[name] for name in CACHE_NAMES if given.get(name) is not None]
+        growing = all(isinstance(layer, GrowingLayer) for cache in caches for layer in cache.layers)
+        if torch.is_grad_enabled() or not growing or any(map(is_hooked, self._parts)):
             return self.body(input_ids=input_ids, **given)
         with self._standing_in():
             return self.body(input_ids=input_ids, **given)
@@ -241,6 +247,8 @@ class DirectDecoder:
             position_ids = torch.arange(before, before + tokens, device=input_ids.device)[None]
         hidden = self.body.embed_tokens(input_ids)
         mask = self._mask(attention_mask, tokens, before, hidden)
+        if tokens == 1 and cache is not None:
+            mask = _over_room(mask, hidden, before + 1, cache.layers[0])
         shared = self._pass(hidden, position_ids, mask, cache if use_cache else None)
         for block in self.body.layers:
             hidden = block(hidden, shared)
@@ -269,6 +277,14 @@ class DirectDecoder:
                     seen = seen & (given.bool()[:, None, None] | (places[None] == own))
             added = added_to(seen, hidden.dtype)
         return added if tokens == 1 else added.repeat(1, 1, self.group, 1)
+
+
+def _over_room(mask: Tensor | None, hidden: Tensor, length: int, layer: GrowingLayer) -> Tensor:
+    """Return the mask of one new token over all the room that a cache has after it was added."""
+    if mask is None:
+        mask = torch.zeros(hidden.shape[0], 1, 1, length, dtype=hidden.dtype)
+    unused = layer.room_for(length) - length
+    return functional.pad(mask, (0, unused), value=torch.finfo(mask.dtype).min)
 
 
 def added_to(seen: Tensor, dtype: torch.dtype) -> Tensor:
