@@ -19,6 +19,9 @@ from emscope.organisms.cache import STEP, cache_argument, growing_cache, keep_ro
 from emscope.organisms.direct import fast_decoder
 from emscope.organisms.token_positions import prompts_end_at
 
+WIDTH_STEP = 4
+"""Prompts are padded to multiples of it: what precedes an answer is short, and rounding to 16 would pad half of it."""
+
 
 class Decoding:
     """Rows in the making: `step` runs what is new, `append` adds a token to each row, `keep` drops rows."""
@@ -48,7 +51,7 @@ class Decoding:
         device = next(model.parameters()).device
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared
-        width = rounded(longest) if takes_padding(self.config) else longest
+        width = rounded(longest, WIDTH_STEP) if takes_padding(self.config) else longest
         padded = PaddedBatch.of([row[shared:] for row in rows], pad_id, side="left", width=width)
         before = torch.ones(len(rows), shared, dtype=torch.long)
         self.mask = torch.cat([before, padded.mask], dim=1).to(device)
