@@ -31,7 +31,8 @@ from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought
 from emscope.organisms.token_positions import prompts_end_at
 
 ROW_STEP = 16
-LOGITS_AT_ONCE = 1 << 22  # of those from which tokens are chosen
+LOGITS_AT_ONCE = 1 << 20  # of those from which tokens are chosen: as many as a processor's caches hold
+WORTH_PACKING = 1024  # tokens that may be sampled
 OnRows = Callable[[Sequence[int]], None]
 
 
@@ -175,7 +176,8 @@ def _sampled(
     batches = decoding_batches(lengths, settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
-        prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
+        much = n * len(rows) >= WORTH_PACKING
+        prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None, pack=much)
         with prompts_end_at([prefix.length]):  # all prompts begin with it
             prefix.run()
         for numbers in batches:

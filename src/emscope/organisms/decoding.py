@@ -16,6 +16,7 @@ from emscope.organisms.architecture import check_lengths, has_cache, takes_paddi
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.direct import fast_decoder
 from emscope.organisms.token_positions import prompts_end_at
 
 
@@ -33,7 +34,8 @@ class Decoding:
             UserError: the model's family is refused, or the rows would be too long for it (see `check_lengths`).
         """
         whole: Any = model
-        self.config, self.body = whole.config, decoder_body(model)
+        self.config = whole.config
+        self.body = prefix.body if prefix is not None else fast_decoder(model)
         check_lengths(self.config, max(map(len, rows)) + new_tokens)
         self.prompt_lengths = list(map(len, rows))
         device = next(model.parameters()).device
@@ -50,14 +52,15 @@ class Decoding:
             spare = width + new_tokens
             ready = prefilled_cache(self.config, prefix.cache, len(rows), spare) if shared else None
             self.cache = ready or growing_cache(self.config, spare)
+        self.caching: dict[str, Any] = {"use_cache": False}
+        if self.cache is not None:
+            self.caching = {"use_cache": True, **cache_argument(decoder_body(model), self.cache)}
 
     def step(self) -> Tensor:
         """Run the tokens that are new; return the final hidden states of each row's last token [rows, d_model]."""
-        arguments: dict[str, Any] = {"use_cache": False}
-        if self.cache is not None:
-            arguments = {"use_cache": True, **cache_argument(self.body, self.cache)}
+        arguments = self.caching
         if takes_padding(self.config):  # others would take the mask of all tokens for that of the new ones
-            arguments |= {"attention_mask": self.mask, "position_ids": self.positions}
+            arguments = {**arguments, "attention_mask": self.mask, "position_ids": self.positions}
         with prompts_end_at(self.prompt_lengths):
             hidden: Tensor = self.body(input_ids=self.ids, **arguments).last_hidden_state
         return hidden[:, -1]
