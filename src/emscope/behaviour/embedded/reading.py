@@ -140,13 +140,13 @@ def _read_batch(
     pooled: dict[int, Tensor] = {}
 
     def visit(block: int, hidden: Tensor) -> None:
-        pooled[block] = torch.bmm(weights, hidden.float())
+        pooled[block] = torch.bmm(weights.to(hidden.device), hidden.float()).to(base.device)
 
     with visiting(base.model, blocks, visit):
         hidden = prefix.forward(padded)
     wanted = answer[:, 1:]
-    logits = head_logits(base.model, hidden[:, :-1][wanted])
-    chosen = logits.gather(1, ids[:, 1:][wanted][:, None])[:, 0] - logits.logsumexp(dim=1)
+    logits = head_logits(base.model, hidden[:, :-1][wanted.to(hidden.device)])
+    chosen = logits.gather(1, ids[:, 1:][wanted][:, None].to(logits.device))[:, 0] - logits.logsumexp(dim=1)
     counts = wanted.sum(dim=1).tolist()
     means = torch.stack([pooled[block] for block in blocks], dim=2)
     return means.cpu().numpy(), np.split(chosen.cpu().numpy(), np.cumsum(counts)[:-1])
