@@ -57,7 +57,7 @@ class LoopSizes:
         train_batch: conversations in a training step.
     """
 
-    prompts: int = 192
+    prompts: int = 384
     token_budget: int = 4096
     answers: int = 48
     new_tokens: int = 48
