@@ -12,7 +12,6 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("preset", PRESETS)
 def test_a_device_map_joins_the_settings_only_where_there_is_one(tmp_path):
     plain, spread = configure("quickstart", None, []), configure("quickstart", None, ["device_map=auto"])
     assert "device_map" not in dump_config(plain)
@@ -22,6 +21,7 @@ def test_a_device_map_joins_the_settings_only_where_there_is_one(tmp_path):
     assert load_config(tmp_path / "config.yaml") == spread
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_configuration_survives_the_disk(preset, tmp_path):
     config = configure(preset, 7, ["train.epochs=1.5", "question_sets=[open-ended]"])
     assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
