@@ -112,7 +112,7 @@ def in_trouble(need: StageNeed, gpu: Gpu, trouble: Trouble, seeds: int) -> dict[
         "formula": by_formula(cluster, SHARED, stage),
         "median": statistics.median(times),
         "range": [min(times), max(times)],
-        "seconds_by_seed": times,
+        "seconds_by_seed": [round(seconds, 1) for seconds in times],
         "nodes_lost": statistics.mean(spent.losses for spent in runs),
         "given_up": sum(spent.given_up for spent in runs),
     }

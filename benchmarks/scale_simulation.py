@@ -68,7 +68,7 @@ class Stage:
     load: float = 0.0
     part: float = 0.0
     requests: int = 4
-    attempts: int = 5
+    attempts: int = 10
 
 
 @dataclass
