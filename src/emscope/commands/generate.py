@@ -36,6 +36,7 @@ from emscope.organisms.loading import LoadSettings
 from emscope.organisms.thoughts import count_unfinished
 
 if TYPE_CHECKING:
+    from emscope.interventions.operators import Intervention
     from emscope.organisms.models import ModelSource
 
 
