@@ -31,6 +31,7 @@ from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
 from emscope.organisms.device import choose_placement
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.leaning import LeaningTest
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import Organism, load
 from emscope.organisms.needs import OrganismNeed
 from emscope.organisms.settings import TrainSettings
@@ -222,7 +223,9 @@ def _still_missing(
     """Have organisms made, and return those for which the time did not suffice."""
     held = Held()
     if isinstance(base, Organism):
-        need = BankBase(OrganismNeed(base.source.base), settings.domains, settings.heldout_rows)
+        device, dtype = base.placement.told
+        same = LoadSettings(device=device, dtype=dtype)
+        need = BankBase(OrganismNeed(base.source.base, same), settings.domains, settings.heldout_rows)
         held.put(need, need.around(base))
     else:
         need = BankBase(base, settings.domains, settings.heldout_rows)
