@@ -81,7 +81,7 @@ class SmallCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
         assert keeper.stdout is not None
         word, _, address = keeper.stdout.readline().strip().partition(" ")

@@ -145,7 +145,7 @@ class OnRay:
             command = [sys.executable, "-m", "emscope", *words]
             return Driver(
                 subprocess.Popen(
-                    command, cwd=folder, env=self.environment, stdout=out, stderr=err, start_new_session=True
+                    command, cwd=folder, env=self.environment, stdout=out, stderr=err, process_group=0
                 ),
                 folder,
             )
