@@ -81,7 +81,7 @@ class SmallCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            process_group=0,
+            start_new_session=True,
         )
         assert keeper.stdout is not None
         word, _, address = keeper.stdout.readline().strip().partition(" ")
