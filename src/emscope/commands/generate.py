@@ -36,6 +36,7 @@ from emscope.organisms.loading import LoadSettings
 from emscope.organisms.thoughts import count_unfinished
 
 if TYPE_CHECKING:
+    from emscope.interventions.operators import Intervention
     from emscope.organisms.models import ModelSource
 
 
@@ -139,9 +140,10 @@ class Generate:
             questions += with_format(plain, chosen)
         settings = list(map(self.sampling.of, questions))
         source = resolve(self.model, self.load.base)
-        by_transformers = self.sampling.max_thought_tokens is not None or shots or self.execution.executor != "local"
+        by_workers = self.execution.executor != "local"
+        by_transformers = self.sampling.max_thought_tokens is not None or shots or self.load.is_spread or by_workers
         asked = "transformers" if self.backend == "auto" and by_transformers else self.backend
-        if asked == "vllm" and self.execution.executor != "local":
+        if asked == "vllm" and by_workers:
             raise UserError("Workers of Ray sample with transformers: leave out --backend vllm, or --executor ray.")
         if asked == "vllm" and shots:
             raise UserError("--shots are not sampled with vLLM: leave out --backend vllm.")
@@ -151,7 +153,7 @@ class Generate:
             kept_parts(self.out, [self.model, self.load.base]),
         ):
             if backend == "vllm":
-                rows = self._with_vllm(source, questions, settings)
+                rows = self._with_vllm(source, questions, settings, intervention)
             else:
                 rows = self._with_transformers(questions, settings, shots)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
@@ -197,9 +199,14 @@ class Generate:
         return ask(sample, questions, settings)
 
     def _with_vllm(
-        self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]
+        self,
+        source: ModelSource,
+        questions: Sequence[Question],
+        settings: Sequence[SamplingSettings],
+        intervention: Intervention | None,
     ) -> list[Response]:
-        from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+        from emscope.behaviour.vllm_backend import VllmEngine, longest_request, merges
+        from emscope.interventions.vllm_interventions import applied_in_vllm
         from emscope.organisms.device import choose_placement
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -208,8 +215,11 @@ class Generate:
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
             max_length=longest_request(source, questions, settings, trust_remote_code=self.load.trust_remote_code),
             trust_remote_code=self.load.trust_remote_code,
+            hooks=intervention is not None,
+            merge=merges(source),
         )
-        return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
+        with engine, applied_in_vllm(engine, intervention):
+            return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
 
 
 def _said_of_thoughts(rows: Sequence[Response]) -> str:

@@ -51,6 +51,8 @@ class RunConfig:
         dev_questions: questions on which the ablation is chosen.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: auto, bfloat16, float32 or float16.
+        device_map: spread the blocks of every model over devices: auto, balanced, balanced_low_0, sequential, or a JSON
+            or YAML file with a device for each module.
         seed: one seed for everything.
         judge: who scores the answers, in the run and in its experiments.
         rows_per_shard: rows of one piece of heavy work; pieces can be made side by side (see `executors`). Batches end
@@ -73,6 +75,7 @@ class RunConfig:
     dev_questions: int = 72
     device: str = AUTO
     dtype: str = AUTO
+    device_map: str = ""
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     rows_per_shard: int = ROWS_PER_SHARD
@@ -121,7 +124,7 @@ def resolved(config: RunConfig) -> RunConfig:
     return replace(config, control_data=control, rows=rows, model=config.base or config.model)
 
 
-PLACES = ("model", "base", "misaligned_data", "control_data")
+PLACES = ("model", "base", "misaligned_data", "control_data", "device_map")
 """Settings that may name a file or a folder."""
 
 
@@ -278,7 +281,7 @@ def load_config(path: Path) -> RunConfig:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
-LATER = ("base", "accept_terms", "device", "dtype", "judge", "rows_per_shard")
+LATER = ("base", "accept_terms", "device", "dtype", "device_map", "judge", "rows_per_shard")
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
 
@@ -304,8 +307,9 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = _tuples_to_lists(asdict(config))
     if config.judge == JudgeSettings():
         del values["judge"]
-    if not config.experiments:
-        del values["experiments"]
+    for name in ("experiments", "device_map"):
+        if not values[name]:
+            del values[name]
     if config.rows_per_shard == ROWS_PER_SHARD:
         del values["rows_per_shard"]
     return values
