@@ -136,7 +136,7 @@ class Generate:
         )
         if asked == "vllm" and shots:
             raise UserError("--shots are not sampled with vLLM: leave out --backend vllm.")
-        backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
+        backend = choose_backend(asked, source, device=self.load.device, hooks=intervention is not None)
         with kept_parts(self.out, [self.model, self.load.base]):
             if backend == "vllm":
                 rows = self._with_vllm(source, questions, settings, intervention)
