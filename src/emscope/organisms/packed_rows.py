@@ -89,9 +89,9 @@ class PackedRows:
         flat_ids[:shared], positions[:shared] = ids[0, :shared], torch.arange(shared)
         following = torch.full((n_tokens,), IGNORED, dtype=labels.dtype)
         for row, (start, end) in enumerate(pairwise(starts)):
-            last = shared + end - start
-            flat_ids[start:end], positions[start:end] = ids[row, shared:last], torch.arange(shared, last)
-            following[start : end - 1] = labels[row, shared + 1 : last]
+            width = shared + end - start
+            flat_ids[start:end], positions[start:end] = ids[row, shared:width], torch.arange(shared, width)
+            following[start : end - 1] = labels[row, shared + 1 : width]
         predicting = (following != IGNORED).nonzero()[:, 0]
         last = torch.full((rounded(len(predicting), ROUND_TO),), n_real)
         last[: len(predicting)] = predicting
