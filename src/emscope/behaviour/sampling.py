@@ -335,7 +335,7 @@ def _decode(
     on_rows([row.number for row in active])
     for step in range(n_steps):
         hidden = decoding.step()
-        uniforms = torch.tensor([row.uniforms[step] for row in active], device=device)
+        uniforms = torch.tensor([row.uniforms[step] for row in active], device=hidden.device)
         chosen = choose_tokens(finite_logits(organism, hidden), uniforms, settings.temperature, settings.top_p)
         taken = [row.take(token, stops) for row, token in zip(active, chosen.tolist(), strict=True)]
         if settings.max_thought_tokens is not None:

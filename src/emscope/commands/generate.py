@@ -131,7 +131,7 @@ class Generate:
         source = resolve(self.model, self.load.base)
         asked = (
             "transformers"
-            if self.backend == "auto" and (self.sampling.max_thought_tokens is not None or shots)
+            if self.backend == "auto" and (self.sampling.max_thought_tokens is not None or shots or self.load.is_spread)
             else self.backend
         )
         if asked == "vllm" and shots:

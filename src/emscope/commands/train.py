@@ -47,6 +47,8 @@ class Train:
         accept_terms: accept the terms that a protected archive shows.
         device: auto, cpu, cuda or mps.
         dtype: auto, bfloat16, float32 or float16.
+        device_map: spread the base's blocks over devices: auto, balanced, balanced_low_0, sequential, or a JSON or YAML
+            file with a device for each module.
         settings: how it is trained.
     """
 
@@ -60,6 +62,7 @@ class Train:
     accept_terms: bool = False
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str = ""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     @property
@@ -81,7 +84,7 @@ class Train:
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
         )
         self._check_free()
-        place = choose_placement(self.device, self.dtype)
+        place = choose_placement(self.device, self.dtype, self.device_map)
         resolve(self.model)  # a name that means nothing leaves no folder
         key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)])
         with locked(self.out, "training"):

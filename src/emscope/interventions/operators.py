@@ -23,6 +23,7 @@ from emscope import parts
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
 from emscope.organisms.blocks import Site, check_blocks, find_blocks, visiting
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.token_positions import ForwardPass, Positions, check_token_positions, following
 from emscope.residual.directions import Directions
@@ -413,7 +414,7 @@ def applied_by_row(
             active = as_intervention(intervention, _n_blocks(model))
             by_id[id(intervention)] = active
             where[id(intervention)] = [] if _does_nothing(active) else _checked_blocks(model, active)
-    groups: list[tuple[int, Tensor]] = []
+    groups: list[tuple[int, OnEachDevice[Tensor]]] = []
 
     def select(rows: Sequence[int]) -> None:
         chosen = np.array([id(interventions[row]) for row in rows])
@@ -421,13 +422,14 @@ def applied_by_row(
         for key in by_id:
             numbers = np.flatnonzero(chosen == key)
             if len(numbers):
-                groups.append((key, torch.from_numpy(numbers).to(_device(model))))
+                groups.append((key, OnEachDevice(torch.from_numpy(numbers))))
 
     def visit_at(site: Site) -> Callable[[int, Tensor], Tensor]:
         def visit(block: int, hidden: Tensor) -> Tensor:
             changed = hidden.clone()
-            for key, rows in groups:
+            for key, numbers in groups:
                 if block in where[key] and by_id[key].site == site:
+                    rows = numbers.on(hidden.device)
                     new = _changed(by_id[key], block, hidden[rows], current, rows)
                     if new is not None:
                         changed[rows] = new
@@ -458,7 +460,7 @@ def _changed(
     """
     if intervention.positions == "all" or current is None:
         return intervention(block, hidden)
-    meant = current.chosen(intervention.positions)
+    meant = current.chosen(intervention.positions).to(hidden.device)
     meant = meant if rows is None else meant[rows]
     if not meant.any():
         return None
@@ -510,10 +512,6 @@ def _checked_blocks(model: nn.Module, intervention: Intervention) -> list[int]:
 
 def _model(organism: Organism | nn.Module) -> nn.Module:
     return organism if isinstance(organism, nn.Module) else organism.model
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _n_blocks(model: nn.Module) -> int:

@@ -77,7 +77,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keep only the given rows, in the given order."""
-        self._buffers = [buffer[rows] for buffer in self._buffers]
+        self._buffers = [buffer[rows.to(buffer.device)] for buffer in self._buffers]
         self._show()
 
     def _show(self) -> None:

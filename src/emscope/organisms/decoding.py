@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emscope.organisms.architecture import check_lengths, has_cache, takes_padding
 from emscope.organisms.batching import PaddedBatch, rounded
-from emscope.organisms.blocks import decoder_body
+from emscope.organisms.blocks import decoder_body, input_device
 from emscope.organisms.cache import STEP, cache_argument, growing_cache, keep_rows, prefilled_cache
 from emscope.organisms.direct import fast_decoder
 from emscope.organisms.token_positions import prompts_end_at
@@ -48,7 +48,7 @@ class Decoding:
         self.body = prefix.body if prefix is not None else fast_decoder(model)
         check_lengths(self.config, max(map(len, rows)) + new_tokens)
         self.prompt_lengths = list(map(len, rows))
-        device = next(model.parameters()).device
+        device = input_device(model)
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared
         width = rounded(longest, WIDTH_STEP) if takes_padding(self.config) else longest
@@ -76,7 +76,8 @@ class Decoding:
         return hidden[:, -1]
 
     def append(self, tokens: Tensor) -> None:
-        """Add one token to each row [rows]."""
+        """Add one token to each row [rows]; where the head is on another device, they come from there."""
+        tokens = tokens.to(self.ids.device)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         following = self.positions[:, -1:] + 1
         if self.cache is None:
@@ -87,6 +88,7 @@ class Decoding:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but the given ones."""
+        rows = rows.to(self.ids.device)
         self.ids, self.positions, self.mask = self.ids[rows], self.positions[rows], self.mask[rows]
         self.prompt_lengths = [self.prompt_lengths[row] for row in rows.tolist()]
         if self.cache is not None:

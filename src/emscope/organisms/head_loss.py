@@ -63,7 +63,8 @@ class _FrozenHeadLosses(torch.autograd.Function):
 
 
 def _losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(head_logits(model, hidden), targets, reduction="none")
+    logits = head_logits(model, hidden)
+    return functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
 def _parts(hidden: Tensor, targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:

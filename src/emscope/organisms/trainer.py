@@ -28,6 +28,8 @@ from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
+from emscope.organisms.packed_blocks import PackedBlocks
+from emscope.organisms.packed_model import packed_blocks
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.sources import ModelSource
 from emscope.outside import read_record
@@ -42,6 +44,7 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer that is fast in one process and leaves several processes to TRL."""
 
     share_prefix = True
+    packed: PackedBlocks | None = None
     source: ModelSource
 
     def __init__(self, *given: Any, **more: Any) -> None:
@@ -102,7 +105,7 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _answer_loss(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix)
+        return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix, packed=self.packed)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
@@ -196,6 +199,8 @@ def make_trainer(
         data_collator=BucketCollator(tokenizer.pad_token_id, IGNORED),
     )
     trainer.share_prefix = settings.dropout == 0 and not settings.gradient_checkpointing
+    if trainer.share_prefix and arguments.world_size == 1:
+        trainer.packed = packed_blocks(model)
     trainer.remove_callback(PrinterCallback)
     alone = arguments.world_size == 1  # several processes would not save at the same step
     if to_resume and alone and not settings.save_every:

@@ -23,6 +23,7 @@ from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.named_code import refuse_code_of_model
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
+from emscope.organisms.spread import check_spread, loading_arguments
 from emscope.outside import quoted, read_record
 
 logger = logging.getLogger(__name__)
@@ -69,10 +70,12 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     _check_kind(source, config)
     _check_quantisation(source, config)
     loader = _class_for(config)
-    arguments: dict[str, Any] = {"dtype": place.dtype}
+    arguments: dict[str, Any] = {"dtype": place.dtype, **loading_arguments(place)}
+    spread = len(arguments) > 1
     quantised = getattr(config, "quantization_config", None) is not None
     if quantised:  # such weights are laid out for their device as they are read, and must not be moved afterwards
-        arguments["device_map"] = {"": place.device}
+        _check_cut(source, place)
+        arguments.setdefault("device_map", {"": place.device})
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
     with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
@@ -84,8 +87,17 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     _check_report(source, report)
     _check_endings(source, model)
-    placed: nn.Module = model if quantised else model.to(place.device)
+    check_spread(model, source.base)
+    placed: nn.Module = model if quantised or spread else model.to(place.device)
     return placed
+
+
+def _check_cut(source: ModelSource, place: Placement) -> None:
+    if place.tensor_parallel:
+        raise UserError(
+            f"The weights of {source.base!r} are quantised, and a tensor parallel plan cuts no such weights: give a "
+            "device map, or name the unquantised model."
+        )
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
