@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from emscope.behaviour.tables import question_name, read_responses
+from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, changed_flags, kept_parts, read_questions
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TENSORS, check_out
 from emscope.errors import UserError
+from emscope.executors.settings import ROWS_PER_SHARD, ExecutorSettings
 from emscope.organisms.loading import LoadSettings
-from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
+from emscope.organisms.needs import OrganismNeed
+from emscope.residual.capture import CaptureSettings
+from emscope.residual.sharded import TextToRead, captured_in_shards
 from emscope.residual.store import ActivationStore
 
 
@@ -30,6 +34,8 @@ class Collect:
             given leaves the template's default.
         capture: what to read.
         load: base, device and dtype.
+        execution: who does the heavy work.
+        rows_per_shard: rows of one piece of work, which one worker reads.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -42,29 +48,37 @@ class Collect:
     enable_thinking: bool | None = None
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
+    rows_per_shard: int = ROWS_PER_SHARD
+
+    def __post_init__(self) -> None:
+        """Refuse empty pieces of work."""
+        at_least(1, rows_per_shard=self.rows_per_shard)
 
     def execute(self) -> Outcome:
         """Read and write the activations."""
         if self.responses is not None and changed_flags(self, ["questions"]):
             raise UserError("--responses holds the questions to read: leave out --questions.")
         check_out(self.out, TENSORS, [self.model, self.responses, *self.questions])
-        systems: str | list[str | None] | None = self.system
-        answers: list[str] | None = None
-        thoughts: list[str] | None = None
         if self.responses is not None:
             rows = read_responses(self.responses)
-            ids, prompts = list(map(question_name, rows)), [row.question for row in rows]
-            answers, thoughts = [row.response for row in rows], [row.thought for row in rows]
+            ids = list(map(question_name, rows))
+            texts = [TextToRead(row.question, row.response, row.thought, self.system) for row in rows]
         else:
             questions = read_questions(self.questions)
-            ids, prompts = [question.id for question in questions], [question.text for question in questions]
-            systems = [question.system_after(self.system) for question in questions]
-        organism = self.load.load(self.model)
-        chats = encode_for_capture(
-            organism.tokenizer, prompts, answers, systems, thoughts=thoughts, enable_thinking=self.enable_thinking
-        )
-        with kept_parts(self.out, [self.model, self.load.base]):
-            activations = capture(organism, chats, self.capture)
+            ids = [question.id for question in questions]
+            texts = [TextToRead(item.text, system=item.system_after(self.system)) for item in questions]
+        with (
+            self.execution.in_force(self.out.absolute().parent, device=self.load.device),
+            kept_parts(self.out, [self.model, self.load.base]),
+        ):
+            activations = captured_in_shards(
+                OrganismNeed(self.model, self.load),
+                texts,
+                self.capture,
+                enable_thinking=self.enable_thinking,
+                rows_per_shard=self.rows_per_shard,
+            )
             ActivationStore(self.model, tuple(ids), activations).save(self.out)
         facts = {"rows": len(ids), "blocks": len(activations.blocks), "poolings": list(activations.pooled)}
         said = f"{len(ids)} rows, {len(activations.blocks)} blocks, {', '.join(activations.pooled)}"

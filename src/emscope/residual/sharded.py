@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from emscope.behaviour.sharded import by_rows, joined_values
+from emscope.behaviour.sharded import by_rows
 from emscope.executors.settings import ROWS_PER_SHARD
-from emscope.executors.tasks import Held, Shard, Task, carried_out
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
 from emscope.organisms.blocks import Site
 from emscope.organisms.needs import OrganismNeed
 from emscope.parts import Part
