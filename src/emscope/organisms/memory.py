@@ -1,11 +1,15 @@
-"""Memory that a finished job still holds, given back to the system."""
+"""Memory: what weights take, and what a finished job still holds, given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from emscope.organisms.models import Organism
 
 
 def give_memory_back() -> None:
@@ -23,3 +27,8 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library of that name
         return
+
+
+def weight_bytes(organism: Organism) -> int:
+    """Return how much memory an organism's weights take."""
+    return sum(weight.numel() * weight.element_size() for weight in organism.model.parameters())

@@ -29,6 +29,8 @@ from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
+from emscope.organisms.packed_blocks import PackedBlocks
+from emscope.organisms.packed_model import packed_blocks
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.several import inside_forward, training_batches
 from emscope.organisms.sources import ModelSource
@@ -44,6 +46,7 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer with our loss and batches, in one process or several."""
 
     share_prefix = True
+    packed: PackedBlocks | None = None
     source: ModelSource
 
     def __init__(self, *given: Any, **more: Any) -> None:
@@ -135,7 +138,7 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
     def _answer_loss(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         if self.accelerator.num_processes == 1:
-            return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix)
+            return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix, packed=self.packed)
         share = self.share_prefix and not self.is_fsdp_enabled  # its processes run each block equally often
         losses: list[tuple[Tensor, int]] = []
 
@@ -239,6 +242,8 @@ def make_trainer(
         data_collator=BucketCollator(tokenizer.pad_token_id, IGNORED),
     )
     trainer.share_prefix = settings.dropout == 0 and not settings.gradient_checkpointing
+    if trainer.share_prefix and arguments.world_size == 1:
+        trainer.packed = packed_blocks(model)
     trainer.remove_callback(PrinterCallback)
     alone = arguments.world_size == 1  # several processes would not save at the same step
     if to_resume and alone and not settings.save_every:
