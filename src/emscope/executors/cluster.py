@@ -23,6 +23,7 @@ CONNECT_SECONDS = 10.0
 OBJECT_STORE = 100 << 20  # bytes: only manifests travel
 PROBE_SECONDS = 120.0
 ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # 15 otherwise: beside other work its workers would stand still
     "RAY_USAGE_STATS_ENABLED": "0",  # it would send reports of how this machine is used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
