@@ -185,7 +185,7 @@ def _orders(task: Task) -> list[Order]:
     for number, shard in enumerate(task.shards, 1):
         label = f"{task.name}, shard {number} of {n}"
         told = [task.function.__qualname__, number, _told(shard.given)]
-        file = None if store is None else store.shard_file(task.name, told)
+        file = None if store is None else store.shard_file(task.name, told).absolute()
         orders.append(Order(label, task.function, shard.given, shard.rows, file, task.name))
     return orders
 
