@@ -107,7 +107,8 @@ def _check_answers(address: str) -> None:
 def _cannot_join(address: str, said: str) -> str:
     first = " ".join(said.split())[:300].rstrip(". ")
     if not address:
-        return f"No Ray workers can be started on this machine ({first}): see to its memory and its /tmp folder, or wait until it is less busy."
+        advice = "see to its memory and its /tmp folder, or wait until it is less busy"
+        return f"No Ray workers can be started on this machine ({first}): {advice}."
     if address == "auto":
         return f"No Ray cluster runs on this machine ({first}): start one with `ray start --head`, or name its address."
     return f"The Ray cluster at {address} cannot be joined ({first}): this machine must be part of it."
