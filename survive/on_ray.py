@@ -35,7 +35,7 @@ AWAY = 6.0
 """Seconds for which a shared folder, or a node, is gone."""
 ANSWERS, ROWS_EACH = "answers", 40
 """The command that samples two thousand answers, and answers of each of its shards."""
-BETWEEN = (4.0, 16.0)
+BETWEEN = (10.0, 20.0)
 """Seconds from one kill to the next."""
 TURNS = 5
 """Commands at most during which workers are killed."""
@@ -414,7 +414,7 @@ def _killed_during_answers(shared: OnRay, ray: SmallCluster, kills: int, turn: i
         wait_for(lambda: driver.ended() or ray.processes(AT_WORK), LONGEST)
         time.sleep(shared.chooser.uniform(*BETWEEN))
         wait_for(lambda: driver.ended() or ray.processes(AT_WORK), LONGEST)
-        killed += not driver.ended() and ray.kill(AT_WORK, killed)
+        killed += not driver.ended() and ray.kill(AT_WORK)  # the one that is at work for longest
     ending = driver.wait(LONGEST * 4)
 
     asked, rows, distinct = _answers(folder / "answers.parquet")
