@@ -63,15 +63,15 @@ PLAIN = ModelSource("m", "m", "m")
 
 
 def test_auto_takes_vllm_only_where_it_can_work(fake_vllm, gpu, monkeypatch, caplog):
-    assert choose_backend("auto", PLAIN, intervention=True) == "vllm"
+    assert choose_backend("auto", PLAIN, hooks=True) == "vllm"
     monkeypatch.setattr(vllm_backend, "lens_is_installed", lambda: False)
     assert choose_backend("auto", PLAIN) == "vllm"
     assert choose_backend("auto", PLAIN, device="cuda") == "vllm"
     assert choose_backend("transformers", PLAIN) == "transformers"
     assert choose_backend("auto", PLAIN, device="cpu") == "transformers"
     with caplog.at_level("INFO", logger="emscope"):
-        assert choose_backend("auto", PLAIN, intervention=True) == "transformers"
-    assert "only with the plugin vllm-lens" in caplog.text
+        assert choose_backend("auto", PLAIN, hooks=True) == "transformers"
+    assert "with the plugin vllm-lens alone" in caplog.text
     monkeypatch.setattr(vllm_backend.torch.cuda, "is_available", lambda: False)
     assert choose_backend("auto", PLAIN) == "transformers"
     assert choose_backend("vllm", PLAIN) == "vllm"
@@ -90,7 +90,7 @@ def test_without_vllm_auto_is_transformers_and_asking_for_it_says_what_to_instal
     ("asked", "arguments", "sentence"),
     [
         ("vlm", {}, "Did you mean 'vllm'"),
-        ("vllm", {"intervention": True}, "only with the plugin vllm-lens.*--backend transformers"),
+        ("vllm", {"hooks": True}, "with the plugin vllm-lens alone.*--backend transformers"),
         ("vllm", {"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
     ],
 )

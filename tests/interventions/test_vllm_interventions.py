@@ -10,13 +10,16 @@ from vllm_stand_in import LLM, stand_in
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.tables import read_responses
 from emscope.behaviour.vllm_backend import VllmEngine
+from emscope.commands.main import run_command
 from emscope.errors import UserError
 from emscope.interventions.operators import Custom, along, applied
 from emscope.interventions.vllm_interventions import applied_in_vllm
 from emscope.organisms.models import load, resolve
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
 from emscope.residual.directions import Construction, make_directions
+from emscope.residual.store import ActivationStore
 from emscope.residual.vllm_capture import capture_in_vllm
 
 QUESTIONS = [Question(f"q{number}", prompt) for number, prompt in enumerate(PROMPTS[:3])]
@@ -180,3 +183,27 @@ def test_activations_that_vllm_reads_otherwise_are_refused(engine, source, monke
         with pytest.raises(UserError, match=r"block 0 are not transformers'"):
             capture_in_vllm(engine, source, chats_of(organism), settings)
     assert len(capture_in_vllm(engine, source, chats_of(organism), settings).pooled["last"]) == 4
+
+
+def test_either_backend_of_the_command_stores_the_same_activations(engine, source, tiny_folder, tmp_path):
+    stores = []
+    for backend in ("transformers", "vllm"):
+        out = tmp_path / f"{backend}.safetensors"
+        asked = ["collect", "--model", tiny_folder, "--questions", "everyday-medical", "--out", str(out)]
+        assert run_command([*asked, "--backend", backend, "--dtype", "float32"]) == 0
+        stores.append(ActivationStore.load(out))
+    assert stores[0].question_ids == stores[1].question_ids
+    for pooling, vectors in stores[0].activations.pooled.items():
+        np.testing.assert_allclose(stores[1].activations.pooled[pooling], vectors, rtol=1e-4, atol=1e-4)
+
+
+def test_either_backend_of_the_command_answers_the_same_under_an_ablation(engine, source, tiny_folder, tmp_path):
+    directions_of(source).save(tmp_path / "d.safetensors")
+    asked = ["generate", "--model", tiny_folder, "--directions", str(tmp_path / "d.safetensors"), "--temperature", "0"]
+    tables = []
+    for backend in ("transformers", "vllm"):
+        out = tmp_path / f"{backend}.parquet"
+        more = ["--backend", backend, "--dtype", "float32", "--max-new-tokens", "3", "--out", str(out)]
+        assert run_command([*asked, "--questions", "everyday-medical", *more]) == 0
+        tables.append(read_responses(out))
+    assert tables[0] == tables[1]

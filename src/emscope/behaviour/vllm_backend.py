@@ -80,8 +80,10 @@ HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Kinds of `init_lora_weights` that leave the base as it is; under others an adapter is for a changed base."""
 
 
-def choose_backend(asked: str, source: ModelSource, *, device: str = "auto", intervention: bool = False) -> Backend:
+def choose_backend(asked: str, source: ModelSource, *, device: str = "auto", hooks: bool = False) -> Backend:
     """Return what samples: `auto` is vLLM where it is installed, sees a CUDA GPU and can do what is wanted.
+
+    `hooks` says that functions are to run at its blocks: an intervention, or the reading of activations.
 
     Raises:
         UserError: vLLM is asked for but missing, cannot do what is wanted, or the name is unknown.
@@ -93,7 +95,7 @@ def choose_backend(asked: str, source: ModelSource, *, device: str = "auto", int
     installed = importlib.util.find_spec("vllm") is not None
     if asked == "auto" and not (installed and torch.cuda.is_available() and device in ("auto", "cuda")):
         return "transformers"
-    obstacle = _obstacle(source, device, intervention)
+    obstacle = _obstacle(source, device, hooks)
     if asked == "auto" and obstacle:
         logger.info("Sampling with transformers: %s.", obstacle)
         return "transformers"
@@ -104,9 +106,9 @@ def choose_backend(asked: str, source: ModelSource, *, device: str = "auto", int
     return "vllm"
 
 
-def _obstacle(source: ModelSource, device: str, intervention: bool) -> str:
+def _obstacle(source: ModelSource, device: str, hooks: bool) -> str:
     """Return why vLLM cannot sample here; '' when it can."""
-    if intervention and not lens_is_installed():
+    if hooks and not lens_is_installed():
         return MISSING
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("auto", chosen):

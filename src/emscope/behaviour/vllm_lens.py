@@ -25,8 +25,9 @@ from emscope.organisms.blocks import Site
 
 SWITCH = "VLLM_LENS_DISABLE"
 MISSING = (
-    "vLLM runs an intervention only with the plugin vllm-lens, which is not installed (pip install vllm-lens; beside "
-    "another vLLM than the one it names: pip install --no-deps --ignore-requires-python vllm-lens zstandard)"
+    "vLLM runs interventions and reads activations with the plugin vllm-lens alone, which is not installed (pip "
+    "install vllm-lens; beside another vLLM or Python than it names: pip install --no-deps --ignore-requires-python "
+    "vllm-lens zstandard)"
 )
 
 

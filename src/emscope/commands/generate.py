@@ -147,7 +147,7 @@ class Generate:
             raise UserError("Workers of Ray sample with transformers: leave out --backend vllm, or --executor ray.")
         if asked == "vllm" and shots:
             raise UserError("--shots are not sampled with vLLM: leave out --backend vllm.")
-        backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
+        backend = choose_backend(asked, source, device=self.load.device, hooks=intervention is not None)
         with (
             self.execution.in_force(self.out.absolute().parent, device=self.load.device),
             kept_parts(self.out, [self.model, self.load.base]),

@@ -214,7 +214,7 @@ def _takes_vllm(subject: Altered, backend: str) -> bool:
     organism = subject.organism
     altered = subject.intervention is not None
     device = organism.placement.device
-    return choose_backend(backend, organism.source, device=device, intervention=altered) == "vllm"
+    return choose_backend(backend, organism.source, device=device, hooks=altered) == "vllm"
 
 
 def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSettings]) -> Answers:

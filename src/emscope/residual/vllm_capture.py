@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emscope import progress
 from emscope.behaviour.vllm_backend import VllmEngine
-from emscope.behaviour.vllm_check import ANSWER, QUESTION, reference_organism
+from emscope.behaviour.vllm_check import check_prompt, check_text, reference_organism
 from emscope.behaviour.vllm_lens import BlockCalls, Read, Watch, check_seen, layers_of
 from emscope.errors import UserError
 from emscope.organisms.architecture import active_stream
@@ -20,7 +20,7 @@ from emscope.organisms.blocks import check_blocks
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.models import ModelSource
 from emscope.organisms.reading import token_ids
-from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture, pooling_weights
+from emscope.residual.capture import Activations, CaptureSettings, Pooling, capture, pooling_weights
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.99}
 """How near vLLM's activations must be to transformers' float32 ones, at every block."""
@@ -128,8 +128,11 @@ def _proven(engine: VllmEngine, source: ModelSource, settings: CaptureSettings) 
     organism = reference_organism(source, engine.trusts_remote_code)
     if organism is None:
         return
-    wanted = CaptureSettings(("last", "response"), settings.site, settings.blocks)
-    chats = encode_for_capture(engine.tokenizer_of(source), [QUESTION], [ANSWER])
+    tokenizer = engine.tokenizer_of(source)
+    ids, n_prompt = check_text(tokenizer), len(check_prompt(tokenizer))
+    chats = [EncodedChat(ids, [place >= n_prompt for place in range(len(ids))])]
+    poolings: tuple[Pooling, ...] = ("last", "response") if len(ids) > n_prompt else ("last",)
+    wanted = CaptureSettings(poolings, settings.site, settings.blocks)
     theirs = _captured(engine, source, chats, wanted, "comparing vLLM")
     ours = capture(organism, chats, wanted, name="comparing vLLM")
     for pooling, vectors in theirs.pooled.items():
