@@ -98,14 +98,15 @@ class SmallCluster:
         self.keeper.stdout.readline()
 
     def processes(self, name: str) -> list[int]:
-        """Return the cluster's processes whose title begins with a name, or whose program is called so."""
+        """Return the cluster's processes of a title that begins so, or of a program of that name, oldest first."""
         found = []
         for pid in _descendants(self.keeper.pid):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
                 if words[0].startswith(name) or Path(words[0]).name == name:
-                    found.append(pid)
-        return found
+                    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+                    found.append((int(told.rpartition(")")[2].split()[19]), pid))
+        return [pid for _, pid in sorted(found)]
 
     def kill(self, name: str, number: int = 0) -> bool:
         """Kill one of these processes, and say whether there was one."""

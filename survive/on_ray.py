@@ -35,6 +35,10 @@ AWAY = 6.0
 """Seconds for which a shared folder, or a node, is gone."""
 ANSWERS, ROWS_EACH = "answers", 40
 """The command that samples two thousand answers, and answers of each of its shards."""
+BETWEEN = (10.0, 20.0)
+"""Seconds from one kill to the next."""
+TURNS = 5
+"""Commands at most during which workers are killed."""
 AT_WORK = f"{WORKER}.carry_out"
 LONGEST = 300.0
 """Seconds after which a command counts as stuck."""
@@ -108,7 +112,10 @@ class OnRay:
     def environment(self) -> dict[str, str]:
         """The environment of commands and of the cluster."""
         path = os.pathsep.join(map(str, (ROOT / "src", ROOT, ROOT / "tests")))
-        return {**os.environ, "PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}
+        alone = {
+            "RAY_memory_monitor_refresh_ms": "0"
+        }  # what others use of this machine's memory is no fault to measure
+        return {**os.environ, **alone, "PYTHONPATH": path, "RAY_DEDUP_LOGS": "0"}
 
     @property
     def finished(self) -> Path:
@@ -210,8 +217,8 @@ def killed_workers(world: World, scratch: Path, kills: int, only: Sequence[str])
         for name in names:
             cases.append(_told(nothing, shared, name, ray))
         if ANSWERS in names:
-            case, counted = _many_killed(shared, ray, max(2, kills * 20 // 50))
-            cases.append(case)
+            many, counted = _many_killed(shared, ray, max(2, kills * 20 // 50))
+            cases += many
         for number, name in enumerate(name for name in names if name != ANSWERS):
             cases.append(_told(worker_killed, shared, name, ray, number))
     seconds = {name: round(seconds, 1) for name, seconds in shared.seconds.items()}
@@ -360,28 +367,67 @@ def head_killed(shared: OnRay, name: str) -> Case:
     )
 
 
-def _many_killed(shared: OnRay, ray: SmallCluster, kills: int) -> tuple[Case, dict[str, Any]]:
-    """Kill one worker after the other, each while it is at work, during two thousand answers; count the answers."""
-    setting, folder = shared.prepared(ANSWERS, "many")
+def _many_killed(shared: OnRay, ray: SmallCluster, kills: int) -> tuple[list[Case], dict[str, Any]]:
+    """Kill one worker after the other, each while it is at work, during two thousand answers; count the answers.
+
+    A command that is over before that many are killed is given again, in a new folder.
+    """
+    cases: list[Case] = []
+    counts: list[Counted] = []
+    while sum(count.kills for count in counts) < kills and len(cases) < TURNS:
+        open_kills = kills - sum(count.kills for count in counts)
+        case, counted = _killed_during_answers(shared, ray, open_kills, len(cases))
+        cases.append(case)
+        counts.append(counted)
+    killed = sum(count.kills for count in counts)
+    good = sum(count.kills for case, count in zip(cases, counts, strict=True) if case.survived)
+    figures = {"kills": killed, "same_bytes": good, "shards": 50 * SAMPLES // ROWS_EACH}
+    return cases, {**figures, "commands": [vars(count) for count in counts]}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A command of two thousand answers during which workers were killed.
+
+    Attributes:
+        kills: workers killed.
+        asked: answers asked for.
+        there: rows of its table.
+        twice: rows with a question and a sample that another row has.
+        shards_done_again: shards that were given to another worker.
+        seconds: how long it took.
+    """
+
+    kills: int
+    asked: int
+    there: int
+    twice: int
+    shards_done_again: int
+    seconds: float
+
+
+def _killed_during_answers(shared: OnRay, ray: SmallCluster, kills: int, turn: int) -> tuple[Case, Counted]:
+    """Sample two thousand answers, and kill at most so many workers meanwhile."""
+    setting, folder = shared.prepared(ANSWERS, f"many-{turn}")
     driver, killed = shared.start(setting, folder, ray.address), 0
     while killed < kills and not driver.ended():
         wait_for(lambda: driver.ended() or ray.processes(AT_WORK), LONGEST)
-        time.sleep(shared.chooser.uniform(0.0, 1.0))
-        killed += not driver.ended() and ray.kill(AT_WORK, killed)
+        time.sleep(shared.chooser.uniform(*BETWEEN))
+        wait_for(lambda: driver.ended() or ray.processes(AT_WORK), LONGEST)
+        killed += not driver.ended() and ray.kill(AT_WORK)  # the one that is at work for longest
     ending = driver.wait(LONGEST * 4)
 
     asked, rows, distinct = _answers(folder / "answers.parquet")
     again = ending.said.count(LOST)
     wrong = [
-        "" if killed == kills else f"it was over after {killed} kills",
+        "" if killed else "nothing was killed",
         "" if rows == distinct == asked else f"{rows} answers of which {distinct} differ, {asked} were asked for",
         "" if again <= killed else f"{again} shards were begun again",
         _not_done(ending),
         shared.unlike(setting, folder),
     ]
     case = Case.of(f"{killed} workers killed, one after the other, during {asked} answers", [ending], wrong)
-    counted = {"asked": asked, "there": rows, "twice": rows - distinct, "kills": killed, "shards_done_again": again}
-    return case, {"answers": {**counted, "shards": asked // ROWS_EACH, "seconds": round(ending.seconds)}}
+    return case, Counted(killed, asked, rows, rows - distinct, again, round(ending.seconds, 1))
 
 
 def _answers(table: Path) -> tuple[int, int, int]:

@@ -28,6 +28,8 @@ if [ -z "$ray" ] && [ -z "${SETUP:-}" ]; then
     exit 2
 fi
 cpus=${CPUS:-1}
+export RAY_AUTH_MODE=token # who does not know it gives this cluster nothing to do
+export RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n')}
 name=em$$
 state=$(mktemp -d /var/tmp/two-machines.XXXXXX)
 head=10.77.0.1 worker=10.77.0.2 port=6399
@@ -64,7 +66,7 @@ make_machine() { # name, address
             mount --bind $state/$machine /tmp
             mount --bind $state/hosts /etc/hosts
             touch /tmp/up
-            exec sleep infinity" &
+            exec sleep infinity" 2>/dev/null &
     holders+=($!)
     disown
     for _ in $(seq 100); do

@@ -33,7 +33,7 @@ class OpenRun:
 
     def make(self) -> Lab:
         """Open the run; that writes nothing."""
-        return Lab(self.config, RunFolder(Path(self.folder), self.config))
+        return Lab(self.config, RunFolder.opened(Path(self.folder)))
 
     def crowded(self, others: Sequence[Any]) -> bool:
         """Say that models of other work have to go: a lab loads its own, and makes room among them."""
