@@ -12,9 +12,10 @@ from emscope.commands.common import GOES_ON, JudgeFlags
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.executors.settings import ExecutorSettings
 from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
-from emscope.pipeline.config import anywhere, configure, load_config
+from emscope.pipeline.config import RunConfig, anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Run:
         overwrite: replace a run of another configuration in the same folder.
         dry_run: print what the run would take, stage by stage, and begin nothing.
         judging: who judges the answers.
+        execution: who does the heavy work.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -62,6 +64,7 @@ class Run:
     overwrite: bool = False
     dry_run: bool = False
     judging: JudgeFlags = field(default_factory=JudgeFlags)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
 
     def execute(self) -> Outcome:
         """Run it and print the figures."""
@@ -81,24 +84,28 @@ class Run:
 
             return dry_run(config, out, overwrite=self.overwrite or not has_begun(out))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
-        if config.preset == "cs2881":
-            from emscope.experiments.homework.measure import run_homework
-
-            text = run_homework(config, run)
-        elif config.preset == "full":
-            from emscope.experiments.conduct import run_full
-
-            text = _figures(run_full(config, run))
-        else:
-            from emscope.experiments.main.measure import run_quickstart
-
-            text = _figures(run_quickstart(config, run))
+        with self.execution.in_force(out, device=config.device):
+            text = self._text(config, run)
         counts = {"made": list(run.made), "reused": list(run.reused)}
         return Outcome(
             f"{text}\n{len(run.made)} stages made, {len(run.reused)} reused.\n",
             {**counts, "summary": _summary(run.path("summary.json"))},
             [run.path("report.html"), run.folder],
         )
+
+    def _text(self, config: RunConfig, run: RunFolder) -> str:
+        """Run what the preset means and return its figures."""
+        if config.preset == "cs2881":
+            from emscope.experiments.homework.measure import run_homework
+
+            return run_homework(config, run)
+        if config.preset == "full":
+            from emscope.experiments.conduct import run_full
+
+            return _figures(run_full(config, run))
+        from emscope.experiments.main.measure import run_quickstart
+
+        return _figures(run_quickstart(config, run))
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that have flags of their own; None where one is not given."""

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
+from emscope import processes
 from emscope.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -128,6 +129,8 @@ def _spread(device: str, dtype: str, device_map: str, tensor_parallel: bool) -> 
 
 
 def _choose_device(device: str) -> str:
+    if device in ("auto", "cuda") and torch.cuda.is_available() and processes.count() > 1:
+        return f"cuda:{processes.local_rank()}"
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

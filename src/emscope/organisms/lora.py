@@ -30,7 +30,8 @@ def with_adapter(model: Any, settings: TrainSettings) -> Any:
             target_modules=target_modules(model, settings),
             task_type="CAUSAL_LM",
         )
-        model.requires_grad_(True)
+        if not getattr(model, "is_quantized", False):  # integers take no gradient, and PEFT freezes them anyway
+            model.requires_grad_(True)
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from error

@@ -142,7 +142,7 @@ class SameInput:
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """A root-mean-square norm whose weight is not trained."""
+    """A root-mean-square norm whose weight, float32, is not trained."""
 
     weight: Tensor
     epsilon: float
@@ -151,12 +151,12 @@ class FrozenNorm:
         """Return the normed inputs [..., d], and what each vector was multiplied by, float32 [..., 1]."""
         wide = inputs.float()
         factor = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.epsilon)
-        return (wide * factor).to(inputs.dtype) * self.weight, factor
+        return (wide * factor).mul_(self.weight).to(inputs.dtype), factor
 
     def backward(self, gradient: Tensor, inputs: Tensor, factor: Tensor) -> Tensor:
         """Return the gradient of the inputs, float32."""
         normed = inputs.float() * factor
-        wide = gradient.float() * self.weight.float()
+        wide = gradient.float() * self.weight
         along = (wide * normed).mean(dim=-1, keepdim=True)
         return torch.addcmul(wide, normed, along, value=-1).mul_(factor)
 
@@ -288,6 +288,7 @@ class SavedBlock:
     gate: Tensor
     up: Tensor
     bent: Tensor
+    product: Tensor
     inner_down: Tensor | None
     updates: tuple[Updates, Updates, Updates, Updates]
 
@@ -334,7 +335,8 @@ class PackedBlock:
         middle_normed, middle_factor = self.before_mlp.forward(middle)
         (gate, up), inner_up = self.gate_up.forward(middle_normed, in_up)
         bent = functional.silu(gate)
-        (added,), inner_down = self.down.forward(bent * up, in_down)
+        product = bent * up
+        (added,), inner_down = self.down.forward(product, in_down)
         saved = SavedBlock(
             inputs,
             input_factor,
@@ -352,6 +354,7 @@ class PackedBlock:
             gate,
             up,
             bent,
+            product,
             inner_down,
             (in_qkv, in_out, in_up, in_down),
         )
@@ -380,7 +383,7 @@ class PackedBlock:
     def _mlp_backward(self, gradient: Tensor, saved: SavedBlock, found: list[Tensor | None]) -> Tensor:
         _, _, in_up, in_down = saved.updates
         low = gradient.to(saved.gate.dtype)
-        of_product = self.down.backward([low], saved.bent * saved.up, saved.inner_down, in_down, found)
+        of_product = self.down.backward([low], saved.product, saved.inner_down, in_down, found)
         assert of_product is not None
         of_up = of_product * saved.bent
         of_gate = torch.ops.aten.silu_backward(of_product.mul_(saved.up), saved.gate)

@@ -19,7 +19,7 @@ from emscope.experiments.run_page import judged_files, report_stage
 from emscope.files import write_json
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
-from emscope.interventions.search import candidates, search
+from emscope.interventions.search import RULE, candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
@@ -120,6 +120,7 @@ def _ablate(lab: Lab) -> None:
         "dev": [question.id for question in lab.dev_questions],
         "test": [question.id for question in lab.test_questions],
         "judge": lab.judge_fingerprint,
+        "rule": RULE,
     }
     inputs = [lab.direction_file(name), *adapter_files(lab, MISALIGNED), *judged]
     run.stage("ablate", settings, inputs, outputs, make)
