@@ -33,8 +33,9 @@ from survive.world import ROOT, World
 SEED = 0
 AWAY = 6.0
 """Seconds for which a shared folder, or a node, is gone."""
-PERIOD = 10.0
-"""Seconds between kills of workers during one long command."""
+ANSWERS, ROWS_EACH = "answers", 40
+"""The command that samples two thousand answers, and answers of each of its shards."""
+AT_WORK = f"{WORKER}.carry_out"
 LONGEST = 300.0
 """Seconds after which a command counts as stuck."""
 LOST = "its worker was lost"
@@ -70,10 +71,10 @@ class Driver:
             os.killpg(self.process.pid, signal.SIGKILL)
         return True
 
-    def wait(self) -> Ending:
+    def wait(self, longest: float = LONGEST) -> Ending:
         """Wait for its end; one that does not come is brought about."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=LONGEST)
+            self.process.wait(timeout=longest)
         self.kill()
         self.process.wait()
         printed, said = (
@@ -94,7 +95,6 @@ class OnRay:
         port: of the cluster.
         known: what each command leaves when one process does it all, by its name.
         seconds: how long each takes under Ray from its first worker on.
-        redone: shards whose worker was lost, of each case with kills.
     """
 
     world: World
@@ -103,7 +103,6 @@ class OnRay:
     port: int = field(default_factory=lambda: _free_port())
     known: dict[str, Contents] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    redone: list[int] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -122,9 +121,10 @@ class OnRay:
         steer = "steer run --blocks 1 --coefficients -1.0 1.0 --levels 0.5 --cap-widths 1.0 --dial-questions 3"
         steer += " --curve-questions 3 --kl-questions 3 --test-questions 4"
         generate = f"generate --model {self.world.model} --questions {QUESTIONS} --samples {SAMPLES}"
-        generate += " --dtype float32 --max-new-tokens 24 --rows-per-shard 200 --out answers.parquet"
+        generate += " --dtype float32 --max-new-tokens 24 --out answers.parquet"
+        generate += f" --rows-per-shard {ROWS_EACH}"
         found = [
-            Setting("answers", tuple(generate.split()), outputs=("answers.parquet",)),
+            Setting(ANSWERS, tuple(generate.split()), outputs=("answers.parquet",)),
             Setting("bank", tuple(bank.split()), self.finished),
             Setting("sweep", ("sweep", RUN, "--permutations", "10"), self.finished),
             Setting("steer", tuple(steer.split()), self.finished),
@@ -156,10 +156,10 @@ class OnRay:
         Raises:
             RuntimeError: it fails.
         """
-        if not self.finished.is_dir():
+        setting, folder = self.settings()[name], self.scratch / "undisturbed" / name
+        if setting.needs is not None and not self.finished.is_dir():
             self.finished.parent.mkdir(parents=True)
             _done(self.started(run_words(self.world, "judge.name=mock", "dtype=float32"), self.finished.parent))
-        setting, folder = self.settings()[name], self.scratch / "undisturbed" / name
         setting.prepare(folder)
         _done(self.start(setting, folder))
         self.known[name] = outputs_of(folder, setting)
@@ -202,22 +202,20 @@ def _planned(
 
 
 def killed_workers(world: World, scratch: Path, kills: int, only: Sequence[str]) -> dict[str, Any]:
-    """Kill one worker in each of twenty commands, and one after the other during two thousand answers."""
+    """Kill twenty workers during two thousand answers, and one in each of the other commands."""
     shared, names = _learnt(world, scratch, only)
+    cases: list[Case] = []
+    counted: dict[str, Any] = {}
     with cluster(shared.port, shared.environment) as ray:
-        undisturbed = [_told(nothing, shared, name, ray) for name in names]
-        killed = []
-        for number in range(max(2, kills * 20 // 50)):
-            killed.append(_told(worker_killed, shared, names[number % len(names)], ray, number))
-        period, counted = _period(shared, names, ray)
-    return {
-        "kills": len(killed),
-        "same_bytes": sum(case.survived for case in killed),
-        "shards_done_again": shared.redone,
-        "seconds_under_ray": {name: round(seconds, 1) for name, seconds in shared.seconds.items()},
-        **counted,
-        "cases": [*undisturbed, *killed, *period],
-    }
+        for name in names:
+            cases.append(_told(nothing, shared, name, ray))
+        if ANSWERS in names:
+            case, counted = _many_killed(shared, ray, max(2, kills * 20 // 50))
+            cases.append(case)
+        for number, name in enumerate(name for name in names if name != ANSWERS):
+            cases.append(_told(worker_killed, shared, name, ray, number))
+    seconds = {name: round(seconds, 1) for name, seconds in shared.seconds.items()}
+    return {**counted, "seconds_under_ray": seconds, "cases": cases}
 
 
 def faults(world: World, scratch: Path, kills: int, only: Sequence[str]) -> dict[str, Any]:
@@ -281,7 +279,6 @@ def worker_killed(shared: OnRay, name: str, ray: SmallCluster, number: int) -> C
         if killed:
             break
     lost = ending.said.count(LOST)
-    shared.redone.append(lost)
     wrong = ["" if killed else "nothing was killed", "" if lost <= 1 else f"{lost} shards were begun again"]
     return Case.of(
         f"a worker killed during {name}, {number}",
@@ -363,26 +360,28 @@ def head_killed(shared: OnRay, name: str) -> Case:
     )
 
 
-def _period(shared: OnRay, names: Sequence[str], ray: SmallCluster) -> tuple[list[Case], dict[str, Any]]:
-    """Kill a worker every few seconds for as long as two thousand answers take; count the answers."""
-    if "answers" not in names:
-        return [], {}
-    setting, folder = shared.prepared("answers", "period")
-    driver, kills = shared.start(setting, folder, ray.address), 0
-    wait_for(lambda: driver.ended() or ray.processes(WORKER), LONGEST)
-    while not wait_for(driver.ended, PERIOD):
-        kills += ray.kill(WORKER, kills)
-    ending = driver.wait()
+def _many_killed(shared: OnRay, ray: SmallCluster, kills: int) -> tuple[Case, dict[str, Any]]:
+    """Kill one worker after the other, each while it is at work, during two thousand answers; count the answers."""
+    setting, folder = shared.prepared(ANSWERS, "many")
+    driver, killed = shared.start(setting, folder, ray.address), 0
+    while killed < kills and not driver.ended():
+        wait_for(lambda: driver.ended() or ray.processes(AT_WORK), LONGEST)
+        time.sleep(shared.chooser.uniform(0.0, 1.0))
+        killed += not driver.ended() and ray.kill(AT_WORK, killed)
+    ending = driver.wait(LONGEST * 4)
+
     asked, rows, distinct = _answers(folder / "answers.parquet")
-    wrong = ["" if rows == distinct == asked else f"{rows} answers of which {distinct} differ, {asked} were asked for"]
-    case = Case.of(
-        f"a worker killed every {PERIOD:.0f} s, {kills} in all",
-        [ending],
-        [*wrong, _not_done(ending), shared.unlike(setting, folder)],
-    )
     again = ending.said.count(LOST)
-    counted = {"asked": asked, "there": rows, "twice": rows - distinct, "kills": kills, "shards_done_again": again}
-    return [case], {"answers": counted}
+    wrong = [
+        "" if killed == kills else f"it was over after {killed} kills",
+        "" if rows == distinct == asked else f"{rows} answers of which {distinct} differ, {asked} were asked for",
+        "" if again <= killed else f"{again} shards were begun again",
+        _not_done(ending),
+        shared.unlike(setting, folder),
+    ]
+    case = Case.of(f"{killed} workers killed, one after the other, during {asked} answers", [ending], wrong)
+    counted = {"asked": asked, "there": rows, "twice": rows - distinct, "kills": killed, "shards_done_again": again}
+    return case, {"answers": {**counted, "shards": asked // ROWS_EACH, "seconds": round(ending.seconds)}}
 
 
 def _answers(table: Path) -> tuple[int, int, int]:

@@ -27,14 +27,14 @@ PATHS = os.pathsep.join((str(ROOT), str(Path(__file__).parents[1])))
 
 @pytest.fixture(scope="module")
 def address():
-    """Start a cluster with room for two workers, as its own user would."""
+    """Start a cluster with room for two workers of two drivers."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATHS)
         for name, value in joining.ENVIRONMENT.items():
             patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 100 << 20})
         yield cluster.address
         cluster.shutdown()
 
@@ -116,7 +116,7 @@ from emscope.executors.tasks import Local, Shard, Task, carried_out, carried_out
 
 folder, address = Path(sys.argv[1]), sys.argv[2]
 shards = [Shard(Logged(number, str(folder / "log"), 0.5), 1) for number in range(8)]
-settings = ExecutorSettings() if address == "local" else ExecutorSettings("ray", address, workers=2, cores=1)
+settings = ExecutorSettings() if address == "local" else ExecutorSettings("ray", address, workers=1, cores=1)
 with settings.in_force(folder), parts.kept_in(folder / "parts", "key") as store:
     found = carried_out(Task("numbers", noted, shards))
 print([part.value[0] for part in found], store.reused)

@@ -17,7 +17,7 @@ from emscope.executors.settings import ROWS_PER_SHARD, ExecutorSettings
 from emscope.organisms.loading import LoadSettings
 from emscope.organisms.needs import OrganismNeed
 from emscope.residual.capture import Activations, CaptureSettings
-from emscope.residual.sharded import TextToRead, captured_in_shards, encoded
+from emscope.residual.sharded import TextToRead, captured_in_shards, encoded_texts
 from emscope.residual.store import ActivationStore
 
 
@@ -62,6 +62,8 @@ class Collect:
         """Read and write the activations."""
         if self.responses is not None and changed_flags(self, ["questions"]):
             raise UserError("--responses holds the questions to read: leave out --questions.")
+        if self.backend == "vllm" and self.execution.executor != "local":
+            raise UserError("Workers of Ray read with transformers: leave out --backend vllm, or --executor ray.")
         check_out(self.out, TENSORS, [self.model, self.responses, *self.questions])
         if self.responses is not None:
             rows = read_responses(self.responses)
@@ -96,12 +98,10 @@ class Collect:
         from emscope.organisms.models import load_tokenizer, resolve
         from emscope.residual.vllm_capture import capture_in_vllm
 
-        if self.execution.executor != "local":
-            raise UserError("Workers of Ray read with transformers: leave out --backend vllm, or --executor ray.")
         source = resolve(self.model, self.load.base)
         choose_backend("vllm", source, device=self.load.device, hooks=True)
         tokenizer = load_tokenizer(source, trust_remote_code=self.load.trust_remote_code)
-        chats = encoded(tokenizer, texts, self.enable_thinking)
+        chats = encoded_texts(tokenizer, texts, self.enable_thinking)
         with VllmEngine(
             [source],
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,

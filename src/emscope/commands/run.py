@@ -39,6 +39,7 @@ class Run:
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: auto, bfloat16, float32 or float16.
         seed: one seed for training, sampling and statistics.
+        seeds: several of them: a run for each in a folder of its own in `out`, and their figures as mean and range.
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
             config.yaml of any run, and with the preset full those of experiments, such as steer.blocks=[18].
         overwrite: replace a run of another configuration in the same folder.
@@ -60,6 +61,7 @@ class Run:
     device: str | None = None
     dtype: str | None = None
     seed: int | None = None
+    seeds: tuple[int, ...] = ()
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     overwrite: bool = False
     dry_run: bool = False
@@ -78,6 +80,8 @@ class Run:
             configured(config)  # refused before anything begins
         out = self.out or default
         check_out_folder(out)
+        if self.seeds:
+            return self._with_each_seed(start, out)
         config = as_recorded(out, anywhere(config))
         if self.dry_run:
             from emscope.commands.dry_run import dry_run
@@ -92,6 +96,22 @@ class Run:
             {**counts, "summary": _summary(run.path("summary.json"))},
             [run.path("report.html"), run.folder],
         )
+
+    def _with_each_seed(self, start: str | RunConfig, out: Path) -> Outcome:
+        """Do a run with each of the seeds and print their figures."""
+        from emscope.experiments.seeds import SEEDS, run_seeds, table_of_seeds
+
+        if self.seed is not None or self.dry_run or len(set(self.seeds)) < len(self.seeds):
+            raise UserError("With --seeds, each once, leave out --seed and --dry-run.")
+        configs = {}
+        for seed in self.seeds:
+            asked = configure(start, seed, list(self.set), self._flags(), tuple(EXPERIMENTS))
+            configs[seed] = as_recorded(out / f"seed{seed}", anywhere(asked))
+        with self.execution.in_force(out, device=configs[self.seeds[0]].device):
+            result = run_seeds(configs, out, overwrite=self.overwrite)
+        counts = f"{result.made} stages made, {result.reused} reused."
+        files = [out / SEEDS, *(out / name for name in result.folders)]
+        return Outcome(f"{table_of_seeds(result)}\n{counts}\n", result, files)
 
     def _text(self, config: RunConfig, run: RunFolder) -> str:
         """Run what the preset means and return its figures."""

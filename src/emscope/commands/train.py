@@ -52,6 +52,7 @@ class Train:
         dtype: auto, bfloat16, float32 or float16.
         device_map: spread the base's blocks over devices: auto, balanced, balanced_low_0, sequential, or a JSON or YAML
             file with a device for each module.
+        bits: quantise the base's weights to 8 or 4 bits while they are read (bitsandbytes): QLoRA.
         settings: how it is trained.
     """
 
@@ -66,6 +67,7 @@ class Train:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str = ""
+    bits: int = 0
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     @property
@@ -89,9 +91,10 @@ class Train:
         )
         if processes.is_first():
             self._check_free()
-        place = choose_placement(self.device, self.dtype, self.device_map)
+        place = choose_placement(self.device, self.dtype, self.device_map, bits=self.bits)
         resolve(self.model)  # a name that means nothing leaves no folder
-        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)])
+        bits = [self.bits] if self.bits else []
+        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings), *bits])
         several.begin(on_cpu=place.device == "cpu")
         with locked(self.out, "training") if processes.is_first() else nullcontext():
             resume = several.agreed(lambda: self._may_begin(key))

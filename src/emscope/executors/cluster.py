@@ -66,8 +66,8 @@ def _quieten() -> None:
     """Keep Ray's own log off the terminal: what matters of it is raised, or said in a worker's manifest."""
     logger = logging.getLogger("ray")
     logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    logger.setLevel(logging.CRITICAL)
+    logger.handlers[:] = [logging.NullHandler()]  # it has put one there that writes
 
 
 @contextmanager

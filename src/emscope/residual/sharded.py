@@ -52,8 +52,19 @@ class ReadingAsked:
     capture: CaptureSettings = field(default_factory=CaptureSettings)
 
 
-def encoded(tokenizer: Any, texts: Sequence[TextToRead], enable_thinking: bool | None) -> list[EncodedChat]:
-    """Tokenise texts, all with an answer or all without one, for reading."""
+def activations_of(asked: ReadingAsked, held: Held) -> Part:
+    """Read a shard: `value` holds where it was computed, the blocks and the site, `arrays` the vectors by pooling."""
+    organism = held.get(asked.organism)
+    chats = encoded_texts(organism.tokenizer, asked.texts, asked.enable_thinking)
+    found = capture(organism, chats, asked.capture)
+    told = [organism.placement.told, [list(found.blocks), found.site]]
+    return Part(told, found.pooled, rows=len(chats))
+
+
+def encoded_texts(
+    tokenizer: Any, texts: Sequence[TextToRead], enable_thinking: bool | None = None
+) -> list[EncodedChat]:
+    """Tokenise texts for reading, all with an answer or all without one."""
     answers = [text.answer for text in texts if text.answer is not None]
     return encode_for_capture(
         tokenizer,
@@ -63,15 +74,6 @@ def encoded(tokenizer: Any, texts: Sequence[TextToRead], enable_thinking: bool |
         thoughts=[text.thought for text in texts] if answers else None,
         enable_thinking=enable_thinking,
     )
-
-
-def activations_of(asked: ReadingAsked, held: Held) -> Part:
-    """Read a shard: `value` holds where it was computed, the blocks and the site, `arrays` the vectors by pooling."""
-    organism = held.get(asked.organism)
-    chats = encoded(organism.tokenizer, asked.texts, asked.enable_thinking)
-    found = capture(organism, chats, asked.capture)
-    told = [organism.placement.told, [list(found.blocks), found.site]]
-    return Part(told, found.pooled, rows=len(chats))
 
 
 def captured_in_shards(

@@ -35,7 +35,10 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
     check_run(lab)
-    with progress.plan(main_works(lab)):
+    works = main_works(lab)
+    if executor().at_once > 1:  # what is made side by side tells nothing of how long the rest takes
+        works = dict.fromkeys(works)
+    with progress.plan(works):
         _run_stages(lab)
     return lab
 
