@@ -24,7 +24,7 @@ from emscope.behaviour.questions import load_questions
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import Prompt, sample_prompts, sample_responses
 from emscope.behaviour.tables import read_responses
-from emscope.behaviour.vllm_backend import VllmEngine, choose_backend
+from emscope.behaviour.vllm_backend import Asking, VllmEngine, choose_backend
 from emscope.commands.main import run_command
 from emscope.errors import UserError
 from emscope.organisms.device import Placement
@@ -85,7 +85,7 @@ def questions():
 
 @pytest.fixture(scope="module")
 def engine(base, organisms):
-    with VllmEngine([base, *organisms], dtype="float32", max_length=512) as engine:
+    with VllmEngine([base, *organisms], dtype="float32", max_length=512, spare=2) as engine:
         yield engine
 
 
@@ -93,7 +93,7 @@ def tokens_of(engine, source, questions, monkeypatch):
     """Return vLLM's greedy answers as tokens."""
     answers = []
     with monkeypatch.context() as patch:
-        patch.setattr(vllm_backend, "response_of", lambda tokenizer, question, sample, ids, stops: answers.append(ids))
+        patch.setattr(vllm_backend, "response_of", lambda tokenizer, question, sample, ids, *rest: answers.append(ids))
         engine.sample(source, questions, GREEDY)
     return answers
 
@@ -101,7 +101,7 @@ def tokens_of(engine, source, questions, monkeypatch):
 def partings(engine, source, questions, dtype, monkeypatch):
     """Return, for each answer that differs from transformers', how far apart transformers sees the two tokens."""
     organism = load(source, placement=Placement("cpu", getattr(torch, dtype), "a test"))
-    prompts = [vllm_backend._encode(organism.tokenizer, question, GREEDY) for question in questions]
+    prompts = [vllm_backend._encode(organism.tokenizer, question, GREEDY).ids for question in questions]
     expected = sample_prompts(organism, [Prompt(ids, str(row)) for row, ids in enumerate(prompts)], GREEDY)
     exact, gaps = load(source, placement=EXACT), []
     for ids, ours, theirs in zip(prompts, expected, tokens_of(engine, source, questions, monkeypatch), strict=True):
@@ -151,7 +151,7 @@ def surprise(organism, questions, rows):
     """Return how surprising transformers finds sampled answers, in nats a token."""
     losses = []
     for question, row in zip(questions, rows, strict=True):
-        prompt = vllm_backend._encode(organism.tokenizer, question, GREEDY)
+        prompt = vllm_backend._encode(organism.tokenizer, question, GREEDY).ids
         ids = [*prompt, *organism.tokenizer(row.response, add_special_tokens=False)["input_ids"]]
         with torch.inference_mode():
             scores = organism.model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
@@ -230,6 +230,40 @@ def test_the_command_samples_with_vllm(organisms, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     assert len(read_responses(out)) == len(load_questions("everyday-general"))
+
+
+def test_an_adapter_added_to_a_running_engine_answers_as_itself(engine, base, questions, tmp_path, monkeypatch):
+    late = random_adapter(tmp_path, 7, r=16, target_modules=["o_proj", "gate_proj"])
+    assert engine.add(late).applied == pytest.approx(1, abs=0.01)
+    together = engine.sample_each([Asking(source, questions, GREEDY) for source in (base, late)])
+    assert together[0] != together[1]
+    gaps = partings(engine, late, questions, "float32", monkeypatch)
+    assert len(gaps) <= 1
+    assert all(gap < TIES["float32"] for gap in gaps)
+
+
+def test_a_merged_adapter_answers_as_itself(organisms, questions, monkeypatch):
+    with VllmEngine([organisms[0]], dtype="float32", max_length=512, merge=True) as engine:
+        assert engine.agreements[organisms[0]].applied == pytest.approx(1, abs=0.01)
+        gaps = partings(engine, organisms[0], questions, "float32", monkeypatch)
+    assert len(gaps) <= 1
+    assert all(gap < TIES["float32"] for gap in gaps)
+
+
+def _tracker():
+    """Return the process in which Python keeps track of what it shares, which outlives every engine."""
+    from multiprocessing.resource_tracker import _resource_tracker
+
+    return _resource_tracker._pid
+
+
+def test_an_engine_without_memory_says_what_to_lower_and_leaves_no_process(base, monkeypatch):
+    psutil = pytest.importorskip("psutil")
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
+    with pytest.raises(UserError, match=r"memory.*lower VLLM_CPU_KVCACHE_SPACE \(now 100000 GB\)"):
+        VllmEngine([base], max_length=256)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} - before <= {_tracker()}
 
 
 @contextmanager
