@@ -12,10 +12,13 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
+from emscope import processes
 from emscope.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 ASKED_FOR = "asked for"
+BITS = (8, 4)
+"""What bitsandbytes can quantise a weight to."""
 TRIAL_SIZE, TRIAL_ERROR = 64, 0.02  # a bf16 product of unit-scale rows errs by less than a hundredth
 
 
@@ -57,6 +60,7 @@ class Placement:
         reason: why this dtype.
         device_map: how the model is spread over devices, as `spread.read_device_map` takes it; '' for one device.
         tensor_parallel: cut every matrix over the processes that torchrun started.
+        bits: bits of a weight, 8 or 4, that bitsandbytes quantises to while it is read; 0 leaves weights as they are.
     """
 
     device: str
@@ -64,6 +68,7 @@ class Placement:
     reason: str
     device_map: str = ""
     tensor_parallel: bool = False
+    bits: int = 0
 
     @property
     def dtype_name(self) -> str:
@@ -72,9 +77,14 @@ class Placement:
 
     @property
     def told(self) -> list[str]:
-        """Device and dtype as plain values, and how the model is spread where it is."""
-        spread = [self.device_map] if self.device_map else ["tensor parallel"] if self.tensor_parallel else []
-        return [self.device, self.dtype_name, *spread]
+        """Device and dtype as plain values, and how the model is spread and quantised where it is."""
+        return [self.device, self.dtype_name, *self.told_of_size]
+
+    @property
+    def told_of_size(self) -> list[str]:
+        """How the model is spread over devices and quantised, in a few words; none where it is neither."""
+        spread = self.device_map or ("tensor parallel" if self.tensor_parallel else "")
+        return [word for word in (spread, f"{self.bits} bits" if self.bits else "") if word]
 
     def for_training(self) -> Placement:
         """Return where to train: in float32 where a model is read in float16, unless that was asked for on a CUDA GPU.
@@ -90,9 +100,9 @@ class Placement:
 
 
 def choose_placement(
-    device: str = "auto", dtype: str = "auto", device_map: str = "", tensor_parallel: bool = False
+    device: str = "auto", dtype: str = "auto", device_map: str = "", tensor_parallel: bool = False, bits: int = 0
 ) -> Placement:
-    """Pick device and dtype, and how the model is spread over devices (see `Placement`).
+    """Pick device and dtype, and how the model is spread over devices and quantised (see `Placement`).
 
     Auto takes a CUDA GPU, else an Apple GPU that passes a small trial, else the CPU. bf16 where the processor computes
     in it natively (GPUs since Ampere, Apple GPUs that pass the trial, CPUs with AVX512-BF16 or AMX); float16 on older
@@ -101,6 +111,10 @@ def choose_placement(
     Raises:
         UserError: a device this machine does not have, an unknown dtype, or a device beside what spreads over several.
     """
+    if bits not in (0, *BITS):
+        raise UserError(f"A base is read with 8 or 4 bits a weight, or with 0 as it is, not with {bits}.")
+    if bits:
+        return replace(choose_placement(device, dtype, device_map, tensor_parallel), bits=bits)
     if device_map or tensor_parallel:
         return _spread(device, dtype, device_map, tensor_parallel)
     device = _choose_device(device)
@@ -128,6 +142,8 @@ def _spread(device: str, dtype: str, device_map: str, tensor_parallel: bool) -> 
 
 
 def _choose_device(device: str) -> str:
+    if device in ("auto", "cuda") and torch.cuda.is_available() and processes.count() > 1:
+        return f"cuda:{processes.local_rank()}"
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

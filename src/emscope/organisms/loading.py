@@ -20,6 +20,7 @@ class LoadSettings:
         device_map: spread the blocks over devices: auto, balanced, balanced_low_0, sequential, or a JSON or YAML file
             with a device for each module.
         tensor_parallel: cut every matrix over the processes that torchrun started.
+        bits: quantise the base's weights to 8 or 4 bits while they are read (bitsandbytes); 0 leaves them as they are.
         trust_remote_code: run code that comes with a hub model. Only for authors you trust.
     """
 
@@ -28,12 +29,13 @@ class LoadSettings:
     dtype: str = "auto"
     device_map: str = ""
     tensor_parallel: bool = False
+    bits: int = 0
     trust_remote_code: bool = False
 
     @property
     def is_spread(self) -> bool:
-        """Whether the model is asked to lie on several devices."""
-        return bool(self.device_map) or self.tensor_parallel
+        """Whether the model is asked to lie on several devices, or to be quantised."""
+        return bool(self.device_map or self.tensor_parallel or self.bits)
 
     def load(self, name: str) -> Organism:
         """Load a model by name.
@@ -44,5 +46,5 @@ class LoadSettings:
         from emscope.organisms.device import choose_placement
         from emscope.organisms.models import load
 
-        place = choose_placement(self.device, self.dtype, self.device_map, self.tensor_parallel)
+        place = choose_placement(self.device, self.dtype, self.device_map, self.tensor_parallel, self.bits)
         return load(name, base=self.base, placement=place, trust_remote_code=self.trust_remote_code)

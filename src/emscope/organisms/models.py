@@ -113,7 +113,6 @@ def _with_adapter(
 ) -> Any:
     """Return the model with its adapter: merged where that changes no logit, else as PEFT runs it."""
     adapter = read_adapter(source)
-    quantised = bool(getattr(model, "is_quantized", False))
     multimodal = is_multimodal(load_config(source, trust_remote_code=trust_remote_code))  # a text-only class drops it
     wrapped = attach(model, adapter, multimodal=multimodal)
     ids = torch.tensor(
@@ -128,7 +127,7 @@ def _with_adapter(
         acts = with_adapter.shape != without.shape or not torch.equal(with_adapter, without)
         verdict = AdapterVerdict(acts)
     check_acts(adapter, verdict.acts, place)
-    why_not = "its base is quantised" if quantised else _why_not_merged(wrapped, place)
+    why_not = why_unmerged(wrapped, place)
     if not merge or why_not or verdict.merges is False:
         if merge:
             _say_unmerged(source, why_not)
@@ -147,8 +146,10 @@ def _with_adapter(
     return attach(fresh, adapter, multimodal=multimodal)
 
 
-def _why_not_merged(model: Any, place: Placement) -> str:
-    """Return why weights that are spread over devices or processes take no update, '' where they do."""
+def why_unmerged(model: Any, place: Placement) -> str:
+    """Return why the weights of a model that PEFT wrapped take no update of an adapter, '' where they do."""
+    if getattr(model, "is_quantized", False):
+        return "its base is quantised, and rounding to a few bits would lose the update"
     if place.tensor_parallel:
         return "each process holds a part of its base's matrices"
     return "parts of its base lie in main memory beside a GPU" if is_offloaded(model) else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from emscope import processes
 from emscope.errors import UserError, did_you_mean
 from emscope.organisms.device import Placement
 from emscope.outside import read_yaml
@@ -70,7 +70,7 @@ def check_tensor_parallel() -> None:
     Raises:
         UserError: there is one process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if processes.count() < 2:
         raise UserError(
             "A tensor parallel plan needs one process for each GPU, and here is one process: start it with "
             "`torchrun --nproc-per-node N -m emscope …`, or give a device map."
@@ -80,8 +80,10 @@ def check_tensor_parallel() -> None:
 def loading_arguments(place: Placement) -> dict[str, Any]:
     """Return what `from_pretrained` is told of where a model goes; nothing where it is moved afterwards."""
     if place.tensor_parallel:
+        from transformers.distributed import DistributedConfig
+
         check_tensor_parallel()
-        return {"tp_plan": "auto"}
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
     return {"device_map": read_device_map(place.device_map)} if place.device_map else {}
 
 

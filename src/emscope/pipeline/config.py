@@ -53,6 +53,7 @@ class RunConfig:
         dtype: auto, bfloat16, float32 or float16.
         device_map: spread the blocks of every model over devices: auto, balanced, balanced_low_0, sequential, or a JSON
             or YAML file with a device for each module.
+        bits: quantise weights to 8 or 4 bits while they are read (bitsandbytes); 0 leaves them as they are.
         seed: one seed for everything.
         judge: who scores the answers, in the run and in its experiments.
         rows_per_shard: rows of one piece of heavy work; pieces can be made side by side (see `executors`). Batches end
@@ -76,6 +77,7 @@ class RunConfig:
     device: str = AUTO
     dtype: str = AUTO
     device_map: str = ""
+    bits: int = 0
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     rows_per_shard: int = ROWS_PER_SHARD
@@ -281,7 +283,7 @@ def load_config(path: Path) -> RunConfig:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
-LATER = ("base", "accept_terms", "device", "dtype", "device_map", "judge", "rows_per_shard")
+LATER = ("base", "accept_terms", "device", "dtype", "device_map", "bits", "judge", "rows_per_shard")
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
 
@@ -307,7 +309,7 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = _tuples_to_lists(asdict(config))
     if config.judge == JudgeSettings():
         del values["judge"]
-    for name in ("experiments", "device_map"):
+    for name in ("experiments", "device_map", "bits"):
         if not values[name]:
             del values[name]
     if config.rows_per_shard == ROWS_PER_SHARD:

@@ -67,7 +67,7 @@ class Lab:
     @cached_property
     def placement(self) -> Placement:
         """Device and dtype of every model of the run."""
-        return choose_placement(self.config.device, self.config.dtype, self.config.device_map)
+        return choose_placement(self.config.device, self.config.dtype, self.config.device_map, bits=self.config.bits)
 
     @cached_property
     def base_source(self) -> ModelSource:
