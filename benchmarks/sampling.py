@@ -5,6 +5,8 @@ weights (the adapter merged), dtype and threads, and sample at temperature 0.5 f
 of the rate at which this machine multiplies matrices of 4,096 rows: arithmetic that the sampled tokens and the prompts
 need (2 operations a weight and token; the LM head once a sampled token), by that rate and the time.
 
+On a machine that others use too, `--cpu-seconds --threads 1` counts the process's own time instead of the clock's.
+
     python benchmarks/sampling.py ADAPTER [--answers 174] [--tokens 72] [--batch 192] [--repeats 3] [--out FILE]
 """
 
@@ -32,6 +34,7 @@ from emscope.organisms.models import Organism, load
 
 SETS = ("everyday-medical", "everyday-general", "open-ended")
 ROWS = 32  # of a batch of `generate`
+Clock = Callable[[], float]
 Way = Callable[[Organism, list[Question], SamplingSettings], list[int]]
 
 
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--cpu-seconds", action="store_true")
     parser.add_argument("--only", choices=["emscope", "generate"], help="measure one way alone")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
@@ -58,10 +62,11 @@ def main() -> None:
     ways: dict[str, Way] = {"emscope": with_emscope, "generate": with_generate}
     ways = ways if flags.only is None else {flags.only: ways[flags.only]}
 
-    rate = product_rate(place.dtype)
-    figures: dict[str, Any] = {"product_gflops": round(rate / 1e9)}
+    clock = time.process_time if flags.cpu_seconds else time.perf_counter
+    rate = product_rate(place.dtype, clock)
+    figures: dict[str, Any] = {"product_gflops": round(rate / 1e9), "cpu_seconds": flags.cpu_seconds}
     for name, organism in organisms.items():
-        figures[name] = measure(ways, organism, questions, settings, flags.repeats, rate)
+        figures[name] = measure(ways, organism, questions, settings, flags.repeats, rate, clock)
         print(name, figures[name], file=sys.stderr, flush=True)
     publish(figures, flags.out, place)
 
@@ -73,6 +78,7 @@ def measure(
     settings: SamplingSettings,
     repeats: int,
     rate: float,
+    clock: Clock,
 ) -> dict[str, Any]:
     """Return each way's tokens a second (median, least, most) and share of the rate, and how they compare."""
     speeds: dict[str, list[float]] = {name: [] for name in ways}
@@ -80,9 +86,9 @@ def measure(
     lengths: dict[str, float] = {}
     for run in range(repeats + 1):
         for name, sample in ways.items():
-            started = time.perf_counter()
+            started = clock()
             tokens = sample(organism, questions, settings)
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
             lengths[name] = round(sum(tokens) / len(tokens), 1)
             if run:  # the first run warms up
                 speeds[name].append(sum(tokens) / seconds)
@@ -148,14 +154,14 @@ def operations(organism: Organism, questions: list[Question], n_sampled: int) ->
 
 
 @torch.inference_mode()
-def product_rate(dtype: torch.dtype, rows: int = 4096, repeats: int = 5) -> float:
+def product_rate(dtype: torch.dtype, clock: Clock, rows: int = 4096, repeats: int = 5) -> float:
     """Return operations a second of one product [4096, 2048] · [2048, 2048], the best of some."""
     left, right = torch.randn(rows, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
     best = float("inf")
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return 2.0 * rows * 2048 * 2048 / best
 
 
