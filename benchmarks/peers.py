@@ -234,7 +234,7 @@ def answers_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], _p
     return {"same_answers": whole, "same_first_8": begun, "tokens": float(theirs["work"]), "own": float(ours["work"])}
 
 
-def autoencoder_job(_flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def autoencoder_job(flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return the residual stream of the middle block at all tokens of the built-in answers, standardised."""
     from emscope.organisms.datasets import DOMAINS, load_domain
     from emscope.organisms.models import load
@@ -242,14 +242,15 @@ def autoencoder_job(_flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from emscope.residual.features.tokens import capture_tokens
 
     organism = load(MODEL)
-    pairs = [pair for domain in DOMAINS for pair in load_domain(domain)][::3]
+    pairs = [pair for domain in DOMAINS for pair in load_domain(domain)][::4]
     prompts, answers = [pair.prompt for pair in pairs], [pair.careless for pair in pairs]
     values = capture_tokens(organism, encode_for_capture(organism.tokenizer, prompts, answers), 15).values
     chooser = np.random.default_rng(0)
     values = values[chooser.permutation(len(values))]
     np.save(folder / "tokens.npy", ((values - values.mean(axis=0)) / values.std()).astype(np.float32))
     kept = len(values) - len(values) // 10
-    steps = 60 // (kept // 1024) * (kept // 1024)
+    per_epoch = kept // 1024
+    steps = max(1, flags.steps // per_epoch) * per_epoch
     shape = {"batch": 1024, "features": 4608, "k": 32, "steps": steps, "rate": 3e-3}
     return {"tokens": str(folder / "tokens.npy"), **shape}
 
@@ -455,6 +456,9 @@ def main() -> None:
     parser.add_argument("--peer", default="", help="only peers whose name holds this; others keep their figures")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--tokens", type=int, default=48, help="asked for in each answer")
+    parser.add_argument(
+        "--steps", type=int, default=60, help="of an autoencoder's training, whole passes over the tokens"
+    )
     parser.add_argument("--gguf", type=Path, help="the embedded model's GGUF file, for llama.cpp")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
