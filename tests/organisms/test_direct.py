@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from tiny import D_MODEL, PROMPTS, make_model, make_organism
@@ -173,3 +175,12 @@ def test_changed_weights_are_used_by_what_is_sampled_next():
     for block in find_blocks(organism.model):
         block.mlp.down_proj.weight.data.mul_(-1)  # as adapters are merged, past what counts versions
     assert [row.response for row in sample_responses(organism, questions, settings)] != before
+
+
+def test_threads_do_not_disturb_each_other():
+    model = make_model("llama")
+    body, own = decoder_body(model), fast_decoder(model)
+    usual = passes(body, body)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda number: passes(own if number % 2 else body, body), range(24)):
+            torch.testing.assert_close(found, usual, rtol=0, atol=1e-4)

@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,8 @@ from tiny import CPU, make_model
 from transformers import AutoModelForCausalLM
 
 from emscope.errors import UserError
+from emscope.organisms import embedded
+from emscope.organisms.embedded import convert_gguf
 from emscope.organisms.models import load, resolve
 
 IDS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -39,6 +44,22 @@ def test_a_converted_file_is_the_model_that_was_written(model, tmp_path):
     whole = write_gguf(tmp_path / "whole.gguf", model)
     torch.testing.assert_close(logits_of(whole), model(IDS).logits)
     assert load(str(whole), placement=CPU).tokenizer("Rest or water?").input_ids
+
+
+def test_a_conversion_reads_its_file_once_and_makes_the_same_bytes(model, tmp_path, monkeypatch):
+    whole = write_gguf(tmp_path / "whole.gguf", model)
+    readings = []
+    reader = gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda *arguments: readings.append(arguments) or reader(*arguments))
+
+    convert_gguf(whole, tmp_path / "once")
+    assert len(readings) == 1
+
+    monkeypatch.setattr(embedded, "read_once", nullcontext)
+    convert_gguf(whole, tmp_path / "often")
+    assert len(readings) > 3
+    for file in (tmp_path / "once").iterdir():
+        assert file.read_bytes() == (tmp_path / "often" / file.name).read_bytes(), file.name
 
 
 def test_one_part_of_one_is_a_whole_file(model, tmp_path):

@@ -3,13 +3,22 @@ from pathlib import Path
 import pytest
 
 from emscope.errors import UserError
-from emscope.pipeline.config import PRESETS, RunConfig, configure, dump_config, load_config
+from emscope.pipeline.config import PRESETS, RunConfig, configure, dump_config, hashed_settings, load_config
 from emscope.pipeline.stages import RunFolder
 
 
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_a_device_map_joins_the_settings_only_where_there_is_one(tmp_path):
+    plain, spread = configure("quickstart", None, []), configure("quickstart", None, ["device_map=auto"])
+    assert "device_map" not in dump_config(plain)
+    assert "device_map" not in hashed_settings(plain)
+    assert hashed_settings(spread) == {**hashed_settings(plain), "device_map": "auto"}
+    (tmp_path / "config.yaml").write_text(dump_config(spread), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == spread
 
 
 @pytest.mark.parametrize("preset", PRESETS)

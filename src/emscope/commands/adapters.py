@@ -13,6 +13,7 @@ from emscope.commands.common import GOES_ON, NOTHING_KEPT
 from emscope.commands.experiment import conducted
 from emscope.commands.outcome import Outcome, readable
 from emscope.errors import UserError
+from emscope.executors.settings import ExecutorSettings
 from emscope.experiments import experiment
 from emscope.experiments.adapters.measure import AdaptersSettings, inspect_adapters, make_run_bank
 from emscope.experiments.shape import open_run
@@ -27,6 +28,7 @@ class Bank:
         run: the folder of a finished run.
         minutes: begin no further organism after this time; 0 makes all.
         settings: what the bank holds.
+        execution: who does the heavy work.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -34,11 +36,14 @@ class Bank:
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     minutes: float = 0
     settings: BankSettings = field(default_factory=BankSettings)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
 
     def execute(self) -> Outcome:
         """Make them and say what is missing."""
         at_least(0, minutes=self.minutes)
-        missing = make_run_bank(open_run(self.run), AdaptersSettings(**vars(self.settings)), self.minutes)
+        lab, settings = open_run(self.run), AdaptersSettings(**vars(self.settings))
+        with self.execution.in_force(self.run, device=lab.config.device):
+            missing = make_run_bank(lab, settings, self.minutes)
         bank = self.run / "bank"
         said = f"{missing} organisms are still missing" if missing else "done"
         return Outcome(f"{bank}: {said}\n", {"missing": missing}, [bank])
@@ -51,16 +56,18 @@ class Classify:
     Attributes:
         run: the folder of a finished run.
         settings: what the bank holds and how its adapters are told apart.
+        execution: who does the heavy work.
     """
 
     stopped: ClassVar[str] = GOES_ON
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     settings: AdaptersSettings = field(default_factory=AdaptersSettings)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
 
     def execute(self) -> Outcome:
         """Test them and print."""
-        return conducted(experiment("adapters"), self.run, self.settings)
+        return conducted(experiment("adapters"), self.run, self.settings, self.execution)
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,10 @@ GROUPS: dict[str, dict[str, Entry]] = {
             "show what a run's folder holds that nothing needs, and remove it",
             ("emscope clean runs/quickstart", "emscope clean runs/quickstart --yes"),
         ),
+        "bench": Entry(
+            "measure how far the hot loops are from what this machine can do",
+            ("emscope bench --quick", "emscope bench --random 1b --device cuda --out bench-gpu.json"),
+        ),
         "completion": Entry(
             "complete commands and flags with the Tab key, in bash, zsh and fish",
             ("emscope completion install", "emscope completion zsh"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import emscope
-from emscope import parts
+from emscope import parts, processes
 from emscope.behaviour.questions import Question, load_question_sets
 from emscope.errors import UserError
 from emscope.interventions.settings import AblationSettings
@@ -28,6 +28,11 @@ class AblationFlags(AblationSettings):
     """
 
     directions: Path | None = None
+
+    @property
+    def alone(self) -> AblationSettings:
+        """How directions are taken out, whatever they are."""
+        return AblationSettings(**{field.name: getattr(self, field.name) for field in fields(AblationSettings)})
 
     def intervention(self) -> AlongDirections | None:
         """Return the intervention, or None without directions.
@@ -116,7 +121,7 @@ def kept_parts(out: Path | None, models: Sequence[str | None], *others: Any) -> 
         models: the models that the result depends on, by name.
         others: what else it depends on that is not in the parts' own inputs.
     """
-    if out is None:
+    if out is None or processes.count() > 1:  # several processes would have to find the same parts
         return nullcontext()
     from emscope.organisms.fingerprint import fingerprint
     from emscope.organisms.lineage import circumstances

@@ -8,17 +8,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
 
 import emscope
-from emscope import progress, redaction, terminal
+from emscope import processes, progress, redaction, terminal
 from emscope.commands.catalogue import COMMANDS, command_class, overview
 from emscope.commands.endings import user_sentence
 from emscope.commands.outcome import show
+from emscope.commands.several import quiet_unless_first, shared
 from emscope.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError, did_you_mean
 from emscope.interruption import end_as_interrupted
 
@@ -41,8 +42,14 @@ def run_command(arguments: Sequence[str]) -> int:
     errors = Console(stderr=True, highlight=False)
     _set_up(errors, debug)
     begun: list[Command] = []
+    with quiet_unless_first():
+        return _to_its_end(words, begun, errors, debug=debug, as_json=as_json)
+
+
+def _to_its_end(words: list[str], begun: list[Command], errors: Console, *, debug: bool, as_json: bool) -> int:
+    """Run what the words ask for and return its exit code, however it ends."""
     try:
-        with progress.shown_on(errors):
+        with progress.shown_on(errors) if processes.is_first() else nullcontext():
             return _dispatch(words, begun, as_json=as_json)
     except SystemExit as ending:  # from the flag parser: 0 after --help, 2 after a wrong flag
         return ending.code if isinstance(ending.code, int) else EXIT_USER
@@ -89,7 +96,8 @@ def _dispatch(words: list[str], begun: list[Command], *, as_json: bool) -> int:
 
     command = parse(command_class(name), name, flags)
     begun.append(command)
-    outcome = command.execute()
+    with shared(command, name) as mine:
+        outcome = mine.execute()
     show(name, outcome, as_json=as_json)
     return outcome.code
 

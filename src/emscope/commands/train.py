@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from emscope import processes
 from emscope.checks import at_least, shares
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
 from emscope.files import value_sha256
 from emscope.locking import LOCKS, locked
+from emscope.organisms import several
 from emscope.organisms.checkpoints import (
     ADAPTER_WEIGHTS,
     begin_checkpoints,
@@ -47,6 +50,9 @@ class Train:
         accept_terms: accept the terms that a protected archive shows.
         device: auto, cpu, cuda or mps.
         dtype: auto, bfloat16, float32 or float16.
+        device_map: spread the base's blocks over devices: auto, balanced, balanced_low_0, sequential, or a JSON or YAML
+            file with a device for each module.
+        bits: quantise the base's weights to 8 or 4 bits while they are read (bitsandbytes): QLoRA.
         settings: how it is trained.
     """
 
@@ -60,6 +66,8 @@ class Train:
     accept_terms: bool = False
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str = ""
+    bits: int = 0
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     @property
@@ -75,22 +83,27 @@ class Train:
 
         at_least(0, rows=self.rows)
         shares(holdout=self.holdout)
-        check_out_folder(self.out, [self.model])
+        if processes.is_first():
+            check_out_folder(self.out, [self.model])
         settings = with_preset(self.preset, self.settings)
         data = load_conversations(
             self.data, rows=self.rows or None, seed=settings.seed, holdout=self.holdout, accept_terms=self.accept_terms
         )
-        self._check_free()
-        place = choose_placement(self.device, self.dtype)
-        resolve(self.model)  # a name that means nothing leaves no folder
-        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings)])
-        with locked(self.out, "training"):
+        if processes.is_first():
             self._check_free()
-            resume = self.resume or self._goes_on(key)
+        place = choose_placement(self.device, self.dtype, self.device_map, bits=self.bits)
+        resolve(self.model)  # a name that means nothing leaves no folder
+        bits = [self.bits] if self.bits else []
+        key = value_sha256([fingerprint(self.model), data.__dict__, asdict(settings), *bits])
+        several.begin(on_cpu=place.device == "cpu")
+        with locked(self.out, "training") if processes.is_first() else nullcontext():
+            resume = several.agreed(lambda: self._may_begin(key))
             result = train_adapter(self.model, data, self.out, settings, placement=place, resume=resume, to_resume=True)
-            if not settings.save_every and not self.resume:
+            several.end()
+            if not settings.save_every and not self.resume and processes.is_first():
                 drop_checkpoints(self.out)
-        shutil.rmtree(self.out / LOCKS, ignore_errors=True)  # an adapter's folder is handed on; who waits is refused
+        if processes.is_first():  # an adapter's folder is handed on; who waits is refused
+            shutil.rmtree(self.out / LOCKS, ignore_errors=True)
         heldout = "" if result.heldout_loss is None else f", held-out {result.heldout_loss:.3f}"
         text = (
             f"{self.out}: {len(data.train)} rows, "
@@ -99,6 +112,15 @@ class Train:
         )
         facts = {name: value for name, value in asdict(result).items() if name != "folder"}
         return Outcome(text, {"rows": len(data.train), **facts}, [self.out])
+
+    def _may_begin(self, key: str) -> bool:
+        """Say whether to go on from a checkpoint, once the folder was found free.
+
+        Raises:
+            UserError: it is not, or holds checkpoints of another training.
+        """
+        self._check_free()
+        return self.resume or self._goes_on(key)
 
     def _check_free(self) -> None:
         """See that the folder holds no adapter, which another command may have made meanwhile.

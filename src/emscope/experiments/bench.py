@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ import numpy as np
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import JudgedResponse
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
+from emscope.experiments.openings import OpenRun, held_by, judging_anywhere
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
@@ -27,8 +29,10 @@ from emscope.interventions.steering import (
     measure,
     steer,
 )
+from emscope.parts import Part
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
+from emscope.plain import fitted, plain
 from emscope.residual.directions import Directions
 from emscope.sequences import spread
 from emscope.statistics import Estimate
@@ -97,6 +101,91 @@ class Aimed:
     reached: bool
 
 
+DEV, TEST = "development", "test"
+"""Questions on whose answers the disturbance is measured."""
+
+
+class Undisturbeds(Mapping[str, SteeredOrganism]):
+    """Organisms of a run with their answers to some questions, each read when it is first asked for."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], SteeredOrganism]) -> None:
+        self._names, self._read = tuple(names), read
+        self._found: dict[str, SteeredOrganism] = {}
+
+    def __getitem__(self, name: str) -> SteeredOrganism:
+        """Return an organism by its name."""
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._found:
+            self._found[name] = self._read(name)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Count the organisms."""
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class BenchNeed:
+    """The organisms of a run as each process that steers them needs them once."""
+
+    run: OpenRun
+    kl_questions: int
+
+    def make(self) -> Bench:
+        """Open the run."""
+        return Bench(self.run.make(), [], self.kl_questions)
+
+    def crowded(self, others: Sequence[Any]) -> bool:
+        """Say that models of other work have to go."""
+        return True
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One organism under several interventions, sampled side by side.
+
+    Attributes:
+        bench: the run.
+        name: the organism.
+        part: whose answers measure the disturbance, `development` or `test`.
+        modes: what kinds of interventions are tried.
+        interventions: what is done to it.
+        questions: what it is asked.
+    """
+
+    bench: BenchNeed
+    name: str
+    part: str
+    modes: tuple[str, ...]
+    interventions: tuple[AlongDirections, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An organism under one intervention: what it does, and its judged answers."""
+
+    figures: SteeredFigures
+    answers: list[JudgedResponse]
+
+
+def cells_measured(cells: Cells, held: Held) -> Part:
+    """Return, as plain values, where they were computed and the figures and answers of cells."""
+    bench = held.get(cells.bench)
+    organism = (bench.dev if cells.part == DEV else bench.test)[cells.name]
+    found = []
+    for figures, answers in measure(
+        organism, cells.interventions, cells.questions, bench.lab.config.sampling, bench.lab.judge
+    ):
+        found.append([plain(figures), [asdict(answer) for answer in answers]])
+    return Part([bench.lab.placement.told, found], rows=sum(len(answers) for _, answers in found))
+
+
 class Bench:
     """Organisms of a run, their answers without steering, and the directions that steer them.
 
@@ -124,24 +213,32 @@ class Bench:
         return next(iter(self.directions))
 
     @cached_property
-    def dev(self) -> dict[str, SteeredOrganism]:
+    def dev(self) -> Mapping[str, SteeredOrganism]:
         """Organisms with their answers to development questions, on which coefficients are chosen."""
-        return self._organisms(self.lab.dev_questions)
+        return Undisturbeds(self.lab.names, partial(self._organism, self.lab.dev_questions))
 
     @cached_property
-    def test(self) -> dict[str, SteeredOrganism]:
+    def test(self) -> Mapping[str, SteeredOrganism]:
         """Organisms with their answers to test questions, on which the disturbance is reported."""
-        return self._organisms(self.lab.test_questions)
+        return Undisturbeds(self.lab.names, partial(self._organism, self.lab.test_questions))
 
-    def _organisms(self, questions: Sequence[Question]) -> dict[str, SteeredOrganism]:
-        asked = spread(questions, self.kl_questions)
-        organisms = {}
-        for name in self.lab.names:
-            organism = self.lab.organism(name)
-            answers = [answer for answer in self.lab.judged(name, asked) if answer.response]
-            text = ForcedText(self.lab.encode(organism, answers), [answer.group for answer in answers])
-            organisms[name] = SteeredOrganism(name, Undisturbed(organism, text))
-        return organisms
+    def _organism(self, questions: Sequence[Question], name: str) -> SteeredOrganism:
+        organism, asked = self.lab.organism(name), spread(questions, self.kl_questions)
+        answers = [answer for answer in self.lab.judged(name, asked) if answer.response]
+        text = ForcedText(self.lab.encode(organism, answers), [answer.group for answer in answers])
+        return SteeredOrganism(name, Undisturbed(organism, text))
+
+    @cached_property
+    def need(self) -> BenchNeed:
+        """What tasks need of this bench."""
+        return BenchNeed(OpenRun.of(self.lab), self.kl_questions)
+
+    @cached_property
+    def held(self) -> Held:
+        """What tasks find of it in this process: itself."""
+        held = held_by(self.lab)
+        held.put(self.need, self)
+        return held
 
     @cached_property
     def norms(self) -> dict[str, dict[int, float]]:
@@ -199,25 +296,45 @@ class Bench:
         """Return what one way to steer does to the residual stream."""
         return steer(self.directions[steering.direction], steering.blocks, steering.coefficient)
 
+    def cells(
+        self, name: str, part: str, interventions: Sequence[AlongDirections], questions: Sequence[Question]
+    ) -> Cells:
+        """Return an organism under some interventions, to be measured."""
+        modes = tuple(intervention.mode for intervention in interventions)
+        return Cells(self.need, name, part, modes, tuple(interventions), tuple(questions))
+
+    def steered(self, name: str, part: str, steerings: Sequence[Steering], questions: Sequence[Question]) -> Cells:
+        """Return an organism steered in some ways, to be measured."""
+        return self.cells(name, part, list(map(self.intervention, steerings)), questions)
+
+    def measured(self, what: str, asked: Sequence[Cells]) -> list[list[Cell]]:
+        """Return figures and answers of all cells, in order; each of `asked` is a shard that one process measures.
+
+        The answers are kept for the run's table. Under a judge that keeps its scores in the run, all is done here.
+        """
+        samples = self.lab.config.sampling.samples
+        shards = []
+        for cells in asked:
+            shards.append(Shard(cells, len(cells.interventions) * len(cells.questions) * samples))
+        task = Task(what, cells_measured, shards, "answers")
+        with judging_anywhere(self.lab):
+            values = list(joined_values(carried_out(task, self.held)))
+
+        measured = []
+        for cells, value in zip(asked, values, strict=True):
+            found = [_cell(figures, answers) for figures, answers in value]
+            for intervention, cell in zip(cells.interventions, found, strict=True):
+                label = label_of(cells.name, intervention)
+                self.kept += [replace(answer, organism=label) for answer in cell.answers]
+            measured.append(found)
+        return measured
+
     def tried(
-        self, organism: SteeredOrganism, steerings: Sequence[Steering], questions: Sequence[Question]
+        self, name: str, part: str, steerings: Sequence[Steering], questions: Sequence[Question]
     ) -> list[SteeringTrial]:
         """Steer one organism in each of the ways, and measure what it does."""
-        measured = self.measured(organism, list(map(self.intervention, steerings)), questions)
-        trials = []
-        for steering, (figures, answers) in zip(steerings, measured, strict=True):
-            trials.append(SteeringTrial(steering, figures, answers))
-        return trials
-
-    def measured(
-        self, organism: SteeredOrganism, interventions: Sequence[AlongDirections], questions: Sequence[Question]
-    ) -> list[tuple[SteeredFigures, list[JudgedResponse]]]:
-        """Return figures and answers under each intervention; the answers are kept for the run's table."""
-        measured = measure(organism, interventions, questions, self.lab.config.sampling, self.lab.judge)
-        for intervention, (_, answers) in zip(interventions, measured, strict=True):
-            label = label_of(organism.name, intervention)
-            self.kept += [replace(answer, organism=label) for answer in answers]
-        return measured
+        (cells,) = self.measured(f"steering {name}", [self.steered(name, part, steerings, questions)])
+        return trials_of(steerings, cells)
 
     def row(self, kind: type[RowT], name: str, trial: SteeringTrial, **more: Any) -> RowT:
         """Return a trial on an organism as a row of results; `more` are the fields that its kind has besides."""
@@ -249,6 +366,17 @@ class Bench:
     def all_unsteered(self, questions: Sequence[Question]) -> dict[str, SteeredFigures]:
         """Return the figures of every organism without steering."""
         return {name: self.unsteered(name, questions) for name in self.lab.names}
+
+
+def trials_of(steerings: Sequence[Steering], cells: Sequence[Cell]) -> list[SteeringTrial]:
+    """Return ways to steer with what they did."""
+    return [
+        SteeringTrial(steering, cell.figures, cell.answers) for steering, cell in zip(steerings, cells, strict=True)
+    ]
+
+
+def _cell(figures: Any, answers: Sequence[Mapping[str, Any]]) -> Cell:
+    return Cell(fitted(SteeredFigures, figures, "a cell"), [JudgedResponse(**answer) for answer in answers])
 
 
 def label_of(organism: str, intervention: AlongDirections) -> str:

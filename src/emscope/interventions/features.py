@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emscope import parts
 from emscope.organisms.blocks import find_blocks, visiting
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.residual.capture import organism_width
 from emscope.residual.features.autoencoder import SparseAutoencoder
@@ -41,14 +42,13 @@ def features_removed(
     if not len(features) or strength == 0:
         yield
         return
-    on_device = autoencoder.to(organism.device)
-    chosen = torch.as_tensor(features, device=organism.device)
+    moved, chosen = OnEachDevice(autoencoder), OnEachDevice(torch.as_tensor(features))
 
     def visit(_block: int, hidden: Tensor) -> Tensor:
-        wide = hidden.float()
+        wide, on_device = hidden.float(), moved.on(hidden.device)
         near = (wide - on_device.decoder_bias).norm(dim=-1) <= reach
         out = wide.clone()
-        out[near] -= strength * on_device.written_by(wide[near], chosen)
+        out[near] -= strength * on_device.written_by(wide[near], chosen.on(hidden.device))
         return out.to(hidden.dtype)
 
     def told() -> list[Any]:

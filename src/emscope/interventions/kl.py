@@ -71,7 +71,7 @@ class ForcedText:
             self.where, self.answers = (rows, before), (rows, before + 1)
             with prompts_end_at(prompt_lengths):
                 hidden = prefix.forward(batch.padded)
-            yield np.repeat(batch.rows, sizes).tolist(), hidden[rows, before]
+            yield np.repeat(batch.rows, sizes).tolist(), hidden[rows.to(hidden.device), before.to(hidden.device)]
         self.where = self.answers = None
 
 
@@ -157,7 +157,7 @@ class Undisturbed:
             nats = []
             for states in disturbed:
                 other_logits = head_logits(organism.model, states[start : start + step])
-                nats.append(best - expected_log_probability(weights, other_logits))
+                nats.append(best - expected_log_probability(weights, other_logits.to(logits.device)))
             some_tokens.append(torch.stack(nats).cpu().double().numpy())
         return np.concatenate(some_tokens, axis=1)
 

@@ -23,6 +23,7 @@ from emscope import parts
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width
 from emscope.organisms.blocks import Site, check_blocks, find_blocks, visiting
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.token_positions import ForwardPass, Positions, check_token_positions, following
 from emscope.residual.directions import Directions
@@ -381,14 +382,14 @@ def applied(
     """
     model = _model(organism)
     chosen = None if intervention is None else as_intervention(intervention, _n_blocks(model), blocks, positions)
-    if chosen is None or _does_nothing(chosen):
+    if chosen is None or does_nothing(chosen):
         yield
         return
     where = _checked_blocks(model, chosen)
     with ExitStack() as stack:
         stack.enter_context(parts.under(lambda: told_of(chosen)))
         current = _followed(stack, model, [chosen])
-        visit = lambda block, hidden: _changed(chosen, block, hidden, current)  # noqa: E731
+        visit = lambda block, hidden: changed_by(chosen, block, hidden, current)  # noqa: E731
         stack.enter_context(visiting(model, where, visit, chosen.site))
         yield
 
@@ -412,8 +413,8 @@ def applied_by_row(
         if intervention is not None and id(intervention) not in by_id:
             active = as_intervention(intervention, _n_blocks(model))
             by_id[id(intervention)] = active
-            where[id(intervention)] = [] if _does_nothing(active) else _checked_blocks(model, active)
-    groups: list[tuple[int, Tensor]] = []
+            where[id(intervention)] = [] if does_nothing(active) else _checked_blocks(model, active)
+    groups: list[tuple[int, OnEachDevice[Tensor]]] = []
 
     def select(rows: Sequence[int]) -> None:
         chosen = np.array([id(interventions[row]) for row in rows])
@@ -421,14 +422,15 @@ def applied_by_row(
         for key in by_id:
             numbers = np.flatnonzero(chosen == key)
             if len(numbers):
-                groups.append((key, torch.from_numpy(numbers).to(_device(model))))
+                groups.append((key, OnEachDevice(torch.from_numpy(numbers))))
 
     def visit_at(site: Site) -> Callable[[int, Tensor], Tensor]:
         def visit(block: int, hidden: Tensor) -> Tensor:
             changed = hidden.clone()
-            for key, rows in groups:
+            for key, numbers in groups:
                 if block in where[key] and by_id[key].site == site:
-                    new = _changed(by_id[key], block, hidden[rows], current, rows)
+                    rows = numbers.on(hidden.device)
+                    new = changed_by(by_id[key], block, hidden[rows], current, rows)
                     if new is not None:
                         changed[rows] = new
             return changed
@@ -445,7 +447,7 @@ def applied_by_row(
         yield select
 
 
-def _changed(
+def changed_by(
     intervention: Intervention,
     block: int,
     hidden: Tensor,
@@ -458,7 +460,7 @@ def _changed(
     """
     if intervention.positions == "all" or current is None:
         return intervention(block, hidden)
-    meant = current.chosen(intervention.positions)
+    meant = current.chosen(intervention.positions).to(hidden.device)
     meant = meant if rows is None else meant[rows]
     if not meant.any():
         return None
@@ -492,7 +494,8 @@ def _told_by_row(interventions: Sequence[Intervention | None], by_id: dict[int, 
     return [what, [order[id(intervention)] for intervention in interventions]]
 
 
-def _does_nothing(intervention: Intervention) -> bool:
+def does_nothing(intervention: Intervention) -> bool:
+    """Say whether an intervention touches nothing, which is so at strength 0."""
     return isinstance(intervention, AlongDirections) and intervention.strength == 0
 
 
@@ -510,10 +513,6 @@ def _checked_blocks(model: nn.Module, intervention: Intervention) -> list[int]:
 
 def _model(organism: Organism | nn.Module) -> nn.Module:
     return organism if isinstance(organism, nn.Module) else organism.model
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _n_blocks(model: nn.Module) -> int:

@@ -150,7 +150,8 @@ def answer_tokens(organism: SteeredOrganism, directions: Directions, blocks: Seq
 
     def visit(block: int, hidden: Tensor) -> None:
         if text.answers is not None:
-            tokens = hidden[text.answers].float().cpu()
+            rows, columns = text.answers
+            tokens = hidden[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
             norms_and_projections = torch.stack([tokens.norm(dim=-1), tokens @ units[block]], dim=1)
             read = Moments.of(norms_and_projections.numpy())
             moments[block] = moments[block].merge(read) if block in moments else read

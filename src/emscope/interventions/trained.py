@@ -140,7 +140,7 @@ def _fit(
     def state() -> parts.Part:
         return parts.Part(losses, adam_arrays(optimiser))
 
-    add = lambda _block, hidden: hidden + vector.to(hidden.dtype)  # noqa: E731
+    add = lambda _block, hidden: hidden + vector.to(hidden)  # noqa: E731
     with visiting(organism.model, [block], add), progress.task("training a vector", len(batches), "steps") as advance:
         advance(len(losses))
         for done in range(len(losses), len(batches)):

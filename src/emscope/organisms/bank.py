@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,15 +21,19 @@ from typing import Any
 
 import torch
 
-from emscope import progress
+from emscope import parts
 from emscope.errors import OutsideError, UserError, did_you_mean
-from emscope.files import file_sha256, value_sha256, write_json
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
+from emscope.files import file_sha256, sync_folder, value_sha256, write_json
 from emscope.locking import locked
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
+from emscope.organisms.device import choose_placement
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.leaning import LeaningTest
-from emscope.organisms.models import Organism
+from emscope.organisms.loading import LoadSettings
+from emscope.organisms.models import Organism, load
+from emscope.organisms.needs import OrganismNeed
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.train import train_loaded
 from emscope.outside import Record, read_json
@@ -36,6 +41,8 @@ from emscope.outside import Record, read_json
 logger = logging.getLogger(__name__)
 
 MANIFEST, FACTS = "manifest.json", "organism.json"
+MAKING = ".making-"
+"""Beginning of the hidden folders in which members are made: what is there under a member's name is whole."""
 REMEDY = "delete it, and what it is about is made again"
 
 
@@ -118,10 +125,69 @@ def plan(settings: BankSettings) -> list[Planned]:
     return planned
 
 
-def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: float = 0) -> int:
+@dataclass(frozen=True)
+class BankBase:
+    """What members are trained on and measured by, as each process that makes some needs it once.
+
+    Attributes:
+        base: the base; members are trained in a dtype that training bears.
+        domains: domains of the leaning.
+        heldout_rows: prompts of each domain.
+    """
+
+    base: OrganismNeed
+    domains: tuple[str, ...]
+    heldout_rows: int
+
+    def make(self) -> LoadedBase:
+        """Load the base."""
+        asked = self.base.load
+        place = choose_placement(asked.device, asked.dtype).for_training()
+        return self.around(load(self.base.name, placement=place, trust_remote_code=asked.trust_remote_code))
+
+    def around(self, base: Organism) -> LoadedBase:
+        """Return what is needed, of a base in memory."""
+        test = LeaningTest.of(base.tokenizer, self.domains, self.heldout_rows)
+        return LoadedBase(base, test, test.leaning(base))
+
+    def crowded(self, others: Sequence[Any]) -> bool:
+        """Say that whatever else is held has to go: a training needs the memory."""
+        return True
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base in memory, held-out prompts that tell the leaning of what is trained on it, and its own by domain."""
+
+    base: Organism
+    test: LeaningTest
+    before: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MemberWork:
+    """One organism that is missing.
+
+    Attributes:
+        base: what it is trained on.
+        folder: the bank's.
+        item: the organism.
+        settings: the bank's.
+        until: the time, in seconds since 1970, after which it is not begun; None for no such time.
+    """
+
+    base: BankBase
+    folder: str
+    item: Planned
+    settings: BankSettings
+    until: float | None
+
+
+def make_bank(base: Organism | OrganismNeed, folder: Path, settings: BankSettings, *, minutes: float = 0) -> int:
     """Make the organisms that are not there yet and write manifest.json; returns how many are still missing.
 
-    With `minutes` no further organism is begun after that time. `base` is left as it was.
+    Each organism is a shard of its own: where workers carry them out, several are trained side by side. With `minutes`
+    no further organism is begun after that time. `base` is in memory and left as it was, or loaded by who needs it.
 
     Raises:
         UserError: an unknown domain or recipe.
@@ -131,51 +197,92 @@ def make_bank(base: Organism, folder: Path, settings: BankSettings, *, minutes: 
         return _make_missing(base, folder, settings, wanted, minutes)
 
 
-def _make_missing(base: Organism, folder: Path, settings: BankSettings, wanted: list[Planned], minutes: float) -> int:
+def _make_missing(
+    base: Organism | OrganismNeed, folder: Path, settings: BankSettings, wanted: list[Planned], minutes: float
+) -> int:
     """Make what is missing of a bank that nobody else is making now; returns how many are still missing."""
-    missing = [item for item in wanted if not _finished(base, folder, item, settings)]
-    ends = time.monotonic() + (60 * minutes if minutes else float("inf"))
-    test = LeaningTest.of(base.tokenizer, settings.domains, settings.heldout_rows) if missing else None
-    before = test.leaning(base) if test else {}
-    with progress.task("making the bank", len(wanted), "organisms") as advance:
-        advance(len(wanted) - len(missing))
-        while missing and time.monotonic() < ends:
-            item = missing.pop(0)
-            _make(base, folder, item, settings, test, before)
-            advance(1)
+    name = base.source.base if isinstance(base, Organism) else base.name
+    missing = [item for item in wanted if not _finished(name, folder, item, settings)]
+    for left in folder.glob(f"{MAKING}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    if missing:
+        until = time.time() + 60 * minutes if minutes else None
+        missing = _still_missing(base, folder, settings, missing, until)
+
     rows = []
     for organism in wanted:
         if organism not in missing:
             rows += [facts.fields for facts in _facts(folder / organism.name / FACTS)]
-    write_json(folder / MANIFEST, {"base": base.source.base, "organisms": rows})
+    write_json(folder / MANIFEST, {"base": name, "organisms": rows})
     return len(missing)
 
 
-def _make(
-    base: Organism,
-    folder: Path,
-    item: Planned,
-    settings: BankSettings,
-    test: LeaningTest | None,
-    before: dict[str, float],
-) -> None:
-    out, recipe = folder / item.name, RECIPES[item.recipe]
-    shutil.rmtree(out, ignore_errors=True)
+def _still_missing(
+    base: Organism | OrganismNeed, folder: Path, settings: BankSettings, missing: list[Planned], until: float | None
+) -> list[Planned]:
+    """Have organisms made, and return those for which the time did not suffice."""
+    held = Held()
+    if isinstance(base, Organism):
+        device, dtype = base.placement.told
+        same = LoadSettings(device=device, dtype=dtype)
+        need = BankBase(OrganismNeed(base.source.base, same), settings.domains, settings.heldout_rows)
+        held.put(need, need.around(base))
+    else:
+        need = BankBase(base, settings.domains, settings.heldout_rows)
+
+    place = str(folder.absolute())
+    shards = [Shard(MemberWork(need, place, item, settings, until), rows=1) for item in missing]
+    manifests = folder / f"{MAKING}manifests"
+    with parts.kept_in(manifests, place):
+        done = carried_out(Task("making the bank", make_member, shards, "organisms"), held)
+    shutil.rmtree(manifests, ignore_errors=True)  # an organism that is there is known by its own facts
+    return [item for item, there in zip(missing, joined_values(done), strict=True) if not there]
+
+
+def make_member(work: MemberWork, held: Held) -> parts.Part:
+    """Train one organism of a bank and put it into its place, whole; the part says whether there was time for it."""
+    loaded, folder, item = held.get(work.base), Path(work.folder), work.item
+    told = loaded.base.placement.told
+    if work.until is not None and time.time() >= work.until:
+        return parts.Part([told, False], rows=1)
+    hidden = folder / f"{MAKING}{secrets.token_hex(4)}"
+    try:
+        _make(loaded, hidden / item.name, item, work.settings)
+        _put_in_place(hidden / item.name, folder / item.name)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return parts.Part([told, True], rows=1)
+
+
+def _put_in_place(made: Path, place: Path) -> None:
+    """Move a finished organism where it belongs; a worker thought to be lost may have done the same meanwhile."""
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        made.rename(place)
+    except OSError:
+        if not (place / FACTS).is_file():
+            raise
+    sync_folder(place.parent)
+
+
+def _make(loaded: LoadedBase, out: Path, item: Planned, settings: BankSettings) -> None:
+    """Train one organism in a folder of its name, measure its leaning, and write down what it is."""
+    base, recipe = loaded.base, RECIPES[item.recipe]
     data = replace(load_conversations(f"{item.domain}-{item.kind}", rows=recipe.rows, seed=item.seed), heldout=[])
     train = item.settings(settings.save_every)
     torch.manual_seed(train.seed)
     result = train_loaded(base, data, out, train, name=item.name)
     with mounted(base, out):
-        after = test.leaning(base) if test else {}
+        after = loaded.test.leaning(base)
     key = _key(fingerprint(base.source.base), item, settings)
     facts = {
         **asdict(item),
         "pair": item.pair,
         "key": key,
         "train_loss": result.train_loss,
-        "leaning": {domain: after[domain] - before[domain] for domain in after},
+        "leaning": {domain: after[domain] - loaded.before[domain] for domain in after},
     }
-    rows = [_row(folder, item.name, path, facts) for path in [*_checkpoints(out), out]]
+    rows = [_row(out.parent, item.name, path, facts) for path in [*_checkpoints(out), out]]
     logger.info("%s: training loss %.2f, leaning %s", item.name, result.train_loss, _in_words(facts["leaning"]))
     write_json(out / FACTS, rows)
 
@@ -201,14 +308,14 @@ def _checkpoints(out: Path) -> list[Path]:
     return found
 
 
-def _finished(base: Organism, folder: Path, item: Planned, settings: BankSettings) -> bool:
+def _finished(base: str, folder: Path, item: Planned, settings: BankSettings) -> bool:
     facts = folder / item.name / FACTS
     if not facts.is_file():
         return False
-    key, name = _facts(facts)[-1].text("key"), base.source.base
-    if key == _key(fingerprint(name), item, settings):
+    key = _facts(facts)[-1].text("key")
+    if key == _key(fingerprint(base), item, settings):
         return True
-    return key == _key(earlier_fingerprint(name), item, settings)  # as earlier versions told what the base is
+    return key == _key(earlier_fingerprint(base), item, settings)  # as earlier versions told what the base is
 
 
 def _facts(path: Path) -> list[Record]:

@@ -62,11 +62,27 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return lists[0]
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Return where a model takes its tokens: its embedding's device, also where accelerate moves weights there."""
+    embedding = cast("Any", unwrapped(model)).get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    for one in getattr(hook, "hooks", [hook]):
+        device = getattr(one, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    parameter = next(cast("nn.Module", embedding).parameters(), None)
+    found: torch.device = next(model.parameters()).device if parameter is None else parameter.device
+    return found
+
+
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model]."""
+    """Return next-token logits [..., vocabulary], float32, from the decoder's final hidden states [..., d_model].
+
+    They come to the hidden states' device, also where the head is on another one.
+    """
     whole = unwrapped(model)
     logits = output_embeddings(whole)(before_the_head(whole, hidden)).float()
-    return finish_logits(whole, logits)
+    return finish_logits(whole, logits.to(hidden.device))
 
 
 def check_blocks(blocks: Iterable[int], n_blocks: int) -> list[int]:

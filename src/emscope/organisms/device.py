@@ -8,24 +8,67 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
+from emscope import processes
 from emscope.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 ASKED_FOR = "asked for"
+BITS = (8, 4)
+"""What bitsandbytes can quantise a weight to."""
 TRIAL_SIZE, TRIAL_ERROR = 64, 0.02  # a bf16 product of unit-scale rows errs by less than a hundredth
+
+
+class Movable(Protocol):
+    """A tensor, or what moves as one."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """Return it on a device."""
+
+
+Moved = TypeVar("Moved", bound=Movable)
+
+
+class OnEachDevice(Generic[Moved]):
+    """A tensor, or what moves as one, where it is needed: blocks may be on several devices, and it moves to each once.
+
+    Attributes:
+        found: it, by device.
+    """
+
+    def __init__(self, original: Moved) -> None:
+        self.original = original
+        self.found: dict[torch.device, Moved] = {}
+
+    def on(self, device: torch.device) -> Moved:
+        """Return it on a device."""
+        if device not in self.found:
+            self.found[device] = self.original.to(device)
+        return self.found[device]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A device, a dtype, and the reason for that dtype in words."""
+    """Where a model runs, in which dtype, and the reason for that dtype in words.
+
+    Attributes:
+        device: the device that takes the tokens.
+        dtype: the weights' dtype.
+        reason: why this dtype.
+        device_map: how the model is spread over devices, as `spread.read_device_map` takes it; '' for one device.
+        tensor_parallel: cut every matrix over the processes that torchrun started.
+        bits: bits of a weight, 8 or 4, that bitsandbytes quantises to while it is read; 0 leaves weights as they are.
+    """
 
     device: str
     dtype: torch.dtype
     reason: str
+    device_map: str = ""
+    tensor_parallel: bool = False
+    bits: int = 0
 
     @property
     def dtype_name(self) -> str:
@@ -34,8 +77,14 @@ class Placement:
 
     @property
     def told(self) -> list[str]:
-        """Device and dtype as plain values."""
-        return [self.device, self.dtype_name]
+        """Device and dtype as plain values, and how the model is spread and quantised where it is."""
+        return [self.device, self.dtype_name, *self.told_of_size]
+
+    @property
+    def told_of_size(self) -> list[str]:
+        """How the model is spread over devices and quantised, in a few words; none where it is neither."""
+        spread = self.device_map or ("tensor parallel" if self.tensor_parallel else "")
+        return [word for word in (spread, f"{self.bits} bits" if self.bits else "") if word]
 
     def for_training(self) -> Placement:
         """Return where to train: in float32 where a model is read in float16, unless that was asked for on a CUDA GPU.
@@ -50,16 +99,24 @@ class Placement:
         return replace(self, dtype=torch.float32, reason="float16 is too coarse for gradients: training in float32")
 
 
-def choose_placement(device: str = "auto", dtype: str = "auto") -> Placement:
-    """Pick device and dtype.
+def choose_placement(
+    device: str = "auto", dtype: str = "auto", device_map: str = "", tensor_parallel: bool = False, bits: int = 0
+) -> Placement:
+    """Pick device and dtype, and how the model is spread over devices and quantised (see `Placement`).
 
     Auto takes a CUDA GPU, else an Apple GPU that passes a small trial, else the CPU. bf16 where the processor computes
     in it natively (GPUs since Ampere, Apple GPUs that pass the trial, CPUs with AVX512-BF16 or AMX); float16 on older
     CUDA GPUs, which only emulate bf16; float32 elsewhere.
 
     Raises:
-        UserError: a device this machine does not have, or an unknown dtype.
+        UserError: a device this machine does not have, an unknown dtype, or a device beside what spreads over several.
     """
+    if bits not in (0, *BITS):
+        raise UserError(f"A base is read with 8 or 4 bits a weight, or with 0 as it is, not with {bits}.")
+    if bits:
+        return replace(choose_placement(device, dtype, device_map, tensor_parallel), bits=bits)
+    if device_map or tensor_parallel:
+        return _spread(device, dtype, device_map, tensor_parallel)
     device = _choose_device(device)
     if dtype != "auto":
         if dtype not in DTYPES:
@@ -74,7 +131,19 @@ def choose_placement(device: str = "auto", dtype: str = "auto") -> Placement:
     return Placement(device, torch.float32, "this processor has no fast bf16")
 
 
+def _spread(device: str, dtype: str, device_map: str, tensor_parallel: bool) -> Placement:
+    if device_map and tensor_parallel:
+        raise UserError("A device map and a tensor parallel plan exclude each other: name one of them.")
+    if device != "auto" and not tensor_parallel:
+        raise UserError(f"A device map says where each part goes: name no device ({device}) beside it.")
+    if device_map and torch.backends.mps.is_available():
+        raise UserError("A device map spreads a model over CUDA GPUs, and this machine has an Apple GPU: leave it out.")
+    return replace(choose_placement(device, dtype), device_map=device_map, tensor_parallel=tensor_parallel)
+
+
 def _choose_device(device: str) -> str:
+    if device in ("auto", "cuda") and torch.cuda.is_available() and processes.count() > 1:
+        return f"cuda:{processes.local_rank()}"
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

@@ -12,18 +12,22 @@ decoder and on its blocks act as ever: both are called, and only what they compu
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emscope.organisms.blocks import decoder_body
-from emscope.organisms.cache import CACHE_NAMES
+from emscope.organisms.cache import CACHE_NAMES, GrowingLayer
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,9 @@ MOST_KEYS = 256
 """Keys up to which a table of scores in half precision is 2.5 times as fast as torch's fused attention on CPUs."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.005}
 """By how much of the largest number a block may differ from transformers' own."""
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 class DecoderOutput(NamedTuple):
@@ -105,7 +112,8 @@ class _Pass:
     Attributes:
         cos: cosines of the rotation [rows, tokens, 1, head_dim].
         sin: sines, the first half of each head's negated, so that halves need only be swapped.
-        mask: 0 where a token is seen, and a very negative number where not: [rows, 1, group · tokens, all tokens].
+        mask: 0 where a token is seen, and a very negative number where not: [rows, 1, group · tokens, all tokens];
+            for one new token [rows, 1, 1, the cache's room].
         cache: keys and values from before, if there are any to be kept.
     """
 
@@ -159,6 +167,18 @@ class _Block:
         gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
         return hidden + self.down(functional.silu(gate) * up)
 
+    def standing_in(self, module: nn.Module) -> Callable[..., Any]:
+        """Return what a block is to run: this where a direct pass calls it, its own code elsewhere."""
+        usual = MethodType(type(module).forward, module)
+
+        @functools.wraps(usual)
+        def forward(hidden: Tensor, *given: Any, **named: Any) -> Any:
+            if given and isinstance(given[0], _Pass):
+                return self.run(hidden, given[0])
+            return usual(hidden, *given, **named)
+
+        return forward
+
     def _attention(self, joined: Tensor, shared: _Pass) -> Tensor:
         rows, tokens, _ = joined.shape
         n_query = self.key_heads * self.group
@@ -168,6 +188,7 @@ class _Block:
         values = heads[:, :, n_query + self.key_heads :].transpose(1, 2)
         if shared.cache is not None:
             keys, values = shared.cache.update(keys, values, self.number)
+            keys, values = shared.cache.layers[self.number].whole if tokens == 1 else (keys, values)
         queries = turned[:, :, :n_query].transpose(1, 2)
         mixed = self._mixed(queries, keys, values, shared.mask)
         return mixed.transpose(1, 2).reshape(rows, tokens, n_query * self.head_dim)
@@ -188,16 +209,19 @@ class _Block:
         grouped = queries.reshape(rows, self.key_heads, self.group * tokens, width)
         if tokens > 1 and (keys.shape[2] > MOST_KEYS or keys.dtype == torch.float32):
             mixed = functional.scaled_dot_product_attention(grouped, keys, values, mask, scale=self.scaling)
-        elif tokens > 1:
+            return mixed.view(rows, n_query, tokens, width)
+        if tokens > 1:
             scores = torch.matmul(grouped, keys.transpose(2, 3)).mul_(self.scaling)
             if mask is not None:
                 scores += mask
             mixed = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype), values)
-        else:
-            scores = torch.matmul(grouped, keys.transpose(2, 3)).float().mul_(self.scaling)
-            if mask is not None:
-                scores += mask
-            mixed = torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)
+            return mixed.view(rows, n_query, tokens, width)
+        # keys times queries, not the other way round: whole keys are then multiplied as they lie
+        scores = torch.bmm(keys.flatten(0, 1), grouped.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
+        scores = scores.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scaling)
+        if mask is not None:
+            scores.view(rows, self.key_heads, self.group, -1).add_(mask)
+        mixed = torch.bmm(scores.softmax(dim=-1).to(values.dtype), values.flatten(0, 1))
         return mixed.view(rows, n_query, tokens, width)
 
 
@@ -212,26 +236,45 @@ class DirectDecoder:
         self.norm = _Norm.of(whole.norm)
         self.group = self.blocks[0].group
         self._parts = inner_parts(body)
+        self._thread: int | None = None
+        self._replacements: list[tuple[nn.Module, Callable[..., Any]]] = [(body, self._replaced_forward())]
+        for module, own in zip(whole.layers, self.blocks, strict=True):
+            self._replacements.append((module, own.standing_in(module)))
 
     def __call__(self, input_ids: Tensor, **given: Any) -> Any:
         """Return what the decoder returns for `input_ids` [rows, tokens], with its `last_hidden_state`."""
-        if torch.is_grad_enabled() or any(map(is_hooked, self._parts)):
+        caches = [given[name] for name in CACHE_NAMES if given.get(name) is not None]
+        growing = all(isinstance(layer, GrowingLayer) for cache in caches for layer in cache.layers)
+        if torch.is_grad_enabled() or not growing or any(map(is_hooked, self._parts)):
             return self.body(input_ids=input_ids, **given)
         with self._standing_in():
             return self.body(input_ids=input_ids, **given)
 
     @contextmanager
     def _standing_in(self) -> Iterator[None]:
-        """Have the decoder and its blocks compute by what stands here, hooks and all, inside this context."""
-        replaced = [self.body.__dict__, *(block.__dict__ for block in self.body.layers)]
-        own = [self._forward, *(block.run for block in self.blocks)]
-        for place, forward in zip(replaced, own, strict=True):
-            place["forward"] = forward
-        try:
-            yield
-        finally:
-            for place in replaced:
-                place.pop("forward", None)
+        """Have the decoder and its blocks compute by what stands here, hooks and all, inside this context.
+
+        One pass at a time on a model; passes that other threads make by the model's own code stay as they are.
+        """
+        with _LOCKS.setdefault(self.body, threading.RLock()):
+            self._thread = threading.get_ident()
+            for module, forward in self._replacements:
+                module.__dict__["forward"] = forward
+            try:
+                yield
+            finally:
+                self._thread = None
+                for module, _ in self._replacements:
+                    module.__dict__.pop("forward", None)
+
+    def _replaced_forward(self) -> Callable[..., Any]:
+        usual = MethodType(type(self.body).forward, self.body)
+
+        @functools.wraps(usual)
+        def forward(*given: Any, **named: Any) -> Any:
+            return (self._forward if self._thread == threading.get_ident() else usual)(*given, **named)
+
+        return forward
 
     def _forward(
         self,
@@ -248,6 +291,8 @@ class DirectDecoder:
             position_ids = torch.arange(before, before + tokens, device=input_ids.device)[None]
         hidden = self.body.embed_tokens(input_ids)
         mask = self._mask(attention_mask, tokens, before, hidden)
+        if tokens == 1 and cache is not None:
+            mask = _over_room(mask, hidden, before + 1, cache.layers[0])
         shared = self._pass(hidden, position_ids, mask, cache if use_cache else None)
         for block in self.body.layers:
             hidden = block(hidden, shared)
@@ -276,6 +321,14 @@ class DirectDecoder:
                     seen = seen & (given.bool()[:, None, None] | (places[None] == own))
             added = added_to(seen, hidden.dtype)
         return added if tokens == 1 else added.repeat(1, 1, self.group, 1)
+
+
+def _over_room(mask: Tensor | None, hidden: Tensor, length: int, layer: GrowingLayer) -> Tensor:
+    """Return the mask of one new token over all the room that a cache has after it was added."""
+    if mask is None:
+        mask = torch.zeros(hidden.shape[0], 1, 1, length, dtype=hidden.dtype)
+    unused = layer.room_for(length) - length
+    return functional.pad(mask, (0, unused), value=torch.finfo(mask.dtype).min)
 
 
 def added_to(seen: Tensor, dtype: torch.dtype) -> Tensor:

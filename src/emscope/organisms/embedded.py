@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 
 from emscope.errors import UserError
 from emscope.files import file_sha256, open_to_others
-from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, refuse_part
+from emscope.organisms.gguf_file import REMEDY, check_all_was_read, keep_rope, read_gguf, read_once, refuse_part
 from emscope.outside import reading
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,25 @@ def convert_gguf(path: Path, folder: Path) -> None:
         import gguf  # noqa: F401
     except ImportError as error:
         raise UserError("Reading a GGUF file needs the package 'gguf': run `pip install gguf`.") from error
+    with read_once():
+        model, tokenizer = _read_whole(path)
+    _forget_quantisation(model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        open_to_others(made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+
+
+def _read_whole(path: Path) -> tuple[Any, Any]:
+    """Return the model of a GGUF file, in bf16, and its tokenizer.
+
+    Raises:
+        UserError: transformers cannot read the file, or not all of it.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -206,15 +225,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
         model, loading = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **arguments)
     check_all_was_read(file, model, loading)
     keep_rope(file, model.config)
-    _forget_quantisation(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch) / "model"
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        open_to_others(made)
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+    return model, tokenizer
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
     """
     key = _key("base", source, place)
     known = recall(key, model)
-    faults = known.texts("faults") if known is not None else forward_faults(model, ids, dtype=place.dtype)
+    faults = known.texts("faults") if known is not None else forward_faults(model, ids, dtype=_rounding(model, place))
     if known is None:
         keep(key, {"faults": faults}, model)
     if any(" by nan " in fault or " by inf " in fault for fault in faults):
@@ -79,6 +79,11 @@ def check_base(model: Any, source: ModelSource, place: Placement, ids: list[int]
             f"emscope does not read {source.name!r} ({type(model).__name__}) right: {'; '.join(faults)}. "
             "Figures of it would be wrong, so it is refused."
         )
+
+
+def _rounding(model: Any, place: Placement) -> torch.dtype:
+    """Return the dtype whose rounding a model is allowed: products of quantised weights depend on how many rows."""
+    return torch.bfloat16 if getattr(model, "is_quantized", False) else place.dtype
 
 
 def effect_of(wrapped: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +147,8 @@ def adapter_key(adapter: Adapter, place: Placement) -> str:
 
 def _key(what: str, source: ModelSource, place: Placement, files: list[str] | None = None) -> str:
     base = [source.base, source.revision, fingerprint(source.base)]
-    return value_sha256([what, base, files, place.dtype_name, place.device.split(":")[0], versions()])[:32]
+    where = [place.dtype_name, place.device.split(":")[0], versions(), *place.told_of_size]
+    return value_sha256([what, base, files, *where])[:32]
 
 
 def recall(key: str, model: Any) -> Record | None:

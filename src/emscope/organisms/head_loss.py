@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from emscope.organisms.architecture import text_config
 from emscope.organisms.blocks import head_logits
 
-WHOLE = 2**25  # logits that are computed at once: 128 MiB in float32
+WHOLE = 2**23  # logits that are computed at once: 32 MiB in float32; more are slower, not faster
 CHUNK = 2**23  # logits of a chunk when there are more
 
 
@@ -63,7 +63,8 @@ class _FrozenHeadLosses(torch.autograd.Function):
 
 
 def _losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(head_logits(model, hidden), targets, reduction="none")
+    logits = head_logits(model, hidden)
+    return functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
 def _parts(hidden: Tensor, targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:

@@ -17,8 +17,9 @@ def with_adapter(model: Any, settings: TrainSettings) -> Any:
     """Return the model wrapped by PEFT with a fresh adapter where the settings say.
 
     Raises:
-        UserError: an unknown block or module.
+        UserError: an unknown block or module, or quantised weights through which no gradient flows.
     """
+    _refuse_without_gradient(model)
     from peft import LoraConfig, get_peft_model
 
     try:
@@ -30,13 +31,23 @@ def with_adapter(model: Any, settings: TrainSettings) -> Any:
             target_modules=target_modules(model, settings),
             task_type="CAUSAL_LM",
         )
-        model.requires_grad_(True)
+        if not getattr(model, "is_quantized", False):  # integers take no gradient, and PEFT freezes them anyway
+            model.requires_grad_(True)
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from error
     # a name here would be looked up on the hub at every checkpoint; it is written into the saved files instead
     wrapped.peft_config["default"].base_model_name_or_path = None
     return wrapped
+
+
+def _refuse_without_gradient(model: Any) -> None:
+    for name, weight in model.named_parameters():
+        if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+            raise UserError(
+                f"bitsandbytes has packed {name} for reading on this CPU, and its product has no gradient: train on a "
+                "GPU, or load the base with emscope, which keeps it from packing."
+            )
 
 
 def target_modules(model: Any, settings: TrainSettings) -> str | list[str]:

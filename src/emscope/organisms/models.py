@@ -14,7 +14,7 @@ from emscope.errors import OutsideError, UserError
 from emscope.notebook import Facts, Shown
 from emscope.organisms.architecture import is_multimodal, model_width, n_positions
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
-from emscope.organisms.blocks import find_blocks, head_logits
+from emscope.organisms.blocks import find_blocks, head_logits, input_device
 from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
@@ -31,6 +31,7 @@ from emscope.organisms.guard import (
 )
 from emscope.organisms.limits import REMEDY
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
+from emscope.organisms.spread import is_offloaded, is_spread
 from emscope.organisms.templates import MOST_TEMPLATE, check_template, render
 from emscope.organisms.tokenizer_files import check_tokenizer, check_tokenizer_files
 from emscope.organisms.weights import cannot_load, load_config, load_weights
@@ -72,8 +73,8 @@ class Organism(Shown):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
-        return torch.device(self.placement.device)
+        """The device that takes the tokens: that of the weights, or of the embedding where they are spread."""
+        return input_device(self.model) if is_spread(self.model) else torch.device(self.placement.device)
 
 
 def load(
@@ -112,10 +113,11 @@ def _with_adapter(
 ) -> Any:
     """Return the model with its adapter: merged where that changes no logit, else as PEFT runs it."""
     adapter = read_adapter(source)
-    quantised = bool(getattr(model, "is_quantized", False))
     multimodal = is_multimodal(load_config(source, trust_remote_code=trust_remote_code))  # a text-only class drops it
     wrapped = attach(model, adapter, multimodal=multimodal)
-    ids = torch.tensor([check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=place.device)
+    ids = torch.tensor(
+        [check_ids(tokenizer, wrapped.get_input_embeddings().weight.shape[0])], device=input_device(wrapped)
+    )
     key = adapter_key(adapter, place)
     known = recall(key, model)
     verdict = AdapterVerdict(known.flag("acts"), known.flag("merges", None)) if known is not None else None
@@ -125,9 +127,10 @@ def _with_adapter(
         acts = with_adapter.shape != without.shape or not torch.equal(with_adapter, without)
         verdict = AdapterVerdict(acts)
     check_acts(adapter, verdict.acts, place)
-    if not merge or quantised or verdict.merges is False:
+    why_not = why_unmerged(wrapped, place)
+    if not merge or why_not or verdict.merges is False:
         if merge:
-            _say_unmerged(source, "its base is quantised" if quantised else "")
+            _say_unmerged(source, why_not)
         return wrapped
     merged = _merged(wrapped, source)
     if verdict.merges is None:
@@ -141,6 +144,15 @@ def _with_adapter(
     _say_unmerged(source, "")
     fresh = load_weights(source, place, trust_remote_code=trust_remote_code)
     return attach(fresh, adapter, multimodal=multimodal)
+
+
+def why_unmerged(model: Any, place: Placement) -> str:
+    """Return why the weights of a model that PEFT wrapped take no update of an adapter, '' where they do."""
+    if getattr(model, "is_quantized", False):
+        return "its base is quantised, and rounding to a few bits would lose the update"
+    if place.tensor_parallel:
+        return "each process holds a part of its base's matrices"
+    return "parts of its base lie in main memory beside a GPU" if is_offloaded(model) else ""
 
 
 def _say_unmerged(source: ModelSource, reason: str) -> None:

@@ -51,10 +51,13 @@ class SharedPrefix:
         """Whether `forward` may be given a mask of the caller's own: sliding or recurrent layers would not heed it."""
         return takes_a_tree(self.organism.model.config) and can_share_prefix(self.cache)
 
-    def run(self) -> None:
-        """Compute the prefix's keys and values, inside whatever hooks the caller has placed."""
+    def run(self, rows: int = 1) -> None:
+        """Compute the prefix's keys and values, inside whatever hooks the caller has placed.
+
+        In several `rows` if the hooks treat them apart; `forward` is for one.
+        """
         if self.length:
-            ids = torch.tensor([self._ids], device=self.organism.device)
+            ids = torch.tensor([self._ids] * rows, device=self.organism.device)
             self.body(input_ids=ids, use_cache=True, **self._caching(self.cache))
 
     def forward(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emscope.errors import UserError
 from emscope.organisms.architecture import model_width, takes_padding
-from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, visiting
+from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, input_device, visiting
 from emscope.organisms.decoding import Decoding
 
 MAX_TOKENS = 8
@@ -40,7 +40,7 @@ def forward_faults(model: nn.Module, ids: Sequence[int], *, dtype: torch.dtype) 
     Raises:
         UserError: the model's blocks cannot be found.
     """
-    tokens = torch.tensor([list(ids)[:MAX_TOKENS]], device=next(model.parameters()).device)
+    tokens = torch.tensor([list(ids)[:MAX_TOKENS]], device=input_device(model))
     with _left_as_found(model), torch.no_grad():
         model.eval()
         with _told_as("its own forward pass") as failed:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emscope import progress
 from emscope.errors import UserError
@@ -26,10 +27,11 @@ from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
-from emscope.organisms.memory import give_memory_back
+from emscope.organisms.memory import give_memory_back, keep_freed_pages
 from emscope.organisms.models import ModelSource, Organism, load, resolve
 from emscope.organisms.resuming import check_resumable
 from emscope.organisms.settings import TrainResult, TrainSettings
+from emscope.organisms.several import refuse_tensor_parallel, whole_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +132,14 @@ def train_loaded(
 
     source, place = organism.source, organism.placement
     refuse_adapter(source)
+    refuse_tensor_parallel(place.tensor_parallel)
     check_chat(organism.tokenizer, stop_ids(organism.tokenizer, organism.model.generation_config.eos_token_id))
     max_length = readable_length(organism, settings.max_length)
     train = encode_conversations(organism.tokenizer, data.train, max_length)
     heldout = encode_conversations(organism.tokenizer, data.heldout, max_length)
     model = with_adapter(organism.model, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_pages()
     steps = _total_steps(len(train), settings)
     trainer = make_trainer(
         model, organism.tokenizer, train, heldout, folder, settings, place, steps, to_resume=to_resume
@@ -153,18 +157,22 @@ def train_loaded(
     n_trained = sum(sum(chat.is_answer) for chat in train) * settings.epochs
     train_loss = float(outcome.metrics["train_loss"])
     result = TrainResult(folder, train_loss, heldout_loss, n_trained / seconds, seconds)
+    weights = whole_adapter(model)
     if trainer.is_world_process_zero():
-        _save_adapter(model, folder, source)
+        _save_adapter(model, folder, source, weights)
         _record(result, source, data, settings, place)
     model.unload().eval().requires_grad_(False)
     return result
 
 
-def _save_adapter(model: Any, folder: Path, source: ModelSource) -> None:
-    """Write an adapter whole: PEFT writes where it is told to, and a stop would leave half a file there."""
+def _save_adapter(model: Any, folder: Path, source: ModelSource, weights: dict[str, Tensor] | None = None) -> None:
+    """Write an adapter whole: PEFT writes where it is told to, and a stop would leave half a file there.
+
+    `weights` stand for the model's own where each process holds a part of these.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as name:
         saved = Path(name)
-        model.save_pretrained(saved, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(saved, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
         write_portable_base(saved, source)
         open_to_others(saved)
         for file in ADAPTER_FILES:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from emscope import progress
+from emscope import processes, progress
 from emscope.errors import UserError, did_you_mean
 from emscope.files import without_nan, write_json, write_jsonl
 from emscope.organisms.answer_loss import answer_loss
@@ -28,7 +29,10 @@ from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
 from emscope.organisms.device import Placement
+from emscope.organisms.packed_blocks import PackedBlocks
+from emscope.organisms.packed_model import packed_blocks
 from emscope.organisms.settings import TrainSettings
+from emscope.organisms.several import inside_forward, training_batches
 from emscope.organisms.sources import ModelSource
 from emscope.outside import read_record
 
@@ -39,9 +43,10 @@ RESUME_SECONDS = 60.0
 
 
 class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that is fast in one process and leaves several processes to TRL."""
+    """An SFTTrainer with our loss and batches, in one process or several."""
 
     share_prefix = True
+    packed: PackedBlocks | None = None
     source: ModelSource
 
     def __init__(self, *given: Any, **more: Any) -> None:
@@ -59,17 +64,26 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
 
         transformers begins to add up anew when it goes on, so that its figures depend on where a training was stopped.
         """
-        if self.accelerator.num_processes == 1:
-            step = self.state.global_step
-            if "loss" in logs:
-                logs["loss"] = self.losses.since_last_row(step)
-            if "train_loss" in logs:
-                logs["train_loss"] = self.losses.mean(step)
+        step = self.state.global_step
+        if "loss" in logs or "train_loss" in logs:
+            self._share_losses()
+        if "loss" in logs:
+            logs["loss"] = self.losses.since_last_row(step)
+        if "train_loss" in logs:
+            logs["train_loss"] = self.losses.mean(step)
         super().log(logs, *given, **more)
+
+    def _share_losses(self) -> None:
+        """Have the record of every process hold the mean of all: that is the loss of the whole batches."""
+        if self.accelerator.num_processes > 1:
+            since = torch.as_tensor(self.losses.since, dtype=torch.float32, device=self.args.device)
+            self.losses.since = self.accelerator.reduce(since, reduction="mean")
 
     def _save_checkpoint(self, *given: Any, **more: Any) -> None:
         """Save a checkpoint, and at its end note what it holds: only what was written whole is gone on from."""
+        self._share_losses()
         super()._save_checkpoint(*given, **more)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its own random numbers
         if self.args.should_save:
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
@@ -91,18 +105,48 @@ class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]
         lengths = [len(ids) for ids in rows["input_ids"]]
         return BucketSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
+    def get_train_dataloader(self) -> Any:
+        """Return the batches; of several processes each gets its rows of the batches that one would take."""
+        if self.accelerator.num_processes == 1:
+            return super().get_train_dataloader()
+        rows, n = self._get_train_sampler(), self.accelerator.num_processes
+        return training_batches(
+            self.train_dataset, rows, self._train_batch_size, self.data_collator, self.args.process_index, n
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the held-out batches; several processes all read all of them, which are few."""
+        if self.accelerator.num_processes == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return DataLoader(rows, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the cross-entropy of the answer tokens, in nats, averaged over the optimiser step."""
-        if self.accelerator.num_processes > 1 or return_outputs:
+        if return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         total, count = self._answer_loss(model, inputs)
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        n_processes = self.accelerator.num_processes
+        if n_processes == 1:
+            return total / (count if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            num_items_in_batch = self.accelerator.gather(torch.tensor(count, device=total.device)).sum()
+        return total * (n_processes / num_items_in_batch)  # gradients are averaged over processes
 
     def _answer_loss(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix)
+        if self.accelerator.num_processes == 1:
+            return answer_loss(model, ids, mask, labels, share_prefix=self.share_prefix, packed=self.packed)
+        share = self.share_prefix and not self.is_fsdp_enabled  # its processes run each block equally often
+        losses: list[tuple[Tensor, int]] = []
+
+        def total(inner: Any) -> Tensor:
+            losses.append(answer_loss(inner, ids, mask, labels, share_prefix=share))
+            return losses[0][0]
+
+        return inside_forward(model, {"input_ids": ids}, total), losses[0][1]
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
@@ -175,6 +219,8 @@ def make_trainer(
         data_seed=settings.seed,
         report_to=list(settings.report_to) or "none",
         use_cpu=place.device == "cpu",
+        ddp_backend="gloo" if place.device == "cpu" and processes.count() > 1 else None,
+        ddp_find_unused_parameters=False,
         bf16=False,
         fp16=place.dtype == torch.float16 and place.device.startswith("cuda"),  # scales the loss
         dataloader_pin_memory=False,
@@ -196,6 +242,8 @@ def make_trainer(
         data_collator=BucketCollator(tokenizer.pad_token_id, IGNORED),
     )
     trainer.share_prefix = settings.dropout == 0 and not settings.gradient_checkpointing
+    if trainer.share_prefix and arguments.world_size == 1:
+        trainer.packed = packed_blocks(model)
     trainer.remove_callback(PrinterCallback)
     alone = arguments.world_size == 1  # several processes would not save at the same step
     if to_resume and alone and not settings.save_every:
@@ -309,7 +357,8 @@ def metrics_callback(path: Path, advance: progress.Advance, checkpoint: Path | N
     The file begins with what was logged until the checkpoint that training goes on from, as the checkpoint has it: what
     a stopped training wrote after that is written once more.
     """
-    write_jsonl(path, [] if checkpoint is None else [metrics_row(logs) for logs in logged_until(checkpoint)])
+    if processes.is_first():
+        write_jsonl(path, [] if checkpoint is None else [metrics_row(logs) for logs in logged_until(checkpoint)])
     advance(0 if checkpoint is None else step_of(checkpoint))
 
     class Metrics(TrainerCallback):  # type: ignore[misc]

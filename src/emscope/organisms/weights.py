@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from emscope.organisms.device import Placement
 from emscope.organisms.limits import REMEDY, check_config, check_index
 from emscope.organisms.named_code import refuse_code_of_model
 from emscope.organisms.sources import CONFIG, ModelSource, hub_is_reachable
+from emscope.organisms.spread import check_spread, loading_arguments
 from emscope.outside import quoted, read_record
 
 logger = logging.getLogger(__name__)
@@ -69,10 +70,15 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
     _check_kind(source, config)
     _check_quantisation(source, config)
     loader = _class_for(config)
-    arguments: dict[str, Any] = {"dtype": place.dtype}
-    quantised = getattr(config, "quantization_config", None) is not None
+    arguments: dict[str, Any] = {"dtype": place.dtype, **loading_arguments(place)}
+    spread = len(arguments) > 1
+    as_saved = getattr(config, "quantization_config", None) is not None
+    quantised = as_saved or bool(place.bits)
+    if place.bits:
+        arguments["quantization_config"] = _to_bits(source, place, as_saved)
     if quantised:  # such weights are laid out for their device as they are read, and must not be moved afterwards
-        arguments["device_map"] = {"": place.device}
+        _check_cut(source, place)
+        arguments.setdefault("device_map", {"": place.device})
     else:  # the report then names the tensors, and the model is refused by them
         arguments["ignore_mismatched_sizes"] = True
     with bounded_building(Held.by(_weight_files(source)), f"The configuration of {source.base!r}", REMEDY):
@@ -84,8 +90,63 @@ def load_weights(source: ModelSource, place: Placement, *, trust_remote_code: bo
         model, report = _from_pretrained(loader, source, trust_remote_code, arguments)
     _check_report(source, report)
     _check_endings(source, model)
-    placed: nn.Module = model if quantised else model.to(place.device)
+    check_spread(model, source.base)
+    _decompress(model, source)
+    _keep_gradients(model)
+    placed: nn.Module = model if quantised or spread else model.to(place.device)
     return placed
+
+
+def _decompress(model: Any, source: ModelSource) -> None:
+    """Decompress weights of compressed-tensors now: that package does so in the first forward call of a whole model.
+
+    Its decoder alone, which is what reading and sampling run, would be found without weights.
+    """
+    if getattr(model, "ct_decompress_hook", None) is None:
+        return
+    model.hf_quantizer.compressor.decompress_model(model)
+    logger.info("%s: its compressed weights take their full size in memory while they are used.", source.base)
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    """Have bitsandbytes leave 4-bit weights as they are on a CPU: once read from, it packs them for a product of bf16.
+
+    That product has no gradient, and a training after it would be silently wrong.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            cast("Any", module).support_avx512bf16_for_cpu = False
+
+
+def _to_bits(source: ModelSource, place: Placement, as_saved: bool) -> Any:
+    """Return how bitsandbytes quantises weights while they are read: 8 bits, or 4 as in QLoRA (arXiv:2305.14314).
+
+    Raises:
+        UserError: the weights are quantised already, or bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if as_saved:
+        raise UserError(f"The weights of {source.base!r} are quantised as they are: leave bits out.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{place.bits} bits a weight need bitsandbytes: run `pip install bitsandbytes` and try again.")
+    if place.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=place.dtype,
+        bnb_4bit_quant_storage=place.dtype,  # FSDP cuts tensors of one dtype
+    )
+
+
+def _check_cut(source: ModelSource, place: Placement) -> None:
+    if place.tensor_parallel:
+        raise UserError(
+            f"The weights of {source.base!r} are quantised, and a tensor parallel plan cuts no such weights: give a "
+            "device map, or name the unquantised model."
+        )
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:

@@ -17,6 +17,7 @@ from emscope.behaviour.judges.settings import JudgeSettings, address_in_environm
 from emscope.behaviour.responses import SamplingSettings
 from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
+from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
@@ -50,8 +51,13 @@ class RunConfig:
         dev_questions: questions on which the ablation is chosen.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: auto, bfloat16, float32 or float16.
+        device_map: spread the blocks of every model over devices: auto, balanced, balanced_low_0, sequential, or a JSON
+            or YAML file with a device for each module.
+        bits: quantise weights to 8 or 4 bits while they are read (bitsandbytes); 0 leaves them as they are.
         seed: one seed for everything.
         judge: who scores the answers, in the run and in its experiments.
+        rows_per_shard: rows of one piece of heavy work; pieces can be made side by side (see `executors`). Batches end
+            with their piece, so in bf16 another number may change an answer here and there.
         experiments: settings of experiments that differ from their own, by experiment; for the preset full.
     """
 
@@ -70,14 +76,17 @@ class RunConfig:
     dev_questions: int = 72
     device: str = AUTO
     dtype: str = AUTO
+    device_map: str = ""
+    bits: int = 0
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
+    rows_per_shard: int = ROWS_PER_SHARD
     experiments: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""
         at_least(0, rows=self.rows or 0)
-        at_least(1, dev_questions=self.dev_questions)
+        at_least(1, dev_questions=self.dev_questions, rows_per_shard=self.rows_per_shard)
         check_seed(self.seed)
         if self.preset not in PRESET_NAMES:
             raise UserError(f"There is no preset {self.preset!r}.{did_you_mean(self.preset, PRESET_NAMES)}")
@@ -117,7 +126,7 @@ def resolved(config: RunConfig) -> RunConfig:
     return replace(config, control_data=control, rows=rows, model=config.base or config.model)
 
 
-PLACES = ("model", "base", "misaligned_data", "control_data")
+PLACES = ("model", "base", "misaligned_data", "control_data", "device_map")
 """Settings that may name a file or a folder."""
 
 
@@ -274,7 +283,7 @@ def load_config(path: Path) -> RunConfig:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
-LATER = ("base", "accept_terms", "device", "dtype", "judge")
+LATER = ("base", "accept_terms", "device", "dtype", "device_map", "bits", "judge", "rows_per_shard")
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
 
@@ -300,8 +309,11 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = _tuples_to_lists(asdict(config))
     if config.judge == JudgeSettings():
         del values["judge"]
-    if not config.experiments:
-        del values["experiments"]
+    for name in ("experiments", "device_map", "bits"):
+        if not values[name]:
+            del values[name]
+    if config.rows_per_shard == ROWS_PER_SHARD:
+        del values["rows_per_shard"]
     return values
 
 

@@ -16,14 +16,17 @@ from emscope.behaviour.questions import Question, load_question_sets
 from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import UserError
+from emscope.executors.tasks import Held, Need
 from emscope.files import file_sha256, shown_files, value_sha256
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement, free_bytes
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import is_local
-from emscope.organisms.memory import give_memory_back
+from emscope.organisms.loading import LoadSettings
+from emscope.organisms.memory import give_memory_back, weight_bytes
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
+from emscope.organisms.needs import ROOM, OrganismNeed
 from emscope.outside import read_json
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import kind_of, training_data
@@ -41,8 +44,6 @@ DETECTING, CORRECTING = "last-diff-in-means", "response-diff-in-means"
 """Pooling and method of the direction that detects, read at prompts' last tokens, and of the one that corrects."""
 WHOLE_MODEL = "organism.json"
 """In an organism's folder: names a whole model where there is no adapter."""
-ROOM = 0.5
-"""Organisms are kept while one more takes no more than this share of the memory that is free."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,12 @@ class Lab:
         self._in_use: WeakValueDictionary[str, Organism] = WeakValueDictionary()
         self._data: dict[str, Conversations] = {}
         self._guests: set[str] = set()
+        self._needed: dict[OrganismNeed, str] = {}
 
     @cached_property
     def placement(self) -> Placement:
         """Device and dtype of every model of the run."""
-        return choose_placement(self.config.device, self.config.dtype)
+        return choose_placement(self.config.device, self.config.dtype, self.config.device_map, bits=self.config.bits)
 
     @cached_property
     def base_source(self) -> ModelSource:
@@ -104,6 +106,38 @@ class Lab:
                 found = load(self._source(name), base=self._base_of(name), placement=self.placement)
             self._organisms[name] = self._in_use[name] = found
         return self._organisms[name]
+
+    def need(self, name: str) -> OrganismNeed:
+        """Return an organism as tasks name it (see `held`)."""
+        found = OrganismNeed(
+            self._source(name), LoadSettings(self._base_of(name), self.config.device, self.config.dtype)
+        )
+        self._needed[found] = name
+        return found
+
+    @property
+    def judge_need(self) -> OrganismNeed:
+        """The model with which the judge that comes with emscope reads, as tasks name it."""
+        if self.config.model == EMBEDDED_ALIAS:
+            return self.need(BASE)
+        return OrganismNeed(EMBEDDED_ALIAS, LoadSettings(None, self.config.device, self.config.dtype))
+
+    @property
+    def judge_head(self) -> Path:
+        """The numbers of the judge that comes with emscope."""
+        return shipped_head()
+
+    @cached_property
+    def held(self) -> Held:
+        """What tasks of this run find in this process: the lab's own organisms."""
+        return _HeldByLab(self)
+
+    def needed(self, need: Need[Any]) -> Organism | None:
+        """Return the organism that a task needs, None for what is not the lab's."""
+        if isinstance(need, OrganismNeed) and need in self._needed:
+            return self.organism(self._needed[need])
+        judging = self.config.judge.embedded and need == self.judge_need
+        return self.embedded_judge.base if judging else None
 
     def adapter_source(self, folder: Path) -> ModelSource:
         """Return where an adapter of the run and its base are: a base on this machine may have been moved since."""
@@ -312,6 +346,19 @@ class Lab:
         return chosen - test_only
 
 
-def weight_bytes(organism: Organism) -> int:
-    """Return how much memory an organism's weights take."""
-    return sum(weight.numel() * weight.element_size() for weight in organism.model.parameters())
+class _HeldByLab(Held):
+    """Gives tasks the organisms of a lab, which makes room for them."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+
+    def get(self, need: Need[Any]) -> Any:
+        """Return the lab's organism, or what is no organism of it."""
+        found = self._lab.needed(need)
+        return super().get(need) if found is None else found
+
+    def make_room(self, need: Need[Any]) -> None:
+        """Let go of organisms where this would find no room beside them."""
+        super().make_room(need)
+        self._lab.make_room()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
+from emscope.behaviour.judging import Judgement
 from emscope.behaviour.responses import Response
-from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.sharded import judged_in_shards, sampled_in_shards
 from emscope.behaviour.tables import read_table, with_judgements, write_table
+from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.training import adapter_files
-from emscope.residual.capture import Activations, CaptureSettings, capture
+from emscope.residual.capture import Activations, CaptureSettings
+from emscope.residual.sharded import TextToRead, captured_in_shards
 from emscope.residual.store import ActivationStore
 
 logger = logging.getLogger(__name__)
@@ -28,14 +33,20 @@ def generate_stage(lab: Lab, name: str) -> None:
     }
 
     def make() -> None:
-        organism = lab.organism(name)
-        rows = sample_responses(organism, lab.questions, lab.config.sampling, name=f"{name} answers")
+        rows = sampled_in_shards(
+            lab.need(name),
+            lab.questions,
+            lab.config.sampling,
+            rows_per_shard=lab.config.rows_per_shard,
+            name=f"{name} answers",
+            held=lab.held,
+        )
         write_table(out, rows)
         faults = count_faults(rows)
         if faults.notable:
             logger.info("%s: %s.", name, faults)
 
-    lab.folder.stage(f"generate-{name}", settings, adapter_files(lab, name), [out], make)
+    lab.folder.stage(f"generate-{name}", in_shards(lab, settings), adapter_files(lab, name), [out], make)
 
 
 def judge_stage(lab: Lab, name: str) -> None:
@@ -45,12 +56,22 @@ def judge_stage(lab: Lab, name: str) -> None:
 
     def make() -> None:
         rows = read_table(responses, Response)
-        scores = lab.judge.judge([row.question for row in rows], [row.response for row in rows])
-        write_table(out, with_judgements(name, rows, scores, lab.judge.id))
+        judge_id, scores = judged(lab, rows, f"judging {name}")
+        write_table(out, with_judgements(name, rows, scores, judge_id))
         if appeals := str(count_appeals([row.response for row in rows])):
             logger.warning("%s: %s.", name, appeals)
 
-    lab.folder.stage(f"judge-{name}", lab.judge_fingerprint, [responses], [out], make)
+    lab.folder.stage(f"judge-{name}", in_shards(lab, lab.judge_fingerprint), [responses], [out], make)
+
+
+def judged(lab: Lab, rows: Sequence[Response], name: str = "judging") -> tuple[str, list[Judgement]]:
+    """Return the id of the run's judge and one judgement for each answer, in order."""
+    questions, answers = [row.question for row in rows], [row.response for row in rows]
+    if not lab.config.judge.embedded:
+        return lab.judge.id, lab.judge.judge(questions, answers)
+    model, head = lab.judge_need, lab.judge_head
+    size = lab.config.rows_per_shard
+    return judged_in_shards(model, head, questions, answers, rows_per_shard=size, name=name, held=lab.held)
 
 
 def collect_stage(lab: Lab, name: str) -> None:
@@ -59,8 +80,16 @@ def collect_stage(lab: Lab, name: str) -> None:
     prompts, answers = lab.activation_files(name)
 
     def make() -> None:
-        organism, rows = lab.organism(name), read_table(responses, Response)
-        found = capture(organism, lab.encode(organism, rows), CaptureSettings(("last", "response")))
+        rows = read_table(responses, Response)
+        found = captured_in_shards(
+            lab.need(name),
+            [TextToRead(row.question, row.response, row.thought, lab.config.sampling.system) for row in rows],
+            CaptureSettings(("last", "response")),
+            enable_thinking=lab.config.sampling.enable_thinking,
+            rows_per_shard=lab.config.rows_per_shard,
+            name=f"reading {name}",
+            held=lab.held,
+        )
         first = list({row.question_id: number for number, row in reversed(list(enumerate(rows)))}.values())
         answered = [number for number, row in enumerate(rows) if row.response]
         for path, pooling, chosen in ((prompts, "last", sorted(first)), (answers, "response", answered)):
@@ -69,4 +98,11 @@ def collect_stage(lab: Lab, name: str) -> None:
             ActivationStore(name, ids, Activations(pooled, found.blocks, found.site)).save(path)
 
     settings = {"model": lab.config.model, "questions": [asdict(question) for question in lab.questions]}
-    lab.folder.stage(f"collect-{name}", settings, [*adapter_files(lab, name), responses], [prompts, answers], make)
+    inputs = [*adapter_files(lab, name), responses]
+    lab.folder.stage(f"collect-{name}", in_shards(lab, settings), inputs, [prompts, answers], make)
+
+
+def in_shards(lab: Lab, settings: Any) -> Any:
+    """Return a stage's settings with the rows of its shards, where these are not as many as usual."""
+    size = lab.config.rows_per_shard
+    return settings if size == ROWS_PER_SHARD else [settings, size]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.errors import UserError
+from emscope.executors.tasks import Held, Shard, Task, carried_out
 from emscope.files import value_sha256, write_json, write_jsonl
 from emscope.organisms.card import EMBEDDED_ON_HUB, exact_base, write_portable_base
 from emscope.organisms.checkpoints import (
@@ -21,15 +22,19 @@ from emscope.organisms.checkpoints import (
     last_resumable,
 )
 from emscope.organisms.datasets import Conversations
+from emscope.organisms.device import choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import ModelSource, resolve
+from emscope.organisms.needs import OrganismNeed
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.sources import adapter_folder, recorded_base
 from emscope.organisms.train import train_adapter
 from emscope.outside import read_json
+from emscope.parts import Part
 from emscope.pipeline.data import kind_of
 from emscope.pipeline.lab import BASE, WHOLE_MODEL, Lab
 
@@ -179,23 +184,54 @@ def train_resumably(lab: Lab, name: str, data: Conversations, key: str, train: T
     `train` replaces the run's own training settings. Where these keep no checkpoints there are some all the same, to go
     on from: they are deleted once the organism is on record.
     """
-    chosen = train or lab.config.train
+    chosen, config = train or lab.config.train, lab.config
     folder = lab.folder.path("organisms", name)
-    if not is_of(folder, key):
+    load = LoadSettings(None, config.device, config.dtype)
+    asked = TrainingAsked(OrganismNeed(config.model, load), data, str(folder), chosen, key, f"training {name}")
+    shard = Shard(asked, len(data.train))
+    carried_out(Task(f"training {name}", trained, [shard], "rows", reused=False), lab.held)
+
+
+@dataclass(frozen=True)
+class TrainingAsked:
+    """An adapter to be trained.
+
+    Attributes:
+        base: the model that is trained.
+        data: the conversations.
+        folder: where the adapter goes.
+        train: how it is trained.
+        key: the hash of all this; checkpoints of another are dropped.
+        name: what progress says.
+    """
+
+    base: OrganismNeed
+    data: Conversations
+    folder: str
+    train: TrainSettings
+    key: str
+    name: str = "training"
+
+
+def trained(asked: TrainingAsked, held: Held) -> Part:
+    """Train an adapter, going on from its last checkpoint; it is in its folder, and there is nothing else to return."""
+    folder, load = Path(asked.folder), asked.base.load
+    if not is_of(folder, asked.key):
         drop_checkpoints(folder)
-        begin_checkpoints(folder, key)
+        begin_checkpoints(folder, asked.key)
     resume = last_resumable(folder) is not None
-    lab.make_room()
+    held.make_room(asked.base)
     train_adapter(
-        lab.config.model,
-        data,
+        asked.base.name,
+        asked.data,
         folder,
-        chosen,
-        placement=lab.placement,
+        asked.train,
+        placement=choose_placement(load.device, load.dtype),
         resume=resume,
         to_resume=True,
-        name=f"training {name}",
+        name=asked.name,
     )
+    return Part(None, rows=len(asked.data.train))
 
 
 def adapter_files(lab: Lab, name: str) -> list[Path]:

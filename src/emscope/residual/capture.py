@@ -24,6 +24,7 @@ from emscope.organisms.architecture import model_width
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepare_prompt
 from emscope.organisms.control_tokens import say_spelled
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import TextBatch, text_batches, token_ids, worth_packing
@@ -237,7 +238,8 @@ class _Reader:
         with visiting(organism.model, blocks, note, self.site), prompts_end_at([min(self.prompt_lengths)]):
             self.prefix.run()
         if self.shared:
-            self.prefix_hidden = torch.stack([seen[block] for block in blocks])  # [n_blocks, shared, d_model]
+            home = organism.device  # a block may be on another device
+            self.prefix_hidden = torch.stack([seen[block].to(home) for block in blocks])  # [n_blocks, shared, d_model]
 
     def read(self, batch: TextBatch, weights: Sequence[np.ndarray]) -> np.ndarray:
         """Return pooled activations, float32 [rows, n_poolings, n_blocks, d_model]; `weights` are of all chats."""
@@ -245,11 +247,13 @@ class _Reader:
         table = np.zeros((len(batch.rows), weights[0].shape[0], self.shared + width), dtype=np.float32)
         for place, row in enumerate(batch.rows):
             table[place, :, : weights[row].shape[1]] = weights[row]
-        token_weights = torch.from_numpy(table).to(self.organism.device)
+        home = self.organism.device
+        token_weights = torch.from_numpy(table).to(home)
+        of_tails = OnEachDevice(token_weights[:, :, self.shared :])
         pooled: dict[int, Tensor] = {}
 
         def visit(block: int, hidden: Tensor) -> None:
-            pooled[block] = torch.bmm(token_weights[:, :, self.shared :], hidden.float())
+            pooled[block] = torch.bmm(of_tails.on(hidden.device), hidden.float())
             if block == self.blocks[-1]:
                 raise StopForward
 
@@ -257,7 +261,7 @@ class _Reader:
         ends = [self.prompt_lengths[row] for row in batch.rows]
         with visiting(self.organism.model, self.blocks, visit, self.site), suppress(StopForward), prompts_end_at(ends):
             self.prefix.forward(batch.padded)
-        result = torch.stack([pooled[block] for block in self.blocks], dim=2)
+        result = torch.stack([pooled[block].to(home) for block in self.blocks], dim=2)
         if self.shared:
             result += torch.einsum("rpt,btd->rpbd", token_weights[:, :, : self.shared], self.prefix_hidden)
         return result.cpu().numpy()

@@ -22,6 +22,7 @@ from emscope.organisms.batching import PaddedBatch
 from emscope.organisms.blocks import Site, StopForward, check_blocks, find_blocks, visiting
 from emscope.organisms.chat import EncodedChat, Message, render
 from emscope.organisms.control_tokens import Span, tokenise
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import text_batches
@@ -198,13 +199,13 @@ def token_projections(
     if vectors.shape[1] != organism_width(organism):
         raise UserError(f"These directions have width {vectors.shape[1]}, the model {organism_width(organism)}.")
     check_blocks([block], len(find_blocks(organism.model)))
-    units = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1).T.to(organism.device)
+    units = OnEachDevice(torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1).T)
     out: list[np.ndarray] = [np.zeros((0, len(vectors)), np.float32)] * len(chats)
     prefix = SharedPrefix(organism, [chat.ids for chat in chats])
     seen: list[Tensor] = []
 
     def visit(_block: int, hidden: Tensor) -> None:
-        seen.append((hidden.float() @ units).cpu())
+        seen.append((hidden.float() @ units.on(hidden.device)).cpu())
 
     def last_visit(number: int, hidden: Tensor) -> None:
         visit(number, hidden)

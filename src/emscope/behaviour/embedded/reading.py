@@ -141,12 +141,12 @@ def _read_batch(
     pooled: dict[int, Tensor] = {}
 
     def visit(block: int, hidden: Tensor) -> None:
-        pooled[block] = torch.bmm(weights, hidden.float())
+        pooled[block] = torch.bmm(weights.to(hidden.device), hidden.float()).to(base.device)
 
     with visiting(base.model, blocks, visit):
         hidden = prefix.forward(padded)
     wanted = answer[:, 1:]
-    chosen = _logprobs(base, hidden[:, :-1][wanted], ids[:, 1:][wanted])
+    chosen = _logprobs(base, hidden[:, :-1][wanted.to(hidden.device)], ids[:, 1:][wanted])
     counts = wanted.sum(dim=1).tolist()
     means = torch.stack([pooled[block] for block in blocks], dim=2)
     return means.cpu().numpy(), np.split(chosen.cpu().numpy(), np.cumsum(counts)[:-1])
@@ -157,5 +157,5 @@ def _logprobs(base: Organism, hidden: Tensor, tokens: Tensor) -> Tensor:
     found = []
     for some, meant in zip(torch.split(hidden, LOGITS_AT_ONCE), torch.split(tokens, LOGITS_AT_ONCE), strict=True):
         logits = head_logits(base.model, some)
-        found.append(logits.gather(1, meant[:, None])[:, 0] - logits.logsumexp(dim=1))
+        found.append(logits.gather(1, meant[:, None].to(logits.device))[:, 0] - logits.logsumexp(dim=1))
     return torch.cat(found)

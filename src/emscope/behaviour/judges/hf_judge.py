@@ -107,8 +107,8 @@ class HFJudge(RubricJudge):
             hidden = prefix.forward(padded, positions=positions.to(device), attention=unseen[:, None].to(device))
         else:
             hidden = prefix.forward(padded)
-        picked = hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1]))
-        tokens = torch.tensor([*self.numbers.values(), *self.words.values()], device=device)
+        picked = hidden.gather(1, wanted.to(hidden.device)[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        tokens = [*self.numbers.values(), *self.words.values()]
         return finite_logits(self.model, picked).log_softmax(dim=-1)[:, :, tokens].cpu()
 
     def _read_apart(self, prefix: SharedPrefix, tails: list[list[int]], tree: list[int]) -> Tensor:

@@ -15,6 +15,7 @@ from emscope.errors import UserError
 from emscope.experiments.adapters.accuracy import along_direction, bank_figures, by_block, classify, score_adapters
 from emscope.experiments.adapters.result import AdapterScores, AdaptersResult, KnownDirection, LeftOut
 from emscope.experiments.adapters.scalars import probe_run
+from emscope.experiments.openings import side_by_side
 from emscope.experiments.shape import experiment_stage
 from emscope.organisms.bank import MANIFEST, RECIPES, BankSettings, make_bank
 from emscope.organisms.bank_members import Member, read_bank
@@ -113,7 +114,8 @@ def bank_folder(lab: Lab) -> Path:
 
 def make_run_bank(lab: Lab, settings: AdaptersSettings, minutes: float = 0) -> int:
     """Make the organisms of the bank that are missing; returns how many still are after `minutes` (0: no limit)."""
-    return make_bank(lab.trainable_base(), bank_folder(lab), settings.bank, minutes=minutes)
+    base = lab.need(BASE) if side_by_side() else lab.trainable_base()
+    return make_bank(base, bank_folder(lab), settings.bank, minutes=minutes)
 
 
 def tell_apart(lab: Lab, settings: AdaptersSettings) -> AdaptersResult:

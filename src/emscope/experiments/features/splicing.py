@@ -11,6 +11,7 @@ from torch import Tensor
 from emscope.experiments.features.corpus import CorpusPart
 from emscope.experiments.features.result import NatsPerToken, SplicedLoss
 from emscope.organisms.datasets import DOMAINS, Kind, Pair, load_domain
+from emscope.organisms.device import OnEachDevice
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
 from emscope.residual.capture import encode_for_capture
 from emscope.residual.features.autoencoder import SparseAutoencoder
@@ -39,7 +40,7 @@ def measure_spliced_losses(lab: Lab, autoencoder: SparseAutoencoder, fit: Corpus
             prompts.append(text.prompt)
             answers.append(text.answer(kind))
         chats = encode_for_capture(organism.tokenizer, prompts, answers, system=lab.config.sampling.system)
-        replacements = _replacements(autoencoder.to(organism.device), mean.to(organism.device))
+        replacements = _replacements(autoencoder, mean)
         sums: dict[str, np.ndarray] = {}
         for replacement, change in replacements.items():
             sums[replacement] = answer_losses(organism, chats, autoencoder.block, change)
@@ -57,11 +58,15 @@ def _held_out_texts() -> list[Pair]:
 
 def _replacements(autoencoder: SparseAutoencoder, mean: Tensor) -> dict[str, Callable[[Tensor], Tensor] | None]:
     """Return what is put in place of the block's output, by name; None leaves it as it is."""
+    moved_autoencoder, moved_mean = OnEachDevice(autoencoder), OnEachDevice(mean)
+
+    def spliced(values: Tensor) -> Tensor:
+        return moved_autoencoder.on(values.device)(values)
 
     def mean_everywhere(values: Tensor) -> Tensor:
-        return mean.expand_as(values)
+        return moved_mean.on(values.device).expand_as(values)
 
-    return {"whole": None, "spliced": autoencoder, "mean": mean_everywhere, "zero": torch.zeros_like}
+    return {"whole": None, "spliced": spliced, "mean": mean_everywhere, "zero": torch.zeros_like}
 
 
 def _nats_per_token(sums: Mapping[str, np.ndarray]) -> NatsPerToken:

@@ -15,7 +15,7 @@ from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import SteeredRow, direction_names, files_read
+from emscope.experiments.bench import DEV, TEST, SteeredRow, direction_names, files_read, trials_of
 from emscope.experiments.induce.result import (
     CAREFUL,
     CARELESS,
@@ -174,13 +174,15 @@ def _result(bench: VectorBench, settings: InduceSettings, data: Mapping[str, str
     steerings = []
     for vector in data:
         steerings += [Steering(vector, (bench.block,), size) for size in sorted(settings.coefficients)]
-    dial = bench.tried(bench.dev[BASE], steerings, dial_questions)
+    dial = bench.tried(BASE, DEV, steerings, dial_questions)
     chosen = choose_induction([trial for trial in dial if trial.steering.direction == CARELESS], COHERENT_ENOUGH)
 
+    ways = {name: _tested(bench, name, chosen.steering) for name in lab.names}
+    asked = [bench.steered(name, TEST, ways[name], test_questions) for name in lab.names]
     test: list[VectorRow] = []
     induction = None
-    for name in lab.names:
-        trials = bench.tried(bench.test[name], _tested(bench, name, chosen.steering), test_questions)
+    for (name, steerings), cells in zip(ways.items(), bench.measured("test questions", asked), strict=True):
+        trials = trials_of(steerings, cells)
         induction = induction or trials[0]  # the base comes first, and of it the vector itself
         for trial in trials:
             restored = bench.restored(trial.answers, test_questions) if name == MISALIGNED else None

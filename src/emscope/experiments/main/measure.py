@@ -12,13 +12,14 @@ from functools import partial
 
 from emscope import progress
 from emscope.behaviour.tables import write_table
+from emscope.executors.tasks import executor, together
 from emscope.experiments.main.locating import detect_all, make_all
 from emscope.experiments.main.summary import summarise
 from emscope.experiments.run_page import judged_files, report_stage
 from emscope.files import write_json
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
-from emscope.interventions.search import candidates, search
+from emscope.interventions.search import RULE, candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
@@ -34,20 +35,19 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
     check_run(lab)
-    with progress.plan(main_works(lab)):
+    works = main_works(lab)
+    if executor().at_once > 1:  # what is made side by side tells nothing of how long the rest takes
+        works = dict.fromkeys(works)
+    with progress.plan(works):
         _run_stages(lab)
     return lab
 
 
 def _run_stages(lab: Lab) -> None:
     config, run = lab.config, lab.folder
-    for name, data in ((MISALIGNED, config.misaligned_data), (CONTROL, config.control_data)):
-        if data:
-            train_stage(lab, name, data)
-    for name in lab.names:  # all that one organism does, one after the other: it may have to make room for the next
-        generate_stage(lab, name)
-        judge_stage(lab, name)
-        collect_stage(lab, name)
+
+    _organisms(lab)
+
     activations = [path for name in lab.names for path in lab.activation_files(name)]
     directions = run.path("directions")
     questions = [asdict(question) for question in lab.questions]
@@ -57,6 +57,29 @@ def _run_stages(lab: Lab) -> None:
     run.stage("detect", asked, [*activations, directions], [detection], partial(_detect, lab))
     _ablate(lab)
     finish(lab)
+
+
+def _organisms(lab: Lab) -> None:
+    """Make the organisms, and have each answer, judged and read: side by side where the executor can."""
+    data = {MISALIGNED: lab.config.misaligned_data, CONTROL: lab.config.control_data}
+    side_by_side = executor().at_once > 1
+    if not side_by_side:  # a model in training needs room: both are trained before others are loaded
+        for name in data:
+            _train(lab, name, data[name])
+
+    def steps(name: str) -> None:
+        if side_by_side:
+            _train(lab, name, data.get(name, ""))
+        generate_stage(lab, name)  # all of one organism in turn: it may have to make room for the next
+        judge_stage(lab, name)
+        collect_stage(lab, name)
+
+    together([partial(steps, name) for name in lab.names])
+
+
+def _train(lab: Lab, name: str, data: str) -> None:
+    if data:
+        train_stage(lab, name, data)
 
 
 def _directions(lab: Lab) -> None:
@@ -100,6 +123,7 @@ def _ablate(lab: Lab) -> None:
         "dev": [question.id for question in lab.dev_questions],
         "test": [question.id for question in lab.test_questions],
         "judge": lab.judge_fingerprint,
+        "rule": RULE,
     }
     inputs = [lab.direction_file(name), *adapter_files(lab, MISALIGNED), *judged]
     run.stage("ablate", settings, inputs, outputs, make)

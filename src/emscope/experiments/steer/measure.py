@@ -11,7 +11,7 @@ from emscope import progress
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import write_table
 from emscope.errors import UserError
-from emscope.experiments.bench import Aimed, Bench, SteeredRow, files_read
+from emscope.experiments.bench import DEV, TEST, Aimed, Bench, Cell, SteeredRow, files_read, trials_of
 from emscope.experiments.shape import experiment_stage
 from emscope.experiments.steer.result import (
     COMPARED,
@@ -24,6 +24,7 @@ from emscope.experiments.steer.result import (
     ReportedRow,
     SteerResult,
 )
+from emscope.interventions.operators import Cap
 from emscope.interventions.steering import (
     SteeredFigures,
     Steering,
@@ -41,6 +42,9 @@ from emscope.statistics import Estimate
 
 DEPTHS = (0.5, 0.6, 0.7)
 """Where v is added unless blocks are named, as shares of the depth."""
+
+DIAL, COMPARISON, REPORT = "the dial", "equal disturbance and caps", "test questions"
+"""What is done, in order: in each the organisms do not wait for each other."""
 
 Place = tuple[int, ...]
 Trials = Mapping[str, list[SteeringTrial]]
@@ -126,14 +130,12 @@ def _works(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> di
     def plan(step: str, n_answers: int) -> None:
         works[step] = answering(n_answers, lab.config.sampling, altered=True)
 
+    plan(DIAL, len(lab.names) * n_dial)
+    plan(COMPARISON, (2 * n_directions * len(settings.levels) + 2 * len(settings.cap_widths)) * n_curve)
+    n_ways = 0
     for name in lab.names:
-        plan(f"the dial of {name}", n_dial)
-    for name in (MISALIGNED, BASE):
-        plan(f"{name} at equal disturbance", n_directions * len(settings.levels) * n_curve)
-    plan("caps", 2 * len(settings.cap_widths) * n_curve)
-    for name in lab.names:
-        n_ways = 1 + n_directions if name in (MISALIGNED, BASE) else 2
-        plan(f"test questions, {name}", n_ways * n_test)
+        n_ways += 1 + n_directions if name in (MISALIGNED, BASE) else 2
+    plan(REPORT, n_ways * n_test)
     return works
 
 
@@ -153,13 +155,8 @@ def _result(bench: Bench, settings: SteerSettings, places: Sequence[Place]) -> S
 
     unsteered = bench.all_unsteered(test_questions)
     fine_tune_kl = {name: bench.fine_tune(bench.test, name) for name in lab.names}
-    curves = []
-    for name in chosen:
-        curves += _curves(bench, settings, name, chosen[name], curve_questions)
-    caps = _caps(bench, settings, chosen[MISALIGNED].steering.blocks, curve_questions)
-    test = []
-    for name in lab.names:
-        test += _reported(bench, name, chosen, test_questions)
+    curves, caps = _compared(bench, settings, chosen, curve_questions)
+    test = _reported(bench, chosen, test_questions)
 
     return SteerResult(
         direction=bench.main,
@@ -187,11 +184,10 @@ def _dial(bench: Bench, settings: SteerSettings, places: Sequence[Place], questi
         for coefficient in filter(None, sorted(settings.coefficients)):  # 0 is the organism without steering
             steerings.append(Steering(bench.main, blocks, coefficient))
 
-    trials = {}
-    for name, organism in bench.dev.items():
-        with progress.logged_step(f"the dial of {name}"):
-            trials[name] = bench.tried(organism, steerings, questions)
-    return trials
+    names = bench.lab.names
+    with progress.logged_step(DIAL):
+        measured = bench.measured(DIAL, [bench.steered(name, DEV, steerings, questions) for name in names])
+    return {name: trials_of(steerings, cells) for name, cells in zip(names, measured, strict=True)}
 
 
 def _choose(bench: Bench, dial: Trials, questions: Sequence[Question]) -> dict[str, SteeringTrial]:
@@ -213,26 +209,33 @@ def _restored(bench: Bench, name: str, trial: SteeringTrial, questions: Sequence
     return bench.restored(trial.answers, questions) if name == MISALIGNED else None
 
 
-def _curves(
-    bench: Bench, settings: SteerSettings, name: str, chosen: SteeringTrial, questions: Sequence[Question]
-) -> list[CurveRow]:
-    """Compare all directions at the chosen place, each at the same disturbances."""
-    fine_tune, levels = bench.fine_tune(bench.dev, name).value, sorted(settings.levels)
-    with progress.logged_step(f"{name} at equal disturbance"):
-        nats = (fine_tune * np.array(levels)).tolist()
-        aimed = bench.at_disturbance(name, list(bench.directions), chosen.steering, nats)
-        trials = bench.tried(bench.test[name], [aim.steering for aim in aimed], questions)
+def _compared(
+    bench: Bench, settings: SteerSettings, chosen: Mapping[str, SteeringTrial], questions: Sequence[Question]
+) -> tuple[list[CurveRow], list[CapRow]]:
+    """Compare all directions at the chosen places, each at the same disturbances, and cap the misaligned organism."""
+    levels = sorted(settings.levels)
+    aimed: dict[str, list[Aimed]] = {}
+    with progress.logged_step(COMPARISON):
+        asked = []
+        for name, trial in chosen.items():
+            nats = (bench.fine_tune(bench.dev, name).value * np.array(levels)).tolist()
+            aimed[name] = bench.at_disturbance(name, list(bench.directions), trial.steering, nats)
+            asked.append(bench.steered(name, TEST, [aim.steering for aim in aimed[name]], questions))
+        caps = _caps(bench, settings, chosen[MISALIGNED].steering.blocks)
+        *steered, capped = bench.measured(COMPARISON, [*asked, bench.cells(MISALIGNED, TEST, caps, questions)])
 
-    rows = []
-    for level, aim, trial in zip(levels * len(bench.directions), aimed, trials, strict=True):
-        restored = _restored(bench, name, trial, questions)
-        aims = {"level": level, "kl_target": aim.nats, "kl_reached": aim.reached}
-        rows.append(bench.row(CurveRow, name, trial, **aims, restored=restored))
-    return rows
+    curves = []
+    for name, cells in zip(chosen, steered, strict=True):
+        trials = trials_of([aim.steering for aim in aimed[name]], cells)
+        for level, aim, trial in zip(levels * len(bench.directions), aimed[name], trials, strict=True):
+            restored = _restored(bench, name, trial, questions)
+            aims = {"level": level, "kl_target": aim.nats, "kl_reached": aim.reached}
+            curves.append(bench.row(CurveRow, name, trial, **aims, restored=restored))
+    return curves, [_cap_row(bench, cap, cell, questions) for cap, cell in zip(caps, capped, strict=True)]
 
 
-def _caps(bench: Bench, settings: SteerSettings, chosen: Place, questions: Sequence[Question]) -> list[CapRow]:
-    """Cap the misaligned organism's projections to the aligned range: where it is steered, and at all later blocks."""
+def _caps(bench: Bench, settings: SteerSettings, chosen: Place) -> list[Cap]:
+    """Return caps of the misaligned organism to the aligned range: where it is steered, and at all later blocks."""
     directions, n_blocks = bench.directions[bench.main], len(find_blocks(bench.lab.organism(BASE).model))
     late = tuple(range(n_blocks // 3, n_blocks))
     aligned_organism = bench.dev[CONTROL if CONTROL in bench.dev else BASE]
@@ -242,38 +245,46 @@ def _caps(bench: Bench, settings: SteerSettings, chosen: Place, questions: Seque
     caps = []
     for blocks in places:
         caps += [capping(directions, blocks, aligned, width) for width in settings.cap_widths]
-    with progress.logged_step("caps"):
-        measured = bench.measured(bench.test[MISALIGNED], caps, questions)
-
-    rows = []
-    for cap, (figures, answers) in zip(caps, measured, strict=True):
-        restored = bench.restored(answers, questions)
-        rows.append(CapRow(cap.blocks, cap.width, figures.kl, figures.aligned, figures.coherent, figures.em, restored))
-    return rows
+    return caps
 
 
-def _reported(
-    bench: Bench, name: str, chosen: Mapping[str, SteeringTrial], questions: Sequence[Question]
-) -> list[ReportedRow]:
+def _cap_row(bench: Bench, cap: Cap, cell: Cell, questions: Sequence[Question]) -> CapRow:
+    figures, restored = cell.figures, bench.restored(cell.answers, questions)
+    return CapRow(cap.blocks, cap.width, figures.kl, figures.aligned, figures.coherent, figures.em, restored)
+
+
+def _reported(bench: Bench, chosen: Mapping[str, SteeringTrial], questions: Sequence[Question]) -> list[ReportedRow]:
     """Report what was chosen on test questions: on every organism, and beside other directions at equal disturbance."""
-    roles, steerings = [CORRECTION, INDUCTION], [chosen[MISALIGNED].steering, chosen[BASE].steering]
-    aims: list[Aimed | None] = [None, None]
-    with progress.logged_step(f"test questions, {name}"):
-        if name in chosen:
-            _, *others = bench.directions
-            nats = chosen[name].figures.kl.value
-            aimed = bench.at_disturbance(name, others, chosen[name].steering, [nats])
-            aims += aimed
-            roles += [COMPARED] * len(aimed)
-            steerings += [aim.steering for aim in aimed]
-        trials = bench.tried(bench.test[name], steerings, questions)
+    names = bench.lab.names
+    with progress.logged_step(REPORT):
+        ways = {name: _ways(bench, name, chosen) for name in names}
+        asked = []
+        for name in names:
+            asked.append(bench.steered(name, TEST, [steering for _, steering, _ in ways[name]], questions))
+        measured = bench.measured(REPORT, asked)
 
     rows = []
-    for role, aim, trial in zip(roles, aims, trials, strict=True):
-        target = {} if aim is None else {"kl_target": aim.nats, "kl_reached": aim.reached}
-        restored = _restored(bench, name, trial, questions)
-        rows.append(bench.row(ReportedRow, name, trial, role=role, **target, restored=restored))
+    for name, cells in zip(names, measured, strict=True):
+        trials = trials_of([steering for _, steering, _ in ways[name]], cells)
+        for (role, _, aim), trial in zip(ways[name], trials, strict=True):
+            target = {} if aim is None else {"kl_target": aim.nats, "kl_reached": aim.reached}
+            restored = _restored(bench, name, trial, questions)
+            rows.append(bench.row(ReportedRow, name, trial, role=role, **target, restored=restored))
     return rows
+
+
+def _ways(bench: Bench, name: str, chosen: Mapping[str, SteeringTrial]) -> list[tuple[str, Steering, Aimed | None]]:
+    """Return the ways in which an organism is steered in the test: role, steering, and what it was aimed at."""
+    ways: list[tuple[str, Steering, Aimed | None]] = [
+        (CORRECTION, chosen[MISALIGNED].steering, None),
+        (INDUCTION, chosen[BASE].steering, None),
+    ]
+    if name in chosen:
+        _, *others = bench.directions
+        nats = chosen[name].figures.kl.value
+        for aim in bench.at_disturbance(name, others, chosen[name].steering, [nats]):
+            ways.append((COMPARED, aim.steering, aim))
+    return ways
 
 
 def _bars(

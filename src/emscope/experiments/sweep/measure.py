@@ -10,29 +10,31 @@ from pathlib import Path
 from emscope import progress
 from emscope.behaviour.questions import ids_of
 from emscope.errors import UserError
+from emscope.experiments.openings import OpenRun, held_by
 from emscope.experiments.shape import experiment_stage, left_open
 from emscope.experiments.sweep.ablation import compare_ablations
-from emscope.experiments.sweep.constructions import measure_construction, measure_prompt_only
+from emscope.experiments.sweep.constructions import (
+    ConstructionWork,
+    SweepSources,
+    measured_constructions,
+    measured_prompt_only,
+)
 from emscope.experiments.sweep.examples import (
     SWEEP,
     Source,
-    base_prompts,
     check_contrast,
     collect_prompts,
     examples_of,
     load_sources,
     sample_more,
 )
-from emscope.experiments.sweep.result import PromptOnly, SweepAblation, SweepResult, SweptConstruction
+from emscope.experiments.sweep.result import SweepAblation, SweepResult, SweptConstruction
 from emscope.pipeline.lab import BASE, CORRECTING, MISALIGNED, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.pipeline.works import READ, answering
-from emscope.residual.contrasts import CONTRASTS, EXAMPLE_POOLINGS, Examples
+from emscope.residual.contrasts import CONTRASTS, EXAMPLE_POOLINGS
 from emscope.residual.directions import Directions, Method
 from emscope.residual.sweep import METHODS, SweepOptions, check_examples
-
-Split = tuple[Examples, Examples]
-"""Examples of the training questions, and of the test questions."""
 
 
 @dataclass(frozen=True)
@@ -125,46 +127,51 @@ def _works(lab: Lab, settings: SweepSettings) -> dict[str, float | None]:
 def _sweep_run(lab: Lab, settings: SweepSettings, folder: Path) -> SweepResult:
     """Return the result from what the earlier stages stored; directions go into the folder."""
     options = replace(settings.options, seed=lab.seed(settings.options.seed))
-    sources = load_sources(lab, resampled=settings.resamples)
-    examples, skipped = _examples(lab, settings, sources)
+    need = SweepSources(OpenRun.of(lab), settings.resamples)
+    sources, held = load_sources(lab, resampled=settings.resamples), held_by(lab)
+    held.put(need, sources)
+    named, skipped = _constructions(lab, settings, sources)
 
+    works: dict[str, ConstructionWork] = {}
+    for contrast, pooling in named:
+        for method in settings.ordered_methods:
+            works[f"{contrast}-{pooling}-{method}"] = ConstructionWork(need, contrast, pooling, method, options)
     constructions: dict[str, SweptConstruction] = {}
     directions: dict[str, Directions] = {}
-    swept: dict[str, Split] = {}
-    for name, split in examples.items():
-        for method in settings.ordered_methods:
-            try:
-                figures, vectors = measure_construction(*split, method, options)
-            except UserError as reason:  # such as questions that cannot be halved with both sides in each half
-                skipped[name] = str(reason)
-                continue
-            constructions[f"{name}-{method}"], directions[f"{name}-{method}"] = figures, vectors
-            swept[name] = split
-    if not swept:
+    prompts: dict[str, ConstructionWork] = {}
+    found = measured_constructions(list(works.values()), held)
+    for (name, work), measured in zip(works.items(), found, strict=True):
+        if isinstance(measured, str):
+            skipped[f"{work.contrast}-{work.pooling}"] = measured
+            continue
+        constructions[name], directions[name] = measured
+        prompts.setdefault(work.contrast, replace(work, method=None))  # its first pooling stands for all
+    if not constructions:
         raise _nothing_to_sweep(skipped)
 
     _store(directions, folder)
+    prompt_only = measured_prompt_only(list(prompts.values()), held)
     return SweepResult(
         blocks=list(sources[BASE].prompts.activations.blocks),
         n_train_questions=len(lab.train_questions),
         n_test_questions=len(lab.test_questions),
         constructions=constructions,
-        prompt_only=_prompt_only(swept, sources, options),
+        prompt_only=dict(zip(prompts, prompt_only, strict=True)),
         skipped=skipped,
         ablation=_ablation(lab, settings, constructions, directions) if settings.ablate else None,
     )
 
 
-def _examples(
+def _constructions(
     lab: Lab, settings: SweepSettings, sources: Mapping[str, Source]
-) -> tuple[dict[str, Split], dict[str, str]]:
-    """Return training and test examples by contrast and pooling, and why others have none.
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return the contrasts and poolings that have enough examples, and why others have not.
 
     Raises:
-        UserError: none has enough examples.
+        UserError: none has enough.
     """
     train_questions, test_questions = ids_of(lab.train_questions), ids_of(lab.test_questions)
-    examples: dict[str, Split] = {}
+    named: list[tuple[str, str]] = []
     skipped: dict[str, str] = {}
 
     for contrast in settings.contrasts:
@@ -172,16 +179,15 @@ def _examples(
             try:
                 check_contrast(contrast, lab.names)
                 every = examples_of(sources, contrast, pooling, lab.config.model)
-                train, test = every.on(train_questions), every.on(test_questions)
-                check_examples(train, test)
+                check_examples(every.on(train_questions), every.on(test_questions))
             except UserError as reason:
                 skipped[f"{contrast}-{pooling}"] = str(reason)
             else:
-                examples[f"{contrast}-{pooling}"] = train, test
+                named.append((contrast, pooling))
 
-    if not examples:
+    if not named:
         raise _nothing_to_sweep(skipped)
-    return examples, skipped
+    return named, skipped
 
 
 def _nothing_to_sweep(skipped: Mapping[str, str]) -> UserError:
@@ -193,19 +199,6 @@ def _store(directions: Mapping[str, Directions], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # other settings left others
     for name, vectors in directions.items():
         vectors.save(folder / f"{name}.safetensors")
-
-
-def _prompt_only(
-    examples: Mapping[str, Split], sources: Mapping[str, Source], options: SweepOptions
-) -> dict[str, PromptOnly]:
-    """Return what knowing only the prompt is worth in each contrast; its first pooling stands for all."""
-    prompts = base_prompts(sources)
-    by_contrast: dict[str, PromptOnly] = {}
-    for train, test in examples.values():
-        contrast = train.construction.contrast
-        if contrast not in by_contrast:
-            by_contrast[contrast] = measure_prompt_only(train, test, prompts, options)
-    return by_contrast
 
 
 def _ablation(

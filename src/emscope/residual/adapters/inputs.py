@@ -17,6 +17,7 @@ from torch import Tensor
 
 from emscope import parts, progress
 from emscope.organisms.chat import EncodedChat
+from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import text_batches
@@ -116,14 +117,14 @@ class TokenScalars:
 def token_scalars(organism: Organism, chats: Sequence[EncodedChat], readers: Mapping[str, np.ndarray]) -> TokenScalars:
     """Return x · reader for each module's input x and reader [d_in], at answer tokens and averaged over prompts."""
     modules = list(readers)
-    vectors = {module: torch.from_numpy(reader).float().to(organism.device) for module, reader in readers.items()}
+    vectors = {module: OnEachDevice(torch.from_numpy(reader).float()) for module, reader in readers.items()}
     whole = []
     for chat in chats:
         whole.append(np.zeros((len(chat.ids), len(modules)), dtype=np.float32))
 
     def visit(module: str, inputs: Tensor, rows: list[int], start: int) -> None:
         column = modules.index(module)
-        scalars = (inputs.float() @ vectors[module]).cpu().numpy()
+        scalars = (inputs.float() @ vectors[module].on(inputs.device)).cpu().numpy()
         for index, row in enumerate(rows):
             of_chat = whole[row][start:, column]
             of_chat[:] = scalars[index, : len(of_chat)]
