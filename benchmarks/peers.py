@@ -434,18 +434,42 @@ def _line(found: dict[str, Any], agreement: str) -> str:
     own = {package: number for package, number in found["versions"].items() if package != "torch"}
     if len(own) > 1:
         own.pop("transformers", None)
-    low, high = found["ratio_range"]
     cells = [
         found["peer"],
         ", ".join(f"{package} {number}" for package, number in own.items()),
         f"{found['seconds']:.2f}",
         f"{found['emscope_seconds']:.2f}",
-        f"{found['ratio']:.2f} ({low:.2f} – {high:.2f})",
-        "{:.2f} ({:.2f} – {:.2f})".format(found["cpu_ratio"], *found["cpu_ratio_range"]),
+        _with_range(found["ratio"], found["ratio_range"]),
+        _with_range(found["cpu_ratio"], found["cpu_ratio_range"])
+        if "cpu_ratio_range" in found
+        else f"{found['cpu_ratio']:.2f}",
         f"{found['peak_mb']:.0f}, {found['emscope_peak_mb']:.0f}",
         agreement.format(**found),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def elsewhere() -> str:
+    """Return the table of what other benchmarks measure beside peers, from their results."""
+    lines = ["| job | peer | ratio (range) | agreement | benchmark, date |", "|---|---|---|---|---|"]
+    probes = json.loads((RESULTS / "probes-cpu.json").read_text(encoding="utf-8"))
+    for key, peer in (("default", "scikit-learn, default tolerance"), ("1e-6", "scikit-learn, tolerance 1e-6")):
+        ratio = _with_range(probes[f"ratio_{key}"], probes[f"ratio_{key}_range"])
+        cosine = f"least cosine with the exact solution {probes['least_cosine_with_exact']['emscope']:.6f}"
+        lines.append(f"| 1,500 probes | {peer} | {ratio} | {cosine} | `probes.py`, {probes['date']} |")
+    training = json.loads((RESULTS / "train-cpu.json").read_text(encoding="utf-8"))
+    for peer, told in training.items():
+        if isinstance(told, dict) and "emscope is faster, tokens a second" in told:
+            key = "tokens a second"
+            ratio = _with_range(told[f"emscope is faster, {key}"], told[f"range, {key}"])
+            cosine = told.get("cosine of the gradients")
+            words = "" if cosine is None else f"cosine of the gradients {cosine:.4f}"
+            lines.append(f"| LoRA training | {peer} | {ratio} | {words} | `train.py`, {training['date']} |")
+    return "\n".join(lines)
+
+
+def _with_range(middle: float, ends: list[float]) -> str:
+    return f"{middle:.2f} ({ends[0]:.2f} – {ends[1]:.2f})"
 
 
 def main() -> None:
@@ -468,7 +492,7 @@ def main() -> None:
     flags = parser.parse_args()
     results = json.loads(flags.out.read_text(encoding="utf-8")) if flags.out.exists() else {}
     if flags.table:
-        print(table(results))
+        print(table(results) + "\n" + elsewhere())
         return
     flags.environments = flags.environments.resolve()
     for name in flags.only:
