@@ -325,8 +325,7 @@ CONTESTS: dict[str, Contest] = {
         "training a top-k autoencoder, 4,608 features, k 32, batches of 1,024 tokens, Adam, float32",
         Peer("emscope", "sae_emscope"),
         (
-            Peer("SAELens, its defaults", "sae_saelens", "sae-lens", {"sparse": False}),
-            Peer("SAELens, sparse activations", "sae_saelens", "sae-lens", {"sparse": True}),
+            Peer("SAELens", "sae_saelens", "sae-lens", {"sparse": False}),  # its sparse activations fail on a CPU
             Peer("sparsify", "sae_sparsify", "sparsify"),
         ),
         autoencoder_job,
@@ -399,7 +398,11 @@ def measure(name: str, flags: argparse.Namespace) -> dict[str, Any]:
         job = {**common, **contest.job(flags, Path(folder))}
         for peer in contest.peers:
             if flags.peer in peer.name:
-                found.append(meet(contest, peer, job, flags, Path(folder)))
+                try:
+                    found.append(meet(contest, peer, job, flags, Path(folder)))
+                except SystemExit as failure:  # the others are measured all the same
+                    print(failure, file=sys.stderr, flush=True)
+                    continue
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     return {
         "what": contest.what,
