@@ -127,11 +127,11 @@ class Worker:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise SystemExit(f"{self.peer.name} ended early:\n{self.errors.read()[-2000:]}")
-        return dict(json.loads(line))
+        for line in self.process.stdout:
+            if line.startswith("{"):  # some libraries print when they are imported
+                return dict(json.loads(line))
+        self.errors.seek(0)
+        raise SystemExit(f"{self.peer.name} ended early:\n{self.errors.read()[-2000:]}")
 
 
 def make_environment(name: str, environments: Path) -> None:
@@ -465,8 +465,8 @@ def elsewhere() -> str:
         if isinstance(told, dict) and "emscope is faster, tokens a second" in told:
             key = "tokens a second"
             ratio = _with_range(told[f"emscope is faster, {key}"], told[f"range, {key}"])
-            cosine = told.get("cosine of the gradients")
-            words = "" if cosine is None else f"cosine of the gradients {cosine:.4f}"
+            gradients = told.get("cosine of the gradients")
+            words = "" if gradients is None else f"cosine of the gradients {gradients:.4f}"
             lines.append(f"| LoRA training | {peer} | {ratio} | {words} | `train.py`, {training['date']} |")
     return "\n".join(lines)
 
