@@ -35,7 +35,7 @@ def prepare(job: dict[str, Any]) -> Run:
 
     def complete(ids: list[int]) -> list[int]:
         asked = {"prompt": ids, "n_predict": job["tokens"], "temperature": 0, "return_tokens": True}
-        reply = server.handle_completions(json.dumps(asked))
+        reply = server.handle_completions(asked)
         told = json.loads(reply) if isinstance(reply, str | bytes) else reply
         return list(told["tokens"])
 
