@@ -266,7 +266,7 @@ class _Training:
         counter, clock = PassCounter(), StepClock(organism.placement.device)
         is_packed = packed_blocks(model) is not None
         # a hook would have the packed blocks left aside, which is another and slower loop
-        watched = nullcontext() if is_packed else counter.watching(organism)
+        watched: AbstractContextManager[None] = nullcontext() if is_packed else counter.watching(organism)
         try:
             with tempfile.TemporaryDirectory() as folder, watched:
                 trainer = make_trainer(
