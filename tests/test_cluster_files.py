@@ -1,4 +1,4 @@
-"""The files for clusters: they parse, what they mount is there, and the commands in them are ones that emscope takes."""
+"""The files for clusters: they parse, what they mount is there, and emscope takes the commands in them."""
 
 import re
 import subprocess

@@ -1,6 +1,6 @@
 """What the workers that train sparse autoencoders share: the tokens, and the share of variance that is missed.
 
-A job names a float32 matrix `tokens` [n, d_model], centred and of unit variance; the last tenth of its rows is held out.
+A job names a float32 matrix `tokens` [n, d_model], centred and of unit variance; the last tenth of rows is held out.
 """
 
 from __future__ import annotations

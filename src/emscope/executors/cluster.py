@@ -23,6 +23,7 @@ CONNECT_SECONDS = 10.0
 OBJECT_STORE = 100 << 20  # bytes: only manifests travel
 PROBE_SECONDS = 120.0
 ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # 15 otherwise: beside other work its workers would stand still
     "RAY_USAGE_STATS_ENABLED": "0",  # it would send reports of how this machine is used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -106,7 +107,8 @@ def _check_answers(address: str) -> None:
 def _cannot_join(address: str, said: str) -> str:
     first = " ".join(said.split())[:300].rstrip(". ")
     if not address:
-        return f"No Ray workers can be started on this machine ({first}): see to its memory and its /tmp folder."
+        advice = "see to its memory and its /tmp folder, or wait until it is less busy"
+        return f"No Ray workers can be started on this machine ({first}): {advice}."
     if address == "auto":
         return f"No Ray cluster runs on this machine ({first}): start one with `ray start --head`, or name its address."
     return f"The Ray cluster at {address} cannot be joined ({first}): this machine must be part of it."

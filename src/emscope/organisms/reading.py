@@ -12,7 +12,7 @@ from emscope.organisms.prefix import SharedPrefix
 TOKEN_BUDGET = 4096
 """Padded tokens in one forward pass."""
 ENOUGH_FOR_A_CPU = 1024
-"""Padded tokens at which a processor's products are as fast as at more, while what lies between them fits its caches."""
+"""Padded tokens at which a processor's products are as fast as at more, while the rest fits its caches."""
 WORTH_PACKING = 8192
 """Tokens of texts that are worth a copy of the weights in packed form (see `direct`)."""
 
