@@ -10,7 +10,7 @@ import torch
 
 from emscope.errors import UserError
 from emscope.organisms.device import Placement
-from emscope.pipeline.roofline import machine, measure
+from emscope.pipeline.roofline import loops, machine, measure
 from emscope.pipeline.roofline.loops import LoopSizes, Pace, hot_loops, sizes_for
 from emscope.pipeline.roofline.machine import bandwidths, product_rate
 from emscope.pipeline.roofline.measure import LOOPS, measure_limits, public_name
@@ -58,6 +58,20 @@ def test_work_of_the_loops_is_that_of_their_texts(subject):
     for pace in paces.values():
         assert pace.run_tokens >= pace.work.tokens
         assert pace.work.passes > 0
+
+
+def test_training_is_measured_as_a_run_has_it(subject, monkeypatch):
+    seen, whole = [], loops.packed_blocks
+
+    def noted(model):
+        seen.append(whole(model) is not None)
+        return whole(model)
+
+    monkeypatch.setattr("emscope.organisms.trainer.packed_blocks", noted)
+    (loop,) = [loop for loop in hot_loops(subject, SIZES) if loop.trains]
+    pace = loop.run()
+    assert seen == [True]  # no hook of the measurement keeps the packed blocks away
+    assert (pace.work.passes, pace.run_tokens) == (SIZES.steps, pace.work.tokens)
 
 
 def test_training_leaves_the_base_as_it_was(subject):

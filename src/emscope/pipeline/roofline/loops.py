@@ -31,6 +31,7 @@ from emscope.organisms.chat import EncodedChat, encode_chat, messages_of, prepar
 from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
 from emscope.organisms.lora import with_adapter
 from emscope.organisms.models import Organism
+from emscope.organisms.packed_model import packed_blocks
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.train import encode_conversations
 from emscope.pipeline.forecast import EMBEDDED_WEIGHTS
@@ -263,8 +264,11 @@ class _Training:
         organism = self.organism
         model = with_adapter(organism.model, self.settings)
         counter, clock = PassCounter(), StepClock(organism.placement.device)
+        is_packed = packed_blocks(model) is not None
+        # a hook would have the packed blocks left aside, which is another and slower loop
+        watched: AbstractContextManager[None] = nullcontext() if is_packed else counter.watching(organism)
         try:
-            with tempfile.TemporaryDirectory() as folder, counter.watching(organism):
+            with tempfile.TemporaryDirectory() as folder, watched:
                 trainer = make_trainer(
                     model,
                     organism.tokenizer,
@@ -281,6 +285,8 @@ class _Training:
         finally:
             model.unload().eval().requires_grad_(False)
         work = self._work()
+        if is_packed:  # one pass a step, without padding
+            counter = PassCounter(self.steps, work.tokens)
         return Pace(work.logits, clock.seconds, replace(work, passes=counter.passes), counter.tokens)
 
     def _work(self) -> Work:
