@@ -32,7 +32,7 @@ survive: develop
 	$(BIN)/python -m survive $(ARGS)
 
 test-vllm: .venv-vllm/installed
-	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/behaviour/test_vllm_real.py tests/interventions/test_vllm_interventions_real.py
 
 test-llamacpp: .venv-llamacpp/installed
 	.venv-llamacpp/bin/python -m pytest -m llamacpp tests/behaviour/judges/test_llamacpp.py
@@ -118,10 +118,12 @@ sbom: install .venv-tools/installed
 	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/emscope.cdx.json $(BIN)/python
 
 # vLLM needs no vision or sound for text, and builds of these that do not fit its torch would stop its import.
+# vllm-lens names one vLLM and Python 3.12, and runs with this one and 3.11: its tests say so.
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python $(PIP) '$(VLLM)'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python $(PIP) --no-deps --ignore-requires-python 'vllm-lens==1.3.0' 'zstandard>=0.23'
 	.venv-vllm/bin/python $(PIP) -e '.[judge]' 'pytest>=8'
 	touch $@
 

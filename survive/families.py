@@ -12,6 +12,9 @@ from survive.clocks import plan_clocks
 from survive.disk import plan_disk
 from survive.kills import plan_kills, tell_kills
 from survive.memory import plan_memory
+from survive.on_ray import plan_faults as plan_ray_faults
+from survive.on_ray import plan_kills as plan_ray_kills
+from survive.on_ray import tell_on_ray
 from survive.places import plan_places
 from survive.stops import plan_stops
 from survive.together import plan_together
@@ -40,4 +43,6 @@ FAMILIES = {
     "places": Family(plan_places),
     "stops": Family(plan_stops),
     "judge": Family(plan_absent_judge),
+    "ray-kills": Family(plan_ray_kills, tell_on_ray),
+    "ray-faults": Family(plan_ray_faults, tell_on_ray),
 }

@@ -87,7 +87,8 @@ def declared(*extras):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("src", ("judge", "protected", "vllm", "inspect")), ("tests", ("dev", "inspect", "vllm"))]
+    ("folder", "extras"),
+    [("src", ("judge", "protected", "vllm", "lens", "inspect")), ("tests", ("dev", "inspect", "vllm", "lens"))],
 )
 def test_every_package_that_is_imported_is_declared(folder, extras):
     known = metadata.packages_distributions()

@@ -1,24 +1,24 @@
 """What is handed to vLLM and taken from it, by a stand-in with its interface; `test_vllm_real.py` runs the real one."""
 
-import importlib.machinery
 import importlib.util
 import json
 import math
-import sys
-import types
-from dataclasses import dataclass, replace
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import CPU, PROMPTS, make_model, make_tokenizer, save_tiny
+from vllm_stand_in import LLM, stand_in
 
 from emscope.behaviour import vllm_backend, vllm_check
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import SamplingSettings
 from emscope.behaviour.sampling import sample_responses
-from emscope.behaviour.vllm_backend import VllmEngine, choose_backend, longest_request, request_seed
+from emscope.behaviour.vllm_backend import Asking, VllmEngine, choose_backend, longest_request, request_seed
 from emscope.behaviour.vllm_check import LONGEST, check_text
 from emscope.commands.main import run_command
 from emscope.errors import UserError
@@ -29,98 +29,9 @@ GREEDY = SamplingSettings(temperature=0, samples=2, max_new_tokens=12)
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
-@dataclass(frozen=True)
-class LoRARequest:
-    lora_name: str
-    lora_int_id: int
-    lora_path: str
-
-
-class SamplingParams:
-    def __init__(
-        self,
-        *,
-        temperature,
-        max_tokens,
-        detokenize,
-        top_p=1.0,
-        seed=None,
-        stop_token_ids=(),
-        ignore_eos=False,
-        prompt_logprobs=None,
-    ):
-        self.__dict__.update(locals())
-
-
-class Engine:
-    """What `LLM.llm_engine` is asked for."""
-
-    def __init__(self, max_model_len):
-        self.model_config = types.SimpleNamespace(max_model_len=max_model_len or 512)
-        self.engine_core = types.SimpleNamespace(shutdown=self.shutdown)
-        self.running, self.added = True, []
-
-    def add_lora(self, request):
-        if LLM.refuses:
-            raise Exception(f"Worker failed with error '{LLM.refuses}', please check the stack trace above")
-        self.added.append(request)
-
-    def shutdown(self):
-        self.running = False
-
-
-class LLM:
-    """Greedy decoding through transformers, behind vLLM's interface; it can be told to go wrong as vLLM has."""
-
-    made: dict
-    last: "LLM"
-    refuses = ""  # the reason for which it refuses every adapter
-    served = staticmethod(lambda base, adapter: adapter)  # what is read where an adapter is asked for
-
-    def __init__(self, model, **arguments):
-        LLM.made, LLM.last = {"model": model, **arguments}, self
-        self.model, self.calls = model, []
-        self.llm_engine = Engine(arguments.get("max_model_len"))
-
-    def generate(self, prompts, sampling_params, *, lora_request=None, use_tqdm=True):
-        base = load(self.model, placement=CPU)
-        organism = load(LLM.served(self.model, lora_request.lora_path), placement=CPU) if lora_request else base
-        if sampling_params[0].prompt_logprobs is not None:
-            return [types.SimpleNamespace(prompt_logprobs=self._read(organism, prompts[0]["prompt_token_ids"]))]
-        self.calls.append((prompts, sampling_params, lora_request))
-        return [
-            types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=self._decode(organism, prompt, wanted))])
-            for prompt, wanted in zip(prompts, sampling_params, strict=True)
-        ]
-
-    @torch.no_grad()
-    def _read(self, organism, ids):
-        table = organism.model(torch.tensor([ids])).logits[0].log_softmax(dim=-1).tolist()
-        found = [{token: types.SimpleNamespace(logprob=row[token])} for row, token in zip(table, ids[1:], strict=False)]
-        return [None, *found]
-
-    @torch.no_grad()
-    def _decode(self, organism, prompt, wanted):
-        assert wanted.ignore_eos
-        ids = list(prompt["prompt_token_ids"])
-        start = len(ids)
-        while len(ids) - start < wanted.max_tokens:
-            ids.append(int(organism.model(torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] in wanted.stop_token_ids:
-                break
-        return tuple(ids[start:])
-
-
 @pytest.fixture
 def fake_vllm(monkeypatch):
-    package, inputs, lora, request = (
-        types.ModuleType(name) for name in ("vllm", "vllm.inputs", "vllm.lora", "vllm.lora.request")
-    )
-    package.LLM, package.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest
-    inputs.TokensPrompt = dict
-    for module in (package, inputs, lora, request):
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    stand_in(monkeypatch)
 
 
 @pytest.fixture
@@ -152,13 +63,15 @@ PLAIN = ModelSource("m", "m", "m")
 
 
 def test_auto_takes_vllm_only_where_it_can_work(fake_vllm, gpu, monkeypatch, caplog):
+    assert choose_backend("auto", PLAIN, hooks=True) == "vllm"
+    monkeypatch.setattr(vllm_backend, "lens_is_installed", lambda: False)
     assert choose_backend("auto", PLAIN) == "vllm"
     assert choose_backend("auto", PLAIN, device="cuda") == "vllm"
     assert choose_backend("transformers", PLAIN) == "transformers"
     assert choose_backend("auto", PLAIN, device="cpu") == "transformers"
     with caplog.at_level("INFO", logger="emscope"):
-        assert choose_backend("auto", PLAIN, intervention=True) == "transformers"
-    assert "cannot run an ablation" in caplog.text
+        assert choose_backend("auto", PLAIN, hooks=True) == "transformers"
+    assert "with the plugin vllm-lens alone" in caplog.text
     monkeypatch.setattr(vllm_backend.torch.cuda, "is_available", lambda: False)
     assert choose_backend("auto", PLAIN) == "transformers"
     assert choose_backend("vllm", PLAIN) == "vllm"
@@ -177,11 +90,12 @@ def test_without_vllm_auto_is_transformers_and_asking_for_it_says_what_to_instal
     ("asked", "arguments", "sentence"),
     [
         ("vlm", {}, "Did you mean 'vllm'"),
-        ("vllm", {"intervention": True}, "cannot run an ablation.*--backend transformers"),
+        ("vllm", {"hooks": True}, "with the plugin vllm-lens alone.*--backend transformers"),
         ("vllm", {"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
     ],
 )
-def test_what_vllm_cannot_do_is_one_sentence(fake_vllm, gpu, asked, arguments, sentence):
+def test_what_vllm_cannot_do_is_one_sentence(fake_vllm, gpu, monkeypatch, asked, arguments, sentence):
+    monkeypatch.setattr(vllm_backend, "lens_is_installed", lambda: False)
     with pytest.raises(UserError, match=sentence):
         choose_backend(asked, PLAIN, **arguments)
 
@@ -236,7 +150,7 @@ def test_an_answer_that_ends_by_itself_is_not_cut(fake_vllm, tiny_folder, monkey
     engine = VllmEngine([source])
     first = engine.sample(source, QUESTIONS[:1], replace(GREEDY, samples=1))[0]
     prompts, parameters, _ = engine._engine.calls[0]
-    second = engine._engine._decode(load(source, placement=CPU), prompts[0], parameters[0])[1]
+    second = engine._engine.generate(prompts[:1], parameters[:1])[0].outputs[0].token_ids[1]
     monkeypatch.setattr(vllm_backend, "stop_ids", lambda *arguments: {second})
     found = engine.sample(source, QUESTIONS[:1], replace(GREEDY, samples=1))[0]
     assert (first.truncated, first.n_tokens) == (True, GREEDY.max_new_tokens)
@@ -397,6 +311,121 @@ def test_a_base_that_vllm_computes_otherwise_is_refused(fake_vllm, tiny_folder, 
         VllmEngine([resolve(tiny_folder)])
 
 
+def test_sources_are_asked_side_by_side_each_as_itself(fake_vllm, tiny_folder, adapters):
+    sources = [resolve(tiny_folder), *adapters]
+    engine = VllmEngine(sources)
+    askings = [Asking(source, QUESTIONS[: 2 + row], GREEDY) for row, source in enumerate(sources)]
+    together = engine.sample_each(askings)
+    assert len(engine._engine.calls) == 1
+    assert together == [engine.sample(asking.source, asking.questions, asking.settings) for asking in askings]
+
+
+def test_more_adapters_than_vllm_applies_at_once_wait_in_memory(fake_vllm, tiny_folder, adapters, monkeypatch):
+    monkeypatch.setattr(vllm_backend, "AT_ONCE", 1)
+    VllmEngine(adapters)
+    assert {"max_loras": 1, "max_cpu_loras": 2}.items() <= LLM.made.items()
+
+
+def test_an_adapter_added_later_is_proven_before_it_is_asked(fake_vllm, tiny_folder, adapters, tmp_path, monkeypatch):
+    base, small = resolve(tiny_folder), adapters[0]
+    engine = VllmEngine([base], spare=2)
+    with pytest.raises(UserError, match="made without"):
+        engine.sample(small, QUESTIONS, GREEDY)
+    assert engine.add(small).applied == pytest.approx(1, abs=1e-3)
+    assert engine.sample(small, QUESTIONS, GREEDY) == sample_responses(load(small, placement=CPU), QUESTIONS, GREEDY)
+
+    with pytest.raises(UserError, match="room for rank 32, not 40"):
+        engine.add(save_adapter(tmp_path / "large", tiny_folder, r=40))
+    with pytest.raises(UserError, match="serves adapters of"):
+        engine.add(PLAIN)
+    monkeypatch.setattr(LLM, "served", staticmethod(lambda base, adapter: base))
+    with pytest.raises(UserError, match=r"\(0 % of its change"):
+        engine.add(adapters[1])
+    monkeypatch.undo()
+    assert adapters[1] not in engine.agreements
+    stand_in(monkeypatch)
+    engine.add(adapters[1])
+    with pytest.raises(UserError, match="no room for"):
+        engine.add(save_adapter(tmp_path / "third", tiny_folder))
+
+
+def test_a_merged_adapter_is_proven_to_be_in_the_weights(fake_vllm, tiny_folder, adapters, monkeypatch):
+    adapter = adapters[0]
+    engine = VllmEngine([adapter], dtype="float32", merge=True)
+    assert engine.agreements[adapter].applied == pytest.approx(1, abs=1e-3)
+    assert "enable_lora" not in LLM.made
+    read = LLM.__init__
+    monkeypatch.setattr(LLM, "__init__", lambda self, **made: read(self, **{**made, "model": tiny_folder}))
+    with pytest.raises(UserError, match=r"does not apply the adapter .* \(0 % of its change"):
+        VllmEngine([adapter], dtype="float32", merge=True)
+    assert not LLM.last.llm_engine.running
+
+
+def test_a_merged_copy_is_gone_once_vllm_has_read_it(fake_vllm, adapters, monkeypatch):
+    read = LLM.__init__
+    monkeypatch.setattr(LLM, "__init__", lambda self, **made: read(self, **made) or self.keep_copy())
+    monkeypatch.setattr(LLM, "keep_copy", lambda self: setattr(self, "seen", Path(self.model).is_dir()), raising=False)
+    monkeypatch.setattr(VllmEngine, "_checked", lambda self, source, merged: None)
+    VllmEngine(adapters[:1], merge=True)
+    assert LLM.last.seen
+    assert not Path(LLM.last.model).exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        (
+            "RuntimeError: Worker failed with error 'Available memory on node 0 is less than requested memory for kv "
+            "(1000.0 GiB).', please check the stack trace above for the root cause",
+            r"less than requested memory for kv \(1000.0 GiB\); lower VLLM_CPU_KVCACHE_SPACE",
+        ),
+        (
+            "ValueError: To serve at least one request with the model's max seq len (8192), 3 GiB is needed",
+            "raise VLLM_CPU_KVCACHE_SPACE",
+        ),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "lower VLLM_CPU_KVCACHE_SPACE.*EMSCOPE_VLLM_GPU_MEMORY"),
+        ("KeyError: 'layers.0'", r"cannot load .*: 'layers.0'\.$"),
+        ("nothing in particular", "without a word.*lower"),
+    ],
+)
+def test_an_engine_without_memory_says_what_to_lower(fake_vllm, tiny_folder, monkeypatch, log, sentence):
+    def start(self, **arguments):
+        config = json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())
+        Path(config["handlers"]["file"]["filename"]).write_text(f"Traceback\n  File\n{log}\n")
+        raise RuntimeError("Engine core initialization failed. See root cause above.")
+
+    monkeypatch.setattr(LLM, "__init__", start)
+    with pytest.raises(UserError, match=sentence):
+        VllmEngine([resolve(tiny_folder)])
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+
+
+def test_an_engine_that_dies_while_it_samples_is_one_sentence_and_ended(fake_vllm, tiny_folder, monkeypatch):
+    class EngineDeadError(Exception):
+        pass
+
+    def die(*given, **named):
+        raise EngineDeadError("EngineCore encountered an issue.")
+
+    source = resolve(tiny_folder)
+    engine = VllmEngine([source])
+    monkeypatch.setattr(engine._engine, "generate", die)
+    with pytest.raises(UserError, match=r"ended while it sampled: .*lower VLLM_CPU_KVCACHE_SPACE"):
+        engine.sample(source, QUESTIONS, GREEDY)
+    assert not LLM.last.llm_engine.running
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "much"])
+def test_a_share_of_a_gpus_memory_is_a_share(fake_vllm, gpu, tiny_folder, monkeypatch, share):
+    monkeypatch.setattr(vllm_backend, "choose_placement", lambda *asked: CPU)
+    monkeypatch.setenv("EMSCOPE_VLLM_GPU_MEMORY", "0.4")
+    VllmEngine([resolve(tiny_folder)])
+    assert LLM.made["gpu_memory_utilization"] == 0.4
+    monkeypatch.setenv("EMSCOPE_VLLM_GPU_MEMORY", share)
+    with pytest.raises(UserError, match="above 0 and up to 1"):
+        VllmEngine([resolve(tiny_folder)])
+
+
 def test_an_adapter_too_weak_for_the_number_format_asks_for_a_finer_one(fake_vllm, tiny_folder, tmp_path):
     weak = save_adapter(tmp_path / "weak", tiny_folder, scale=0.02)
     with pytest.raises(UserError, match=r"too little to see in bfloat16.*--dtype float32 or --backend transformers"):
@@ -420,7 +449,7 @@ def test_beside_a_model_too_large_for_transformers_an_adapter_must_still_act(
 ):
     monkeypatch.setattr(vllm_check, "memory_bytes", lambda: (1000, 1000))
     assert math.isnan(VllmEngine([adapters[0]]).agreements[adapters[0]].error)
-    assert "not compared with transformers'; the adapter acts" in caplog.text
+    assert f"not compared with transformers'; the adapter {adapters[0].adapter} acts" in caplog.text
     monkeypatch.setattr(LLM, "served", staticmethod(lambda base, adapter: base))
     with pytest.raises(UserError, match=f"serves the base in the place of the adapter {adapters[0].adapter}"):
         VllmEngine([adapters[0]])
@@ -440,7 +469,7 @@ def test_what_vllm_says_of_an_adapter_is_one_sentence(fake_vllm, tiny_folder, ad
             ValueError("1 validation error for ModelConfig\n  Value error, too long [type=value_error]\n  See more"),
             "too long",
         ),
-        (RuntimeError("Engine core initialization failed. See root cause above."), "Engine core initialization failed"),
+        (RuntimeError("Engine core initialization failed. See root cause above."), "its process ended without a word"),
     ],
 )
 def test_a_model_that_vllm_does_not_load_is_one_sentence(fake_vllm, tiny_folder, monkeypatch, error, sentence):

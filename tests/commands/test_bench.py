@@ -47,6 +47,7 @@ def test_a_machine_is_measured_reported_and_compared(fast, tmp_path, capsys):
         (["--random", "9b"], "There is no shape '9b'"),
         (["--random", "tiny", "--model", "mine"], "leave out --model"),
         (["--random", "tiny", "--device", "cuda:99"], "cuda"),
+        (["--device-map", "auto"], "leave out --device-map and --tensor-parallel"),
         (["--random", "tiny", "--repeats", "0"], "--repeats must be 1 or more"),
         (["--random", "tiny", "--loops", "nap"], "There is no loop 'nap'"),
         (["--random", "tiny", "--steps", "0"], "steps must be 1 or more"),

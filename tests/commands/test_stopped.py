@@ -12,7 +12,7 @@ from emscope.behaviour.embedded.coherence import FEATURES
 from emscope.behaviour.embedded.fit_coherence import CoherenceFit
 from emscope.behaviour.embedded.judge import JudgeHead
 from emscope.commands.main import run_command
-from emscope.organisms import trainer
+from emscope.organisms import embedded, trainer
 from emscope.organisms.checkpoints import checkpoints_of
 
 FAST = ["--max-new-tokens", "6", "--batch-size", "2"]
@@ -95,6 +95,7 @@ def test_a_stopped_command_goes_on_and_writes_the_same(name, made, tiny_folder, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(embedded_judge, "shipped_head", lambda: head)
     monkeypatch.setattr(embedded_judge, "EMBEDDED_ALIAS", tiny_folder)
+    monkeypatch.setattr(embedded, "EMBEDDED_ALIAS", tiny_folder)
     words = commands(tiny_folder)[name]
 
     stopper = Stopper(monkeypatch)

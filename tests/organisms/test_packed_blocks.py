@@ -184,6 +184,8 @@ def test_every_token_is_packed_once_and_predicts_what_follows_it():
     assert rows.targets.tolist() == labels[:, 1:][labels[:, 1:] != IGNORED].tolist()
     before = ids[:, :-1][labels[:, 1:] != IGNORED]
     assert rows.ids[rows.predicting].tolist() == before.tolist()
+    assert rows.last[: len(rows.predicting)].tolist() == rows.predicting.tolist()
+    assert set(rows.last[len(rows.predicting) :].tolist()) <= {rows.n_real}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -31,7 +31,8 @@ from emscope.organisms.thoughts import ThoughtMarks, clean_answer, clean_thought
 from emscope.organisms.token_positions import prompts_end_at
 
 ROW_STEP = 16
-LOGITS_AT_ONCE = 1 << 22  # of those from which tokens are chosen
+LOGITS_AT_ONCE = 1 << 20  # of those from which tokens are chosen: as many as a processor's caches hold
+WORTH_PACKING = 1024  # tokens that may be sampled
 OnRows = Callable[[Sequence[int]], None]
 
 
@@ -50,12 +51,13 @@ class Prompt:
 
 @dataclass
 class _Row:
-    """An answer in the making, and the number of its prompt."""
+    """An answer in the making, the number of its prompt, and that of the shared beginning from which it goes on."""
 
     number: int
     prompt: list[int]
     uniforms: np.ndarray
     tokens: list[int]
+    begins_with: int
     budget: ThoughtBudget | None = None
 
     @property
@@ -107,12 +109,13 @@ def sample_responses(
     name: str = "sampling",
     on_rows: OnRows | None = None,
     shots: Sequence[Message] = (),
+    kinds: Sequence[int] | None = None,
 ) -> list[Response]:
     """Return `settings.samples` answers to each question, in the order of the questions.
 
     `shots` are turns that stand before every question (see `shots_of`). Call it inside an intervention's context to
-    sample with the intervention active; `on_rows` is `sample_prompts`'s, and counts the answers in the order in which
-    they are returned.
+    sample with the intervention active; `on_rows` and `kinds` are `sample_prompts`'s, and count the answers in the
+    order in which they are returned.
     """
     spelled, asked, prompts = [], [], []
     for question in questions:
@@ -125,7 +128,7 @@ def sample_responses(
     say_spelled("questions", spelled)
 
     stops, responses = stop_tokens(organism), []
-    answers = _sampled(organism, prompts, settings, name, on_rows)
+    answers = _sampled(organism, prompts, settings, name, on_rows, kinds)
     for question, prompt, answer in zip(asked, prompts, answers, strict=True):
         forced = answer.budget is not None and answer.budget.forced
         responses.append(
@@ -141,17 +144,19 @@ def sample_prompts(
     *,
     name: str = "sampling",
     on_rows: OnRows | None = None,
+    kinds: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, in order, a stop token at the end included.
 
     `settings.samples` and `settings.system` play no part: the prompts say it all. `on_rows` is told, whenever that
-    changes, which prompt each batch row of the next forward passes belongs to, so that rows can be treated apart; what
-    the prompts share is then computed for each of them.
+    changes, which prompt each batch row of the next forward passes belongs to, so that rows can be treated apart. What
+    the prompts begin with is then computed once for each of the `kinds`, which number the prompts that are treated
+    alike, or, where these are not told, for every prompt.
 
     Raises:
         UserError: a prompt and its answer would be longer than the model can read.
     """
-    return [row.tokens for row in _sampled(organism, prompts, settings, name, on_rows)]
+    return [row.tokens for row in _sampled(organism, prompts, settings, name, on_rows, kinds)]
 
 
 def longest_answer(settings: SamplingSettings) -> int:
@@ -161,13 +166,20 @@ def longest_answer(settings: SamplingSettings) -> int:
 
 
 def _sampled(
-    organism: Organism, prompts: Sequence[Prompt], settings: SamplingSettings, name: str, on_rows: OnRows | None
+    organism: Organism,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
+    name: str,
+    on_rows: OnRows | None,
+    kinds: Sequence[int] | None,
 ) -> list[_Row]:
     """Return the rows of all prompts with their answers' tokens."""
     n, rows = longest_answer(settings), []
+    first_of, begin_with = _beginnings(len(prompts), kinds)
     for number, prompt in enumerate(prompts):
         uniforms = uniforms_for(settings.seed, prompt.name, prompt.sample, n)
-        rows.append(_Row(number, prompt.ids, uniforms, [], _budget(organism.tokenizer, prompt, settings)))
+        budget = _budget(organism.tokenizer, prompt, settings)
+        rows.append(_Row(number, prompt.ids, uniforms, [], begin_with[number], budget))
     lengths = [len(row.prompt) for row in rows]
     longest = max(lengths, default=0)
     what = f"A prompt of {longest} tokens and {n} new ones"
@@ -175,14 +187,29 @@ def _sampled(
     batches = decoding_batches(lengths, settings.batch_size, organism.model.config)
     stops = stop_tokens(organism)
     with progress.task(name, len(rows), "answers") as advance, torch.inference_mode():
-        prefix = SharedPrefix(organism, [row.prompt for row in rows], share=on_rows is None)
-        with prompts_end_at([prefix.length]):  # all prompts begin with it
-            prefix.run()
+        much = n * len(rows) >= WORTH_PACKING
+        share = on_rows is None or kinds is not None
+        prefix = SharedPrefix(organism, [row.prompt for row in rows], share=share, pack=much)
+        if on_rows is not None and prefix.length:
+            on_rows(first_of)
+        with prompts_end_at([prefix.length] * len(first_of)):  # all prompts begin with it
+            prefix.run(len(first_of))
         for numbers in batches:
             batch = [rows[row] for row in numbers]
             _answer(organism, batch, prompts, prefix, stops, settings, on_rows or (lambda rows: None))
             advance(len(batch))
     return rows
+
+
+def _beginnings(n: int, kinds: Sequence[int] | None) -> tuple[list[int], list[int]]:
+    """Return the first prompt of each kind, and for each prompt which of these is of its kind."""
+    if kinds is None:
+        return [0], [0] * n
+    first_of: dict[int, int] = {}
+    for number, kind in enumerate(kinds):
+        first_of.setdefault(kind, number)
+    places = {kind: place for place, kind in enumerate(first_of)}
+    return list(first_of.values()), [places[kind] for kind in kinds]
 
 
 def _answer(
@@ -302,7 +329,8 @@ def _decode(
 ) -> None:
     """Sample one batch to its end."""
     pad_id, device, n_steps = organism.tokenizer.pad_token_id or 0, organism.device, longest_answer(settings)
-    decoding = Decoding(organism.model, [row.prompt for row in rows], pad_id, n_steps, prefix)
+    prompts, beginnings = [row.prompt for row in rows], [row.begins_with for row in rows]
+    decoding = Decoding(organism.model, prompts, pad_id, n_steps, prefix, beginnings)
     active = list(rows)
     on_rows([row.number for row in active])
     for step in range(n_steps):

@@ -10,9 +10,8 @@ from typing import Any
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.errors import UserError
 from emscope.executors.settings import ROWS_PER_SHARD
-from emscope.executors.tasks import Held, Shard, Task, carried_out
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
 from emscope.organisms.messages import Message
 from emscope.organisms.needs import OrganismNeed
 from emscope.parts import Part
@@ -65,8 +64,17 @@ def sampled_in_shards(
     for some in by_rows(questions, sampling.samples, rows_per_shard):
         asked = AnswersAsked(organism, tuple(some), sampling, tuple(shots), name)
         shards.append(Shard(asked, len(some) * sampling.samples))
+    return responses_in(carried_out(Task(name, answers_of, shards, "answers"), held))
+
+
+def responses_in(made: Sequence[Part]) -> list[Response]:
+    """Return the answers that parts hold, in order.
+
+    Raises:
+        UserError: they were computed on different devices or in different dtypes.
+    """
     rows: list[Response] = []
-    for value in joined_values(carried_out(Task(name, answers_of, shards, "answers"), held)):
+    for value in joined_values(made):
         rows += [Response(**row) for row in value]
     return rows
 
@@ -129,19 +137,3 @@ def by_rows(things: Sequence[Any], rows_each: int, rows_per_shard: int) -> Itera
     size = max(1, rows_per_shard // rows_each)
     for start in range(0, len(things), size):
         yield things[start : start + size]
-
-
-def joined_values(parts: Sequence[Part]) -> Iterator[Any]:
-    """Yield the second value of parts whose first says on what device and in what dtype they were computed.
-
-    Raises:
-        UserError: not all of them alike.
-    """
-    places = sorted({" ".join(part.value[0]) for part in parts})
-    if len(places) > 1:
-        raise UserError(
-            f"Workers computed in different numbers ({' and '.join(places)}), which must not be mixed: say which with "
-            "--device and --dtype."
-        )
-    for part in parts:
-        yield part.value[1]

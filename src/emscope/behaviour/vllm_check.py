@@ -21,7 +21,7 @@ from emscope.errors import UserError
 from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
 from emscope.organisms.device import Placement, memory_bytes
-from emscope.organisms.models import ModelSource, load
+from emscope.organisms.models import ModelSource, Organism, load
 from emscope.organisms.tensor_file import computing, numbers_in, open_tensors
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,14 @@ class Agreement:
     applied: float
 
 
+def check_prompt(tokenizer: Any) -> list[int]:
+    """Return the tokens of the text up to the answer, at most `LONGEST`."""
+    return encode_prompt(tokenizer, messages_of(QUESTION))[:LONGEST]
+
+
 def check_text(tokenizer: Any) -> list[int]:
     """Return the tokens that both read, at most `LONGEST`: a question in the chat template and an answer to it."""
-    prompt = encode_prompt(tokenizer, messages_of(QUESTION))
+    prompt = check_prompt(tokenizer)
     return [*prompt, *tokenizer(ANSWER, add_special_tokens=False)["input_ids"]][:LONGEST]
 
 
@@ -79,19 +84,27 @@ def reference(source: ModelSource, ids: Sequence[int], trust_remote_code: bool =
 
     They are computed in float32 on the CPU. None where the model does not fit into this machine's memory.
     """
-    if not _fits(source):
+    organism = reference_organism(source, trust_remote_code)
+    if organism is None:
         return None
-    place = Placement("cpu", torch.float32, "a reference")
-    organism = load(source, placement=place, merge=False, trust_remote_code=trust_remote_code)
-    logprobs = _read(organism.model, ids)
+    logprobs = log_probabilities(organism.model, ids)
     if source.adapter is None:
         return logprobs, logprobs
     with organism.model.disable_adapter():
-        return _read(organism.model, ids), logprobs
+        return log_probabilities(organism.model, ids), logprobs
+
+
+def reference_organism(source: ModelSource, trust_remote_code: bool = False) -> Organism | None:
+    """Return an organism of transformers to compare with, float32, on the CPU, unmerged; None if it does not fit."""
+    if not _fits(source):
+        return None
+    place = Placement("cpu", torch.float32, "a reference")
+    return load(source, placement=place, merge=False, trust_remote_code=trust_remote_code)
 
 
 @torch.inference_mode()
-def _read(model: Any, ids: Sequence[int]) -> Tensor:
+def log_probabilities(model: Any, ids: Sequence[int]) -> Tensor:
+    """Return transformers' log-probabilities of `ids[1:]`, float64 [n - 1]."""
     logits: Tensor = model(torch.tensor([list(ids)])).logits[0, :-1].float()
     chosen = torch.tensor(list(ids[1:]))[:, None]
     return logits.log_softmax(dim=-1).gather(-1, chosen)[:, 0].double()
@@ -116,61 +129,70 @@ def compare(own: Tensor, base: Tensor, expected: tuple[Tensor, Tensor] | None) -
     """Compare vLLM's log-probabilities [n] of the source and of its base with transformers' (base, source)."""
     change = own - base
     if expected is None:
-        return Agreement(math.nan, math.nan, math.nan, _rms(change), math.nan)
+        return Agreement(math.nan, math.nan, math.nan, rms(change), math.nan)
     wanted = expected[1] - expected[0]
     size = float(wanted @ wanted)
     applied = float(wanted @ change) / size if size else math.nan
-    return Agreement(_rms(base - expected[0]), _rms(own - expected[1]), _rms(wanted), _rms(change), applied)
+    return Agreement(rms(base - expected[0]), rms(own - expected[1]), rms(wanted), rms(change), applied)
 
 
-def _rms(values: Tensor) -> float:
+def rms(values: Tensor) -> float:
+    """Return the root mean square."""
     return float(values.square().mean().sqrt())
 
 
-def check(source: ModelSource, agreement: Agreement, dtype: str, *, zero: bool = False) -> None:
-    """Refuse a source that vLLM does not run as transformers does; `zero` is an adapter whose weights change nothing.
+def check(
+    source: ModelSource, agreement: Agreement, dtype: str, *, zero: bool = False, change: str | None = None
+) -> None:
+    """Refuse a source that vLLM does not run as transformers does.
+
+    Args:
+        source: the source.
+        agreement: how far the two are apart.
+        dtype: the number format of vLLM.
+        zero: the change is none at all, as an adapter's whose weights are zero.
+        change: what changes the model, in words; None is the source's adapter, if it has one.
 
     Raises:
-        UserError: the base differs, the adapter does not act or is not applied as transformers applies it, or changes
-            too little to tell.
+        UserError: the base differs, the change is not made or not as transformers makes it, or is too small to tell.
     """
-    if reason := _fault(source, agreement, dtype, zero):
+    what = f"the adapter {source.adapter}" if change is None and source.adapter else change or ""
+    if reason := _fault(source, what, agreement, dtype, zero):
         raise UserError(reason)
     if zero:
-        logger.warning("The adapter %s is all zeros: its answers are the base's.", source.adapter)
+        logger.warning("%s is all zeros: its answers are the base's.", _sentence(what))
     if math.isnan(agreement.error):
         logger.warning(
             "%s does not fit into memory beside vLLM, so its answers are not compared with transformers'%s.",
             source.base,
-            "; the adapter acts" if source.adapter and not zero else "",
+            f"; {what} acts" if what and not zero else "",
         )
 
 
-def _fault(source: ModelSource, agreement: Agreement, dtype: str, zero: bool) -> str:
+def _fault(source: ModelSource, what: str, agreement: Agreement, dtype: str, zero: bool) -> str:
     """Return why vLLM's answers would not be the source's; '' where nothing speaks against them."""
     rounding, else_use = ROUNDING[dtype], "use --backend transformers"
-    adapter = f"the adapter {source.adapter}"
     if agreement.base_error > rounding.most:
         return (
             f"vLLM does not compute what transformers does with {source.base}: log-probabilities of a short text lie "
             f"{agreement.base_error:.2g} nats a token apart, where {dtype} explains {rounding.most:g}: {else_use}."
         )
-    if source.adapter is None:
+    if not what:
         return ""
     noise = max(rounding.least, 0.0 if math.isnan(agreement.base_error) else agreement.base_error)
     if zero:
-        return "" if agreement.shown <= 3 * noise else f"vLLM changes answers under {adapter}, all zeros: {else_use}."
+        return "" if agreement.shown <= 3 * noise else f"vLLM changes answers under {what}, all zeros: {else_use}."
     if math.isnan(agreement.error):
-        return "" if agreement.shown > noise else f"vLLM serves the base in the place of {adapter}: {else_use}."
+        return "" if agreement.shown > noise else f"vLLM serves the base in the place of {what}: {else_use}."
     if agreement.effect < 2 * noise:
         exact = "" if dtype == "float32" else "--dtype float32 or "
         return (
-            f"{_sentence(adapter)} changes a short text by {agreement.effect:.2g} nats a token, too little to see in "
+            f"{_sentence(what)} changes a short text by {agreement.effect:.2g} nats a token, too little to see in "
             f"{dtype} whether vLLM applies it: {else_use.replace('--', exact + '--')}."
         )
     if abs(agreement.applied - 1) > 0.1 + 0.5 * noise / agreement.effect or agreement.error > 3 * noise:
         return (
-            f"vLLM does not apply {adapter} as transformers does ({100 * agreement.applied:.0f} % of its change of a "
+            f"vLLM does not apply {what} as transformers does ({100 * agreement.applied:.0f} % of its change of a "
             f"short text, {agreement.error:.2g} nats a token off, where rounding explains {noise:.2g}): {else_use}."
         )
     return ""

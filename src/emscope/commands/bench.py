@@ -106,6 +106,8 @@ class BenchMachine:
             raise UserError(f"With two reports to compare nothing is measured: leave out {odd}.")
         if self.random is not None and changed_flags(self, ["model"]):
             raise UserError("--random is a model of its own: leave out --model.")
+        if self.load.is_spread:
+            raise UserError("One device is measured: leave out --device-map and --tensor-parallel.")
         if self.repeats is not None and self.repeats < 1:
             raise UserError(f"--repeats must be 1 or more, not {self.repeats}.")
         if not self.loops:

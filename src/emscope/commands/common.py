@@ -29,6 +29,11 @@ class AblationFlags(AblationSettings):
 
     directions: Path | None = None
 
+    @property
+    def alone(self) -> AblationSettings:
+        """How directions are taken out, whatever they are."""
+        return AblationSettings(**{field.name: getattr(self, field.name) for field in fields(AblationSettings)})
+
     def intervention(self) -> AlongDirections | None:
         """Return the intervention, or None without directions.
 

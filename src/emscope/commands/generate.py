@@ -13,9 +13,10 @@ from emscope.behaviour.asking import ask, settings_for
 from emscope.behaviour.formats import FORMATS, Format, with_format
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.behaviour.sampling import sample_responses
+from emscope.behaviour.sharded import sampled_in_shards
 from emscope.behaviour.shots import shots_of
 from emscope.behaviour.tables import write_table
+from emscope.checks import at_least
 from emscope.commands.common import (
     GOES_ON,
     NOTHING_KEPT,
@@ -27,6 +28,8 @@ from emscope.commands.common import (
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import UserError
+from emscope.executors.settings import ROWS_PER_SHARD, ExecutorSettings
+from emscope.executors.tasks import Held
 from emscope.organisms.chat import Message
 from emscope.organisms.datasets import load_conversations
 from emscope.organisms.loading import LoadSettings
@@ -95,6 +98,8 @@ class Generate:
         ablation: an ablation to have active.
         load: base, device and dtype.
         table: how the table is written.
+        execution: who does the heavy work.
+        rows_per_shard: answers of one piece of work, which one worker makes.
     """
 
     model: str
@@ -108,6 +113,12 @@ class Generate:
     ablation: AblationFlags = field(default_factory=AblationFlags)
     load: LoadSettings = field(default_factory=LoadSettings)
     table: TableFlags = field(default_factory=TableFlags)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
+    rows_per_shard: int = ROWS_PER_SHARD
+
+    def __post_init__(self) -> None:
+        """Refuse empty pieces of work."""
+        at_least(1, rows_per_shard=self.rows_per_shard)
 
     @property
     def stopped(self) -> str:
@@ -129,19 +140,22 @@ class Generate:
             questions += with_format(plain, chosen)
         settings = list(map(self.sampling.of, questions))
         source = resolve(self.model, self.load.base)
-        asked = (
-            "transformers"
-            if self.backend == "auto" and (self.sampling.max_thought_tokens is not None or shots or self.load.is_spread)
-            else self.backend
-        )
+        by_workers = self.execution.executor != "local"
+        by_transformers = self.sampling.max_thought_tokens is not None or shots or self.load.is_spread or by_workers
+        asked = "transformers" if self.backend == "auto" and by_transformers else self.backend
+        if asked == "vllm" and by_workers:
+            raise UserError("Workers of Ray sample with transformers: leave out --backend vllm, or --executor ray.")
         if asked == "vllm" and shots:
             raise UserError("--shots are not sampled with vLLM: leave out --backend vllm.")
-        backend = choose_backend(asked, source, device=self.load.device, intervention=intervention is not None)
-        with kept_parts(self.out, [self.model, self.load.base]):
+        backend = choose_backend(asked, source, device=self.load.device, hooks=intervention is not None)
+        with (
+            self.execution.in_force(self.out.absolute().parent, device=self.load.device),
+            kept_parts(self.out, [self.model, self.load.base]),
+        ):
             if backend == "vllm":
-                rows = self._with_vllm(source, questions, settings)
+                rows = self._with_vllm(source, questions, settings, intervention)
             else:
-                rows = self._with_transformers(questions, settings, intervention, shots)
+                rows = self._with_transformers(questions, settings, shots)
             write_table(self.out, rows, mark_formulas=self.table.mark_formulas)
         return Outcome(self._told(rows), {"answers": len(rows), **asdict(count_faults(rows))}, [self.out])
 
@@ -167,22 +181,32 @@ class Generate:
         return shots_of(load_conversations(self.shots).train, self.n_shots, seed=self.sampling.seed)
 
     def _with_transformers(
+        self, questions: Sequence[Question], settings: Sequence[SamplingSettings], shots: Sequence[Message]
+    ) -> list[Response]:
+        from emscope.interventions.sharded import ablated_in_shards
+        from emscope.organisms.needs import OrganismNeed
+
+        need, held, size = OrganismNeed(self.model, self.load), Held(), self.rows_per_shard
+        directions, ablation = self.ablation.directions, self.ablation.alone
+
+        def sample(part: Sequence[Question], wanted: SamplingSettings) -> list[Response]:
+            if directions is None:
+                return sampled_in_shards(need, part, wanted, shots=shots, rows_per_shard=size, held=held)
+            return ablated_in_shards(
+                need, ablation, directions, part, wanted, shots=shots, rows_per_shard=size, held=held
+            )
+
+        return ask(sample, questions, settings)
+
+    def _with_vllm(
         self,
+        source: ModelSource,
         questions: Sequence[Question],
         settings: Sequence[SamplingSettings],
         intervention: Intervention | None,
-        shots: Sequence[Message],
     ) -> list[Response]:
-        from emscope.interventions.operators import applied
-
-        organism = self.load.load(self.model)
-        with applied(organism, intervention):
-            return ask(lambda part, wanted: sample_responses(organism, part, wanted, shots=shots), questions, settings)
-
-    def _with_vllm(
-        self, source: ModelSource, questions: Sequence[Question], settings: Sequence[SamplingSettings]
-    ) -> list[Response]:
-        from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+        from emscope.behaviour.vllm_backend import VllmEngine, longest_request, merges
+        from emscope.interventions.vllm_interventions import applied_in_vllm
         from emscope.organisms.device import choose_placement
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -191,8 +215,11 @@ class Generate:
             dtype=choose_placement(self.load.device, self.load.dtype).dtype_name,
             max_length=longest_request(source, questions, settings, trust_remote_code=self.load.trust_remote_code),
             trust_remote_code=self.load.trust_remote_code,
+            hooks=intervention is not None,
+            merge=merges(source),
         )
-        return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
+        with engine, applied_in_vllm(engine, intervention):
+            return ask(lambda part, wanted: engine.sample(source, part, wanted), questions, settings)
 
 
 def _said_of_thoughts(rows: Sequence[Response]) -> str:

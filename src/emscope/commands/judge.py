@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +19,19 @@ from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
-from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
+from emscope.behaviour.judges.settings import EMBEDDED, JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
+from emscope.behaviour.sharded import judged_in_shards
 from emscope.behaviour.tables import read_responses, with_judgements, write_table
 from emscope.checks import at_least
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, kept_parts
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
 from emscope.errors import EXIT_DONE, EXIT_USER, UserError
-from emscope.files import write_json
+from emscope.executors.settings import ROWS_PER_SHARD, ExecutorSettings
+from emscope.files import file_sha256, write_json
+from emscope.organisms.needs import OrganismNeed
 from emscope.organisms.thoughts import with_thought
 from emscope.statistics import AnswerCounts, Estimate, coherent_share, count_answers, em_rate
 
@@ -80,6 +85,8 @@ class JudgeAnswers:
         plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
         judge_thoughts: judge the thoughts together with the answers; else answers alone are judged.
+        execution: who does the heavy work, where the embedded judge judges.
+        rows_per_shard: answers of one piece of work, which one worker judges.
     """
 
     responses: Path | None = None
@@ -96,10 +103,17 @@ class JudgeAnswers:
     judge_thoughts: bool = False
     server: ServerFlags = field(default_factory=ServerFlags)
     table: TableFlags = field(default_factory=TableFlags)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
+    rows_per_shard: int = ROWS_PER_SHARD
 
     def __post_init__(self) -> None:
-        """Refuse a limit below nothing."""
+        """Refuse a limit below nothing, and workers for a judge that reads nothing here."""
         at_least(0, max_calls=self.max_calls or 0)
+        at_least(1, rows_per_shard=self.rows_per_shard)
+        if self.execution.executor != "local" and self.judge != EMBEDDED:
+            raise UserError(
+                f"Workers judge with the embedded judge, and {self.judge} is asked from here: leave out --executor."
+            )
 
     @property
     def stopped(self) -> str:
@@ -126,22 +140,45 @@ class JudgeAnswers:
             check_out(self.out, TABLES, [self.responses, self.rubrics, self.store])
         rows = read_responses(self.responses)
         questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
-        judge = self._judge()
         if self.dry_run:
-            return _cost(judge, questions, answers, self.batch)
+            return _cost(self._judge(), questions, answers, self.batch)
         assert self.out is not None
-        with kept_parts(self.out if self.judge == "embedded" else None, [], judge.id):
-            scores = self._scores(judge, questions, answers)
+        with self._kept():
+            judge_id, scores = self._judged_by(questions, answers)
             if isinstance(scores, BatchResult):
                 return _under_way(scores, self.judge)
-            name = judge.id + "+thoughts" * self.judge_thoughts
-            judged = with_judgements(self.organism, rows, scores, name)
+            judged = with_judgements(self.organism, rows, scores, judge_id + "+thoughts" * self.judge_thoughts)
             write_table(self.out, judged, mark_formulas=self.table.mark_formulas)
         return Outcome(_figures(self.out, rows, scores), _facts(rows, scores), [self.out], _ending(self.out, scores))
 
     def _judged(self, row: Response) -> str:
         """Return what is judged of a row."""
         return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep what is finished, and let who is asked for do the work: where the embedded judge judges."""
+        if self.judge != EMBEDDED:
+            yield
+            return
+        from emscope.behaviour.embedded.judge import shipped_head
+        from emscope.organisms.embedded import EMBEDDED_ALIAS
+
+        assert self.out is not None
+        folder, head = self.out.absolute().parent, file_sha256(shipped_head())
+        with self.execution.in_force(folder), kept_parts(self.out, [EMBEDDED_ALIAS], head):
+            yield
+
+    def _judged_by(self, questions: list[str], answers: list[str]) -> tuple[str, list[Judgement] | BatchResult]:
+        """Return the judge's id, and the judgements or how a batch stands that is under way."""
+        if self.judge == EMBEDDED:
+            from emscope.behaviour.embedded.judge import shipped_head
+            from emscope.organisms.embedded import EMBEDDED_ALIAS
+
+            need, size = OrganismNeed(EMBEDDED_ALIAS), self.rows_per_shard
+            return judged_in_shards(need, shipped_head(), questions, answers, rows_per_shard=size)
+        judge = self._judge()
+        return judge.id, self._scores(judge, questions, answers)
 
     def _scores(self, judge: Judge, questions: list[str], answers: list[str]) -> list[Judgement] | BatchResult:
         """Return the judgements, or how a batch stands that is under way."""

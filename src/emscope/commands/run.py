@@ -12,9 +12,10 @@ from emscope.commands.common import GOES_ON, JudgeFlags
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import check_out_folder
 from emscope.errors import UserError
+from emscope.executors.settings import ExecutorSettings
 from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
-from emscope.pipeline.config import anywhere, configure, load_config
+from emscope.pipeline.config import RunConfig, anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ class Run:
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: auto, bfloat16, float32 or float16.
         seed: one seed for training, sampling and statistics.
+        seeds: several of them: a run for each in a folder of its own in `out`, and their figures as mean and range.
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
             config.yaml of any run, and with the preset full those of experiments, such as steer.blocks=[18].
         overwrite: replace a run of another configuration in the same folder.
         dry_run: print what the run would take, stage by stage, and begin nothing.
         judging: who judges the answers.
+        execution: who does the heavy work.
     """
 
     stopped: ClassVar[str] = GOES_ON
@@ -58,10 +61,12 @@ class Run:
     device: str | None = None
     dtype: str | None = None
     seed: int | None = None
+    seeds: tuple[int, ...] = ()
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     overwrite: bool = False
     dry_run: bool = False
     judging: JudgeFlags = field(default_factory=JudgeFlags)
+    execution: ExecutorSettings = field(default_factory=ExecutorSettings)
 
     def execute(self) -> Outcome:
         """Run it and print the figures."""
@@ -75,30 +80,52 @@ class Run:
             configured(config)  # refused before anything begins
         out = self.out or default
         check_out_folder(out)
+        if self.seeds:
+            return self._with_each_seed(start, out)
         config = as_recorded(out, anywhere(config))
         if self.dry_run:
             from emscope.commands.dry_run import dry_run
 
             return dry_run(config, out, overwrite=self.overwrite or not has_begun(out))
         run = RunFolder(out, config, overwrite=self.overwrite or not has_begun(out))
-        if config.preset == "cs2881":
-            from emscope.experiments.homework.measure import run_homework
-
-            text = run_homework(config, run)
-        elif config.preset == "full":
-            from emscope.experiments.conduct import run_full
-
-            text = _figures(run_full(config, run))
-        else:
-            from emscope.experiments.main.measure import run_quickstart
-
-            text = _figures(run_quickstart(config, run))
+        with self.execution.in_force(out, device=config.device):
+            text = self._text(config, run)
         counts = {"made": list(run.made), "reused": list(run.reused)}
         return Outcome(
             f"{text}\n{len(run.made)} stages made, {len(run.reused)} reused.\n",
             {**counts, "summary": _summary(run.path("summary.json"))},
             [run.path("report.html"), run.folder],
         )
+
+    def _with_each_seed(self, start: str | RunConfig, out: Path) -> Outcome:
+        """Do a run with each of the seeds and print their figures."""
+        from emscope.experiments.seeds import SEEDS, run_seeds, table_of_seeds
+
+        if self.seed is not None or self.dry_run or len(set(self.seeds)) < len(self.seeds):
+            raise UserError("With --seeds, each once, leave out --seed and --dry-run.")
+        configs = {}
+        for seed in self.seeds:
+            asked = configure(start, seed, list(self.set), self._flags(), tuple(EXPERIMENTS))
+            configs[seed] = as_recorded(out / f"seed{seed}", anywhere(asked))
+        with self.execution.in_force(out, device=configs[self.seeds[0]].device):
+            result = run_seeds(configs, out, overwrite=self.overwrite)
+        counts = f"{result.made} stages made, {result.reused} reused."
+        files = [out / SEEDS, *(out / name for name in result.folders)]
+        return Outcome(f"{table_of_seeds(result)}\n{counts}\n", result, files)
+
+    def _text(self, config: RunConfig, run: RunFolder) -> str:
+        """Run what the preset means and return its figures."""
+        if config.preset == "cs2881":
+            from emscope.experiments.homework.measure import run_homework
+
+            return run_homework(config, run)
+        if config.preset == "full":
+            from emscope.experiments.conduct import run_full
+
+            return _figures(run_full(config, run))
+        from emscope.experiments.main.measure import run_quickstart
+
+        return _figures(run_quickstart(config, run))
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that have flags of their own; None where one is not given."""

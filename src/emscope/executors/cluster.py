@@ -6,7 +6,9 @@ import importlib
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,11 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 OBJECT_STORE = 100 << 20  # bytes: only manifests travel
 PROBE_SECONDS = 120.0
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would send reports of how this machine is used
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+QUIET = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.CRITICAL}
 
 
 def import_ray() -> Any:
@@ -28,8 +35,8 @@ def import_ray() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send reports of this machine's use
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -43,17 +50,39 @@ def join(address: str, cores: int) -> Any:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
     ray = import_ray()
-    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.CRITICAL}
-    if not address:
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-        return ray
-    if address != "auto":
+    if address not in ("", "auto"):
         _check_answers(address)
-    try:
-        ray.init(address=address, **quiet)
-    except Exception as error:  # it raises many kinds, from ConnectionError to RuntimeError
-        raise UserError(_cannot_join(address, str(error))) from error
+    own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    _quieten()
+    with _own_signals():
+        try:
+            ray.init(address=address or "local", **QUIET, **({} if address else own))
+        except Exception as error:  # it raises many kinds, from ConnectionError to RuntimeError
+            raise UserError(_cannot_join(address, str(error))) from error
     return ray
+
+
+def _quieten() -> None:
+    """Keep Ray's own log off the terminal: what matters of it is raised, or said in a worker's manifest."""
+    logger = logging.getLogger("ray")
+    logger.propagate = False
+    logger.setLevel(logging.CRITICAL)
+    logger.handlers[:] = [logging.NullHandler()]  # it has put one there that writes
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Have signals do afterwards what they did before: Ray takes those that ask a process to end for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_answers(address: str) -> None:
@@ -75,7 +104,11 @@ def _check_answers(address: str) -> None:
 
 
 def _cannot_join(address: str, said: str) -> str:
-    first = " ".join(said.split())[:400]
+    first = " ".join(said.split())[:300].rstrip(". ")
+    if not address:
+        return f"No Ray workers can be started on this machine ({first}): see to its memory and its /tmp folder."
+    if address == "auto":
+        return f"No Ray cluster runs on this machine ({first}): start one with `ray start --head`, or name its address."
     return f"The Ray cluster at {address} cannot be joined ({first}): this machine must be part of it."
 
 

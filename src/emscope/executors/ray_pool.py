@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 TRIES, MEMORY_TRIES = 10, 2
 """Workers that a shard may lose, and those that may be ended for want of memory."""
-HIRE_SECONDS = 180.0
+HIRE_SECONDS = 300.0
 """How long a cluster may take to give the first worker."""
 LOST_SECONDS = 600.0
 """How long it may be without any."""
@@ -71,6 +71,8 @@ class RayPool(Executor):
         self._threads: list[threading.Thread] = []
         self._actors: dict[int, Any] = {}
         self._served = time.monotonic()
+        self._hired = False
+        self._without: dict[int, float] = {}
 
     def __enter__(self) -> RayPool:
         """Join the cluster, check its nodes and hire workers.
@@ -87,14 +89,17 @@ class RayPool(Executor):
 
     def _open(self) -> None:
         import_ray()
+        if self.device.startswith("cuda:"):
+            raise UserError(f"Each worker of Ray has a GPU to itself: say cuda, not {self.device}.")
         workers, cores = self._shape_here()
         self._ray = join(self.settings.address, workers * cores)
         self._stack.callback(self._ray.shutdown)
         self._probe = self._stack.enter_context(probe_file(self.folder))
         check_nodes(self._ray, self.folder, self._probe)
         self.gpus = 1 if self.device.startswith(("auto", "cuda")) and self._ray.cluster_resources().get("GPU") else 0
-        self.at_once = self.settings.workers or int(self._ray.cluster_resources().get("GPU", 0)) * self.gpus or workers
-        self.cores = cores
+        self.at_once, self.cores = (workers, cores) if not self.settings.address else self._shape_there()
+        if self.gpus and not self.settings.workers:
+            self.at_once = int(self._ray.cluster_resources()["GPU"])
         for slot in range(self.at_once):
             thread = threading.Thread(target=self._serve, args=(slot,), daemon=True, name=f"worker {slot + 1}")
             self._threads.append(thread)
@@ -105,6 +110,14 @@ class RayPool(Executor):
         n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = self.settings.workers or 2
         return workers, self.settings.cores or max(1, n_cores // workers)
+
+    def _shape_there(self) -> tuple[int, int]:
+        """Return how many workers a cluster gets, one a machine and at least two, and cores of each."""
+        there = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+        machines = [cores for cores in there if cores] or [1]
+        workers = self.settings.workers or max(2, len(machines))
+        on_each = -(-workers // len(machines))
+        return workers, self.settings.cores or max(1, min(machines) // on_each)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -166,19 +179,23 @@ class RayPool(Executor):
         """Carry out orders on one worker, hired anew when it is lost, until the pool closes."""
         try:
             while not self._closing:
-                actor = self._hire(slot)
-                while actor is not None and (job := self._next()) is not None:
+                actor, task = self._hire(slot), ""
+                while actor is not None and (job := self._next(task)) is not None:
+                    task = job.order.task
                     if not self._done_by(actor, job):
                         break
         except BaseException as error:  # a thread has nobody else to tell
             self._broken = self._broken or error
 
-    def _next(self) -> _Job | None:
-        """Wait for a job and return it, None where the pool closes."""
+    def _next(self, task: str) -> _Job | None:
+        """Wait for a job and return it, one of `task` first: its model is loaded. None where the pool closes."""
         with self._changed:
             while not self._jobs and not self._closing:
                 self._changed.wait()
-            return None if self._closing else self._jobs.pop(0)
+            if self._closing:
+                return None
+            alike = [number for number, job in enumerate(self._jobs) if job.order.task == task]
+            return self._jobs.pop(alike[0] if alike else 0)
 
     def _hire(self, slot: int) -> Any | None:
         """Return a worker that is ready, None where the pool closes or it was lost at once."""
@@ -191,26 +208,24 @@ class RayPool(Executor):
                 try:
                     facts: WorkerFacts = self._ray.get(asked)
                 except self._ray.exceptions.RayError as error:
-                    self._check_patience(first_line(error))
+                    self._check_patience(slot, first_line(error))
                     time.sleep(POLL)
                     return None
                 check_worker(facts.host, facts.version, self.folder, sees_folder=facts.sees_folder)
-                self._served = time.monotonic()
-                self._first = True
+                self._served, self._hired = time.monotonic(), True
+                self._without.pop(slot, None)
                 return actor
-            self._check_patience("it has no room for one")
+            self._check_patience(slot, "it has no room for one")
         return None
 
-    _first = False
-
-    def _check_patience(self, reason: str) -> None:
+    def _check_patience(self, slot: int, reason: str) -> None:
         """End the wait for workers when it has been long enough.
 
         Raises:
             UserError: with what a worker needs.
         """
-        limit = LOST_SECONDS if self._first else HIRE_SECONDS
-        if time.monotonic() - self._served < limit:
+        limit, now = LOST_SECONDS if self._hired else HIRE_SECONDS, time.monotonic()
+        if now - max(self._served, self._without.setdefault(slot, now)) < limit:
             return
         needs = f"{self.cores} CPU cores{' and a GPU' if self.gpus else ''}"
         raise UserError(

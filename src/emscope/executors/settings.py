@@ -24,7 +24,7 @@ class ExecutorSettings:
         executor: local (this process) or ray (workers of a Ray cluster).
         address: HOST:PORT of a Ray cluster that this machine is part of, or auto for the one that runs here; none
             starts workers on this machine and ends them afterwards.
-        workers: workers side by side; 0 is one a GPU, or two where there are none.
+        workers: workers side by side; 0 is one a GPU, or where there are none one a machine and at least two.
         cores: CPU cores of each worker; 0 shares out what the machine has.
     """
 

@@ -117,6 +117,7 @@ class Order:
         given: what that is made from.
         rows: rows that go in.
         file: where its part is written, None where nothing is kept.
+        task: the name of its task.
     """
 
     label: str
@@ -124,6 +125,7 @@ class Order:
     given: Any
     rows: int
     file: Path | None
+    task: str = ""
 
 
 class Executor(ABC):
@@ -183,8 +185,8 @@ def _orders(task: Task) -> list[Order]:
     for number, shard in enumerate(task.shards, 1):
         label = f"{task.name}, shard {number} of {n}"
         told = [task.function.__qualname__, number, _told(shard.given)]
-        file = None if store is None else store.shard_file(task.name, told)
-        orders.append(Order(label, task.function, shard.given, shard.rows, file))
+        file = None if store is None else store.shard_file(task.name, told).absolute()
+        orders.append(Order(label, task.function, shard.given, shard.rows, file, task.name))
     return orders
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -14,8 +13,8 @@ import numpy as np
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import JudgedResponse
-from emscope.executors.tasks import Held, Local, Shard, Task, carried_out, carried_out_by, joined_values
-from emscope.experiments.openings import OpenRun, held_by
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
+from emscope.experiments.openings import OpenRun, held_by, judging_anywhere
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.calibration import coefficients_for
 from emscope.interventions.kl import ForcedText, Undisturbed
@@ -104,8 +103,6 @@ class Aimed:
 
 DEV, TEST = "development", "test"
 """Questions on whose answers the disturbance is measured."""
-ALIKE = ("embedded", "mock")
-"""Judges that keep no scores: each worker may have its own."""
 
 
 class Undisturbeds(Mapping[str, SteeredOrganism]):
@@ -320,7 +317,7 @@ class Bench:
         for cells in asked:
             shards.append(Shard(cells, len(cells.interventions) * len(cells.questions) * samples))
         task = Task(what, cells_measured, shards, "answers")
-        with nullcontext() if self.lab.config.judge.kind in ALIKE else carried_out_by(Local()):
+        with judging_anywhere(self.lab):
             values = list(joined_values(carried_out(task, self.held)))
 
         measured = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emscope.executors.tasks import Held, executor
+from emscope.executors.tasks import Held, Local, carried_out_by, executor
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import RunFolder
@@ -37,6 +38,15 @@ class OpenRun:
     def crowded(self, others: Sequence[Any]) -> bool:
         """Say that models of other work have to go: a lab loads its own, and makes room among them."""
         return True
+
+
+ALIKE = ("embedded", "mock")
+"""Judges that keep no scores: each worker may have its own."""
+
+
+def judging_anywhere(lab: Lab) -> AbstractContextManager[None]:
+    """Let the executor in force carry out tasks that judge, or this process: one judge keeps its scores in one file."""
+    return nullcontext() if lab.config.judge.kind in ALIKE else carried_out_by(Local())
 
 
 def held_by(lab: Lab) -> Held:

@@ -208,22 +208,29 @@ def _turns(shots: str | Path | Sequence[tuple[str, str]], n: int | None, seed: i
 
 
 def _takes_vllm(subject: Altered, backend: str) -> bool:
-    """Say whether vLLM samples; it cannot have interventions in force."""
+    """Say whether vLLM samples."""
     from emscope.behaviour.vllm_backend import choose_backend
 
     organism = subject.organism
     altered = subject.intervention is not None
     device = organism.placement.device
-    return choose_backend(backend, organism.source, device=device, intervention=altered) == "vllm"
+    return choose_backend(backend, organism.source, device=device, hooks=altered) == "vllm"
 
 
 def _with_vllm(subject: Altered, rows: list[Question], settings: list[SamplingSettings]) -> Answers:
-    from emscope.behaviour.vllm_backend import VllmEngine, longest_request
+    from emscope.behaviour.vllm_backend import VllmEngine, longest_request, merges
+    from emscope.interventions.vllm_interventions import applied_in_vllm
 
-    source = subject.organism.source
-    longest = longest_request(source, rows, settings)
-    engine = VllmEngine([source], dtype=subject.organism.placement.dtype_name, max_length=longest)
-    return Answers(ask(partial(engine.sample, source), rows, settings), subject.name)
+    source, intervention = subject.organism.source, subject.intervention
+    engine = VllmEngine(
+        [source],
+        dtype=subject.organism.placement.dtype_name,
+        max_length=longest_request(source, rows, settings),
+        hooks=intervention is not None,
+        merge=merges(source),
+    )
+    with engine, applied_in_vllm(engine, intervention, blocks=subject.blocks):
+        return Answers(ask(partial(engine.sample, source), rows, settings), subject.name)
 
 
 def judge(

@@ -62,10 +62,13 @@ def answer_cells(
     """
     n = len(questions) * settings.samples
     by_row: list[Intervention | None] = []
-    for cell in cells:
+    kinds: list[int] = []
+    for number, cell in enumerate(cells):
         by_row += [cell] * n
+        kinds += [number] * n
+    asked = [*questions] * len(cells)
     with applied_by_row(organism, by_row) as select:
-        responses = sample_responses(organism, [*questions] * len(cells), settings, name=name, on_rows=select)
+        responses = sample_responses(organism, asked, settings, name=name, on_rows=select, kinds=kinds)
     rows = _judged(name, responses, judge)
     return [rows[start : start + n] for start in range(0, len(rows), n)]
 

@@ -382,14 +382,14 @@ def applied(
     """
     model = _model(organism)
     chosen = None if intervention is None else as_intervention(intervention, _n_blocks(model), blocks, positions)
-    if chosen is None or _does_nothing(chosen):
+    if chosen is None or does_nothing(chosen):
         yield
         return
     where = _checked_blocks(model, chosen)
     with ExitStack() as stack:
         stack.enter_context(parts.under(lambda: told_of(chosen)))
         current = _followed(stack, model, [chosen])
-        visit = lambda block, hidden: _changed(chosen, block, hidden, current)  # noqa: E731
+        visit = lambda block, hidden: changed_by(chosen, block, hidden, current)  # noqa: E731
         stack.enter_context(visiting(model, where, visit, chosen.site))
         yield
 
@@ -413,7 +413,7 @@ def applied_by_row(
         if intervention is not None and id(intervention) not in by_id:
             active = as_intervention(intervention, _n_blocks(model))
             by_id[id(intervention)] = active
-            where[id(intervention)] = [] if _does_nothing(active) else _checked_blocks(model, active)
+            where[id(intervention)] = [] if does_nothing(active) else _checked_blocks(model, active)
     groups: list[tuple[int, OnEachDevice[Tensor]]] = []
 
     def select(rows: Sequence[int]) -> None:
@@ -430,7 +430,7 @@ def applied_by_row(
             for key, numbers in groups:
                 if block in where[key] and by_id[key].site == site:
                     rows = numbers.on(hidden.device)
-                    new = _changed(by_id[key], block, hidden[rows], current, rows)
+                    new = changed_by(by_id[key], block, hidden[rows], current, rows)
                     if new is not None:
                         changed[rows] = new
             return changed
@@ -447,7 +447,7 @@ def applied_by_row(
         yield select
 
 
-def _changed(
+def changed_by(
     intervention: Intervention,
     block: int,
     hidden: Tensor,
@@ -494,7 +494,8 @@ def _told_by_row(interventions: Sequence[Intervention | None], by_id: dict[int, 
     return [what, [order[id(intervention)] for intervention in interventions]]
 
 
-def _does_nothing(intervention: Intervention) -> bool:
+def does_nothing(intervention: Intervention) -> bool:
+    """Say whether an intervention touches nothing, which is so at strength 0."""
     return isinstance(intervention, AlongDirections) and intervention.strength == 0
 
 

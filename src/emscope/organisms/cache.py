@@ -10,26 +10,38 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from emscope.organisms.batching import rounded
+
 CACHE_NAMES = ("cache", "cache_params", "past_key_values")
 """What decoders call their cache, by transformers' version and by family."""
 
 
+STEP = 16
+"""Tokens by which a layer's room grows, and for which it has room at the start if all are to be multiplied."""
+
+
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer that writes into spare room instead of copying all keys and values at every token."""
+    """A cache layer that writes into spare room instead of copying all keys and values at every token.
+
+    The room grows in steps, so that it can be multiplied whole: a part of it would be copied first (see `whole`).
+    """
 
     _layer_type = None
 
     def __init__(self, spare_tokens: int) -> None:
+        """Begin empty; there is room for `spare_tokens` after the first tokens."""
         super().__init__()
         self.spare_tokens = spare_tokens
         self._buffers: list[Tensor] = []
         self._length = 0
 
-    def start(self, keys: Tensor, values: Tensor, rows: int) -> None:
-        """Begin with one row's keys and values, repeated for `rows` rows."""
+    def start(self, keys: Tensor, values: Tensor, rows: int | Tensor) -> None:
+        """Begin with one row's keys and values, repeated for `rows` rows, or with those rows of them."""
         self.lazy_initialization(keys, values)
         self._length = keys.shape[-2]
-        self._buffers = [_with_room(keys, rows, self.spare_tokens), _with_room(values, rows, self.spare_tokens)]
+        parts = [keys, values] if isinstance(rows, int) else [keys[rows], values[rows]]
+        n_rows = rows if isinstance(rows, int) else len(rows)
+        self._buffers = [_with_room(part, n_rows, self.spare_tokens) for part in parts]
         self._show()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -39,17 +51,29 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             rows, heads, _, width = key_states.shape
             sizes = (rows, heads, key_states.shape[-2] + self.spare_tokens)
             self._buffers = [
-                key_states.new_empty((*sizes, width)),
-                value_states.new_empty((*sizes, value_states.shape[-1])),
+                key_states.new_zeros((*sizes, width)),
+                value_states.new_zeros((*sizes, value_states.shape[-1])),
             ]
         end = self._length + key_states.shape[-2]
+        room = self.room_for(end)
         if end > self._buffers[0].shape[-2]:
-            self._buffers = [_with_room(part, part.shape[0], end) for part in self._buffers]
+            self._buffers = [_grown(part, room) for part in self._buffers]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._length : end] = new
         self._length = end
         self._show()
         return self.keys, self.values
+
+    def room_for(self, length: int) -> int:
+        """Return how many tokens there is room for once there are `length`."""
+        room = self._buffers[0].shape[-2] if self._buffers else self.spare_tokens + length
+        return room if length <= room else rounded(length, STEP)
+
+    @property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [rows, heads, room, head_dim] with the room for later tokens, which holds finite numbers."""
+        keys, values = self._buffers
+        return keys, values
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keep only the given rows, in the given order."""
@@ -62,8 +86,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _with_room(part: Tensor, rows: int, spare: int) -> Tensor:
-    _, heads, length, width = part.shape
-    buffer = part.new_zeros((rows, heads, length + spare, width))
+    """Return one row's part, repeated for `rows` rows, with `spare` tokens of room after it."""
+    return _grown(part.expand(rows, -1, -1, -1), part.shape[-2] + spare)
+
+
+def _grown(part: Tensor, room: int) -> Tensor:
+    rows, heads, length, width = part.shape
+    buffer = part.new_zeros((rows, heads, room, width))
     buffer[:, :, :length] = part
     return buffer
 
@@ -100,8 +129,8 @@ def repeat_rows(cache: DynamicCache, rows: int) -> None:
 
 
 @torch.inference_mode()
-def prefilled_cache(config: Any, prefix: DynamicCache, rows: int, spare_tokens: int) -> DynamicCache:
-    """Return a new cache for `rows` rows that all begin with the one-row cache `prefix`."""
+def prefilled_cache(config: Any, prefix: DynamicCache, rows: int | Tensor, spare_tokens: int) -> DynamicCache:
+    """Return a new cache for `rows` rows that all begin with the one-row cache `prefix`, or with these rows of it."""
     cache = growing_cache(config, spare_tokens)
     for layer, source in zip(cache.layers, prefix.layers, strict=True):
         layer.start(source.keys, source.values, rows)

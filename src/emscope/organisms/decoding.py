@@ -15,31 +15,43 @@ from torch import Tensor, nn
 from emscope.organisms.architecture import check_lengths, has_cache, takes_padding
 from emscope.organisms.batching import PaddedBatch, rounded
 from emscope.organisms.blocks import decoder_body, input_device
-from emscope.organisms.cache import cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.cache import STEP, cache_argument, growing_cache, keep_rows, prefilled_cache
+from emscope.organisms.direct import fast_decoder
 from emscope.organisms.token_positions import prompts_end_at
+
+WIDTH_STEP = 4
+"""Prompts are padded to multiples of it: what precedes an answer is short, and rounding to 16 would pad half of it."""
 
 
 class Decoding:
     """Rows in the making: `step` runs what is new, `append` adds a token to each row, `keep` drops rows."""
 
     def __init__(
-        self, model: nn.Module, rows: Sequence[Sequence[int]], pad_id: int, new_tokens: int, prefix: Any = None
+        self,
+        model: nn.Module,
+        rows: Sequence[Sequence[int]],
+        pad_id: int,
+        new_tokens: int,
+        prefix: Any = None,
+        begin_with: Sequence[int] | None = None,
     ) -> None:
         """Begin with `rows`, all the tokens of each; `prefix` (a SharedPrefix that has run) is what they begin with.
 
-        Rows of several lengths are padded on the left; a family that takes no padding needs rows of one length.
+        Where the prefix ran in several rows, `begin_with` says for each row with which of them it goes on. Rows of
+        several lengths are padded on the left; a family that takes no padding needs rows of one length.
 
         Raises:
             UserError: the model's family is refused, or the rows would be too long for it (see `check_lengths`).
         """
         whole: Any = model
-        self.config, self.body = whole.config, decoder_body(model)
+        self.config = whole.config
+        self.body = prefix.body if prefix is not None else fast_decoder(model)
         check_lengths(self.config, max(map(len, rows)) + new_tokens)
         self.prompt_lengths = list(map(len, rows))
         device = input_device(model)
         shared = prefix.length if prefix is not None else 0
         longest = max(map(len, rows)) - shared
-        width = rounded(longest) if takes_padding(self.config) else longest
+        width = rounded(longest, WIDTH_STEP) if takes_padding(self.config) else longest
         padded = PaddedBatch.of([row[shared:] for row in rows], pad_id, side="left", width=width)
         before = torch.ones(len(rows), shared, dtype=torch.long)
         self.mask = torch.cat([before, padded.mask], dim=1).to(device)
@@ -47,17 +59,18 @@ class Decoding:
         self.ids = padded.ids.to(device)
         self.cache = None
         if has_cache(self.config):
-            spare = width + new_tokens
-            ready = prefilled_cache(self.config, prefix.cache, len(rows), spare) if shared else None
-            self.cache = ready or growing_cache(self.config, spare)
+            beginnings = len(rows) if begin_with is None else torch.tensor(begin_with, device=device)
+            ready = prefilled_cache(self.config, prefix.cache, beginnings, width + STEP) if shared else None
+            self.cache = ready or growing_cache(self.config, STEP)
+        self.caching: dict[str, Any] = {"use_cache": False}
+        if self.cache is not None:
+            self.caching = {"use_cache": True, **cache_argument(decoder_body(model), self.cache)}
 
     def step(self) -> Tensor:
         """Run the tokens that are new; return the final hidden states of each row's last token [rows, d_model]."""
-        arguments: dict[str, Any] = {"use_cache": False}
-        if self.cache is not None:
-            arguments = {"use_cache": True, **cache_argument(self.body, self.cache)}
+        arguments = self.caching
         if takes_padding(self.config):  # others would take the mask of all tokens for that of the new ones
-            arguments |= {"attention_mask": self.mask, "position_ids": self.positions}
+            arguments = {**arguments, "attention_mask": self.mask, "position_ids": self.positions}
         with prompts_end_at(self.prompt_lengths):
             hidden: Tensor = self.body(input_ids=self.ids, **arguments).last_hidden_state
         return hidden[:, -1]

@@ -142,7 +142,7 @@ class SameInput:
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """A root-mean-square norm whose weight is not trained."""
+    """A root-mean-square norm whose weight, float32, is not trained."""
 
     weight: Tensor
     epsilon: float
@@ -151,12 +151,12 @@ class FrozenNorm:
         """Return the normed inputs [..., d], and what each vector was multiplied by, float32 [..., 1]."""
         wide = inputs.float()
         factor = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.epsilon)
-        return (wide * factor).to(inputs.dtype) * self.weight, factor
+        return (wide * factor).mul_(self.weight).to(inputs.dtype), factor
 
     def backward(self, gradient: Tensor, inputs: Tensor, factor: Tensor) -> Tensor:
         """Return the gradient of the inputs, float32."""
         normed = inputs.float() * factor
-        wide = gradient.float() * self.weight.float()
+        wide = gradient.float() * self.weight
         along = (wide * normed).mean(dim=-1, keepdim=True)
         return torch.addcmul(wide, normed, along, value=-1).mul_(factor)
 
@@ -268,6 +268,13 @@ def _placed(grids: Sequence[Tensor], places: Tensor, n_real: int) -> Tensor:
     return vectors
 
 
+def _spread(gradient: Tensor, only: Tensor | None, n_tokens: int) -> Tensor:
+    """Return the gradient of all tokens from that of the numbered ones, which alone have one."""
+    if only is None:
+        return gradient
+    return gradient.new_zeros(n_tokens, gradient.shape[1]).index_copy_(0, only, gradient)
+
+
 @dataclass
 class SavedBlock:
     """What a block's backward pass needs of its forward pass, each [tokens, …]."""
@@ -288,8 +295,10 @@ class SavedBlock:
     gate: Tensor
     up: Tensor
     bent: Tensor
+    product: Tensor
     inner_down: Tensor | None
     updates: tuple[Updates, Updates, Updates, Updates]
+    only: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -312,9 +321,12 @@ class PackedBlock:
         return self.qkv, self.out, self.gate_up, self.down
 
     def forward(
-        self, inputs: Tensor, rows: PackedRows, turn: Turn, trained: Sequence[Tensor]
+        self, inputs: Tensor, rows: PackedRows, turn: Turn, trained: Sequence[Tensor], only: Tensor | None = None
     ) -> tuple[Tensor, SavedBlock]:
-        """Return the residual stream after the block [tokens, d_model], and what the backward pass needs."""
+        """Return the residual stream after the block [tokens, d_model], and what the backward pass needs.
+
+        With `only`, numbers of tokens, it is that of those tokens: of the others keys and values are all that is used.
+        """
         in_qkv, in_out, in_up, in_down = (part.updates(trained) for part in self.parts)
         normed, input_factor = self.before_attention.forward(inputs)
         (queries, keys, values), inner_qkv = self.qkv.forward(normed, in_qkv)
@@ -328,13 +340,15 @@ class PackedBlock:
             factors = (query_factor, key_factor)
         turned = turn.scaled(self.scaling).forward(queries), turn.forward(keys)
         attended, attention = attend(rows, self.heads, *turned, values.view(keys.shape))
+        attended = attended if only is None else attended[only]
         (mixed,), inner_out = self.out.forward(attended, in_out)
 
-        middle = inputs + mixed
+        middle = (inputs if only is None else inputs[only]) + mixed
         middle_normed, middle_factor = self.before_mlp.forward(middle)
         (gate, up), inner_up = self.gate_up.forward(middle_normed, in_up)
         bent = functional.silu(gate)
-        (added,), inner_down = self.down.forward(bent * up, in_down)
+        product = bent * up
+        (added,), inner_down = self.down.forward(product, in_down)
         saved = SavedBlock(
             inputs,
             input_factor,
@@ -352,8 +366,10 @@ class PackedBlock:
             gate,
             up,
             bent,
+            product,
             inner_down,
             (in_qkv, in_out, in_up, in_down),
+            only,
         )
         return middle + added, saved
 
@@ -370,6 +386,7 @@ class PackedBlock:
         """Return the gradient of the block's inputs, if it is wanted; both gradients are float32 [tokens, d_model]."""
         gradient = gradient + self._mlp_backward(gradient, saved, found)
         queries, keys, values = self._attention_backward(gradient, saved, rows, turn, found)
+        gradient = _spread(gradient, saved.only, len(saved.inputs))
         before = self.qkv.backward(
             [queries, keys, values], saved.normed, saved.inner_qkv, saved.updates[0], found, to_inputs=to_inputs
         )
@@ -380,7 +397,7 @@ class PackedBlock:
     def _mlp_backward(self, gradient: Tensor, saved: SavedBlock, found: list[Tensor | None]) -> Tensor:
         _, _, in_up, in_down = saved.updates
         low = gradient.to(saved.gate.dtype)
-        of_product = self.down.backward([low], saved.bent * saved.up, saved.inner_down, in_down, found)
+        of_product = self.down.backward([low], saved.product, saved.inner_down, in_down, found)
         assert of_product is not None
         of_up = of_product * saved.bent
         of_gate = torch.ops.aten.silu_backward(of_product.mul_(saved.up), saved.gate)
@@ -392,9 +409,10 @@ class PackedBlock:
         self, gradient: Tensor, saved: SavedBlock, rows: PackedRows, turn: Turn, found: list[Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of the outputs of the three projections, [tokens, d_out]."""
-        dtype, n_tokens = saved.normed.dtype, len(gradient)
+        dtype, n_tokens = saved.normed.dtype, len(saved.inputs)
         attended = self.out.backward([gradient.to(dtype)], saved.attended, saved.inner_out, saved.updates[1], found)
         assert attended is not None
+        attended = _spread(attended, saved.only, n_tokens)
         queries, keys, values = attend_backward(rows, self.heads, attended, saved.attention)
         queries, keys = turn.scaled(self.scaling).backward(queries), turn.backward(keys)
         if self.head_norms is not None:
@@ -426,7 +444,7 @@ class PackedBlocks:
         half = cosine.shape[-1] // 2
         turn = Turn(cosine[0, :, None, :half].float(), sine[0, :, None, :half].float())
         hidden = _Run.apply(self, rows, turn, inputs, *self.trained)  # type: ignore[no-untyped-call]
-        return self.body.norm(hidden[rows.predicting])  # type: ignore[no-any-return]
+        return self.body.norm(hidden[: len(rows.targets)])  # type: ignore[no-any-return]
 
 
 class _Run(torch.autograd.Function):
@@ -434,10 +452,11 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, packed: PackedBlocks, rows: PackedRows, turn: Turn, hidden: Tensor, *trained: Tensor) -> Any:
-        """Return the residual stream after the last block [tokens, d_model]."""
+        """Return the residual stream after the last block, of the tokens `rows.last`."""
         kept: list[SavedBlock] = []
         for number, block in enumerate(packed.blocks):
-            hidden, saved = block.forward(hidden, rows, turn, trained)
+            only = rows.last if number == len(packed.blocks) - 1 else None
+            hidden, saved = block.forward(hidden, rows, turn, trained, only)
             if number >= packed.first and any(ctx.needs_input_grad):
                 kept.append(saved)
         ctx.packed, ctx.rows, ctx.turn, ctx.kept = packed, rows, turn, kept

@@ -117,7 +117,7 @@ def _frozen(module: nn.Linear) -> UpdatedLinear:
 def _norm(module: Any) -> FrozenNorm:
     weight: Tensor = module.weight
     _require(type(module).__name__.endswith("RMSNorm") and not weight.requires_grad)
-    return FrozenNorm(weight.detach(), float(module.variance_epsilon))
+    return FrozenNorm(weight.detach().float(), float(module.variance_epsilon))
 
 
 def _block(block: Any, config: Any, updates: _Updates) -> PackedBlock:

@@ -60,6 +60,7 @@ class PackedRows:
         n_shared: how many first tokens all rows share.
         n_real: tokens that belong to a row; those behind round the number up, and no result depends on them.
         predicting: tokens whose successor is trained, row by row, [n_trained].
+        last: the same, followed by tokens that are nobody's, so that their number is round.
         targets: those successors' ids [n_trained].
         grids: what attention computes.
         query_places: place of each token's and query head's vector in the grids' queries one after another.
@@ -71,6 +72,7 @@ class PackedRows:
     n_shared: int
     n_real: int
     predicting: Tensor
+    last: Tensor
     targets: Tensor
     grids: tuple[AttentionGrid, ...]
     query_places: Tensor
@@ -87,17 +89,19 @@ class PackedRows:
         flat_ids[:shared], positions[:shared] = ids[0, :shared], torch.arange(shared)
         following = torch.full((n_tokens,), IGNORED, dtype=labels.dtype)
         for row, (start, end) in enumerate(pairwise(starts)):
-            last = shared + end - start
-            flat_ids[start:end], positions[start:end] = ids[row, shared:last], torch.arange(shared, last)
-            following[start : end - 1] = labels[row, shared + 1 : last]
+            width = shared + end - start
+            flat_ids[start:end], positions[start:end] = ids[row, shared:width], torch.arange(shared, width)
+            following[start : end - 1] = labels[row, shared + 1 : width]
         predicting = (following != IGNORED).nonzero()[:, 0]
+        last = torch.full((rounded(len(predicting), ROUND_TO),), n_real)
+        last[: len(predicting)] = predicting
 
         tables = [_Table.of([0, shared], 0, n_real)] if shared else []
         tables.append(_Table.of(starts, shared, n_real))
         grids = tuple(table.grid(heads) for table in tables)
         query_places, key_places = _places(tables, heads, n_tokens)
         targets = following[predicting]
-        return cls(flat_ids, positions, shared, n_real, predicting, targets, grids, query_places, key_places)
+        return cls(flat_ids, positions, shared, n_real, predicting, last, targets, grids, query_places, key_places)
 
 
 def _starts(shared: int, lengths: list[int]) -> list[int]:

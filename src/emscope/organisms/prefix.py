@@ -11,41 +11,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from emscope.organisms.architecture import check_lengths, n_positions, takes_a_prefix, takes_a_tree
 from emscope.organisms.batching import MIN_SHARED, PaddedBatch, rounded, shared_prefix_length
 from emscope.organisms.blocks import decoder_body
 from emscope.organisms.cache import cache_argument, can_share_prefix, growing_cache, prefilled_cache
+from emscope.organisms.direct import fast_decoder
 from emscope.organisms.models import Organism, check_positions
 
 
 class SharedPrefix:
     """The tokens that all sequences begin with, ready to be run once; `length` is 0 where that is impossible."""
 
-    def __init__(self, organism: Organism, sequences: Sequence[Sequence[int]], *, share: bool = True) -> None:
+    def __init__(
+        self, organism: Organism, sequences: Sequence[Sequence[int]], *, share: bool = True, pack: bool = False
+    ) -> None:
         """Look for what the sequences share, all of them: what follows is run by `forward`.
+
+        `pack` copies the weights into a form in which they are multiplied faster: it takes half a second for a small
+        model, which much work is worth (see `direct`).
 
         Raises:
             UserError: the model's family is refused, or a sequence is too long for it (see `check_lengths`).
         """
         check_lengths(organism.model.config, max(map(len, sequences), default=0))
-        self.organism, self.body = organism, decoder_body(organism.model)
+        self.organism, self.body = organism, fast_decoder(organism.model, pack=pack)
         self.cache = growing_cache(organism.model.config, 0)
         possible = share and takes_a_prefix(organism.model.config) and can_share_prefix(self.cache)
         length = shared_prefix_length(sequences) if possible and len(sequences) > 1 else 0
         self.length = length if length >= MIN_SHARED else 0
         self._ids = list(sequences[0][: self.length]) if sequences else []
 
+    def _caching(self, cache: DynamicCache) -> dict[str, DynamicCache]:
+        return cache_argument(decoder_body(self.organism.model), cache)
+
     @property
     def takes_a_tree(self) -> bool:
         """Whether `forward` may be given a mask of the caller's own: sliding or recurrent layers would not heed it."""
         return takes_a_tree(self.organism.model.config) and can_share_prefix(self.cache)
 
-    def run(self) -> None:
-        """Compute the prefix's keys and values, inside whatever hooks the caller has placed."""
+    def run(self, rows: int = 1) -> None:
+        """Compute the prefix's keys and values, inside whatever hooks the caller has placed.
+
+        In several `rows` if the hooks treat them apart; `forward` is for one.
+        """
         if self.length:
-            ids = torch.tensor([self._ids], device=self.organism.device)
-            self.body(input_ids=ids, use_cache=True, **cache_argument(self.body, self.cache))
+            ids = torch.tensor([self._ids] * rows, device=self.organism.device)
+            self.body(input_ids=ids, use_cache=True, **self._caching(self.cache))
 
     def forward(
         self, tails: PaddedBatch, *, positions: Tensor | None = None, attention: Tensor | None = None
@@ -66,7 +79,7 @@ class SharedPrefix:
         if self.length:
             cache = prefilled_cache(self.organism.model.config, self.cache, rows, rounded(width))
             mask = torch.cat([mask.new_ones(rows, self.length), mask], dim=1)
-            arguments = {"use_cache": True, **cache_argument(self.body, cache)}
+            arguments = {"use_cache": True, **self._caching(cache)}
         if positions is None:
             positions = self._bounded_positions(tails)
         if positions is not None:

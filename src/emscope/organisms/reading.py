@@ -11,6 +11,10 @@ from emscope.organisms.prefix import SharedPrefix
 
 TOKEN_BUDGET = 4096
 """Padded tokens in one forward pass."""
+ENOUGH_FOR_A_CPU = 1024
+"""Padded tokens at which a processor's products are as fast as at more, while what lies between them fits its caches."""
+WORTH_PACKING = 8192
+"""Tokens of texts that are worth a copy of the weights in packed form (see `direct`)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ def token_ids(chats: Sequence[EncodedChat]) -> list[list[int]]:
     return [chat.ids for chat in chats]
 
 
+def worth_packing(sequences: Sequence[Sequence[int]]) -> bool:
+    """Say whether so much is read that the weights should be packed first."""
+    return sum(map(len, sequences)) >= WORTH_PACKING
+
+
 def text_batches(
     prefix: SharedPrefix,
     sequences: Sequence[list[int]],
@@ -44,13 +53,15 @@ def text_batches(
     Args:
         prefix: what the sequences share; it must have been run before the first batch is read.
         sequences: token ids of whole texts, each longer than the prefix.
-        token_budget: padded tokens in one batch; a longer sequence makes a batch of its own.
+        token_budget: most padded tokens in one batch, on a CPU no more than ENOUGH_FOR_A_CPU; a longer sequence makes a
+            batch of its own.
         width_step: widths of batches are multiples of it.
     """
     tails = [ids[prefix.length :] for ids in sequences]
     pad_id = prefix.organism.tokenizer.pad_token_id or 0
 
-    for rows in token_budget_batches([len(tail) for tail in tails], token_budget):
+    most = min(token_budget, ENOUGH_FOR_A_CPU) if prefix.organism.device.type == "cpu" else token_budget
+    for rows in token_budget_batches([len(tail) for tail in tails], most):
         chosen = [tails[row] for row in rows]
         width = rounded(max(map(len, chosen)), width_step)
         yield TextBatch(rows, chosen, PaddedBatch.of(chosen, pad_id, width=width))

@@ -27,7 +27,7 @@ from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.lineage import write_lineage
 from emscope.organisms.lora import with_adapter
-from emscope.organisms.memory import give_memory_back
+from emscope.organisms.memory import give_memory_back, keep_freed_pages
 from emscope.organisms.models import ModelSource, Organism, load, resolve
 from emscope.organisms.resuming import check_resumable
 from emscope.organisms.settings import TrainResult, TrainSettings
@@ -139,6 +139,7 @@ def train_loaded(
     heldout = encode_conversations(organism.tokenizer, data.heldout, max_length)
     model = with_adapter(organism.model, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_pages()
     steps = _total_steps(len(train), settings)
     trainer = make_trainer(
         model, organism.tokenizer, train, heldout, folder, settings, place, steps, to_resume=to_resume

@@ -1,6 +1,7 @@
 """Pooled residual-stream activations of every block in one forward pass.
 
-No LM head, no autograd; batches fill a token budget; the prefix that all sequences share (the chat template's system
+No LM head, no autograd; the forward pass is emscope's own where the family allows (`organisms/direct.py`); batches fill
+a token budget, on a CPU one that its caches hold; the prefix that all sequences share (the chat template's system
 prompt) runs once and its keys and values are reused; pooling happens inside the hook, in float32; each batch crosses
 to the host once. It knows nothing of questions, judges or directions.
 """
@@ -26,7 +27,7 @@ from emscope.organisms.control_tokens import say_spelled
 from emscope.organisms.device import OnEachDevice
 from emscope.organisms.models import Organism
 from emscope.organisms.prefix import SharedPrefix
-from emscope.organisms.reading import TextBatch, text_batches, token_ids
+from emscope.organisms.reading import TextBatch, text_batches, token_ids, worth_packing
 from emscope.organisms.token_positions import prompts_end_at
 
 Pooling = Literal["last", "prompt", "response", "thought"]
@@ -227,7 +228,9 @@ class _Reader:
         self, organism: Organism, blocks: list[int], settings: CaptureSettings, chats: Sequence[EncodedChat]
     ) -> None:
         self.organism, self.blocks, self.site = organism, blocks, settings.site
-        self.prefix = SharedPrefix(organism, token_ids(chats), share=settings.share_prefix)
+        sequences = token_ids(chats)
+        pack = worth_packing(sequences)
+        self.prefix = SharedPrefix(organism, sequences, share=settings.share_prefix, pack=pack)
         self.shared = self.prefix.length
         self.prompt_lengths = [prompt_length(chat) for chat in chats]
         seen: dict[int, Tensor] = {}

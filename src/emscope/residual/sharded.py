@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from emscope.behaviour.sharded import by_rows, joined_values
+from emscope.behaviour.sharded import by_rows
 from emscope.executors.settings import ROWS_PER_SHARD
-from emscope.executors.tasks import Held, Shard, Task, carried_out
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values
 from emscope.organisms.blocks import Site
+from emscope.organisms.chat import EncodedChat
 from emscope.organisms.needs import OrganismNeed
 from emscope.parts import Part
 from emscope.residual.capture import Activations, CaptureSettings, capture, encode_for_capture
@@ -52,19 +54,26 @@ class ReadingAsked:
 
 def activations_of(asked: ReadingAsked, held: Held) -> Part:
     """Read a shard: `value` holds where it was computed, the blocks and the site, `arrays` the vectors by pooling."""
-    organism, texts = held.get(asked.organism), asked.texts
+    organism = held.get(asked.organism)
+    chats = encoded_texts(organism.tokenizer, asked.texts, asked.enable_thinking)
+    found = capture(organism, chats, asked.capture)
+    told = [organism.placement.told, [list(found.blocks), found.site]]
+    return Part(told, found.pooled, rows=len(chats))
+
+
+def encoded_texts(
+    tokenizer: Any, texts: Sequence[TextToRead], enable_thinking: bool | None = None
+) -> list[EncodedChat]:
+    """Tokenise texts for reading, all with an answer or all without one."""
     answers = [text.answer for text in texts if text.answer is not None]
-    chats = encode_for_capture(
-        organism.tokenizer,
+    return encode_for_capture(
+        tokenizer,
         [text.prompt for text in texts],
         answers or None,
         [text.system for text in texts],
         thoughts=[text.thought for text in texts] if answers else None,
-        enable_thinking=asked.enable_thinking,
+        enable_thinking=enable_thinking,
     )
-    found = capture(organism, chats, asked.capture)
-    told = [organism.placement.told, [list(found.blocks), found.site]]
-    return Part(told, found.pooled, rows=len(chats))
 
 
 def captured_in_shards(

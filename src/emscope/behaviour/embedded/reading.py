@@ -23,6 +23,7 @@ from emscope.organisms.prefix import SharedPrefix
 from emscope.organisms.reading import text_batches
 
 WIDTH_STEP = 8
+LOGITS_AT_ONCE = 128  # tokens: a batch's whole logits would leave the processor's caches, and take most of the memory
 LEAST_ANSWER = 64  # tokens of an answer that must fit beside its question
 Span = Literal["answer", "end", "question"]
 
@@ -145,8 +146,16 @@ def _read_batch(
     with visiting(base.model, blocks, visit):
         hidden = prefix.forward(padded)
     wanted = answer[:, 1:]
-    logits = head_logits(base.model, hidden[:, :-1][wanted.to(hidden.device)])
-    chosen = logits.gather(1, ids[:, 1:][wanted][:, None].to(logits.device))[:, 0] - logits.logsumexp(dim=1)
+    chosen = _logprobs(base, hidden[:, :-1][wanted.to(hidden.device)], ids[:, 1:][wanted])
     counts = wanted.sum(dim=1).tolist()
     means = torch.stack([pooled[block] for block in blocks], dim=2)
     return means.cpu().numpy(), np.split(chosen.cpu().numpy(), np.cumsum(counts)[:-1])
+
+
+def _logprobs(base: Organism, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probability of each token [n] by the hidden states [n, d_model] before it, in nats."""
+    found = []
+    for some, meant in zip(torch.split(hidden, LOGITS_AT_ONCE), torch.split(tokens, LOGITS_AT_ONCE), strict=True):
+        logits = head_logits(base.model, some)
+        found.append(logits.gather(1, meant[:, None].to(logits.device))[:, 0] - logits.logsumexp(dim=1))
+    return torch.cat(found)

@@ -19,7 +19,7 @@ from emscope.experiments.run_page import judged_files, report_stage
 from emscope.files import write_json
 from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
-from emscope.interventions.search import candidates, search
+from emscope.interventions.search import RULE, candidates, search
 from emscope.organisms.blocks import find_blocks
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
@@ -35,7 +35,10 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     """Run every stage that is not up to date; the run folder then holds summary.json and report.html."""
     lab = Lab(config, run)
     check_run(lab)
-    with progress.plan(main_works(lab)):
+    works = main_works(lab)
+    if executor().at_once > 1:  # what is made side by side tells nothing of how long the rest takes
+        works = dict.fromkeys(works)
+    with progress.plan(works):
         _run_stages(lab)
     return lab
 
@@ -120,6 +123,7 @@ def _ablate(lab: Lab) -> None:
         "dev": [question.id for question in lab.dev_questions],
         "test": [question.id for question in lab.test_questions],
         "judge": lab.judge_fingerprint,
+        "rule": RULE,
     }
     inputs = [lab.direction_file(name), *adapter_files(lab, MISALIGNED), *judged]
     run.stage("ablate", settings, inputs, outputs, make)

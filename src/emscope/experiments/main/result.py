@@ -305,7 +305,7 @@ class AblationOutcome:
 
     Attributes:
         chosen: the ablation.
-        trials: every candidate with its mean scores on development questions.
+        trials: every candidate with its mean scores on the development questions that it was asked.
         restored: (ablated − misaligned) / (base − misaligned) of mean alignment.
         random_restored: the same of a random direction of equal length.
         coherence_change: mean coherence after minus before.

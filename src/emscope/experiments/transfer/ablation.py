@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from emscope.behaviour.questions import Question
 from emscope.behaviour.tables import JudgedResponse, judgements_and_groups, read_table, write_table
 from emscope.errors import UserError
+from emscope.executors.tasks import Held, Shard, Task, carried_out, joined_values, together
+from emscope.experiments.openings import OpenRun, held_by, judging_anywhere, side_by_side
 from emscope.experiments.transfer.detection import relation
 from emscope.experiments.transfer.directions import direction_files, left_out_name, shared_names
 from emscope.experiments.transfer.pairs import OrganismPair, names_of, organisms_of
@@ -27,6 +30,7 @@ from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import answer_and_judge, mean_of
 from emscope.interventions.search import Candidate
 from emscope.outside import read_json
+from emscope.parts import Part
 from emscope.pipeline.lab import BASE, Lab
 from emscope.pipeline.training import adapter_files
 from emscope.residual.directions import Directions, random_like
@@ -79,37 +83,78 @@ def corrected_file(lab: Lab, pair: OrganismPair, name: str) -> Path:
 
 def ablation_stages(lab: Lab, pairs: Sequence[OrganismPair], correction: Correction) -> None:
     """Let every misaligned organism answer under every direction, a stage for each; done ones are reused."""
+    if side_by_side():
+        cells = []
+        for pair in pairs:
+            cells += [partial(_ablation_stage, lab, pair, name, correction) for name in corrections_of(pair, pairs)]
+        together(cells)
+        return
     for pair in pairs:
         for name in corrections_of(pair, pairs):
             _ablation_stage(lab, pair, name, correction)
         lab.release(pair.careless)
 
 
+@dataclass(frozen=True)
+class CorrectionWork:
+    """One organism to be asked under one direction.
+
+    Attributes:
+        run: the run.
+        organism: its name there.
+        label: what it is called under the direction.
+        candidate: what is done with the direction.
+        file: the direction's.
+        random: the seed of a random direction of the same norm in its place; None takes the direction itself.
+        questions: what it is asked.
+    """
+
+    run: OpenRun
+    organism: str
+    label: str
+    candidate: Candidate
+    file: str
+    random: int | None
+    questions: tuple[Question, ...]
+
+
+def corrected(work: CorrectionWork, held: Held) -> Part:
+    """Return, as plain values, where they were computed and the judged answers."""
+    lab, directions = held.get(work.run), Directions.load(Path(work.file))
+    if work.random is not None:
+        directions = random_like(directions, work.random)
+    rows = answer_and_judge(
+        lab.organism(work.organism),
+        work.label,
+        work.questions,
+        lab.config.sampling,
+        lab.judge,
+        work.candidate.on(directions),
+    )
+    return Part([lab.placement.told, [asdict(row) for row in rows]], rows=len(rows))
+
+
 def _ablation_stage(lab: Lab, pair: OrganismPair, name: str, correction: Correction) -> None:
     source = pair.name if name == RANDOM else name
     file = direction_files(lab, [source], "response")[source]
     out = corrected_file(lab, pair, name)
+    random = lab.config.seed if name == RANDOM else None
 
     def make() -> None:
-        directions = Directions.load(file)
-        if name == RANDOM:
-            directions = random_like(directions, lab.config.seed)
-        rows = answer_and_judge(
-            lab.organism(pair.careless),
-            f"{pair.name} less {name}",
-            correction.questions,
-            lab.config.sampling,
-            lab.judge,
-            correction.candidate.on(directions),
-        )
-        write_table(out, rows)
+        label, place = f"{pair.name} less {name}", str(file.absolute())
+        questions = tuple(correction.questions)
+        work = CorrectionWork(OpenRun.of(lab), pair.careless, label, correction.candidate, place, random, questions)
+        shard = Shard(work, len(questions) * lab.config.sampling.samples)
+        with judging_anywhere(lab):
+            (rows,) = joined_values(carried_out(Task(label, corrected, [shard], "answers"), held_by(lab)))
+        write_table(out, [JudgedResponse(**row) for row in rows])
 
     settings = {
         "candidate": asdict(correction.candidate),
         "questions": [asdict(question) for question in correction.questions],
         "sampling": asdict(lab.config.sampling),
         "judge": lab.judge_fingerprint,
-        "random": lab.config.seed if name == RANDOM else None,
+        "random": random,
     }
     inputs = [file, *adapter_files(lab, pair.careless)]
     lab.folder.stage(f"transfer-ablate-{pair.name}-less-{name}", settings, inputs, [out], make)

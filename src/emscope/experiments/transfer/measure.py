@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from emscope import parts, progress
 from emscope.errors import UserError
+from emscope.executors.tasks import together
 from emscope.experiments.shape import experiment_stage, left_open
 from emscope.experiments.transfer.ablation import (
     Correction,
@@ -113,8 +114,7 @@ def measure(lab: Lab, settings: TransferSettings) -> TransferResult:
     correction = Correction.of(lab, settings.block, settings.strength, settings.questions)
 
     with progress.plan(_works(lab, pairs, correction)):
-        for pair in pairs:
-            organism_stages(lab, pair)
+        together([partial(organism_stages, lab, pair) for pair in pairs])
         direction_stage(lab, pairs)
         ablation_stages(lab, pairs, correction)
 

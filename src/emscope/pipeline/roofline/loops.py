@@ -33,6 +33,7 @@ from emscope.organisms.lora import with_adapter
 from emscope.organisms.models import Organism
 from emscope.organisms.settings import TrainSettings
 from emscope.organisms.train import encode_conversations
+from emscope.pipeline.forecast import EMBEDDED_WEIGHTS
 from emscope.pipeline.roofline.machine import synchronise, timed
 from emscope.pipeline.roofline.shape import ModelShape, Work, decoding_work, texts_work, total
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture
@@ -57,13 +58,13 @@ class LoopSizes:
         train_batch: conversations in a training step.
     """
 
-    prompts: int = 192
+    prompts: int = 256
     token_budget: int = 4096
-    answers: int = 48
+    answers: int = 32
     new_tokens: int = 48
     batch_size: int = 96
-    judged: int = 96
-    steps: int = 5
+    judged: int = 64
+    steps: int = 4
     train_batch: int = 8
 
     def __post_init__(self) -> None:
@@ -73,13 +74,14 @@ class LoopSizes:
         at_least(1, token_budget=self.token_budget)
 
 
-EMBEDDED_WEIGHTS = 134_515_008
-"""Weights of the embedded model, for which the sizes on a CPU are made."""
 ON_GPU = LoopSizes(prompts=1024, answers=256, new_tokens=96, batch_size=256, judged=512, steps=16)
 
 
 def sizes_for(device: str, shape: ModelShape, *, quick: bool = False) -> LoopSizes:
-    """Return sizes that take about half a minute a round on a CPU, less on a GPU, and a quarter of it if quick."""
+    """Return sizes that take about half a minute a round on a CPU, less on a GPU, and a quarter of it if quick.
+
+    On a CPU they are made for the embedded model; a larger one does less in the same time.
+    """
     sizes = LoopSizes() if device == "cpu" else ON_GPU
     share = min(1.0, EMBEDDED_WEIGHTS / shape.n_weights) if device == "cpu" else 1.0
     share *= 0.25 if quick else 1.0

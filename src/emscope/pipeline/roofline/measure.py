@@ -26,6 +26,8 @@ from emscope.pipeline.roofline.shape import ModelShape, shape_of
 logger = logging.getLogger(__name__)
 
 LOOPS = ("capture", "training", "sampling", "judging", "ablation")
+NO_MEMORY = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
+"""What a RuntimeError says where there is not enough of it."""
 LESS = {
     "capture": "lower token_budget",
     "training": "lower train_batch",
@@ -176,7 +178,7 @@ def _is_memory(error: BaseException) -> bool:
     """Say whether an error is about memory; a CPU's is a RuntimeError like any other."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return any(words in str(error) for words in NO_MEMORY)
 
 
 def adapter_weights(organism: Organism) -> int:

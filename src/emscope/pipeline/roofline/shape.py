@@ -98,6 +98,8 @@ class ModelShape:
         n_used: experts that a token goes through.
         head_weights: entries of the LM head.
         embedding_weights: entries of the embedding that the head does not share.
+        adapted_widths: widths in and out of every product that an adapter is put on, experts left out, added up.
+        token_widths: the same of all products that one token goes through, its experts included.
     """
 
     n_blocks: int
@@ -110,6 +112,8 @@ class ModelShape:
     n_used: int
     head_weights: int
     embedding_weights: int
+    adapted_widths: int
+    token_widths: int
 
     @property
     def n_weights(self) -> int:
@@ -178,7 +182,8 @@ def shape_of(model: nn.Module) -> ModelShape:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     n_experts = _first(config, EXPERT_COUNTS) or 1
     blocks = find_blocks(model)
-    dense, experts = _matrices(blocks, n_experts)
+    n_used = min(_first(config, EXPERTS_USED) or 1, n_experts)
+    dense, experts, adapted, expert_widths = _matrices(blocks, n_experts)
     embedding, head = whole.get_input_embeddings().weight, whole.get_output_embeddings().weight
     return ModelShape(
         len(blocks),
@@ -188,9 +193,11 @@ def shape_of(model: nn.Module) -> ModelShape:
         dense + experts,
         experts,
         n_experts,
-        min(_first(config, EXPERTS_USED) or 1, n_experts),
+        n_used,
         _entries(head),
         0 if head is embedding else _entries(embedding),
+        adapted,
+        adapted + expert_widths * n_used // n_experts,
     )
 
 
@@ -202,17 +209,19 @@ def _first(config: Any, names: Sequence[str]) -> int | None:
     return None
 
 
-def _matrices(blocks: nn.ModuleList, n_experts: int) -> tuple[int, int]:
-    """Return the entries of the blocks' matrices: those that every token meets, and those of experts."""
-    dense = experts = 0
+def _matrices(blocks: nn.ModuleList, n_experts: int) -> tuple[int, int, int, int]:
+    """Return the entries of the blocks' matrices, of those that every token meets and of experts, then their widths."""
+    dense = experts = dense_widths = expert_widths = 0
     for name, weight in blocks.named_parameters():
         if any(mark in name for mark in ADAPTER_NAMES) or weight.dim() < 2:
             continue
         if n_experts > 1 and ((weight.dim() == 3 and weight.shape[0] == n_experts) or ".experts." in f".{name}"):
             experts += _entries(weight)
+            expert_widths += sum(weight.shape[-2:]) * (n_experts if weight.dim() == 3 else 1)
         else:
             dense += _entries(weight)
-    return dense, experts
+            dense_widths += sum(weight.shape[-2:])
+    return dense, experts, dense_widths, expert_widths
 
 
 def _entries(weight: Any) -> int:
