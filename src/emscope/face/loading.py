@@ -42,8 +42,8 @@ def load(
         base: the base of an adapter that does not name its own.
         device: auto, cpu, cuda, cuda:1 or mps; for models by name.
         dtype: auto, bfloat16, float32 or float16; for models by name.
-        device_map: spread the blocks over devices: auto, balanced, balanced_low_0, sequential, or a file with a device for
-            each module; for models by name.
+        device_map: spread the blocks over devices: auto, balanced, balanced_low_0, sequential, or a file with a device
+            for each module; for models by name.
         tensor_parallel: cut every matrix over the processes that torchrun started; for models by name.
         bits: quantise weights to 8 or 4 bits while they are read (bitsandbytes); for models by name.
         merge: merge an adapter into the weights where that changes no logit.
@@ -64,7 +64,8 @@ def load(
         raise UserError("A loaded model needs its tokenizer: em.load(model, tokenizer).")
     if (base, device, dtype, device_map, tensor_parallel, bits) != (None, "auto", "auto", "", False, 0):
         raise UserError(
-            "base, device, dtype and how a model is spread are for models by name: a loaded model stays where and as it is."
+            "base, device, dtype, device_map, tensor_parallel and bits are for models by name: a loaded model stays "
+            "where and as it is."
         )
     return of_loaded(model, tokenizer, name)
 
