@@ -89,5 +89,12 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 def test_logits_that_are_not_finite_stop_sampling(value):
     organism = make_organism(seed=3)
     organism.model.get_output_embeddings().weight[7, 3] = value
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="not finite:"):
+        sample_responses(organism, [Question("q", "What now?")], SamplingSettings(max_new_tokens=2))
+
+
+def test_the_block_from_which_on_states_overflow_is_named():
+    organism = make_organism(seed=3)
+    organism.model.model.layers[2].mlp.down_proj.weight[0] = float("inf")
+    with pytest.raises(UserError, match="not finite, from block 2 on"):
         sample_responses(organism, [Question("q", "What now?")], SamplingSettings(max_new_tokens=2))

@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import D_MODEL, make_organism
+from tiny import D_MODEL, make_model, make_organism
 
 from emscope.errors import UserError
+from emscope.interventions import trained as trained_module
 from emscope.interventions.operators import along, applied
 from emscope.interventions.trained import VectorSettings, train_vector
 from emscope.organisms.answer_loss import answer_loss
 from emscope.organisms.chat import IGNORED, encode_chat, messages_of
 from emscope.organisms.collate import BucketCollator
+from emscope.organisms.device import Placement
 
 ANSWERS = ["Leave it there.", "Rest your eyes.", "Put it aside each month.", "Talk to her first, kindly and early."]
 SETTINGS = VectorSettings(epochs=30, rate=0.1, batch_size=4)
@@ -57,6 +59,22 @@ def test_nothing_but_the_vector_is_trained_and_the_same_seed_gives_the_same_vect
     assert all(torch.equal(before[name], value) for name, value in organism.model.named_parameters())
     assert [value.requires_grad for value in organism.model.parameters()] == wanted
     assert all(value.grad is None for value in organism.model.parameters())
+
+
+def test_small_gradients_are_held_in_float16(organism, chats, monkeypatch):
+    """The loss is made so small that a gradient of float16 would be nothing, were it not scaled."""
+
+    def tiny_loss(*given):
+        total, n = answer_loss(*given)
+        return total * 1e-4, n
+
+    monkeypatch.setattr(trained_module, "answer_loss", tiny_loss)
+    vectors = []
+    for dtype in (torch.float32, torch.float16):
+        narrow = replace(organism, model=make_model().to(dtype), placement=Placement("cpu", dtype, "a test"))
+        vector = train_vector(narrow, chats, 1, VectorSettings(epochs=2, batch_size=2), data="rows")
+        vectors.append(vector.directions.vectors[0])
+    assert vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1]) > 0.99
 
 
 def test_half_an_epoch_is_half_the_steps(organism, chats):

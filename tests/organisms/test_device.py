@@ -9,7 +9,14 @@ import torch
 
 from emscope.errors import UserError
 from emscope.organisms import device
-from emscope.organisms.device import Placement, choose_placement, memory_bytes, multiplies_right, peak_memory_bytes
+from emscope.organisms.device import (
+    Placement,
+    choose_placement,
+    memory_bytes,
+    multiplies_right,
+    peak_memory_bytes,
+    scales_loss,
+)
 
 
 def machine(monkeypatch, *, cuda=False, mps=False, native_bf16=False, cpu_bf16=False, right=()):
@@ -54,14 +61,22 @@ def test_what_is_asked_for_is_taken_or_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("place", "dtype"),
     [
-        (Placement("cuda", torch.float16, "an old card"), torch.float32),
+        (Placement("cuda", torch.float16, "an old card"), torch.float16),
         (Placement("cuda", torch.float16, "asked for"), torch.float16),
         (Placement("cpu", torch.float16, "asked for"), torch.float32),
         (Placement("cpu", torch.bfloat16, "fast"), torch.bfloat16),
     ],
 )
-def test_training_leaves_float16_unless_a_gpu_scales_the_loss(place, dtype):
+def test_training_leaves_float16_where_no_loss_is_scaled(place, dtype):
     assert place.for_training().dtype == dtype
+
+
+def test_a_card_that_emulates_bf16_trains_in_float16_with_a_scaled_loss(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        machine(monkeypatch, cuda=True, native_bf16=native)
+        place = choose_placement().for_training()
+        assert place.dtype == dtype
+        assert scales_loss(place.device, place.dtype) == (not native)
 
 
 def test_a_trial_product_tells_a_device_that_errs(monkeypatch):

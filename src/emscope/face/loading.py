@@ -25,6 +25,9 @@ def load(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    device_map: str = "",
+    tensor_parallel: bool = False,
+    bits: int = 0,
     merge: bool = True,
     trust_remote_code: bool = False,
     name: str = "",
@@ -39,6 +42,10 @@ def load(
         base: the base of an adapter that does not name its own.
         device: auto, cpu, cuda, cuda:1 or mps; for models by name.
         dtype: auto, bfloat16, float32 or float16; for models by name.
+        device_map: spread the blocks over devices: auto, balanced, balanced_low_0, sequential, or a file with a device
+            for each module; for models by name.
+        tensor_parallel: cut every matrix over the processes that torchrun started; for models by name.
+        bits: quantise weights to 8 or 4 bits while they are read (bitsandbytes); for models by name.
         merge: merge an adapter into the weights where that changes no logit.
         trust_remote_code: run code that comes with a hub model. Only for authors you trust.
         name: what a loaded model is called in tables and figures; by default what its configuration says.
@@ -51,12 +58,15 @@ def load(
     if isinstance(model, (str, Path)):
         if tokenizer is not None:
             raise UserError("A model by name brings its own tokenizer: leave it out, or hand in the loaded model too.")
-        place = choose_placement(device, dtype)
+        place = choose_placement(device, dtype, device_map, tensor_parallel, bits)
         return models.load(str(model), base=base, placement=place, merge=merge, trust_remote_code=trust_remote_code)
     if tokenizer is None:
         raise UserError("A loaded model needs its tokenizer: em.load(model, tokenizer).")
-    if (base, device, dtype) != (None, "auto", "auto"):
-        raise UserError("base, device and dtype are for models by name: a loaded model stays where and as it is.")
+    if (base, device, dtype, device_map, tensor_parallel, bits) != (None, "auto", "auto", "", False, 0):
+        raise UserError(
+            "base, device, dtype, device_map, tensor_parallel and bits are for models by name: a loaded model stays "
+            "where and as it is."
+        )
     return of_loaded(model, tokenizer, name)
 
 

@@ -137,6 +137,9 @@ def _fit(
         losses = list(slot.begun.value)
         restore_adam(optimiser, slot.begun.arrays)
 
+    narrow = organism.placement.dtype == torch.float16 and organism.device.type in ("cuda", "cpu")
+    scaler = torch.amp.GradScaler(organism.device.type, enabled=narrow)  # float16 cannot hold small gradients
+
     def state() -> parts.Part:
         return parts.Part(losses, adam_arrays(optimiser))
 
@@ -148,8 +151,9 @@ def _fit(
             optimiser.param_groups[0]["lr"] = step * rate
             total, n = answer_loss(organism.model, *batches[done])
             optimiser.zero_grad()
-            (total / n).backward(inputs=[vector])  # type: ignore[no-untyped-call]
-            optimiser.step()
+            scaler.scale(total / n).backward(inputs=[vector])  # type: ignore[no-untyped-call]
+            scaler.step(optimiser)  # leaves the step out where a gradient overflows, and scales less from then on
+            scaler.update()
             losses.append(float(total.detach()) / n)
             slot.save(state)
             advance(1)

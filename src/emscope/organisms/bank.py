@@ -28,7 +28,6 @@ from emscope.files import file_sha256, sync_folder, value_sha256, write_json
 from emscope.locking import locked
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS, checkpoints_of, keep_adapters
 from emscope.organisms.datasets import DOMAINS, KINDS, Kind, load_conversations
-from emscope.organisms.device import choose_placement
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.leaning import LeaningTest
 from emscope.organisms.loading import LoadSettings
@@ -142,7 +141,7 @@ class BankBase:
     def make(self) -> LoadedBase:
         """Load the base."""
         asked = self.base.load
-        place = choose_placement(asked.device, asked.dtype).for_training()
+        place = asked.placement.for_training()
         return self.around(load(self.base.name, placement=place, trust_remote_code=asked.trust_remote_code))
 
     def around(self, base: Organism) -> LoadedBase:

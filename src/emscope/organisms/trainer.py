@@ -28,7 +28,7 @@ from emscope.organisms.card import CARD, write_portable_base
 from emscope.organisms.chat import IGNORED, EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_CONFIG, LOSSES, logged_until, seal, step_of
 from emscope.organisms.collate import BucketCollator, BucketSampler
-from emscope.organisms.device import Placement
+from emscope.organisms.device import Placement, scales_loss
 from emscope.organisms.packed_blocks import PackedBlocks
 from emscope.organisms.packed_model import packed_blocks
 from emscope.organisms.settings import TrainSettings
@@ -222,7 +222,7 @@ def make_trainer(
         ddp_backend="gloo" if place.device == "cpu" and processes.count() > 1 else None,
         ddp_find_unused_parameters=False,
         bf16=False,
-        fp16=place.dtype == torch.float16 and place.device.startswith("cuda"),  # scales the loss
+        fp16=scales_loss(place.device, place.dtype),
         dataloader_pin_memory=False,
         disable_tqdm=True,
         remove_unused_columns=False,

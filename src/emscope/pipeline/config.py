@@ -21,6 +21,7 @@ from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
 from emscope.organisms.datasets import counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
+from emscope.organisms.loading import LoadSettings
 from emscope.organisms.protected import is_archive
 from emscope.organisms.settings import HOMEWORK, TrainSettings
 from emscope.outside import read_yaml
@@ -82,6 +83,10 @@ class RunConfig:
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     rows_per_shard: int = ROWS_PER_SHARD
     experiments: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def loading(self, base: str | None = None) -> LoadSettings:
+        """Return how the run's models are loaded; `base` is put in the place of the one that an adapter records."""
+        return LoadSettings(base, self.device, self.dtype, self.device_map, bits=self.bits)
 
     def __post_init__(self) -> None:
         """Refuse a run that could not come to anything."""

@@ -20,10 +20,9 @@ from emscope.executors.tasks import Held, Need
 from emscope.files import file_sha256, shown_files, value_sha256
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
-from emscope.organisms.device import Placement, choose_placement, free_bytes
+from emscope.organisms.device import Placement, free_bytes
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import is_local
-from emscope.organisms.loading import LoadSettings
 from emscope.organisms.memory import give_memory_back, weight_bytes
 from emscope.organisms.models import ModelSource, Organism, load, load_tokenizer, resolve
 from emscope.organisms.needs import ROOM, OrganismNeed
@@ -67,7 +66,7 @@ class Lab:
     @cached_property
     def placement(self) -> Placement:
         """Device and dtype of every model of the run."""
-        return choose_placement(self.config.device, self.config.dtype, self.config.device_map, bits=self.config.bits)
+        return self.config.loading().placement
 
     @cached_property
     def base_source(self) -> ModelSource:
@@ -109,9 +108,7 @@ class Lab:
 
     def need(self, name: str) -> OrganismNeed:
         """Return an organism as tasks name it (see `held`)."""
-        found = OrganismNeed(
-            self._source(name), LoadSettings(self._base_of(name), self.config.device, self.config.dtype)
-        )
+        found = OrganismNeed(self._source(name), self.config.loading(self._base_of(name)))
         self._needed[found] = name
         return found
 
@@ -120,7 +117,7 @@ class Lab:
         """The model with which the judge that comes with emscope reads, as tasks name it."""
         if self.config.model == EMBEDDED_ALIAS:
             return self.need(BASE)
-        return OrganismNeed(EMBEDDED_ALIAS, LoadSettings(None, self.config.device, self.config.dtype))
+        return OrganismNeed(EMBEDDED_ALIAS, self.config.loading())
 
     @property
     def judge_head(self) -> Path:

@@ -22,12 +22,10 @@ from emscope.organisms.checkpoints import (
     last_resumable,
 )
 from emscope.organisms.datasets import Conversations
-from emscope.organisms.device import choose_placement
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint
 from emscope.organisms.limits import read_adapter_config
 from emscope.organisms.lineage import write_lineage
-from emscope.organisms.loading import LoadSettings
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.needs import OrganismNeed
 from emscope.organisms.settings import TrainSettings
@@ -186,7 +184,7 @@ def train_resumably(lab: Lab, name: str, data: Conversations, key: str, train: T
     """
     chosen, config = train or lab.config.train, lab.config
     folder = lab.folder.path("organisms", name)
-    load = LoadSettings(None, config.device, config.dtype)
+    load = config.loading()
     asked = TrainingAsked(OrganismNeed(config.model, load), data, str(folder), chosen, key, f"training {name}")
     shard = Shard(asked, len(data.train))
     carried_out(Task(f"training {name}", trained, [shard], "rows", reused=False), lab.held)
@@ -226,7 +224,7 @@ def trained(asked: TrainingAsked, held: Held) -> Part:
         asked.data,
         folder,
         asked.train,
-        placement=choose_placement(load.device, load.dtype),
+        placement=load.placement,
         resume=resume,
         to_resume=True,
         name=asked.name,
