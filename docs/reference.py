@@ -127,6 +127,8 @@ def _command_section(title: str, kind: DataClass, examples: Sequence[str]) -> st
     flags = _flags(kind)
     if kind.module.parent.parent.name == "experiments":
         flags.insert(0, "| `RUN` | `runs/quickstart` | the folder of a finished run. |")
+        executor = _lookup(SOURCE / "commands" / "experiment.py", "ExecutorSettings")
+        flags.extend(_flags(executor) if executor else [])
     if flags:
         lines.extend(["", "| flag | value | meaning |", "|---|---|---|", *flags])
     return "\n".join(lines) + "\n"

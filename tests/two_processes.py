@@ -45,7 +45,8 @@ def read(organism):
     pooled = capture(organism, chats, CaptureSettings(("last", "response"))).pooled
     with torch.inference_mode(), applied(organism, along(directions, "project-out", BLOCKS)):
         whole = SharedPrefix(organism, [chat.ids for chat in chats], share=False)
-        logits = finite_logits(organism, whole.forward(PaddedBatch.of([chat.ids for chat in chats], 0)))
+        padded = PaddedBatch.of([chat.ids for chat in chats], 0)
+        logits = finite_logits(organism, whole.forward(padded))[padded.mask.bool()]  # what padding gives has no meaning
         answers = sample_responses(organism, [Question(prompt[:9], prompt) for prompt in PROMPTS], SETTINGS)
     return [*pooled.values(), logits.cpu().numpy()], [row.response for row in answers]
 
