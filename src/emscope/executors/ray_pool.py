@@ -253,7 +253,7 @@ class RayPool(Executor):
         return True
 
     def _lost(self, job: _Job, error: Exception) -> None:
-        """Give a job whose worker was lost to the next one, unless it has lost too many."""
+        """Put a job whose worker was lost behind those that wait, unless it has lost too many."""
         job.lost += 1
         short = "memory" in type(error).__name__.lower()
         most = MEMORY_TRIES if short else TRIES
@@ -264,7 +264,7 @@ class RayPool(Executor):
         logger.warning("%s: its worker was lost (%s); another one takes it.", job.order.label, reason)
         with self._changed:
             if not job.cancelled:
-                self._jobs.insert(0, job)
+                self._jobs.append(job)  # last: what ends its workers must not keep others waiting
                 self._changed.notify_all()
 
 
