@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.behaviour.sharded import AnswersAsked, by_rows, responses_in
+from emscope.behaviour.sharded import AnswersAsked, answers_of, by_rows, responses_in
 from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.executors.tasks import Held, Shard, Task, carried_out
 from emscope.files import file_sha256
@@ -37,14 +37,10 @@ class AblatedAnswersAsked:
 
 def ablated_answers_of(asked: AblatedAnswersAsked, held: Held) -> Part:
     """Sample the answers to a shard of questions under the ablation; `value` is as in `answers_of`."""
-    from emscope.behaviour.sampling import sample_responses
     from emscope.interventions.operators import applied
 
-    answers = asked.answers
-    organism = held.get(answers.organism)
-    with applied(organism, asked.ablation.along(Path(asked.directions))):
-        rows = sample_responses(organism, answers.questions, answers.sampling, shots=answers.shots, name=answers.name)
-    return Part([organism.placement.told, [asdict(row) for row in rows]], rows=len(rows))
+    with applied(held.get(asked.answers.organism), asked.ablation.along(Path(asked.directions))):
+        return answers_of(asked.answers, held)
 
 
 def ablated_in_shards(
