@@ -118,7 +118,7 @@ def named_shape(name: str) -> ModelShape:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return shape_of(AutoModelForCausalLM.from_config(shape_config(name)))
+        return shape_of(AutoModelForCausalLM.from_config(shape_config(name), trust_remote_code=False))
 
 
 def random_organism(name: str, place: Placement) -> Organism:
@@ -134,7 +134,7 @@ def random_organism(name: str, place: Placement) -> Organism:
     config.eos_token_id = None  # answers go on to their longest
     torch.manual_seed(0)
     with torch.device(place.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=place.dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=place.dtype, trust_remote_code=False)
     model.eval().requires_grad_(False)
     label = name if name in SHAPES else "config"
     return Organism(ModelSource(f"random {label}", "random", "random"), model, small_tokenizer(config), place)
