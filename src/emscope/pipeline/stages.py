@@ -19,6 +19,7 @@ from emscope.locking import is_locked, locked
 from emscope.organisms.device import peak_memory_bytes
 from emscope.organisms.fingerprint import earlier_fingerprint, fingerprint, is_local
 from emscope.organisms.lineage import circumstances
+from emscope.organisms.memory import hand_back_free_pages
 from emscope.organisms.templates import CHAT_DATE, chat_date
 from emscope.pipeline.config import RunConfig, dump_config, load_config, resolved, same_run
 from emscope.pipeline.record import RECORD, RunRecord, shortened
@@ -230,6 +231,7 @@ class RunFolder:
         with progress.step(name) as step, parts.kept_in(kept, [key, circumstances()]) as store:
             self._say_why(asked, key, step.words)
             make()
+            hand_back_free_pages()  # what one stage has freed lies scattered, and the next one would add to it
             step.seconds = seconds = round(store.seconds_before + time.perf_counter() - started, 2)
         logger.info("%s: done in %.0f s", name, seconds)
         self.made.append(name)
