@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def join(address: str, cores: int) -> Any:
         _check_answers(address)
     own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     _quieten()
-    with _own_signals():
+    with _own_signals(), _silent_libraries():
         try:
             ray.init(address=address or "local", **QUIET, **({} if address else own))
         except Exception as error:  # it raises many kinds, from ConnectionError to RuntimeError
@@ -69,6 +70,25 @@ def _quieten() -> None:
     logger.propagate = False
     logger.setLevel(logging.CRITICAL)
     logger.handlers[:] = [logging.NullHandler()]  # it has put one there that writes
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Keep off the terminal what Ray's compiled part writes while it joins: it asks no logger and no setting."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(nowhere)
+        os.close(terminal)
 
 
 @contextmanager
