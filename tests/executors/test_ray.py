@@ -228,6 +228,15 @@ def test_a_folder_that_workers_do_not_see_is_refused(by_ray, tmp_path):
         joining.check_nodes(joining.import_ray(), tmp_path, tmp_path / "seen by nobody")
 
 
+def test_a_node_that_is_lost_but_still_listed_is_passed_over(by_ray, monkeypatch, tmp_path):
+    ray = joining.import_ray()
+    gone = {"NodeID": "ab" * 28, "Alive": True, "Resources": {"CPU": 1.0}, "NodeManagerAddress": "10.0.0.9"}
+    listed = [*ray.nodes(), gone]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    with joining.probe_file(tmp_path) as probe:
+        joining.check_nodes(ray, tmp_path, probe)
+
+
 def test_settings_of_ray_need_ray():
     with pytest.raises(UserError, match="are settings of Ray"):
         ExecutorSettings(workers=2)

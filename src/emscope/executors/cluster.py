@@ -177,7 +177,11 @@ def check_nodes(ray: Any, folder: Path, probe: Path) -> None:
             asked[task.remote(str(probe))] = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS)
     for answer in ready:
-        facts = ray.get(answer)
+        try:
+            facts = ray.get(answer)
+        except ray.exceptions.RayError as error:  # a lost node is listed for some seconds more, and gets no work
+            logger.debug("the node %s does not answer: %s", asked[answer], error)
+            continue
         check_worker(asked[answer], facts["version"], folder, sees_folder=facts["sees"])
 
 
