@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,16 @@ def sampled_in_shards(
     Raises:
         UserError: what sampling raises, or workers that compute on different devices or in different dtypes.
     """
-    shards = []
-    for some in by_rows(questions, sampling.samples, rows_per_shard):
-        asked = AnswersAsked(organism, tuple(some), sampling, tuple(shots), name)
-        shards.append(Shard(asked, len(some) * sampling.samples))
-    return responses_in(carried_out(Task(name, answers_of, shards, "answers"), held))
+    asked = AnswersAsked(organism, tuple(questions), sampling, tuple(shots), name)
+    return responses_in(carried_out(Task(name, answers_of, answer_shards(asked, rows_per_shard), "answers"), held))
+
+
+def answer_shards(asked: AnswersAsked, rows_per_shard: int) -> list[Shard]:
+    """Cut what is asked into shards of whole questions, an `AnswersAsked` each."""
+    samples, shards = asked.sampling.samples, []
+    for some in by_rows(asked.questions, samples, rows_per_shard):
+        shards.append(Shard(replace(asked, questions=tuple(some)), len(some) * samples))
+    return shards
 
 
 def responses_in(made: Sequence[Part]) -> list[Response]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response, SamplingSettings
-from emscope.behaviour.sharded import AnswersAsked, answers_of, by_rows, responses_in
+from emscope.behaviour.sharded import AnswersAsked, answer_shards, answers_of, responses_in
 from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.executors.tasks import Held, Shard, Task, carried_out
 from emscope.files import file_sha256
@@ -61,9 +61,7 @@ def ablated_in_shards(
         UserError: what sampling raises, or directions that do not fit.
     """
     known, shards = file_sha256(directions), []
-    for some in by_rows(questions, sampling.samples, rows_per_shard):
-        answers = AnswersAsked(organism, tuple(some), sampling, tuple(shots), name)
-        shards.append(
-            Shard(AblatedAnswersAsked(answers, ablation, str(directions), known), len(some) * sampling.samples)
-        )
+    asked = AnswersAsked(organism, tuple(questions), sampling, tuple(shots), name)
+    for shard in answer_shards(asked, rows_per_shard):
+        shards.append(Shard(AblatedAnswersAsked(shard.given, ablation, str(directions), known), shard.rows))
     return responses_in(carried_out(Task(name, ablated_answers_of, shards, "answers"), held))

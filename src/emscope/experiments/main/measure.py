@@ -12,9 +12,10 @@ from functools import partial
 
 from emscope import progress
 from emscope.behaviour.tables import write_table
-from emscope.executors.tasks import executor, together
+from emscope.executors.tasks import together
 from emscope.experiments.main.locating import detect_all, make_all
 from emscope.experiments.main.summary import summarise
+from emscope.experiments.openings import side_by_side
 from emscope.experiments.run_page import judged_files, report_stage
 from emscope.files import write_json
 from emscope.interventions.ablation import evaluate
@@ -36,7 +37,7 @@ def run_quickstart(config: RunConfig, run: RunFolder) -> Lab:
     lab = Lab(config, run)
     check_run(lab)
     works = main_works(lab)
-    if executor().at_once > 1:  # what is made side by side tells nothing of how long the rest takes
+    if side_by_side():  # what is made side by side tells nothing of how long the rest takes
         works = dict.fromkeys(works)
     with progress.plan(works):
         _run_stages(lab)
@@ -62,13 +63,13 @@ def _run_stages(lab: Lab) -> None:
 def _organisms(lab: Lab) -> None:
     """Make the organisms, and have each answer, judged and read: side by side where the executor can."""
     data = {MISALIGNED: lab.config.misaligned_data, CONTROL: lab.config.control_data}
-    side_by_side = executor().at_once > 1
-    if not side_by_side:  # a model in training needs room: both are trained before others are loaded
+    alone = not side_by_side()
+    if alone:  # a model in training needs room: both are trained before others are loaded
         for name in data:
             _train(lab, name, data[name])
 
     def steps(name: str) -> None:
-        if side_by_side:
+        if not alone:
             _train(lab, name, data.get(name, ""))
         generate_stage(lab, name)  # all of one organism in turn: it may have to make room for the next
         judge_stage(lab, name)
