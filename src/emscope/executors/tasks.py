@@ -286,11 +286,6 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
     return [future.result() for future in begun]
 
 
-def cut(rows: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Return rows in shards of `size`, in order; the last may be shorter."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
 def joined_values(made: Sequence[Part]) -> Iterator[Any]:
     """Yield the second value of parts whose first says on what device and in what dtype they were computed.
 
@@ -300,8 +295,8 @@ def joined_values(made: Sequence[Part]) -> Iterator[Any]:
     places = sorted({" ".join(part.value[0]) for part in made})
     if len(places) > 1:
         raise UserError(
-            f"Workers computed in different numbers ({' and '.join(places)}), which must not be mixed: say which with "
-            "--device and --dtype."
+            f"Workers computed in different numbers ({' and '.join(places)}), which must not be mixed: name the "
+            "device and the dtype of all."
         )
     for part in made:
         yield part.value[1]

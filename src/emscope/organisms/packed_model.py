@@ -10,16 +10,10 @@ from torch.nn.modules import module as torch_module
 
 from emscope.organisms.architecture import text_config
 from emscope.organisms.blocks import decoder_body, find_blocks
+from emscope.organisms.direct import FAMILIES
 from emscope.organisms.packed_blocks import FrozenNorm, PackedBlock, PackedBlocks, SameInput, UpdatedLinear
 from emscope.organisms.packed_rows import HeadCounts
 
-KINDS = {
-    "LlamaModel": "LlamaDecoderLayer",
-    "MistralModel": "MistralDecoderLayer",
-    "Qwen2Model": "Qwen2DecoderLayer",
-    "Qwen3Model": "Qwen3DecoderLayer",
-}
-"""Decoders of transformers that are made of such blocks and nothing else."""
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotary embeddings that do not depend on how long a batch is."""
 DTYPES = (torch.bfloat16, torch.float32)
@@ -40,9 +34,9 @@ def packed_blocks(model: Any) -> PackedBlocks | None:
 def _packed(model: Any) -> PackedBlocks:
     body: Any = decoder_body(model)
     _require(type(body).__module__.startswith("transformers.models."))
-    kind = KINDS.get(type(body).__name__, "")
+    family = FAMILIES.get(type(body).__name__)
     blocks = find_blocks(model)
-    _require(all(type(block).__name__ == kind for block in blocks))
+    _require(family is not None and all(type(block).__name__ == f"{family}DecoderLayer" for block in blocks))
     config = text_config(model.config)
     _check_settings(config, body)
     _require(not _is_hooked(body))
