@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +73,8 @@ class JudgeAnswers:
         responses: a table (.parquet, .csv, .jsonl, .json, …) with question and response, and perhaps id.
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
-        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of
-            Inspect), hf:MODEL (a local model) or mock.
+        judge: embedded (offline), embedded:HEAD (the same with a head of your own), openai:MODEL (any OpenAI-compatible
+            server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or mock.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
         batch: have an openai judge's answers judged by its batch API, mostly at half the price and within a day: the
@@ -82,6 +82,8 @@ class JudgeAnswers:
         max_calls: stop asking after this many calls; the same command goes on from there.
         store: where scores are kept across runs; by default in emscope's cache.
         compare: two judged tables of the same answers: print how far they agree.
+        calibrate: a table that a stronger judge has scored: fit a head to it, for embedded:HEAD, print how far it
+            agrees on organisms and questions left out, and write it to `out` (.safetensors) if it beats the shipped.
         plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
         judge_thoughts: judge the thoughts together with the answers; else answers alone are judged.
@@ -98,6 +100,7 @@ class JudgeAnswers:
     max_calls: int | None = None
     store: Path | None = None
     compare: tuple[Path, Path] | None = None
+    calibrate: Path | None = None
     plot: Path | None = None
     organism: str = "model"
     judge_thoughts: bool = False
@@ -110,7 +113,7 @@ class JudgeAnswers:
         """Refuse a limit below nothing, and workers for a judge that reads nothing here."""
         at_least(0, max_calls=self.max_calls or 0)
         at_least(1, rows_per_shard=self.rows_per_shard)
-        if self.execution.executor != "local" and self.judge != EMBEDDED:
+        if self.execution.executor != "local" and not self._embedded:
             raise UserError(
                 f"Workers judge with the embedded judge, and {self.judge} is asked from here: leave out --executor."
             )
@@ -120,7 +123,7 @@ class JudgeAnswers:
         """What is left after an interruption."""
         if self.compare is not None or self.dry_run or self.judge == "mock":
             return NOTHING_KEPT
-        if self.judge == "embedded":
+        if self._embedded:
             return GOES_ON
         return "Scores of servers and local models are kept: the same command asks only for the rest."
 
@@ -128,6 +131,8 @@ class JudgeAnswers:
         """Judge and write the table, or compare."""
         if self.compare is not None:
             return self._compare(*self.compare)
+        if self.calibrate is not None:
+            return self._calibrated(self.calibrate)
         if self.plot is not None:
             raise UserError("--plot shows two judged tables: name them with --compare A B.")
         if self.batch and not self.judge.startswith("openai:"):
@@ -155,28 +160,38 @@ class JudgeAnswers:
         """Return what is judged of a row."""
         return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
 
+    @property
+    def _embedded(self) -> bool:
+        """Whether a head on the embedded model judges."""
+        return self.judge.partition(":")[0] == EMBEDDED
+
+    @property
+    def _head(self) -> Path:
+        """The head that judges, named so that a worker finds it."""
+        from emscope.behaviour.embedded.judge import head_file
+
+        return head_file(JudgeSettings(self.judge).head).absolute()
+
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """Keep what is finished, and let who is asked for do the work: where the embedded judge judges."""
-        if self.judge != EMBEDDED:
+        if not self._embedded:
             yield
             return
-        from emscope.behaviour.embedded.judge import shipped_head
         from emscope.organisms.embedded import EMBEDDED_ALIAS
 
         assert self.out is not None
-        folder, head = self.out.absolute().parent, file_sha256(shipped_head())
+        folder, head = self.out.absolute().parent, file_sha256(self._head)
         with self.execution.in_force(folder), kept_parts(self.out, [EMBEDDED_ALIAS], head):
             yield
 
     def _judged_by(self, questions: list[str], answers: list[str]) -> tuple[str, list[Judgement] | BatchResult]:
         """Return the judge's id, and the judgements or how a batch stands that is under way."""
-        if self.judge == EMBEDDED:
-            from emscope.behaviour.embedded.judge import shipped_head
+        if self._embedded:
             from emscope.organisms.embedded import EMBEDDED_ALIAS
 
             need, size = OrganismNeed(EMBEDDED_ALIAS), self.rows_per_shard
-            return judged_in_shards(need, shipped_head(), questions, answers, rows_per_shard=size)
+            return judged_in_shards(need, self._head, questions, answers, rows_per_shard=size)
         judge = self._judge()
         return judge.id, self._scores(judge, questions, answers)
 
@@ -207,6 +222,15 @@ class JudgeAnswers:
         )
         server = ServerSettings(settings.base_url or None) if self.dry_run else None
         return choose_judge(settings, store=self.store, server=server, max_calls=self.max_calls)
+
+    def _calibrated(self, scored: Path) -> Outcome:
+        from emscope.commands.calibrating import calibrate_to_table
+
+        others = [field.name for field in fields(self) if field.name not in ("calibrate", "out", "table")]
+        ignored = changed_flags(self, others)
+        if ignored:
+            raise UserError(f"--calibrate fits a head to a scored table, so {ignored} would be ignored: leave it out.")
+        return calibrate_to_table(scored, self.out)
 
     def _compare(self, first: Path, second: Path) -> Outcome:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged
