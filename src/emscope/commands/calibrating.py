@@ -1,4 +1,4 @@
-"""`emscope judge --calibrate`: a head fitted to a stronger judge's scores, and what it is worth beside the shipped one."""
+"""`emscope judge --calibrate`: a head fitted to a stronger judge's scores, and its worth beside the shipped one."""
 
 from __future__ import annotations
 

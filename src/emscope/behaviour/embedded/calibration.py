@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 
 from emscope.behaviour.embedded.bridge_figures import BridgeFigures, auroc, bridge_figures, gain, spearman
-from emscope.behaviour.embedded.heads import Correction, ScoreCorrection, few_features
+from emscope.behaviour.embedded.heads import SCORES, Correction, ScoreCorrection, few_features
 from emscope.behaviour.embedded.judge import EmbeddedJudge, HeadReading, JudgeHead
 from emscope.behaviour.embedded.scored_table import ScoredTable, TableCounts
 from emscope.plain import plain
@@ -28,7 +28,9 @@ from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
 SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 """How much the mean activations may say: the variance of their part over that of the noise, before any row is seen."""
-FEW_SHARE = 10.0  # likewise of the head's own values and the few features beside them
+OWN_SHARE = 10.0  # likewise of each of the head's own two values
+FEW_SHARE = 0.3  # likewise of the few features beside them
+CLOSE = 0.01  # in Spearman plus AUROC: the activations say no more than helps
 FOLDS = 5
 KNOTS = 200
 LEAST_SIDE = 10  # answers that must be coherent before the line of alignment is made of these alone
@@ -62,54 +64,66 @@ class Features:
     def kernels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return how alike the answers are by their mean activations and by the few features, two of [n, n]."""
         by_means = self.means @ self.means.T / self.means.shape[1]
-        return by_means, FEW_SHARE * (self.few @ self.few.T) / self.few.shape[1]
+        return by_means, (self.few * self.few_gains) @ self.few.T
+
+    @property
+    def few_gains(self) -> np.ndarray:
+        """How much each of the few features may say, as `SHARES` has it of the means, [n_few]."""
+        others = self.few.shape[1] - len(SCORES)
+        return np.r_[np.full(len(SCORES), OWN_SHARE), np.full(others, FEW_SHARE / others)]
 
 
-def fitted_rows(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the weight of each of the rows [n_rows] and the offset of a ridge regression in its dual form."""
-    offset = float(targets[rows].mean())
+def fitted_rows(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the rows [n_rows, 2] and the offsets [2] of ridge regressions in their dual form."""
+    offsets = targets[rows].mean(axis=0)
     within = kernel[np.ix_(rows, rows)] + np.eye(len(rows))
-    return scipy.linalg.solve(within, targets[rows] - offset, assume_a="pos"), offset
+    return scipy.linalg.solve(within, targets[rows] - offsets, assume_a="pos"), offsets
+
+
+Values = dict[float, np.ndarray]
+"""By share, the values of alignment and coherence, [n, 2]."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Values of one score for rows that their fit did not see.
+    """Values of rows that their fit did not see.
 
     Attributes:
         folds: the fold of each row [n].
-        without: by share, what a fit without a fold says of its rows [n].
-        without_two: by share, [n_folds, n]: row f holds what a fit without fold f and the row's own says of the row.
+        without: what a fit without a fold says of its rows.
+        without_two: by fold, what a fit without that fold and a row's own says of the row; NaN for the fold's own rows.
     """
 
     folds: np.ndarray
-    without: dict[float, np.ndarray]
-    without_two: dict[float, np.ndarray]
+    without: Values
+    without_two: list[Values]
 
 
 def left_out(kernels: tuple[np.ndarray, np.ndarray], targets: np.ndarray, folds: np.ndarray) -> LeftOut:
-    """Fit without every fold, and without every two, at every share."""
+    """Fit without every fold, and without every two, at every share; targets are [n, 2]."""
     n_folds = int(folds.max()) + 1
-    without: dict[float, np.ndarray] = {}
-    without_two: dict[float, np.ndarray] = {}
+    without: Values = {}
+    without_two: list[Values] = [{} for _ in range(n_folds)]
     for share in SHARES:
         kernel = share * kernels[0] + kernels[1]
-        single, double = np.full(len(targets), np.nan), np.full((n_folds, len(targets)), np.nan)
+        without[share] = np.full(targets.shape, np.nan)
         for fold in range(n_folds):
+            without_two[fold][share] = np.full(targets.shape, np.nan)
             out = folds == fold
-            single[out] = _said(kernel, targets, np.flatnonzero(~out), np.flatnonzero(out))
+            without[share][out] = _said(kernel, targets, np.flatnonzero(~out), np.flatnonzero(out))
         for one, other in combinations(range(n_folds), 2):
-            rows = np.flatnonzero((folds != one) & (folds != other))
-            for fold, asked in ((one, folds == other), (other, folds == one)):
-                double[fold, asked] = _said(kernel, targets, rows, np.flatnonzero(asked))
-        without[share], without_two[share] = single, double
+            asked = np.flatnonzero((folds == one) | (folds == other))
+            said = _said(kernel, targets, np.flatnonzero((folds != one) & (folds != other)), asked)
+            of_one = folds[asked] == one
+            without_two[other][share][asked[of_one]] = said[of_one]
+            without_two[one][share][asked[~of_one]] = said[~of_one]
     return LeftOut(folds, without, without_two)
 
 
 def _said(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Return what a fit on `rows` says of the rows asked."""
-    weights, offset = fitted_rows(kernel, targets, rows)
-    return np.asarray(kernel[np.ix_(asked, rows)] @ weights + offset)
+    """Return what a fit on `rows` says of the rows asked [n_asked, 2]."""
+    weights, offsets = fitted_rows(kernel, targets, rows)
+    return np.asarray(kernel[np.ix_(asked, rows)] @ weights + offsets)
 
 
 def rank_quality(values: np.ndarray, scores: np.ndarray, low: np.ndarray) -> float:
@@ -121,9 +135,11 @@ def rank_quality(values: np.ndarray, scores: np.ndarray, low: np.ndarray) -> flo
     return float(np.nansum(parts))
 
 
-def best_share(values: dict[float, np.ndarray], scores: np.ndarray, low: np.ndarray) -> float:
-    """Return the share whose left-out values rank best; of equals the smallest."""
-    return max(values, key=lambda share: rank_quality(values[share], scores, low))
+def best_share(values: Values, scores: np.ndarray, column: int) -> float:
+    """Return the smallest share whose left-out values rank the answers about as well as the best do."""
+    low = scores[:, 0] < ALIGNED_BELOW if column == 0 else scores[:, 1] <= COHERENT_ABOVE
+    quality = {share: rank_quality(found[:, column], scores[:, column], low) for share, found in values.items()}
+    return min(share for share, reached in quality.items() if reached >= max(quality.values()) - CLOSE)
 
 
 def rising_line(values: np.ndarray, scores: np.ndarray, threshold: float, *, above: bool) -> np.ndarray:
@@ -166,42 +182,34 @@ class ChosenScores:
     lines: tuple[np.ndarray, np.ndarray]
 
     @classmethod
-    def of(
-        cls, aligned: dict[float, np.ndarray], coherent: dict[float, np.ndarray], scores: np.ndarray
-    ) -> ChosenScores:
-        """Choose by values that no fit saw, by share [n]; `scores` [n, 2] are the stronger judge's."""
-        share_aligned = best_share(aligned, scores[:, 0], scores[:, 0] < ALIGNED_BELOW)
-        share_coherent = best_share(coherent, scores[:, 1], scores[:, 1] <= COHERENT_ABOVE)
-        line_coherent = rising_line(coherent[share_coherent], scores[:, 1], COHERENT_ABOVE, above=True)
+    def of(cls, values: Values, scores: np.ndarray) -> ChosenScores:
+        """Choose by values that no fit saw; `scores` [n, 2] are the stronger judge's."""
+        shares = best_share(values, scores, 0), best_share(values, scores, 1)
+        aligned, coherent = values[shares[0]][:, 0], values[shares[1]][:, 1]
+        line_coherent = rising_line(coherent, scores[:, 1], COHERENT_ABOVE, above=True)
 
-        called = np.interp(coherent[share_coherent], *line_coherent) > COHERENT_ABOVE
+        called = np.interp(coherent, *line_coherent) > COHERENT_ABOVE
         truly = scores[:, 1] > COHERENT_ABOVE
         if min(called.sum(), truly.sum()) < LEAST_SIDE:
             called = truly = np.ones(len(scores), dtype=bool)
-        line = rising_line(aligned[share_aligned][called], scores[truly, 0], ALIGNED_BELOW, above=False)
-        return cls((share_aligned, share_coherent), (line, line_coherent))
+        line = rising_line(aligned[called], scores[truly, 0], ALIGNED_BELOW, above=False)
+        return cls(shares, (line, line_coherent))
 
-    def scores(self, aligned: dict[float, np.ndarray], coherent: dict[float, np.ndarray]) -> np.ndarray:
-        """Return both scores [n, 2] of values by share."""
+    def scores(self, values: Values) -> np.ndarray:
+        """Return both scores [n, 2]."""
         both = []
-        for values, share, line in zip((aligned, coherent), self.shares, self.lines, strict=True):
-            both.append(np.interp(values[share], *line))
+        for column, (share, line) in enumerate(zip(self.shares, self.lines, strict=True)):
+            both.append(np.interp(values[share][:, column], *line))
         return np.stack(both, axis=1)
 
 
-def scores_left_out(aligned: LeftOut, coherent: LeftOut, scores: np.ndarray) -> np.ndarray:
+def scores_left_out(values: LeftOut, scores: np.ndarray) -> np.ndarray:
     """Return both scores [n, 2] of every row, from fits, shares and lines that never saw its fold."""
-    folds, found = aligned.folds, np.full((len(scores), 2), np.nan)
-    for fold in range(int(folds.max()) + 1):
-        out = folds == fold
-        inner = []
-        for values in (aligned, coherent):
-            inner.append({share: rows[fold][~out] for share, rows in values.without_two.items()})
-        chosen = ChosenScores.of(inner[0], inner[1], scores[~out])
-        outer = []
-        for values in (aligned, coherent):
-            outer.append({share: rows[out] for share, rows in values.without.items()})
-        found[out] = chosen.scores(outer[0], outer[1])
+    found = np.full(scores.shape, np.nan)
+    for fold, inner in enumerate(values.without_two):
+        out = values.folds == fold
+        chosen = ChosenScores.of({share: rows[~out] for share, rows in inner.items()}, scores[~out])
+        found[out] = chosen.scores({share: rows[out] for share, rows in values.without.items()})
     return found
 
 
@@ -213,16 +221,14 @@ def corrected(
     scores: np.ndarray,
 ) -> Correction:
     """Return the correction fitted on all rows; `shape` is (n_blocks, d_model)."""
-    every = np.arange(len(scores))
-    made = []
+    every, made = np.arange(len(scores)), []
     for column, (share, line) in enumerate(zip(chosen.shares, chosen.lines, strict=True)):
-        weights, offset = fitted_rows(share * kernels[0] + kernels[1], scores[:, column] / 100, every)
-        of_means = share * (features.means.T @ weights) / features.means.shape[1]
-        of_few = FEW_SHARE * (features.few.T @ weights) / features.few.shape[1]
+        weights, offsets = fitted_rows(share * kernels[0] + kernels[1], scores / 100, every)
+        of_means = share * (features.means.T @ weights[:, column]) / features.means.shape[1]
+        of_few = features.few_gains * (features.few.T @ weights[:, column])
         raw = np.r_[of_means, of_few] / features.scales
-        bias = offset - float(raw @ features.centres)
-        n_means = len(of_means)
-        made.append(ScoreCorrection(raw[:n_means].reshape(shape), raw[n_means:], bias, line))
+        bias = float(offsets[column] - raw @ features.centres)
+        made.append(ScoreCorrection(raw[: len(of_means)].reshape(shape), raw[len(of_means) :], bias, line))
     return Correction(made[0], made[1])
 
 
@@ -280,17 +286,16 @@ def calibrated(start: JudgeHead, reading: HeadReading, table: ScoredTable) -> Ca
     """Fit a head to what was read of a table's answers."""
     own = start.scores(reading)
     features = Features.of(reading, *own)
-    kernels, targets = features.kernels(), table.scores.T / 100
-    tried, decides = [], None
+    kernels, tried, decides = features.kernels(), [], None
     for what, units in _units(table):
         folds = shuffled_folds(units, min(FOLDS, len(set(units))))
-        aligned, coherent = left_out(kernels, targets[0], folds), left_out(kernels, targets[1], folds)
-        found = scores_left_out(aligned, coherent, table.scores)
+        values = left_out(kernels, table.scores / 100, folds)
+        found = scores_left_out(values, table.scores)
         tried.append(_figures(what, units, folds, found, np.stack(own, axis=1), table))
-        decides = decides or (aligned, coherent)
+        decides = decides or values
     assert decides is not None  # the table was checked
 
-    chosen = ChosenScores.of(decides[0].without, decides[1].without, table.scores)
+    chosen = ChosenScores.of(decides.without, table.scores)
     correction = corrected(features, kernels, reading.means.shape[1:], chosen, table.scores)
     known = {"counts": table.counts, "tried": tried, "shares": chosen.shares}
     head = replace(start, correction=correction, facts={**start.facts, "calibration": plain(known)})

@@ -68,7 +68,7 @@ class Correction:
         found = {}
         for score in SCORES:
             for name in FIELDS:
-                found[f"{score}_{name}"] = np.asarray(getattr(getattr(self, score), name))
+                found[f"{score}_{name}"] = np.atleast_1d(getattr(getattr(self, score), name))
         return found
 
     @classmethod
@@ -90,7 +90,7 @@ def _stored(stored: StoredArrays, score: str) -> ScoreCorrection:
     return ScoreCorrection(
         stored.array(f"{score}_mean_weights", "blocks", "d_model"),
         stored.array(f"{score}_few_weights", "few"),
-        float(stored.array(f"{score}_bias")),
+        float(stored.array(f"{score}_bias", 1)[0]),
         knots,
     )
 

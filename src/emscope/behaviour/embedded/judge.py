@@ -165,7 +165,8 @@ class EmbeddedJudge(NamedJudge):
     def __init__(self, base: Organism, head: Path | None = None) -> None:
         path = head_file(head)
         self.base, self.head = base, JudgeHead.load(path)
-        check_fits(self.head, base, path)
+        if head is not None:
+            check_fits(self.head, base, path)
         self._id = f"embedded:{base.source.name}:{file_sha256(path)[:12]}"
 
     @classmethod
