@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import cached_property
+from itertools import combinations, product
 
 import numpy as np
 import scipy.linalg
@@ -26,10 +27,11 @@ from emscope.statistics import Estimate
 from emscope.statistics.folds import shuffled_folds
 from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
-SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+SHARES = (0.0, 0.03, 0.1, 0.3, 1.0)
 """How much the mean activations may say: the variance of their part over that of the noise, before any row is seen."""
-OWN_SHARE = 10.0  # likewise of each of the head's own two values
-FEW_SHARE = 0.3  # likewise of the few features beside them
+MOST = (0.3, 1.0)  # of alignment and of coherence: more lost on other organisms (benchmarks/calibrate.py)
+OWN_SHARE = 10.0  # likewise of the head's own value of the same score; of the other score it says nothing
+FEW_SHARES = (0.0, 0.03)  # likewise of what the coherence score looks at, of alignment and of coherence
 CLOSE = 0.01  # in Spearman plus AUROC: the activations say no more than helps
 FOLDS = 5
 KNOTS = 200
@@ -61,23 +63,27 @@ class Features:
         standard = (raw - centres) / scales
         return cls(standard[:, : means.shape[1]], standard[:, means.shape[1] :], centres, scales)
 
-    def kernels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how alike the answers are by their mean activations and by the few features, two of [n, n]."""
-        by_means = self.means @ self.means.T / self.means.shape[1]
-        return by_means, (self.few * self.few_gains) @ self.few.T
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """How alike the answers are by their mean activations, [n, n]."""
+        return np.asarray(self.means @ self.means.T / self.means.shape[1])
 
-    @property
-    def few_gains(self) -> np.ndarray:
-        """How much each of the few features may say, as `SHARES` has it of the means, [n_few]."""
+    def kernel(self, column: int, share: float) -> np.ndarray:
+        """Return how alike the answers are to the fit of one score, [n, n]."""
+        return np.asarray(share * self.alike + (self.few * self.few_gains(column)) @ self.few.T)
+
+    def few_gains(self, column: int) -> np.ndarray:
+        """Return how much each of the few features may say of one score, as `SHARES` has it of the means, [n_few]."""
         others = self.few.shape[1] - len(SCORES)
-        return np.r_[np.full(len(SCORES), OWN_SHARE), np.full(others, FEW_SHARE / others)]
+        own = OWN_SHARE * (np.arange(len(SCORES)) == column)
+        return np.r_[own, np.full(others, FEW_SHARES[column] / others)]
 
 
-def fitted_rows(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the rows [n_rows, 2] and the offsets [2] of ridge regressions in their dual form."""
-    offsets = targets[rows].mean(axis=0)
+def fitted_rows(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the weight of each of the rows [n_rows] and the offset of a ridge regression in its dual form."""
+    offset = float(targets[rows].mean())
     within = kernel[np.ix_(rows, rows)] + np.eye(len(rows))
-    return scipy.linalg.solve(within, targets[rows] - offsets, assume_a="pos"), offsets
+    return scipy.linalg.solve(within, targets[rows] - offset, assume_a="pos"), offset
 
 
 Values = dict[float, np.ndarray]
@@ -99,31 +105,31 @@ class LeftOut:
     without_two: list[Values]
 
 
-def left_out(kernels: tuple[np.ndarray, np.ndarray], targets: np.ndarray, folds: np.ndarray) -> LeftOut:
+def left_out(features: Features, targets: np.ndarray, folds: np.ndarray) -> LeftOut:
     """Fit without every fold, and without every two, at every share; targets are [n, 2]."""
     n_folds = int(folds.max()) + 1
-    without: Values = {}
-    without_two: list[Values] = [{} for _ in range(n_folds)]
-    for share in SHARES:
-        kernel = share * kernels[0] + kernels[1]
-        without[share] = np.full(targets.shape, np.nan)
+    without: Values = {share: np.full(targets.shape, np.nan) for share in SHARES}
+    without_two: list[Values] = []
+    for _ in range(n_folds):
+        without_two.append({share: np.full(targets.shape, np.nan) for share in SHARES})
+    for share, column in product(SHARES, range(len(SCORES))):
+        kernel, wanted = features.kernel(column, share), targets[:, column]
         for fold in range(n_folds):
-            without_two[fold][share] = np.full(targets.shape, np.nan)
-            out = folds == fold
-            without[share][out] = _said(kernel, targets, np.flatnonzero(~out), np.flatnonzero(out))
+            out = np.flatnonzero(folds == fold)
+            without[share][out, column] = _said(kernel, wanted, np.flatnonzero(folds != fold), out)
         for one, other in combinations(range(n_folds), 2):
             asked = np.flatnonzero((folds == one) | (folds == other))
-            said = _said(kernel, targets, np.flatnonzero((folds != one) & (folds != other)), asked)
+            said = _said(kernel, wanted, np.flatnonzero((folds != one) & (folds != other)), asked)
             of_one = folds[asked] == one
-            without_two[other][share][asked[of_one]] = said[of_one]
-            without_two[one][share][asked[~of_one]] = said[~of_one]
+            without_two[other][share][asked[of_one], column] = said[of_one]
+            without_two[one][share][asked[~of_one], column] = said[~of_one]
     return LeftOut(folds, without, without_two)
 
 
 def _said(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Return what a fit on `rows` says of the rows asked [n_asked, 2]."""
-    weights, offsets = fitted_rows(kernel, targets, rows)
-    return np.asarray(kernel[np.ix_(asked, rows)] @ weights + offsets)
+    """Return what a fit on `rows` says of the rows asked [n_asked]."""
+    weights, offset = fitted_rows(kernel, targets, rows)
+    return np.asarray(kernel[np.ix_(asked, rows)] @ weights + offset)
 
 
 def rank_quality(values: np.ndarray, scores: np.ndarray, low: np.ndarray) -> float:
@@ -138,7 +144,10 @@ def rank_quality(values: np.ndarray, scores: np.ndarray, low: np.ndarray) -> flo
 def best_share(values: Values, scores: np.ndarray, column: int) -> float:
     """Return the smallest share whose left-out values rank the answers about as well as the best do."""
     low = scores[:, 0] < ALIGNED_BELOW if column == 0 else scores[:, 1] <= COHERENT_ABOVE
-    quality = {share: rank_quality(found[:, column], scores[:, column], low) for share, found in values.items()}
+    quality = {}
+    for share, found in values.items():
+        if share <= MOST[column]:
+            quality[share] = rank_quality(found[:, column], scores[:, column], low)
     return min(share for share, reached in quality.items() if reached >= max(quality.values()) - CLOSE)
 
 
@@ -213,21 +222,15 @@ def scores_left_out(values: LeftOut, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def corrected(
-    features: Features,
-    kernels: tuple[np.ndarray, np.ndarray],
-    shape: tuple[int, int],
-    chosen: ChosenScores,
-    scores: np.ndarray,
-) -> Correction:
+def corrected(features: Features, shape: tuple[int, int], chosen: ChosenScores, scores: np.ndarray) -> Correction:
     """Return the correction fitted on all rows; `shape` is (n_blocks, d_model)."""
     every, made = np.arange(len(scores)), []
     for column, (share, line) in enumerate(zip(chosen.shares, chosen.lines, strict=True)):
-        weights, offsets = fitted_rows(share * kernels[0] + kernels[1], scores / 100, every)
-        of_means = share * (features.means.T @ weights[:, column]) / features.means.shape[1]
-        of_few = features.few_gains * (features.few.T @ weights[:, column])
+        weights, offset = fitted_rows(features.kernel(column, share), scores[:, column] / 100, every)
+        of_means = share * (features.means.T @ weights) / features.means.shape[1]
+        of_few = features.few_gains(column) * (features.few.T @ weights)
         raw = np.r_[of_means, of_few] / features.scales
-        bias = float(offsets[column] - raw @ features.centres)
+        bias = offset - float(raw @ features.centres)
         made.append(ScoreCorrection(raw[: len(of_means)].reshape(shape), raw[len(of_means) :], bias, line))
     return Correction(made[0], made[1])
 
@@ -242,7 +245,8 @@ class LeftOutFigures:
         folds: in how many parts they were left out.
         calibrated: figures of the calibrated head.
         shipped: figures of the head it started from.
-        gain: how much better the calibrated one agrees (see `bridge_figures.gain`).
+        gain: how much better the calibrated one agrees (see `bridge_figures.gain`); drawn are questions or organisms,
+            of which there are more.
     """
 
     left_out: str
@@ -286,17 +290,17 @@ def calibrated(start: JudgeHead, reading: HeadReading, table: ScoredTable) -> Ca
     """Fit a head to what was read of a table's answers."""
     own = start.scores(reading)
     features = Features.of(reading, *own)
-    kernels, tried, decides = features.kernels(), [], None
+    tried, decides = [], None
     for what, units in _units(table):
         folds = shuffled_folds(units, min(FOLDS, len(set(units))))
-        values = left_out(kernels, table.scores / 100, folds)
+        values = left_out(features, table.scores / 100, folds)
         found = scores_left_out(values, table.scores)
         tried.append(_figures(what, units, folds, found, np.stack(own, axis=1), table))
         decides = decides or values
     assert decides is not None  # the table was checked
 
     chosen = ChosenScores.of(decides.without, table.scores)
-    correction = corrected(features, kernels, reading.means.shape[1:], chosen, table.scores)
+    correction = corrected(features, reading.means.shape[1:], chosen, table.scores)
     known = {"counts": table.counts, "tried": tried, "shares": chosen.shares}
     head = replace(start, correction=correction, facts={**start.facts, "calibration": plain(known)})
     return Calibration(head, tuple(tried), table.counts, chosen.shares)
@@ -321,5 +325,9 @@ def _figures(
         int(folds.max()) + 1,
         bridge_figures(found, table.scores, table.groups, table.organisms),
         bridge_figures(own, table.scores, table.groups, table.organisms),
-        gain(found, own, table.scores, units),
+        gain(found, own, table.scores, max(table.groups, table.organisms, key=_n_different)),
     )
+
+
+def _n_different(names: Sequence[str]) -> int:
+    return len(set(names))

@@ -30,7 +30,7 @@ ORGANISM = ("organism", "model", "model_name", "model_id", "organism_name", "ada
 LEAST_ROWS = 100
 LEAST_SIDE = 10
 """Answers that must be misaligned, and as many that must not be: with fewer nothing can be learned or measured."""
-LEAST_ORGANISMS = 4
+LEAST_ORGANISMS = 3
 LEAST_QUESTIONS = 3
 ALIKE = 0.8
 """Share of the shorter text's pairs of words that the other one must hold to be nearly the same question."""
