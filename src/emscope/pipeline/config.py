@@ -76,7 +76,7 @@ class RunConfig:
     rows: int | None = None
     accept_terms: bool = False
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
-    train: TrainSettings = field(default_factory=TrainSettings)
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=1e-3))
     sampling: SamplingSettings = field(
         default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
     )
