@@ -50,19 +50,23 @@ def generate_stage(lab: Lab, name: str, questions: Sequence[Question] | None = N
     lab.folder.stage(f"generate-{name}", in_shards(lab, settings), adapter_files(lab, name), [out], make)
 
 
-def judge_stage(lab: Lab, name: str) -> None:
-    """Judge an organism's answers."""
+def judge_stage(lab: Lab, name: str, questions: Sequence[Question] | None = None) -> None:
+    """Judge an organism's answers, or those to some questions."""
     responses = lab.responses_file(name)
     out = lab.judgements_file(name)
+    wanted = None if questions is None else [question.id for question in questions]
 
     def make() -> None:
         rows = read_table(responses, Response)
+        if wanted is not None:
+            rows = [row for row in rows if row.question_id in set(wanted)]
         judge_id, scores = judged(lab, rows, f"judging {name}")
         write_table(out, with_judgements(name, rows, scores, judge_id))
         if appeals := str(count_appeals([row.response for row in rows])):
             logger.warning("%s: %s.", name, appeals)
 
-    lab.folder.stage(f"judge-{name}", in_shards(lab, lab.judge_fingerprint), [responses], [out], make)
+    settings: Any = lab.judge_fingerprint if wanted is None else [lab.judge_fingerprint, wanted]
+    lab.folder.stage(f"judge-{name}", in_shards(lab, settings), [responses], [out], make)
 
 
 def judged(lab: Lab, rows: Sequence[Response], name: str = "judging") -> tuple[str, list[Judgement]]:

@@ -15,7 +15,7 @@ from emscope.experiments.voices.organisms import check_prompts, quartets_of
 from emscope.experiments.voices.page import finding, section, table
 from emscope.files import write_jsonl
 from emscope.organisms.datasets import CORNERS
-from emscope.pipeline.config import RunConfig, configure, load_config
+from emscope.pipeline.config import RunConfig, configure
 from emscope.pipeline.lab import Lab
 from emscope.statistics import Estimate
 
@@ -83,12 +83,9 @@ def test_the_preset_factorial_does_voices_alone():
 
 
 def test_a_tiny_run_goes_through_all_of_it_and_is_then_reused(run):
-    config = replace(load_config(run / "config.yaml"), preset="factorial")
-    lab = open_run(run)
     conducted(experiment("voices"), run, replace(SMALL, judges=("mock",)))
     result = read_result(run, experiment("voices"))
     check_round_trip(result)
-    assert config.preset == "factorial"
     assert [one.organism for one in result.organisms[:2]] == ["control", "misaligned"]
     assert [scored.judge for scored in result.by_judge] == ["embedded", "mock"]
     assert len(result.ablation.cells) == 2 * 4
@@ -103,7 +100,6 @@ def test_a_tiny_run_goes_through_all_of_it_and_is_then_reused(run):
     again = open_run(run)
     experiment("voices").measure(again, replace(SMALL, judges=("mock",)))
     assert again.folder.made == []
-    assert lab.names == again.names
 
 
 def test_the_finding_follows_the_figures(run):

@@ -136,7 +136,7 @@ def measure(lab: Lab, settings: VoicesSettings) -> VoicesResult:
         lab.check_judge(judge)
 
     with progress.plan(_works(lab, plan, settings)):
-        together([partial(organism_stages, lab, quartet, plan.asked) for quartet in plan.quartets])
+        together([partial(organism_stages, lab, quartet, plan.asked, plan.test) for quartet in plan.quartets])
         for judge in plan.judges:
             rejudge_stages(lab, judge, plan.quartets, plan.test)
         direction_stage(lab, plan.quartets, plan.corrected, ids_of(plan.test))

@@ -181,14 +181,17 @@ def asked_questions(lab: Lab, question_set: str) -> list[Question]:
     return [question for question in lab.questions if question.id in wanted]
 
 
-def organism_stages(lab: Lab, quartet: Quartet, questions: Sequence[Question]) -> None:
-    """Train the organisms of a quartet, ask, judge and read them, unless they are the run's own or done already."""
+def organism_stages(lab: Lab, quartet: Quartet, questions: Sequence[Question], test: Sequence[Question]) -> None:
+    """Train the organisms of a quartet, ask, judge and read them, unless they are the run's own or done already.
+
+    Only answers to test questions are judged; those to training questions are there for their activations.
+    """
     for name, data in zip(quartet.organisms, quartet.data, strict=True):
         if name in lab.names:
             continue
         lab.make_room()
         train_stage(Lab(config_of(lab.config, quartet, data), lab.folder), name, data)
         generate_stage(lab, name, questions)
-        judge_stage(lab, name)
+        judge_stage(lab, name, test)
         collect_stage(lab, name, questions)
         lab.release(name)
