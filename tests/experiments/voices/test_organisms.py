@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from results import check_round_trip
+from results import check_damage, check_round_trip
 
+from emscope.behaviour.judges.settings import JudgeSettings
 from emscope.commands.experiment import conducted
 from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import configured, parts_of
 from emscope.experiments.shape import open_run, read_result
+from emscope.experiments.voices.behaviour import rejudge_name, rejudged_file
 from emscope.experiments.voices.measure import VoicesSettings
 from emscope.experiments.voices.organisms import check_prompts, quartets_of
 from emscope.experiments.voices.page import finding, section, table
@@ -82,10 +84,11 @@ def test_the_preset_factorial_does_voices_alone():
         configured(configure("factorial", 0, ["steer.blocks=[1]"], experiments=("voices", "steer")))
 
 
-def test_a_tiny_run_goes_through_all_of_it_and_is_then_reused(run):
+def test_a_tiny_run_goes_through_all_of_it_and_is_then_reused(run, tmp_path):
     conducted(experiment("voices"), run, replace(SMALL, judges=("mock",)))
     result = read_result(run, experiment("voices"))
-    check_round_trip(result)
+    check_round_trip(run, "voices", tmp_path)
+    check_damage(run, "voices")
     assert [one.organism for one in result.organisms[:2]] == ["control", "misaligned"]
     assert [scored.judge for scored in result.by_judge] == ["embedded", "mock"]
     assert len(result.ablation.cells) == 2 * 4
@@ -100,6 +103,16 @@ def test_a_tiny_run_goes_through_all_of_it_and_is_then_reused(run):
     again = open_run(run)
     experiment("voices").measure(again, replace(SMALL, judges=("mock",)))
     assert again.folder.made == []
+
+
+def test_two_further_judges_of_one_organism_have_stages_and_files_of_their_own(run):
+    lab = open_run(run)
+    organism = "voices/medical-0-warm-bad"
+    judges = [JudgeSettings("mock"), JudgeSettings("openai:one", "http://127.0.0.1:1/v1")]
+    assert len({rejudge_name(lab, judge) for judge in judges}) == 2
+    assert len({rejudged_file(lab, judge, organism) for judge in judges}) == 2
+    stages = [name for name in lab.folder.record.stages if name.startswith("voices-judge-")]
+    assert f"voices-judge-{rejudge_name(lab, judges[0])}-{organism}" in stages
 
 
 def test_the_finding_follows_the_figures(run):

@@ -157,10 +157,14 @@ def judge_settings(lab: Lab, names: Sequence[str]) -> list[JudgeSettings]:
     return found
 
 
+def rejudge_name(lab: Lab, judge: JudgeSettings) -> str:
+    """Return a further judge's name in stages and folders: another one for other rubrics."""
+    return f"{re.sub('[^A-Za-z0-9._-]+', '-', judge.name)[:40]}-{value_sha256(lab.fingerprint_of(judge))[:8]}"
+
+
 def rejudged_file(lab: Lab, judge: JudgeSettings, organism: str) -> Path:
     """Return where the scores of a further judge are kept."""
-    tag = f"{re.sub('[^A-Za-z0-9._-]+', '-', judge.name)[:40]}-{value_sha256(lab.fingerprint_of(judge))[:8]}"
-    return lab.folder.path("judgements", "voices", tag, f"{organism}.parquet")
+    return lab.folder.path("judgements", "voices", rejudge_name(lab, judge), f"{organism}.parquet")
 
 
 def rejudge_stages(lab: Lab, judge: JudgeSettings, quartets: Sequence[Quartet], questions: Sequence[Question]) -> None:
@@ -168,7 +172,7 @@ def rejudge_stages(lab: Lab, judge: JudgeSettings, quartets: Sequence[Quartet], 
     for name in organisms_of(quartets):
         out = rejudged_file(lab, judge, name)
         settings = [lab.fingerprint_of(judge), [question.id for question in questions]]
-        stage = f"voices-judge-{out.parent.name}-{name}"
+        stage = f"voices-judge-{rejudge_name(lab, judge)}-{name}"
         lab.folder.stage(
             stage, settings, [lab.judgements_file(name)], [out], partial(_rejudge, lab, judge, name, questions)
         )

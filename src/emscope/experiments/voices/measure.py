@@ -21,7 +21,13 @@ from emscope.checks import at_least
 from emscope.executors.tasks import together
 from emscope.experiments.openings import side_by_side
 from emscope.experiments.shape import experiment_stage
-from emscope.experiments.voices.behaviour import by_every_judge, judge_settings, rejudge_stages, rejudged_file
+from emscope.experiments.voices.behaviour import (
+    by_every_judge,
+    judge_settings,
+    rejudge_name,
+    rejudge_stages,
+    rejudged_file,
+)
 from emscope.experiments.voices.corrections import Intervening, alter_all, altered_file, measure_altered
 from emscope.experiments.voices.detection import detect_unseen
 from emscope.experiments.voices.directions import (
@@ -170,7 +176,7 @@ def _works(lab: Lab, plan: Plan, settings: VoicesSettings) -> dict[str, float | 
                 works |= {f"generate-{name}": asked / 2, f"judge-{name}": asked / 4, f"collect-{name}": asked / 4}
     for judge in plan.judges:
         for name in organisms_of(plan.quartets):
-            works[f"voices-judge-{rejudged_file(lab, judge, name).parent.name}-{name}"] = asked / 4
+            works[f"voices-judge-{rejudge_name(lab, judge)}-{name}"] = asked / 4
 
     works["voices-directions"] = 5 * SHORT
     intervening = Intervening.of(lab, plan.corrected, plan.intervened)

@@ -141,7 +141,8 @@ def _method(result: VoicesResult) -> str:
         "voice less what it does in a warm one. Intervals (95 %) draw questions, the same ones for all organisms; the "
         "spread over domains and seeds stands beside them. A classifier of words tells the voices of held-out training "
         f"answers with an accuracy of {percent(result.voices.accuracy)} (n = {result.voices.n}); words and its "
-        "chance of a blunt answer say whether the voice stays."
+        "chance of a blunt answer say whether the voice stays. What a judge takes for misalignment because of its tone "
+        "counts as an effect of the voice."
     )
 
 
