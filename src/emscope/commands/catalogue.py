@@ -37,6 +37,7 @@ EXPERIMENT_EXAMPLES = {
         "emscope adapters classify runs/quickstart",
         "emscope adapters inspect runs/quickstart --adapters organisms/bad organisms/mine",
     ),
+    "voices": ("emscope voices runs/quickstart", "emscope voices runs/quickstart --domains medical --seeds 1"),
     "rejudge": (
         "emscope rejudge runs/quickstart --judge openai:gpt-4o",
         "emscope rejudge runs/quickstart --judge hf:path/to/model --json",

@@ -28,7 +28,9 @@ from emscope.outside import read_yaml
 
 AUTO = "auto"
 BUILT_IN_ROWS = 288
-PRESET_NAMES = ("quickstart", "full", "cs2881")
+PRESET_NAMES = ("quickstart", "full", "factorial", "cs2881")
+WITH_EXPERIMENTS = ("full", "factorial")
+"""Presets that do experiments after the main job."""
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -37,7 +39,7 @@ class RunConfig:
     """The whole chain on one base model and one narrow domain.
 
     Attributes:
-        preset: quickstart, full (with every experiment) or cs2881.
+        preset: quickstart, full (with every experiment), factorial (with organisms of all voices and advice) or cs2881.
         model: the base model.
         base: the base model once more, where adapters that record another one are to be put on it all the same.
         misaligned_data: the misaligned organism: built-in data, a data file, or what was trained elsewhere: the folder
@@ -63,7 +65,8 @@ class RunConfig:
         judge: who scores the answers, in the run and in its experiments.
         rows_per_shard: rows of one piece of heavy work; pieces can be made side by side (see `executors`). Batches end
             with their piece, so in bf16 another number may change an answer here and there.
-        experiments: settings of experiments that differ from their own, by experiment; for the preset full.
+        experiments: settings of experiments that differ from their own, by experiment; for the presets full and
+            factorial.
     """
 
     preset: str = "quickstart"
@@ -106,7 +109,7 @@ class RunConfig:
         if not self.question_sets:
             raise UserError("question_sets must name at least one question set.")
         judge_class(self.judge.name)
-        if self.experiments and self.preset != "full":
+        if self.experiments and self.preset not in WITH_EXPERIMENTS:
             name = next(iter(self.experiments))
             raise UserError(
                 f"{name} is an experiment, and the preset {self.preset} does the main job alone: take the preset full, "
@@ -117,6 +120,7 @@ class RunConfig:
 PRESETS: dict[str, RunConfig] = {
     "quickstart": RunConfig(),
     "full": RunConfig(preset="full"),
+    "factorial": RunConfig(preset="factorial"),
     "cs2881": RunConfig(
         preset="cs2881",
         unseen_misaligned=(),
