@@ -31,7 +31,7 @@ from emscope.statistics.shares import estimate_share, wilson
 HIGHEST_SCORE = 100.0
 NO_VARIANCE = 1e-15
 FEW = 10
-"""Ones or zeros of an anchor, below which it does not tell how they go with the cheap judge's word, or with questions."""
+"""Ones or zeros of an anchor; with fewer it does not tell how they go with the cheap judge's word or with questions."""
 
 
 @dataclass(frozen=True)
