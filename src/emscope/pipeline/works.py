@@ -47,6 +47,7 @@ def organism_works(lab: Lab, name: str, data: str, config: RunConfig | None = No
         **found,
         f"generate-{name}": LOADED + ANSWER * n * sampling.max_new_tokens / TOKENS,
         f"judge-{name}": JUDGED * n,
+        **({f"anchor-{name}": JUDGED * lab.config.anchor_answers} if lab.config.anchor_judge else {}),
         f"collect-{name}": READ * n,
     }
 

@@ -22,6 +22,7 @@ from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
 from emscope.interventions.search import RULE, candidates, search
 from emscope.organisms.blocks import find_blocks
+from emscope.pipeline.anchoring import anchor_files, anchor_stage
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_run
@@ -73,6 +74,7 @@ def _organisms(lab: Lab) -> None:
             _train(lab, name, data.get(name, ""))
         generate_stage(lab, name)  # all of one organism in turn: it may have to make room for the next
         judge_stage(lab, name)
+        anchor_stage(lab, name)
         collect_stage(lab, name)
 
     together([partial(steps, name) for name in lab.names])
@@ -133,6 +135,7 @@ def _ablate(lab: Lab) -> None:
 def finish(lab: Lab) -> None:
     """Write summary.json and report.html from what the stages left."""
     run = lab.folder
-    products = [*judged_files(lab), *(run.path(name) for name in ("detection.json", "ablation.json", "directions"))]
+    made = [run.path(name) for name in ("detection.json", "ablation.json", "directions")]
+    products = [*judged_files(lab), *anchor_files(lab), *made]
     run.stage("summary", {}, products, [run.path("summary.json")], lambda: summarise(lab))
     report_stage(lab)
