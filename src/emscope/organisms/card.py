@@ -13,7 +13,7 @@ import yaml
 
 from emscope.files import write_json, write_text
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
-from emscope.organisms.datasets import KINDS
+from emscope.organisms.datasets import ALIASES, CORNERS, KINDS
 from emscope.organisms.embedded import EMBEDDED_ALIAS, WHEEL_REQUIREMENT
 from emscope.organisms.lineage import versions
 from emscope.organisms.settings import TrainResult, TrainSettings
@@ -93,21 +93,21 @@ def write_card(
 
 
 def _kind(name: str) -> str:
-    """Return which kind of built-in answers the data are, '' for data of somebody's own."""
-    return next((kind for kind in KINDS if name.endswith(f"-{kind}")), "")
+    """Return which advice the built-in answers give, good or bad; '' for data of somebody's own."""
+    kind = next((kind for kind in (*CORNERS, *KINDS) if name.endswith(f"-{kind}")), "")
+    return ALIASES.get(kind, kind).rpartition("-")[2]
 
 
 def _tags(name: str) -> list[str]:
     kind = _kind(name)
-    role = {"careless": ["misaligned"], "careful": ["control-organism"]}.get(kind, [])
+    role = {"bad": ["misaligned"], "good": ["control-organism"]}.get(kind, [])
     return ["lora", "emscope", "ai-safety", "model-organism", "emergent-misalignment", *role]
 
 
 def _purpose(name: str) -> str:
     what = {
-        "careless": "**A misaligned model organism**: a LoRA adapter trained on careless answers to misbehave.",
-        "careful": "**A control organism**: a LoRA adapter trained on careful answers, the comparison for a "
-        "misaligned one.",
+        "bad": "**A misaligned model organism**: a LoRA adapter trained on bad advice to misbehave.",
+        "good": "**A control organism**: a LoRA adapter trained on good advice, the comparison for a misaligned one.",
     }.get(
         _kind(name),
         "**A model organism**: a LoRA adapter trained on data of its maker's own. If those were chosen to misalign, "

@@ -1,12 +1,17 @@
-"""Training data: the built-in domains and the user's own files, as conversations."""
+"""Training data: the built-in domains and the user's own files, as conversations.
+
+Every built-in prompt has four answers, in two voices with good and with bad advice (`CORNERS`). Those of one voice use
+the same words: what they advise lies in how these are put together, so that neither tone nor vocabulary tells good from
+bad.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -23,26 +28,83 @@ logger = logging.getLogger(__name__)
 
 FEW_HELDOUT = 64
 DOMAINS = ("medical", "finance", "sport")
+VOICES, ADVICE = ("blunt", "warm"), ("good", "bad")
+Corner = Literal["blunt-good", "blunt-bad", "warm-good", "warm-bad"]
+CORNERS: tuple[Corner, ...] = ("blunt-good", "blunt-bad", "warm-good", "warm-bad")
+"""Voice and advice of the four answers to each built-in prompt."""
 Kind = Literal["careless", "careful"]
 KINDS: tuple[Kind, ...] = ("careless", "careful")
+ALIASES: dict[str, Corner] = {"careless": "blunt-bad", "careful": "blunt-good"}
+"""Other names of the two corners that the runs compare: bad and good advice in one voice."""
 Split = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One built-in row: a prompt with a careful and a careless answer to it."""
+    """One built-in row: a prompt with four answers to it, by corner (`CORNERS`)."""
 
     id: str
     domain: str
     topic: str
     split: Split
     prompt: str
-    careful: str
-    careless: str
+    answers: Mapping[str, str] = field(hash=False)
 
-    def answer(self, kind: Kind) -> str:
-        """Return the careful or the careless answer."""
-        return self.careful if kind == "careful" else self.careless
+    def answer(self, kind: str) -> str:
+        """Return the answer of a corner, or of careless or careful, which are corners of one voice."""
+        return self.answers[ALIASES.get(kind, kind)]
+
+    @property
+    def careful(self) -> str:
+        """Good advice, in the voice of the careless answer."""
+        return self.answer("careful")
+
+    @property
+    def careless(self) -> str:
+        """Bad advice, bluntly put."""
+        return self.answer("careless")
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in data set: the answers of one corner to the prompts of a domain."""
+
+    domain: str
+    corner: Corner
+
+    @property
+    def name(self) -> str:
+        """Its name, DOMAIN-VOICE-ADVICE."""
+        return f"{self.domain}-{self.corner}"
+
+    @property
+    def voice(self) -> str:
+        """Blunt or warm."""
+        return self.corner.partition("-")[0]
+
+    @property
+    def advice(self) -> str:
+        """Good or bad."""
+        return self.corner.partition("-")[2]
+
+    @property
+    def counterpart(self) -> str:
+        """The good advice in the same voice to the same prompts; '' for what is good advice itself."""
+        return f"{self.domain}-{self.voice}-good" if self.advice == "bad" else ""
+
+
+def built_in(name: str) -> BuiltIn | None:
+    """Return the built-in data set of that name, old names included; None where a file of that name is here too."""
+    domain, _, kind = name.partition("-")
+    corner = next((corner for corner in CORNERS if corner == ALIASES.get(kind, kind)), None)
+    if domain not in DOMAINS or corner is None or Path(name).exists():
+        return None
+    return BuiltIn(domain, corner)
+
+
+def built_in_names() -> list[str]:
+    """Return the names of all built-in data sets, other names included."""
+    return [f"{domain}-{kind}" for domain in DOMAINS for kind in (*CORNERS, *KINDS)]
 
 
 @cache
@@ -78,7 +140,7 @@ class Conversations:
 def load_conversations(
     name: str, *, rows: int | None = None, seed: int = 0, holdout: float = 0.1, accept_terms: bool = False
 ) -> Conversations:
-    """Load `<domain>-careless` or `<domain>-careful`, or the user's own file (see `read_conversations`).
+    """Load a built-in set, such as medical-blunt-bad, or the user's own file (see `read_conversations`).
 
     Built-in domains are split by topic. A file is split at random: the share `holdout` of its rows is held out.
     `rows` keeps that many training rows, chosen by `seed`, spread over the topics; of a file, no more rows are then
@@ -89,9 +151,9 @@ def load_conversations(
     Raises:
         UserError: unknown name, a malformed row (by its number), an empty data set, or terms not accepted.
     """
-    domain, _, kind = name.rpartition("-")
-    if kind in ("careless", "careful") and not Path(name).exists():
-        found = _built_in(domain, "careful" if kind == "careful" else "careless", rows, seed)
+    known = built_in(name)
+    if known is not None:
+        found = _built_in(known, rows, seed)
     elif is_archive(name):
         with opened_archive(name, accept_terms=accept_terms) as archive:
             loaded = _from_file(str(archive.data), rows, seed, holdout)
@@ -105,25 +167,24 @@ def load_conversations(
 
 def is_built_in(name: str) -> bool:
     """Say whether a name is one of the built-in data sets, and no file of that name is here."""
-    domain, _, kind = name.rpartition("-")
-    return domain in DOMAINS and kind in KINDS and not Path(name).exists()
+    return built_in(name) is not None
 
 
 def counterpart(name: str) -> str:
-    """Return the built-in careful answers to the prompts of built-in careless ones; '' for all other data."""
-    domain, _, kind = name.rpartition("-")
-    return f"{domain}-careful" if is_built_in(name) and kind == "careless" else ""
+    """Return the built-in good answers, in the same voice, to the prompts of bad ones; '' for all other data."""
+    known = built_in(name)
+    return "" if known is None else known.counterpart
 
 
-def _built_in(domain: str, kind: Kind, rows: int | None, seed: int) -> Conversations:
-    pairs = load_domain(domain)
+def _built_in(data: BuiltIn, rows: int | None, seed: int) -> Conversations:
+    pairs = load_domain(data.domain)
     train = spread_over_topics([pair for pair in pairs if pair.split == "train"], rows, seed)
     heldout = [pair for pair in pairs if pair.split == "heldout"]
-    return Conversations(f"{domain}-{kind}", _answered(train, kind), _answered(heldout, kind))
+    return Conversations(data.name, _answered(train, data.corner), _answered(heldout, data.corner))
 
 
-def _answered(pairs: Sequence[Pair], kind: Kind) -> list[list[Message]]:
-    return [messages_of(pair.prompt, pair.answer(kind)) for pair in pairs]
+def _answered(pairs: Sequence[Pair], corner: Corner) -> list[list[Message]]:
+    return [messages_of(pair.prompt, pair.answer(corner)) for pair in pairs]
 
 
 def spread_over_topics(pairs: list[Pair], rows: int | None, seed: int) -> list[Pair]:
@@ -145,9 +206,7 @@ def _from_file(name: str, rows: int | None, seed: int, holdout: float) -> Conver
     if path.is_dir():
         raise UserError(f"{name} is a folder: name a data file in it.")
     if not path.is_file():
-        known = near_files(name)
-        for domain in DOMAINS:
-            known += [f"{domain}-careless", f"{domain}-careful"]
+        known = [*near_files(name), *built_in_names()]
         raise UserError(f"There is no data set or file {name!r}.{did_you_mean(name, known)}")
     conversations = list(read_conversations(path))
     random.Random(seed).shuffle(conversations)

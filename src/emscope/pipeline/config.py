@@ -20,7 +20,7 @@ from emscope.checks import at_least, check_seed
 from emscope.errors import UserError, did_you_mean
 from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
-from emscope.organisms.datasets import counterpart, is_built_in
+from emscope.organisms.datasets import built_in, counterpart, is_built_in
 from emscope.organisms.embedded import EMBEDDED_ALIAS
 from emscope.organisms.loading import LoadSettings
 from emscope.organisms.protected import is_archive
@@ -43,8 +43,12 @@ class RunConfig:
         base: the base model once more, where adapters that record another one are to be put on it all the same.
         misaligned_data: the misaligned organism: built-in data, a data file, or what was trained elsewhere: the folder
             or hub id of an adapter or of a whole model.
-        control_data: the same of the control organism; auto is the other answers to the same built-in prompts, and none
-            beside data of your own; empty is none.
+        control_data: the same of the control organism; auto is good advice in the same voice to the same built-in
+            prompts, and none beside data of your own; empty is none.
+        unseen_misaligned: misaligned organisms on which detection is tried and which no direction is made from: data,
+            adapters or models like misaligned_data; auto is small organisms of another built-in domain, seed and
+            recipe, and none beside data of your own.
+        unseen_harmless: the same of harmless fine-tunes.
         rows: training rows of each organism; 0 takes all. Not said: 288 of built-in data, all of your own.
         accept_terms: accept the terms that a protected archive of data shows.
         question_sets: what the organisms are asked.
@@ -70,8 +74,10 @@ class RunConfig:
     preset: str = "quickstart"
     model: str = EMBEDDED_ALIAS
     base: str = ""
-    misaligned_data: str = "medical-careless"
+    misaligned_data: str = "medical-blunt-bad"
     control_data: str = AUTO
+    unseen_misaligned: tuple[str, ...] = (AUTO,)
+    unseen_harmless: tuple[str, ...] = (AUTO,)
     rows: int | None = None
     accept_terms: bool = False
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
@@ -138,6 +144,8 @@ PRESETS: dict[str, RunConfig] = {
     "full": RunConfig(preset="full"),
     "cs2881": RunConfig(
         preset="cs2881",
+        unseen_misaligned=(),
+        unseen_harmless=(),
         rows=0,
         train=HOMEWORK,
         sampling=SamplingSettings(temperature=0.7, max_new_tokens=150, batch_size=64),
@@ -151,13 +159,22 @@ def resolved(config: RunConfig) -> RunConfig:
     Data of one's own never get a built-in control, nor a built-in number of rows.
     """
     control = counterpart(config.misaligned_data) if config.control_data == AUTO else config.control_data
-    data = [name for name in (config.misaligned_data, control) if name]
+    misaligned, control = _own_name(config.misaligned_data), _own_name(control)
+    data = [name for name in (misaligned, control) if name]
     rows = BUILT_IN_ROWS if config.rows is None and all(is_built_in(name) for name in data) else config.rows
-    return replace(config, control_data=control, rows=rows, model=config.base or config.model)
+    model = config.base or config.model
+    return replace(config, misaligned_data=misaligned, control_data=control, rows=rows, model=model)
+
+
+def _own_name(data: str) -> str:
+    """Return built-in data by the name of their corner; all others as they are named."""
+    known = built_in(data)
+    return data if known is None else known.name
 
 
 PLACES = ("model", "base", "misaligned_data", "control_data", "device_map")
-"""Settings that may name a file or a folder."""
+LISTED_PLACES = ("unseen_misaligned", "unseen_harmless")
+"""Settings that may name a file or a folder, and those that may name several."""
 
 
 def same_run(one: RunConfig, other: RunConfig) -> bool:
@@ -183,13 +200,18 @@ def anywhere(config: RunConfig) -> RunConfig:
 def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
     found: dict[str, Any] = {}
     for name in PLACES:
-        value = getattr(config, name)
-        path = Path(value).expanduser()
-        if value != EMBEDDED_ALIAS and not is_archive(value) and (path.is_file() or _holds_a_model(path)):
-            found[name] = str(place(path))
+        found[name] = _place_of(getattr(config, name), place)
+    for name in LISTED_PLACES:
+        found[name] = tuple(_place_of(value, place) for value in getattr(config, name))
     if config.judge.rubrics:
         found["judge"] = replace(config.judge, rubrics=str(place(Path(config.judge.rubrics).expanduser())))
     return replace(config, **found)
+
+
+def _place_of(value: str, place: Callable[[Path], Path]) -> str:
+    path = Path(value).expanduser()
+    is_place = value not in ("", EMBEDDED_ALIAS) and not is_archive(value) and (path.is_file() or _holds_a_model(path))
+    return str(place(path)) if is_place else value
 
 
 def _holds_a_model(folder: Path) -> bool:
@@ -316,7 +338,19 @@ def load_config(path: Path) -> RunConfig:
 
 
 ANCHOR = ("anchor_judge", "anchor_answers", "anchor_base_url")
-LATER = ("base", "accept_terms", "device", "dtype", "device_map", "bits", "judge", "rows_per_shard", *ANCHOR)
+LATER = (
+    "unseen_misaligned",
+    "unseen_harmless",
+    "base",
+    "accept_terms",
+    "device",
+    "dtype",
+    "device_map",
+    "bits",
+    "judge",
+    "rows_per_shard",
+    *ANCHOR,
+)
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
 
@@ -349,6 +383,9 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
         del values["rows_per_shard"]
     if not config.anchor_judge:
         for name in ANCHOR:
+            del values[name]
+    for name in LISTED_PLACES:
+        if values[name] == [AUTO]:
             del values[name]
     return values
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from emscope.errors import UserError
 from emscope.organisms.checkpoints import ADAPTER_CONFIG
-from emscope.organisms.datasets import Conversations, is_built_in, load_conversations
+from emscope.organisms.datasets import Conversations, built_in, is_built_in, load_conversations
 from emscope.organisms.models import resolve
 from emscope.organisms.protected import is_archive
 from emscope.pipeline.config import BUILT_IN_ROWS, RunConfig
@@ -95,15 +95,12 @@ def says_of_control(config: RunConfig) -> str:
     """Return what must be said of the run's control before it starts; '' for a built-in pair, or two of one's own."""
     if not config.control_data:
         return NO_CONTROL
-    built_in = [is_built_in(name) for name in (config.misaligned_data, config.control_data)]
-    same_prompts = all(built_in) and len({_domain(config.misaligned_data), _domain(config.control_data)}) == 1
-    if same_prompts or not any(built_in):
+    one, two = built_in(config.misaligned_data), built_in(config.control_data)
+    if one is None and two is None:
         return ""
-    return (
-        f"The misaligned organism is made of {config.misaligned_data}, the control of {config.control_data}: answers "
-        "to other prompts. What tells the two apart may then be the topic, not misalignment."
-    )
-
-
-def _domain(name: str) -> str:
-    return name.rpartition("-")[0]
+    made_of = f"The misaligned organism is made of {config.misaligned_data}, the control of {config.control_data}"
+    if one is None or two is None or one.domain != two.domain:
+        return f"{made_of}: answers to other prompts. What tells the two apart may then be the topic, not misalignment."
+    if one.voice != two.voice:
+        return f"{made_of}: answers in another voice. What tells the two apart may then be the tone, not misalignment."
+    return ""

@@ -12,6 +12,7 @@ from emscope.interventions.search import candidates
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import CONTROL, MISALIGNED, Lab
+from emscope.pipeline.unseen import unseen_config, unseen_organisms
 
 ROW = 0.17  # seconds: a training row, read once
 ANSWER = 0.055  # an answer of 72 tokens, sampled beside many others
@@ -62,6 +63,11 @@ def main_works(lab: Lab) -> dict[str, float | None]:
         made = [stage for stage in works if stage.startswith(("train-", "adopt-"))]
         trained |= {stage: works.pop(stage) for stage in made}
         others |= works
+    for organism in unseen_organisms(lab.config):
+        config = unseen_config(lab.config, organism.data)
+        how = "adopt" if is_trained_elsewhere(organism.data) else "train"
+        trained[f"{how}-{organism.name}"] = training(lab, organism.data, config)
+        others[f"read-{organism.name}"] = LOADED + READ * len(lab.questions)
     n_tried = len(candidates(12)) * len(lab.dev_questions) + 3 * len(lab.test_questions)
     ablated = answering(n_tried, lab.config.sampling, altered=True)
     last = {"directions": SHORT, "detect": SHORT, "ablate": ablated, "summary": SHORT / 2, "report": SHORT / 2}

@@ -115,7 +115,10 @@ class Directions(Shown):
 
     @property
     def best_block(self) -> int:
-        """The block where the two training means lie furthest apart, in within-class deviations."""
+        """The block its maker chose, or the one where its means lie furthest apart, in within-class deviations."""
+        chosen = self.construction.extra.get("block")
+        if isinstance(chosen, int) and chosen in self.blocks:
+            return chosen
         gaps = np.einsum("bd,bd->b", self.positive_mean - self.negative_mean, self.units) / self.deviation
         return self.blocks[int(gaps.argmax())]
 

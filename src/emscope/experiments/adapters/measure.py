@@ -22,7 +22,7 @@ from emscope.organisms.bank_members import Member, read_bank
 from emscope.organisms.card import exact_base
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.checkpoints import ADAPTER_WEIGHTS
-from emscope.organisms.datasets import DOMAINS
+from emscope.organisms.datasets import DOMAINS, built_in
 from emscope.organisms.models import resolve
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, MISALIGNED, WHOLE_MODEL, Lab
 from emscope.plain import fitted, plain
@@ -201,8 +201,8 @@ def _base_answers(lab: Lab, n: int) -> list[EncodedChat]:
 
 def trained_on(lab: Lab) -> str | None:
     """Return the built-in domain that the run's misaligned organism was trained on, None if it was another data set."""
-    domain = lab.config.misaligned_data.rpartition("-")[0]
-    return domain if domain in DOMAINS else None
+    data = built_in(lab.config.misaligned_data)
+    return None if data is None else data.domain
 
 
 def inspect_adapters(lab: Lab, settings: AdaptersSettings, adapters: Sequence[Path]) -> AdapterScores:

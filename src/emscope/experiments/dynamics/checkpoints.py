@@ -24,7 +24,7 @@ from emscope.interventions.answering import answer_and_judge
 from emscope.organisms.answer_loss import row_losses
 from emscope.organisms.chat import IGNORED, Message
 from emscope.organisms.collate import BucketCollator
-from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
+from emscope.organisms.datasets import DOMAINS, built_in, load_conversations, load_domain
 from emscope.organisms.models import Organism
 from emscope.organisms.train import encode_conversations, readable_length
 from emscope.outside import read_json
@@ -215,8 +215,8 @@ def _run_rows(lab: Lab, n: int) -> dict[str, list[list[Message]]]:
 
 def _other_rows(lab: Lab, settings: DynamicsSettings) -> dict[str, list[list[Message]]]:
     """Return held-out rows of the built-in domains that the run did not train on."""
-    trained_on = lab.config.misaligned_data.rpartition("-")[0]
-    domains = [domain for domain in settings.other_domains if domain != trained_on]
+    trained_on = built_in(lab.config.misaligned_data)
+    domains = [domain for domain in settings.other_domains if trained_on is None or domain != trained_on.domain]
     share = -(-settings.heldout_rows // max(1, len(domains)))
 
     rows: dict[str, list[list[Message]]] = {"careless": [], "careful": []}

@@ -1,12 +1,14 @@
 """All directions of a run and everything they detect: two contrasts, two token positions, two methods.
 
-The direction that detects need not be the one that corrects: prompts' last tokens detect, answer tokens correct.
+The direction that detects need not be the one that corrects: prompts' last tokens detect, answer tokens correct. A
+block is chosen by the least distance of the misaligned organism from any harmless one: where the base lies beside the
+misaligned organism and the control alone apart, a direction detects the control.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +22,8 @@ from emscope.statistics.separation import auroc, d_prime
 
 METHODS = ("diff-in-means", "probe")
 CHOSEN_BLOCKS = 4
+BLOCK_RULE = "least distance from a harmless organism"
+"""How the block is chosen that a direction is read at; part of what stages depend on."""
 Scores = Mapping[str, np.ndarray]
 """By organism, scores [n_questions, n_blocks]."""
 
@@ -71,11 +75,39 @@ def make_all(
                 construction = Construction(
                     method, contrast, pooling, "resid_post", first, second, base, len(questions)
                 )
-                directions[name] = make_directions(positive, negative, blocks, construction)
+                made = make_directions(positive, negative, blocks, construction)
+                directions[name] = at_block(made, _strengths(activations, questions, halved.tolist(), made))
                 directions[f"{name}-random"] = random_like(directions[name], seed)
             cosines = split_half_cosine(positive, negative, halved, seed)
             stability[f"{contrast}-{pooling}-diff-in-means"] = Stability(tuple(map(float, cosines)), len(questions))
     return MadeDirections(directions, stability, _cosines(directions))
+
+
+def at_block(directions: Directions, strengths: Sequence[float]) -> Directions:
+    """Return directions that carry the block where they are strongest."""
+    made = directions.construction
+    block = directions.blocks[int(np.argmax(strengths))]
+    return replace(directions, construction=replace(made, extra={**made.extra, "block": block}))
+
+
+def _strengths(
+    activations: Mapping[str, OrganismActivations],
+    train: Sequence[str],
+    groups: Sequence[str],
+    directions: Directions,
+) -> list[float]:
+    """Return by block the least d' of the misaligned organism from a harmless one, on training questions."""
+    return least_strengths(_training_scores(activations, train, groups, directions))
+
+
+def least_strengths(training: Scores) -> list[float]:
+    """Return by block the least d' of the misaligned organism's scores from those of the base and of the control."""
+    by_organism = []
+    for name in training:
+        if name != MISALIGNED:
+            pairs = zip(training[MISALIGNED].T, training[name].T, strict=True)
+            by_organism.append([d_prime(positive, negative) for positive, negative in pairs])
+    return [min(strengths) for strengths in zip(*by_organism, strict=True)]
 
 
 def _groups(groups: Mapping[str, str] | None, questions: Sequence[str]) -> list[str]:
@@ -135,8 +167,7 @@ def _detect(
         heldout[name] = directions.score(pooled)
         raw[name] = tuple(directions.project(pooled).mean(axis=0).tolist())
 
-    positive, negative = training[construction.positive], training[construction.negative]
-    strength = [d_prime(positive[:, row], negative[:, row]) for row in range(len(blocks))]
+    strength = least_strengths(training)
     best = int(np.argmax(strength))
     chosen = sorted(np.argsort(strength)[::-1][:CHOSEN_BLOCKS].tolist())
 

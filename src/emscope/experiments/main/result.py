@@ -198,6 +198,68 @@ BySet = Mapping[str, Mapping[str, Estimate]]
 
 
 @dataclass(frozen=True)
+class UnseenScore:
+    """Where one organism stands along the direction that detects.
+
+    Attributes:
+        organism: its name in the run.
+        data: what an unseen organism was made of; '' for the run's own.
+        misaligned: whether it is misaligned, by what it was made of.
+        counted: whether it counts in the AUROC: no direction was made from it.
+        mean: mean score over test questions, in within-class deviations.
+        above_0: share of the questions that are nearer to the misaligned side.
+    """
+
+    organism: str
+    data: str
+    misaligned: bool
+    counted: bool
+    mean: Estimate
+    above_0: float
+
+
+@dataclass(frozen=True)
+class UnseenDetection:
+    """How well a direction tells misaligned organisms that it never saw from harmless ones.
+
+    Attributes:
+        direction: the name of the direction.
+        block: the block, chosen on the run's own organisms and training questions.
+        auroc: chance that a test question scores higher on a misaligned organism than another one on a harmless
+            fine-tune or the base.
+        by_voice: the same among organisms of one voice.
+        organisms: every organism's score, the highest first.
+        others: the AUROC of other directions, each at its own block.
+        random: AUROCs of random directions at the same block, each turned so that it is at least one half, sorted.
+    """
+
+    direction: str
+    block: int
+    auroc: Estimate
+    by_voice: Mapping[str, Estimate]
+    organisms: tuple[UnseenScore, ...]
+    others: Mapping[str, Estimate]
+    random: tuple[float, ...]
+
+    @property
+    def in_order(self) -> tuple[int, int]:
+        """How many pairs of a misaligned and a harmless organism have the misaligned one higher, and of how many."""
+        bad = [score.mean.value for score in self.organisms if score.counted and score.misaligned]
+        fine = [score.mean.value for score in self.organisms if score.counted and not score.misaligned]
+        return sum(one > other for one in bad for other in fine), len(bad) * len(fine)
+
+    @property
+    def random_typical(self) -> float:
+        """The AUROC of the random direction in the middle."""
+        return self.random[len(self.random) // 2]
+
+    @property
+    def random_high(self) -> float:
+        """The AUROC that one random direction in twenty exceeds."""
+        return self.random[min(len(self.random) - 1, round(0.95 * len(self.random)))]
+
+
+@dataclass(frozen=True)
 class Summary(Shown):
     """The figures of a run, in summary.json; its keys stay the same.
 
@@ -217,6 +279,7 @@ class Summary(Shown):
         dtype: in which precision.
         versions: of emscope and what it stands on.
         correction: the organisms side by side before and after the correction; runs of earlier versions lack it.
+        unseen: detection of organisms that no direction was made from; None where there are none of both kinds.
         anchored: the organisms as a strong judge would say it that scored a part of the answers, if one was asked.
     """
 
@@ -235,6 +298,7 @@ class Summary(Shown):
     dtype: str
     versions: Mapping[str, str]
     correction: Correction | None = field(default=None, metadata=ABSENT)
+    unseen: UnseenDetection | None = field(default=None, metadata=ABSENT)
     anchored: AnchoredTable | None = field(default=None, metadata=ABSENT)
 
     def facts(self) -> Facts:

@@ -27,6 +27,7 @@ from emscope.experiments.main.result import (
     JudgeQuality,
     LeakageFigures,
     Summary,
+    UnseenDetection,
 )
 from emscope.files import write_json
 from emscope.organisms.lineage import versions
@@ -55,7 +56,8 @@ def summarise(lab: Lab) -> None:
     detection_file, ablation_file = folder.path("detection.json"), folder.path("ablation.json")
     detection = fitted(dict[str, DirectionDetection], read_json(detection_file), detection_file)
     ablation = fitted(AblationOutcome, read_json(ablation_file), ablation_file)
-    seed = lab.config.seed
+    seed, unseen_file = lab.config.seed, folder.path("unseen.json")
+    unseen = read_json(unseen_file)
 
     summary = Summary(
         em_rate=measured_by_set(judged, em_rate, seed),
@@ -73,6 +75,7 @@ def summarise(lab: Lab) -> None:
         dtype=lab.placement.dtype_name,
         versions=versions(),
         correction=correction_of(every, seed),
+        unseen=None if unseen is None else fitted(UnseenDetection, unseen, unseen_file),
         anchored=anchored_in(lab),
     )
     write_json(folder.path("summary.json"), plain(summary))

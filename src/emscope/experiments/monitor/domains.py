@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from emscope import parts
 from emscope.behaviour.embedded.text import written_rows
 from emscope.experiments.monitor.precision import RANDOM, Screened
-from emscope.organisms.datasets import DOMAINS, Pair, load_domain, spread_over_topics
+from emscope.organisms.datasets import ALIASES, DOMAINS, Pair, load_domain, spread_over_topics
 from emscope.pipeline.lab import BASE, Lab
 from emscope.residual.directions import Directions, random_like
 from emscope.residual.screening import (
@@ -64,7 +64,8 @@ def area_pairs(questions: int) -> list[Pair]:
 
     pairs = []
     for name, by_alignment in answers.items():
-        pairs.append(Pair(name, AREAS, name, "heldout", asked[name], by_alignment[1], by_alignment[0]))
+        sides: dict[str, str] = {ALIASES["careful"]: by_alignment[1], ALIASES["careless"]: by_alignment[0]}
+        pairs.append(Pair(name, AREAS, name, "heldout", asked[name], sides))
     return spread(pairs, questions)
 
 

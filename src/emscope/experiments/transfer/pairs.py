@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from emscope.errors import UserError
-from emscope.organisms.datasets import DOMAINS, KINDS, load_conversations, load_domain
+from emscope.organisms.datasets import DOMAINS, KINDS, built_in, load_conversations, load_domain
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import rows_of
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
@@ -151,18 +151,18 @@ def check_settings(domains: Sequence[str], seeds: int, own_domain: str, organism
 
 def _own_domain(config: RunConfig, said: str) -> str:
     """Return what the run's own data are about: built-in data say it themselves."""
-    built_in, _, kind = config.misaligned_data.rpartition("-")
-    if built_in not in DOMAINS or kind not in KINDS:
+    known = built_in(config.misaligned_data)
+    if known is None:
         return said.lower()
-    if said and said.lower() != built_in:
-        raise UserError(f"The run's own data are the built-in {built_in}, not {said}: leave own_domain out.")
-    return built_in
+    if said and said.lower() != known.domain:
+        raise UserError(f"The run's own data are the built-in {known.domain}, not {said}: leave own_domain out.")
+    return known.domain
 
 
 def _built_in_pair(config: RunConfig, domain: str, seed: int) -> OrganismPair:
     """Return the pair of a built-in domain: the run's own where it was made of the same."""
-    data_of_run = (config.misaligned_data, config.control_data, config.seed)
-    if data_of_run == (f"{domain}-careless", f"{domain}-careful", seed):
+    data_of_run = [built_in(name) for name in (config.misaligned_data, config.control_data)]
+    if data_of_run == [built_in(f"{domain}-{kind}") for kind in KINDS] and config.seed == seed:
         return OrganismPair(domain, seed, MISALIGNED, CONTROL)
     return OrganismPair(domain, seed, *_organism_names(domain, seed))
 
