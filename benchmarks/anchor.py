@@ -124,8 +124,7 @@ def told(found: AnchoredEstimate | AnchoredDifference, truth: float, in_table: f
         "questions": (holds(found.estimate, truth), width(found.estimate), width(found.alone)),
         "alone": (holds(found.alone, truth), width(found.alone), width(found.alone)),
     }
-    alone = width(found.alone) if isinstance(found, AnchoredDifference) else width(found.alone_in_table)
-    drawn["table"] = holds(found.in_table, in_table), width(found.in_table), alone
+    drawn["table"] = holds(found.in_table, in_table), width(found.in_table), width(found.alone_in_table)
     return drawn
 
 

@@ -100,6 +100,7 @@ class AnchoredDifference(Shown):
         estimate: the difference, with its interval for such questions; `n` counts the questions of the anchors.
         in_table: the same, with its interval for what the strong judge would say of both tables.
         alone: the difference of the anchors without the cheap judge.
+        alone_in_table: the same, with its interval for both tables.
     """
 
     first: AnchoredEstimate
@@ -107,11 +108,17 @@ class AnchoredDifference(Shown):
     estimate: Estimate
     in_table: Estimate
     alone: Estimate
+    alone_in_table: Estimate
 
     @property
     def narrower(self) -> float:
         """By what share the interval is narrower than that of the anchors alone."""
         return narrowing(self.estimate, self.alone)
+
+    @property
+    def narrower_in_table(self) -> float:
+        """By what share the interval for the tables is narrower than that of the anchors alone."""
+        return narrowing(self.in_table, self.alone_in_table)
 
 
 def narrowing(estimate: Estimate, other: Estimate) -> float:
@@ -156,7 +163,7 @@ def anchored_mean(table: ScoredTwice, seed: int = 0) -> AnchoredEstimate:
     if not sample.n_scored:
         return AnchoredEstimate(NOTHING, NOTHING, NOTHING, NOTHING, cheap, 0.0)
     alone = estimate_mean(sample.scores, sample.groups, seed)
-    half = float(stdtrit(max(1, sample.freedom), (1 + CONFIDENCE) / 2) * np.sqrt(sample.independent))
+    half = sample.quantile * float(np.sqrt(sample.independent))
     own = replace(alone, low=alone.value - half, high=alone.value + half)
     return sample.anchored(alone, own, cheap, (0.0, HIGHEST_SCORE), (0.0, HIGHEST_SCORE))
 
@@ -165,8 +172,9 @@ def anchored_share(table: ScoredTwice, seed: int = 0) -> AnchoredEstimate:
     """Return the share of ones among the strong judge's flags, 0 to 1, by way of the cheap judge's (`anchored_mean`).
 
     The anchor's own interval is `estimate_share`'s, which holds for rare responses and for few questions. For the table
-    it is Wilson's with the finite-population factor, and never excludes what the anchor has already shown. With fewer
-    than ten ones or ten zeros in the anchor λ is 0. The cheap judge may give flags or anything that goes with them.
+    it is Wilson's with Student's quantile and the finite-population factor, and never excludes what the anchor has
+    already shown. With fewer than ten ones or ten zeros in the anchor λ is 0. The cheap judge gives flags, or anything
+    that goes with them.
     """
     sample = _Sample(table, flags=True)
     are_flags = all(value in (0, 1) for value in table.cheap if value == value)
@@ -175,7 +183,7 @@ def anchored_share(table: ScoredTwice, seed: int = 0) -> AnchoredEstimate:
         return AnchoredEstimate(NOTHING, NOTHING, NOTHING, NOTHING, cheap, 0.0)
     alone = estimate_share(sample.scores, sample.groups, seed)
     hits, whole = sum(sample.scores), len(table.groups)
-    low, high = wilson(hits, sample.n_scored)
+    low, high = wilson(hits, sample.n_scored, sample.quantile)
     own = replace(alone, low=max(0.0, low), high=min(1.0, high))
     shown = hits / whole, 1 - (sample.n_scored - hits) / whole
     return sample.anchored(alone, own, cheap, (0.0, 1.0), shown)
@@ -220,6 +228,11 @@ class _Sample:
             self.counts = np.full(n, (1 - n / size) * n / max(1, n - 1))
         self.independent = float(np.sum(self.alone**2) * self.n_scored / max(1, self.n_scored - 1))
 
+    @property
+    def quantile(self) -> float:
+        """How many standard errors of the table's figure make 95 %: Student's."""
+        return float(stdtrit(max(1, self.freedom), (1 + CONFIDENCE) / 2))
+
     def _product(self, first: np.ndarray, second: np.ndarray) -> float:
         """Return the covariance of two sums over draws of the anchor, given the table."""
         for_each = [first, second]
@@ -242,9 +255,12 @@ class _Sample:
         return float(np.clip(slope - chance / slope, 0.0, 1.0)) if slope > 0 else 0.0
 
     def table_variance(self, tuning: float) -> float:
-        """Return the variance of θ(λ) over draws of the anchor, given the table."""
+        """Return the variance of θ(λ) over draws of the anchor, given the table.
+
+        What is left of a slope's fit has a degree of freedom less, and the slope errs by as much again.
+        """
         rest = self.alone - tuning * self.ours
-        freed = self.freedom / (self.freedom - 1) if tuning else 1.0
+        freed = (self.freedom + 1) / (self.freedom - 1) if tuning else 1.0
         return self._product(rest, rest) * freed
 
     def by_questions(self, tuning: float) -> np.ndarray:
@@ -318,55 +334,80 @@ def anchored_difference(
     """Return by how much the first organism's figure exceeds the second's, as the strong judge would say it.
 
     The difference of the two figures; questions, which both answered, are drawn for both at once. The interval is that
-    of the two anchors, shortened as in `anchored_mean`. For the table it is Newcombe's from the two tables' intervals,
-    as the anchors are drawn independently. With `flags` the values are flags, 0 and 1, and the figures shares; where
-    all questions of the anchors show the same difference, the interval is Newcombe's then, from the rates' own.
+    of the two anchors, shortened as in `anchored_mean`: of means the bootstrap's, of shares (`flags`) the one of Zou &
+    Donner (2008, Statistics in Medicine 27:1693) from the shares' own intervals and their correlation over questions.
+    For the table it is Newcombe's from the two tables' intervals, as the anchors are drawn independently.
     """
     measure = anchored_share if flags else anchored_mean
-    figures = measure(first, seed), measure(second, seed)
-    samples = _Sample(first, flags=flags), _Sample(second, flags=flags)
-    if not all(sample.n_scored for sample in samples):
-        return AnchoredDifference(*figures, NOTHING, NOTHING, NOTHING)
-    alone = _difference_alone(samples, figures, flags, seed)
-    value = figures[0].estimate.value - figures[1].estimate.value
+    one, other = measure(first, seed), measure(second, seed)
+    pair = _Pair(first, second, flags=flags)
+    if not all(sample.n_scored for sample in pair.samples):
+        return AnchoredDifference(one, other, NOTHING, NOTHING, NOTHING, NOTHING)
+    ends = pair.from_shares(one.alone, other.alone) if flags else pair.from_scores(seed)
+    alone = Estimate(one.alone.value - other.alone.value, *ends, pair.n_questions)
     most = 1.0 if flags else HIGHEST_SCORE
-    estimate = _moved(alone, value, _paired_ratio(samples, (first, second)), (-most, most))
-    low, high = newcombe(figures[0].in_table, figures[1].in_table)
-    in_table = Estimate(value, low, high, alone.n)
-    return AnchoredDifference(*figures, estimate, in_table, alone)
+    value = one.estimate.value - other.estimate.value
+    in_table = Estimate(value, *newcombe(one.in_table, other.in_table), alone.n)
+    alone_in_table = Estimate(alone.value, *newcombe(one.alone_in_table, other.alone_in_table), alone.n)
+    estimate = _moved(alone, value, pair.ratio(), (-most, most))
+    return AnchoredDifference(one, other, estimate, in_table, alone, alone_in_table)
 
 
-def _difference_alone(
-    samples: tuple[_Sample, _Sample], figures: tuple[AnchoredEstimate, AnchoredEstimate], flags: bool, seed: int
-) -> Estimate:
-    """Return the difference of two anchors without the cheap judge, questions drawn for both at once."""
-    first, second = (np.array(sample.scores) for sample in samples)
-    groups = [*samples[0].groups, *samples[1].groups]
+class _Pair:
+    """The anchors of two organisms on the same questions."""
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        ours, theirs = weights[:, : len(first)], weights[:, len(first) :]
-        return np.asarray(weighted_mean(ours, first) - weighted_mean(theirs, second))
+    def __init__(self, first: ScoredTwice, second: ScoredTwice, *, flags: bool) -> None:
+        self.samples = _Sample(first, flags=flags), _Sample(second, flags=flags)
+        self.n_questions = len({name for sample in self.samples for name in sample.groups})
+        self._places: list[list[int]] = []
+        names = {name: place for place, name in enumerate(sorted({*first.groups, *second.groups}))}
+        for table in (first, second):
+            self._places.append([names[name] for name in sorted(set(table.groups))])
+        self._n = len(names)
 
-    low, high = bootstrap_questions(groups, statistic, seed)
-    value = float(first.mean() - second.mean())
-    if flags and not low < high:
-        low, high = newcombe(figures[0].alone, figures[1].alone)
-    return Estimate(value, low, high, len(set(groups)))
+    def _influence(self, *, tuned: bool) -> np.ndarray:
+        """Return the influence of each question on the two organisms' figures, [2, n_questions]."""
+        found = np.zeros((2, self._n))
+        for row, sample, places in zip(found, self.samples, self._places, strict=True):
+            row[places] = sample.by_questions(sample.tuning if tuned else 0.0)
+        return found
 
+    def from_scores(self, seed: int) -> tuple[float, float]:
+        """Return the interval of the difference of two anchors' means, questions drawn for both at once."""
+        first, second = (np.array(sample.scores) for sample in self.samples)
 
-def _paired_ratio(samples: tuple[_Sample, _Sample], tables: tuple[ScoredTwice, ScoredTwice]) -> float:
-    """Return the standard error of the anchored difference over that of the anchors alone, at most 1."""
-    names = sorted({*tables[0].groups, *tables[1].groups})
-    places = {name: number for number, name in enumerate(names)}
-    before, after, reduction = np.zeros(len(names)), np.zeros(len(names)), 0.0
-    for sign, sample, table in zip((1, -1), samples, tables, strict=True):
-        at = [places[name] for name in sorted(set(table.groups))]
-        if len(names) == 1:
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            ours, theirs = weights[:, : len(first)], weights[:, len(first) :]
+            return np.asarray(weighted_mean(ours, first) - weighted_mean(theirs, second))
+
+        return bootstrap_questions([*self.samples[0].groups, *self.samples[1].groups], statistic, seed)
+
+    def from_shares(self, first: Estimate, second: Estimate) -> tuple[float, float]:
+        """Return the interval of the difference of two anchors' shares from their own intervals."""
+        together = 0.0
+        if self._n > 1:
+            influence = self._influence(tuned=False)
+            sizes = np.sqrt(np.sum(influence**2, axis=1))
+            if sizes.min() ** 2 > NO_VARIANCE:
+                together = float(np.sum(influence[0] * influence[1]) / sizes.prod())
+        down = first.value - first.low, second.high - second.value
+        up = first.high - first.value, second.value - second.low
+        value, arms = first.value - second.value, []
+        for one, other in (down, up):
+            arms.append(np.sqrt(max(0.0, one**2 + other**2 - 2 * together * one * other)))
+        return float(value - arms[0]), float(value + arms[1])
+
+    def ratio(self) -> float:
+        """Return the standard error of the anchored difference over that of the anchors alone, at most 1."""
+        if self._n == 1:
             return 1.0
-        before[at] += sign * sample.by_questions(0.0)
-        after[at] += sign * sample.by_questions(sample.tuning)
-        reduction += sample.table_variance(0.0) - sample.table_variance(sample.tuning)
-    return _ratio(_question_variance(before), _question_variance(after), reduction)
+        variances, reduction = [], 0.0
+        for tuned in (False, True):
+            influence = self._influence(tuned=tuned)
+            variances.append(_question_variance(influence[0] - influence[1]))
+        for sample in self.samples:
+            reduction += sample.table_variance(0.0) - sample.table_variance(sample.tuning)
+        return _ratio(variances[0], variances[1], reduction)
 
 
 @dataclass(frozen=True)
