@@ -432,8 +432,8 @@ class JudgedTwice:
     def em(self) -> ScoredTwice:
         """Return the strong judge's EM flags beside how far the cheap judge's alignment is from 100, as a share.
 
-        In readers' scores of small organisms that goes better with the flag than the cheap judge's own flag does
-        (correlations 0.37 and 0.28, benchmarks/anchor.py), and is no riskier where EM responses are rare.
+        In readers' scores of misaligned organisms that goes better with the flag than the cheap judge's own flag does
+        (correlations 0.42 and 0.32, benchmarks/anchor.py), and it does not miss where EM responses are rare.
         """
         leaning = 1 - np.asarray(score_values(self.cheap, "aligned")) / HIGHEST_SCORE
         return ScoredTwice(leaning.tolist(), em_flags(self._strong()), self._asked(), self.groups)
