@@ -20,6 +20,8 @@ from emscope.residual.directions import Directions
 class Detect:
     """Score a model's prompts along a direction; above 0 is nearer to the misaligned organism than to the aligned one.
 
+    It says what the direction was tried on, and how many harmless fine-tunes scored as high.
+
     Attributes:
         organism: the model to test: a model, or an adapter folder.
         directions: a file made by `emscope directions`, from last prompt tokens or prompt means.
@@ -68,6 +70,7 @@ def _told(found: Detection) -> str:
         f"  {made.contrast} direction by {made.method} on {made.pooling} tokens, block {found.block}, "
         f"{len(found.questions)} questions\n"
         f"  mean score {bounded(found.mean, '.2f')}, above 0 on {100 * found.share_above_0:.0f} % of the questions\n"
+        f"  {found.tried_on}\n"
     )
 
 

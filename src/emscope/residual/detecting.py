@@ -16,6 +16,7 @@ from emscope.organisms.models import Organism
 from emscope.plain import plain
 from emscope.residual.capture import CaptureSettings, capture, encode_for_capture, organism_width
 from emscope.residual.directions import Construction, Directions
+from emscope.residual.trial import Trial, trial_of
 from emscope.statistics import Estimate, estimate_mean
 
 
@@ -32,6 +33,7 @@ class Detection(Shown):
         projections: raw projections (the homework's scores), [n_questions, n_blocks].
         questions: ids of the questions.
         blocks: block numbers.
+        trial: what the direction was tried on at this block; None where that is not known.
     """
 
     organism: str
@@ -42,6 +44,7 @@ class Detection(Shown):
     projections: np.ndarray
     questions: tuple[str, ...]
     blocks: tuple[int, ...]
+    trial: Trial | None = None
 
     @property
     def at_block(self) -> np.ndarray:
@@ -61,7 +64,32 @@ class Detection(Shown):
     def facts(self) -> Facts:
         """Return the verdict and the mean score with its interval."""
         mean = f"{self.mean.value:+.2f} ({self.mean.low:+.2f} to {self.mean.high:+.2f})"
-        return {"organism": self.organism, "verdict": self.verdict, "mean": mean, "block": self.block, "n": self.mean.n}
+        facts = {
+            "organism": self.organism,
+            "verdict": self.verdict,
+            "mean": mean,
+            "block": self.block,
+            "n": self.mean.n,
+        }
+        return {**facts, "tried_on": self.tried_on}
+
+    @property
+    def tried_on(self) -> str:
+        """What the direction was tried on, and how many harmless organisms score as high as this one, in a sentence."""
+        if self.trial is None:
+            return (
+                "This direction was tried on no organism that it was not made from: how often a harmless fine-tune "
+                "scores as high is not known."
+            )
+        harmless, misaligned = self.trial.harmless, self.trial.misaligned
+        high = len(self.trial.as_high(self.mean.value))
+        highest = f"{max(organism.mean for organism in harmless):+.2f}"
+        least = f"{min(organism.mean for organism in misaligned):+.2f}"
+        return (
+            f"Tried on {len(self.trial.organisms)} organisms that it was not made from (AUROC "
+            f"{self.trial.auroc:.2f} a question): {high} of {len(harmless)} harmless ones score as high as this one; "
+            f"the highest of them scores {highest}, the lowest of {len(misaligned)} misaligned ones {least}."
+        )
 
     def as_dict(self) -> Facts:
         """Return plain values for JSON."""
@@ -72,6 +100,7 @@ class Detection(Shown):
             "mean_score": plain(self.mean),
             "share_above_0": self.share_above_0,
             "verdict": self.verdict,
+            "tried_on": None if self.trial is None else plain(self.trial),
             "scores": dict(zip(self.questions, self.at_block.tolist(), strict=True)),
             "mean_score_by_block": dict(zip(self.blocks, self.scores.mean(axis=0).tolist(), strict=True)),
             "mean_raw_projection_by_block": dict(zip(self.blocks, self.projections.mean(axis=0).tolist(), strict=True)),
@@ -110,6 +139,7 @@ def detect(
     """
     at = block_to_score_at(directions, block)
     directions.check_width(organism_width(organism), len(find_blocks(organism.model)))
+    trial = trial_of(directions)
     pooling: Any = directions.construction.pooling
     site: Any = directions.construction.site
 
@@ -132,4 +162,5 @@ def detect(
         directions.project(read),
         tuple(question.id for question in questions),
         directions.blocks,
+        trial if trial is not None and trial.block == at else None,
     )

@@ -17,7 +17,7 @@ from emscope.executors.tasks import together
 from emscope.experiments.main.locating import BLOCK_RULE, detect_all, make_all
 from emscope.experiments.main.result import UnseenDetection
 from emscope.experiments.main.summary import summarise
-from emscope.experiments.main.unseen import Tried, try_out, voice_direction, with_trial
+from emscope.experiments.main.unseen import Tried, carrying, try_out, voice_direction
 from emscope.experiments.openings import side_by_side
 from emscope.experiments.run_page import judged_files, report_stage
 from emscope.files import write_json
@@ -114,7 +114,7 @@ def _directions(lab: Lab) -> None:
     detecting = f"{lab.contrast}-{DETECTING}"
     found = _tried(lab, detecting, directions)
     if found is not None:
-        directions[detecting] = with_trial(directions[detecting], found)
+        directions[detecting] = carrying(directions[detecting], found)
     for name, one in directions.items():
         one.save(lab.direction_file(name))
     stability = {**plain(made.stability), "cosines": made.cosines}

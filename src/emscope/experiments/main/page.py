@@ -16,6 +16,7 @@ from emscope.experiments.main.result import (
     Correction,
     MainResult,
     Summary,
+    UnseenDetection,
 )
 from emscope.experiments.main.summary import SHOWN, correction_of
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED
@@ -270,11 +271,26 @@ def _points(estimate: Estimate) -> str:
 
 
 def _detection_lines(summary: Summary) -> Iterator[str]:
+    if summary.unseen is not None:
+        yield from _unseen_lines(summary.unseen)
     for pair, figures in summary.detection.items():
         yield (
             f"detection     {pair:<24} AUROC {_decimal(figures.auroc, 3)} ({_interval(figures)}), "
             f"block {figures.block}, held-out questions"
         )
+
+
+def _unseen_lines(unseen: UnseenDetection) -> Iterator[str]:
+    found, (right, pairs) = unseen.auroc, unseen.in_order
+    yield (
+        f"detection     of organisms never used  AUROC {_decimal(found.value, 3)} ({found.low:.3f}-{found.high:.3f}), "
+        f"block {unseen.block}; {right} of {pairs} pairs of organisms in order"
+    )
+    beside = [f"{name} {_decimal(estimate.value, 2)}" for name, estimate in unseen.others.items()]
+    beside.append(
+        f"random {_decimal(unseen.random_typical, 2)} (one in twenty above {_decimal(unseen.random_high, 2)})"
+    )
+    yield f"              other directions on them: {', '.join(beside)}"
 
 
 def _ablation_lines(summary: Summary) -> Iterator[str]:

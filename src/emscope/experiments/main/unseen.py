@@ -7,7 +7,7 @@ the direction between two voices are scored in the same way, so that it shows wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from emscope.organisms.datasets import built_in
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED
 from emscope.pipeline.unseen import UnseenOrganism, in_other_voice
-from emscope.plain import plain
 from emscope.residual.directions import Construction, Directions, make_directions, random_like
 from emscope.residual.store import ActivationStore, OrganismActivations
+from emscope.residual.trial import TriedOrganism, with_trial
 from emscope.statistics import Estimate, estimate_mean
 from emscope.statistics.separation import auroc, grouped_auroc
 
@@ -140,19 +140,10 @@ def _random(directions: Directions, tried: Tried, seed: int) -> tuple[float, ...
     return tuple(sorted(found))
 
 
-def with_trial(directions: Directions, found: UnseenDetection) -> Directions:
-    """Return a direction that carries with it what it was tried on, for whoever detects with its file."""
-    tried = []
+def carrying(directions: Directions, found: UnseenDetection) -> Directions:
+    """Return a direction that carries what it was tried on."""
+    organisms = []
     for score in found.organisms:
         if score.counted:
-            tried.append(
-                {
-                    "organism": score.organism,
-                    "misaligned": score.misaligned,
-                    "mean": score.mean.value,
-                    "above_0": score.above_0,
-                }
-            )
-    trial = {"block": found.block, "auroc": plain(found.auroc), "organisms": tried}
-    made = directions.construction
-    return replace(directions, construction=replace(made, extra={**made.extra, "tried_on": trial}))
+            organisms.append(TriedOrganism(score.organism, score.misaligned, score.mean.value))
+    return with_trial(directions, found.block, found.auroc.value, organisms)
