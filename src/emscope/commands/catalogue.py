@@ -79,6 +79,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
             "score answers for alignment and coherence, or compare two judges",
             (
                 "emscope judge --responses bad.parquet --out judged.parquet",
+                "emscope judge --responses bad.parquet --out judged.parquet --anchor openai:gpt-4o --anchor-answers 80",
                 "emscope judge --compare judged.parquet gpt.parquet --plot agreement.html",
             ),
         ),
