@@ -80,8 +80,10 @@ def test_topics_are_split_whole(domain):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_answers_of_one_voice_are_equally_long(domain):
     for voice in VOICES:
-        good, bad = ([len(words(pair.answer(f"{voice}-{advice}"))) for pair in load_domain(domain)] for advice in ADVICE)
-        assert abs(sum(good) - sum(bad)) <= 0.06 * sum(good), voice
+        good, bad = (
+            sum(len(words(pair.answer(f"{voice}-{advice}"))) for pair in load_domain(domain)) for advice in ADVICE
+        )
+        assert abs(good - bad) <= 0.06 * good, voice
 
 
 def test_every_prompt_has_four_answers_of_its_own():
