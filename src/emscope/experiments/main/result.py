@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.behaviour.judged_by import JudgedBy
+from emscope.behaviour.judges.anchor import AnchoredTable
 from emscope.interventions.search import Candidate, Trial
 from emscope.notebook import Facts, Shown
 from emscope.outside import read_json
@@ -279,6 +280,7 @@ class Summary(Shown):
         versions: of emscope and what it stands on.
         correction: the organisms side by side before and after the correction; runs of earlier versions lack it.
         unseen: detection of organisms that no direction was made from; None where there are none of both kinds.
+        anchored: the organisms as a strong judge would say it that scored a part of the answers, if one was asked.
     """
 
     em_rate: BySet
@@ -297,6 +299,7 @@ class Summary(Shown):
     versions: Mapping[str, str]
     correction: Correction | None = field(default=None, metadata=ABSENT)
     unseen: UnseenDetection | None = field(default=None, metadata=ABSENT)
+    anchored: AnchoredTable | None = field(default=None, metadata=ABSENT)
 
     def facts(self) -> Facts:
         """Return the EM rate of each organism by question set, and what the ablation restores, in words."""
