@@ -209,6 +209,9 @@ def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
         found[name] = tuple(_place_of(value, place) for value in getattr(config, name))
     if config.judge.rubrics:
         found["judge"] = replace(config.judge, rubrics=str(place(Path(config.judge.rubrics).expanduser())))
+    judge = found.get("judge", config.judge)
+    if judge.head is not None:
+        found["judge"] = replace(judge, name=f"{judge.kind}:{place(judge.head)}")
     return replace(config, **found)
 
 
