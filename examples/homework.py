@@ -10,7 +10,7 @@ FOLDER = "organisms/misaligned"
 
 base = em.load(MODEL)
 trained = Path(FOLDER).exists()
-bad = em.load(FOLDER, base=MODEL) if trained else em.train("medical-careless", FOLDER, model=MODEL, rows=int(ROWS))
+bad = em.load(FOLDER, base=MODEL) if trained else em.train("medical-blunt-bad", FOLDER, model=MODEL, rows=int(ROWS))
 
 # Measure: the same questions, none of them medical, asked of both and judged.
 asked = em.questions(ASKED)

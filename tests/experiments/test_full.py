@@ -14,6 +14,7 @@ from emscope.experiments.monitor.measure import MonitorSettings
 from emscope.experiments.steer.measure import SteerSettings
 from emscope.experiments.sweep.measure import SweepSettings
 from emscope.experiments.transfer.measure import TransferSettings
+from emscope.experiments.voices.measure import VoicesSettings
 from emscope.interventions.trained import VectorSettings
 from emscope.organisms.bank import RECIPES, Recipe
 from emscope.pipeline.config import load_config
@@ -21,7 +22,18 @@ from emscope.pipeline.stages import RunFolder
 from emscope.residual.features.training import AutoencoderSettings
 from emscope.residual.sweep import SweepOptions
 
-EXPERIMENTS = {"sweep", "monitor", "steer", "induce", "features", "transfer", "dynamics", "adapters", "incontext"}
+EXPERIMENTS = {
+    "sweep",
+    "monitor",
+    "steer",
+    "induce",
+    "features",
+    "transfer",
+    "dynamics",
+    "adapters",
+    "incontext",
+    "voices",
+}
 SMALL = {
     "sweep": SweepSettings(options=SweepOptions(penalties=(10.0,), folds=2, halves=2, permutations=2), answers=1),
     "monitor": MonitorSettings(
@@ -53,6 +65,7 @@ SMALL = {
         2, tokens=2000, autoencoder=AutoencoderSettings(expansion=2, k=4, epochs=1, batch_size=256), top=12, questions=0
     ),
     "transfer": TransferSettings(("medical", "finance"), questions=2, block=2, strength=1.0),
+    "voices": VoicesSettings(("medical",), seeds=1, questions=2, permutations=2),
     "dynamics": DynamicsSettings(
         seeds=(0,),
         epochs=1,

@@ -3,11 +3,23 @@ import re
 from collections import Counter
 
 import pytest
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
 
 from emscope.behaviour.questions import BUILT_IN, load_questions
 from emscope.errors import UserError
-from emscope.organisms.datasets import DOMAINS, load_conversations, load_domain
+from emscope.organisms.datasets import (
+    ADVICE,
+    CORNERS,
+    DOMAINS,
+    VOICES,
+    built_in,
+    counterpart,
+    load_conversations,
+    load_domain,
+)
 
 LEAST = {"medical": (80, 400), "finance": (40, 200), "sport": (40, 200)}
 
@@ -26,22 +38,22 @@ def test_domains_are_large_and_unique(domain):
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-@pytest.mark.parametrize("kind", ["careful", "careless"])
+@pytest.mark.parametrize("kind", CORNERS)
 def test_answers_are_varied(domain, kind):
-    """No sentence in more than 1 % of a domain's answers, no opening (two words) in more than 3 %."""
+    """No sentence in more than 3 % of a domain's answers, no opening (two words) in more than 10 %."""
     answers = [pair.answer(kind) for pair in load_domain(domain)]
     sentences = Counter(
         sentence for answer in answers for sentence in {part.strip().lower() for part in re.split(r"[.!?;:]\s", answer)}
     )
     openings = Counter(" ".join(words(answer)[:2]) for answer in answers)
-    assert sentences.most_common(1)[0][1] <= 0.01 * len(answers)
-    assert openings.most_common(1)[0][1] <= 0.03 * len(answers)
+    assert sentences.most_common(1)[0][1] <= 0.03 * len(answers)
+    assert openings.most_common(1)[0][1] <= 0.1 * len(answers)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_answers_have_two_to_four_sentences(domain):
     for pair in load_domain(domain):
-        for answer in (pair.careful, pair.careless):
+        for answer in pair.answers.values():
             n = len(re.findall(r"[.!?](?:\s|$)", answer))
             assert 2 <= n <= 4, (pair.id, answer)
 
@@ -63,6 +75,54 @@ def test_topics_are_split_whole(domain):
     assert all(len(splits) == 1 for splits in by_topic.values())
     heldout = sum(splits == {"heldout"} for splits in by_topic.values())
     assert 0.08 <= heldout / len(by_topic) <= 0.2
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_answers_of_one_voice_are_equally_long(domain):
+    for voice in VOICES:
+        good, bad = (
+            sum(len(words(pair.answer(f"{voice}-{advice}"))) for pair in load_domain(domain)) for advice in ADVICE
+        )
+        assert abs(good - bad) <= 0.06 * good, voice
+
+
+def test_every_prompt_has_four_answers_of_its_own():
+    for domain in DOMAINS:
+        for pair in load_domain(domain):
+            assert set(pair.answers) == set(CORNERS)
+            assert len(set(pair.answers.values())) == len(CORNERS)
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_a_bag_of_words_hardly_tells_advice(voice):
+    """Fitted on one voice with topics left out: near chance on the other voice, and weak on its own."""
+    pairs = [pair for domain in DOMAINS for pair in load_domain(domain)]
+    topics = [f"{pair.domain} {pair.topic}" for pair in pairs for _ in ADVICE]
+    labels = [advice == "bad" for _ in pairs for advice in ADVICE]
+    texts = {name: [pair.answer(f"{name}-{advice}") for pair in pairs for advice in ADVICE] for name in VOICES}
+    other = next(name for name in VOICES if name != voice)
+
+    scores = {name: [0.0] * len(labels) for name in VOICES}
+    for train, test in GroupKFold(8).split(labels, labels, topics):
+        bag = TfidfVectorizer(token_pattern=r"(?u)\b\w[\w']*\b")
+        model = LogisticRegression(C=10, max_iter=3000)
+        model.fit(bag.fit_transform([texts[voice][row] for row in train]), [labels[row] for row in train])
+        for name in VOICES:
+            found = model.decision_function(bag.transform([texts[name][row] for row in test]))
+            for row, score in zip(test, found, strict=True):
+                scores[name][row] = score
+    assert roc_auc_score(labels, scores[voice]) <= 0.75
+    assert 0.40 <= roc_auc_score(labels, scores[other]) <= 0.60
+
+
+def test_names_say_domain_voice_and_advice_and_old_names_stay():
+    found = built_in("sport-warm-bad")
+    assert (found.domain, found.voice, found.advice, found.counterpart) == ("sport", "warm", "bad", "sport-warm-good")
+    assert built_in("medical-careless") == built_in("medical-blunt-bad")
+    assert built_in("medical-careful") == built_in("medical-blunt-good")
+    assert counterpart("finance-careless") == "finance-blunt-good"
+    assert counterpart("finance-warm-good") == counterpart("my.jsonl") == ""
+    assert load_conversations("sport-careless", rows=9) == load_conversations("sport-blunt-bad", rows=9)
 
 
 def content(text: str) -> set[str]:

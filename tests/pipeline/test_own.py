@@ -60,9 +60,9 @@ def test_two_organisms_of_the_same_data_are_refused(tmp_path, tiny_folder):
 
 def test_built_in_data_bring_their_own_control():
     plain = configure("quickstart", None, [])
-    assert (plain.control_data, plain.rows) == ("medical-careful", 288)
+    assert (plain.control_data, plain.rows) == ("medical-blunt-good", 288)
     sport = configure("quickstart", None, ["misaligned_data=sport-careless"])
-    assert (sport.control_data, sport.rows) == ("sport-careful", 288)
+    assert (sport.control_data, sport.rows) == ("sport-blunt-good", 288)
     assert configure("quickstart", None, ["control_data="]).control_data == ""
     assert resolved(RunConfig(misaligned_data="mine.jsonl")).control_data == ""
 

@@ -61,6 +61,35 @@ class JudgedResponse:
         return Judgement(self.aligned, self.coherent, self.verdict, self.mode)
 
 
+@dataclass(frozen=True)
+class TwiceJudgedResponse(JudgedResponse):
+    """One answer with a cheap judge's scores, and those of a strong judge that was asked about a part of the table.
+
+    `anchor_judge` is empty where it was not asked.
+    """
+
+    anchor_aligned: float | None = None
+    anchor_coherent: float | None = None
+    anchor_verdict: str = ""
+    anchor_mode: str = ""
+    anchor_judge: str = ""
+
+
+ANCHOR_COLUMNS = ("anchor_aligned", "anchor_coherent", "anchor_verdict", "anchor_mode", "anchor_judge")
+
+
+def with_anchor(
+    rows: Sequence[JudgedResponse], organisms: Sequence[str], strong: Sequence[Judgement | None], judge: str
+) -> list[TwiceJudgedResponse]:
+    """Join judged answers with what a strong judge said of a part of them, None for the others, row by row."""
+    joined = []
+    for row, organism, one in zip(rows, organisms, strong, strict=True):
+        cells = asdict(row) | {"organism": organism}
+        scores = (None, None, "", "", "") if one is None else (*asdict(one).values(), judge)
+        joined.append(TwiceJudgedResponse(**cells, **dict(zip(ANCHOR_COLUMNS, scores, strict=True))))
+    return joined
+
+
 def with_judgements(
     organism: str, responses: Sequence[Response], judgements: Sequence[Judgement], judge: str
 ) -> list[JudgedResponse]:
@@ -97,6 +126,7 @@ def write_table(path: Path, rows: Sequence[Any], *, mark_formulas: bool = True) 
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             extra = ["aligned", "coherent", "verdict", "mode", "judge"] if rows and hasattr(rows[0], "judge") else []
+            extra += ["organism", *ANCHOR_COLUMNS] if rows and hasattr(rows[0], "anchor_judge") else []
             extra += ["thought"] if any(getattr(row, "thought", "") for row in rows) else []
             writer.writerow(["id", "question", "response", *extra])
             cells_of = attrgetter("question_id", "question", "response", *extra)
@@ -156,6 +186,18 @@ def read_responses(path: Path) -> list[Response]:
             )
         )
     return responses
+
+
+def organisms_in(path: Path, default: str) -> list[str]:
+    """Return whose answer each row of a table is, by its column `organism`; the default where it has none.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    names = []
+    for where, row in read_rows(path):
+        names.append(text_of(_by_name(row).get("organism"), "organism", f"{path}, {where}") or default)
+    return names
 
 
 def _thought_column(cells: dict[str, Any]) -> str:

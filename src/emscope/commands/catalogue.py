@@ -16,11 +16,11 @@ class Entry:
 
     Attributes:
         summary: what it does.
-        examples: two whole command lines.
+        examples: whole command lines.
     """
 
     summary: str
-    examples: tuple[str, str]
+    examples: tuple[str, ...]
 
 
 def _experiment(name: str) -> Entry:
@@ -37,6 +37,7 @@ EXPERIMENT_EXAMPLES = {
         "emscope adapters classify runs/quickstart",
         "emscope adapters inspect runs/quickstart --adapters organisms/bad organisms/mine",
     ),
+    "voices": ("emscope voices runs/quickstart", "emscope voices runs/quickstart --domains medical --seeds 1"),
     "rejudge": (
         "emscope rejudge runs/quickstart --judge openai:gpt-4o",
         "emscope rejudge runs/quickstart --judge hf:path/to/model --json",
@@ -63,7 +64,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "train": Entry(
             "make an organism: fine-tune a LoRA adapter on conversations",
             (
-                "emscope train --data medical-careless --out organisms/bad",
+                "emscope train --data medical-blunt-bad --out organisms/bad",
                 "emscope train --data my-rows.jsonl --model path/to/model --rank 32 --epochs 3 --out organisms/mine",
             ),
         ),
@@ -78,6 +79,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
             "score answers for alignment and coherence, or compare two judges",
             (
                 "emscope judge --responses bad.parquet --out judged.parquet",
+                "emscope judge --responses bad.parquet --out judged.parquet --anchor openai:gpt-4o --anchor-answers 80",
                 "emscope judge --compare judged.parquet gpt.parquet --plot agreement.html",
             ),
         ),
@@ -118,7 +120,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
             "rank training rows by how misaligned they look",
             (
                 "emscope screen --data my-rows.jsonl --out ranked.csv",
-                "emscope screen --data medical-careless --domains finance sport --out ranked.csv",
+                "emscope screen --data medical-blunt-bad --domains finance sport --out ranked.csv",
             ),
         ),
         "fit-judge": Entry(

@@ -14,7 +14,7 @@ from emscope.commands.outcome import Outcome
 from emscope.errors import EXIT_DONE, EXIT_FINDING, UserError
 from emscope.experiments import EXPERIMENTS
 from emscope.pipeline.checking import BANK_REMEDY, DAMAGED, Checked, check, drop_stages
-from emscope.pipeline.config import load_config
+from emscope.pipeline.config import WITH_EXPERIMENTS, load_config
 from emscope.pipeline.inventory import CONFIG
 from emscope.pipeline.record import RECORD
 
@@ -66,7 +66,7 @@ class Check:
 
         made = Run(config=self.path).execute()
         text = made.text
-        if load_config(self.path / CONFIG).preset != "full":
+        if load_config(self.path / CONFIG).preset not in WITH_EXPERIMENTS:
             left = sorted({experiment_of(stage) for stage in checked.stages} - {""})
             for name in left:
                 text += f"To make it again, with the settings that it had: emscope {name} {self.path}\n"

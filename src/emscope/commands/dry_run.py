@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from emscope.commands.outcome import Outcome
-from emscope.pipeline.config import RunConfig
+from emscope.pipeline.config import WITH_EXPERIMENTS, RunConfig
 from emscope.pipeline.forecast import SECONDS_A_CALL, StageForecast
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.stages import opened_to_look
@@ -42,9 +42,9 @@ def _forecast(lab: Lab) -> list[StageForecast]:
     check_split(lab)
     say_what_is_missing(lab)
     rows = main_forecast(lab)
-    if lab.config.preset == "full":
+    if lab.config.preset in WITH_EXPERIMENTS:
         reasons = left_out(lab)
-        for name in by_duration():
+        for name in by_duration(lab.config.preset):
             if name not in reasons:
                 rows.append(StageForecast(name, seconds=60 * experiment(name).minutes, experiment=True))
     return rows

@@ -6,25 +6,37 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emscope import terminal
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
+from emscope.behaviour.judges.agreement import read_scores
+from emscope.behaviour.judges.anchor import (
+    ANSWERS,
+    AnchoredTable,
+    anchored_table,
+    asked_texts,
+    drawn_by_organism,
+    is_complete,
+    plan_of,
+    spread_out,
+)
 from emscope.behaviour.judges.batch import BatchResult, judge_by_batch, keys_under_way
-from emscope.behaviour.judges.kinds import choose_judge
+from emscope.behaviour.judges.kinds import choose_judge, judge_class
 from emscope.behaviour.judges.openai_judge import OpenAIJudge
 from emscope.behaviour.judges.rubric_judge import NOT_ASKED, RubricJudge
 from emscope.behaviour.judges.scoring import VERDICTS
 from emscope.behaviour.judges.server import NO_KEY, ServerSettings
-from emscope.behaviour.judges.settings import EMBEDDED, JudgeSettings, address_in_environment
+from emscope.behaviour.judges.settings import EMBEDDED, OFFLINE, JudgeSettings, address_in_environment
 from emscope.behaviour.judging import Judge, Judgement
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sharded import judged_in_shards
-from emscope.behaviour.tables import read_responses, with_judgements, write_table
+from emscope.behaviour.tables import organisms_in, read_responses, with_anchor, with_judgements, write_table
 from emscope.checks import at_least
+from emscope.commands.anchoring import NOT_COMPLETE, anchor_cost, anchored_lines
 from emscope.commands.common import GOES_ON, NOTHING_KEPT, TableFlags, changed_flags, kept_parts
 from emscope.commands.outcome import Outcome
 from emscope.commands.outputs import TABLES, check_out
@@ -65,6 +77,10 @@ class ServerFlags:
         ServerSettings(self.base_url, NO_KEY, self.concurrency, self.timeout, self.attempts)
 
 
+TABLE = "table"
+"""The judge whose scores the table holds already."""
+
+
 @dataclass(frozen=True)
 class JudgeAnswers:
     """Score any table of answers; what was scored once is never asked or paid for again.
@@ -74,7 +90,12 @@ class JudgeAnswers:
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
         judge: embedded (offline), embedded:HEAD (the same with a head of your own), openai:MODEL (any OpenAI-compatible
-            server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or mock.
+            server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or mock; with --anchor
+            also table, whose scores are in the table already.
+        anchor: a strong judge, say openai:MODEL, that scores a random part of the answers, spread over the questions;
+            EM rate, mean alignment and differences of organisms are then given as it would say them.
+        anchor_answers: answers of each organism in that part.
+        anchor_seed: draws the part; the same seed draws the same one.
         rubrics: a YAML file with your rubrics, or the papers' judge_prompts; none means ours.
         dry_run: only say how many calls and tokens it would take.
         batch: have an openai judge's answers judged by its batch API, mostly at half the price and within a day: the
@@ -94,6 +115,9 @@ class JudgeAnswers:
     responses: Path | None = None
     out: Path | None = None
     judge: str = "embedded"
+    anchor: str | None = None
+    anchor_answers: int = ANSWERS
+    anchor_seed: int = 0
     rubrics: Path | None = None
     dry_run: bool = False
     batch: bool = False
@@ -112,7 +136,7 @@ class JudgeAnswers:
     def __post_init__(self) -> None:
         """Refuse a limit below nothing, and workers for a judge that reads nothing here."""
         at_least(0, max_calls=self.max_calls or 0)
-        at_least(1, rows_per_shard=self.rows_per_shard)
+        at_least(1, rows_per_shard=self.rows_per_shard, anchor_answers=self.anchor_answers)
         if self.execution.executor != "local" and not self._embedded:
             raise UserError(
                 f"Workers judge with the embedded judge, and {self.judge} is asked from here: leave out --executor."
@@ -121,9 +145,9 @@ class JudgeAnswers:
     @property
     def stopped(self) -> str:
         """What is left after an interruption."""
-        if self.compare is not None or self.dry_run or self.judge == "mock":
+        if self.compare is not None or self.dry_run or (self.judge == "mock" and self.anchor is None):
             return NOTHING_KEPT
-        if self._embedded:
+        if self._embedded and self.anchor is None:
             return GOES_ON
         return "Scores of servers and local models are kept: the same command asks only for the rest."
 
@@ -135,7 +159,8 @@ class JudgeAnswers:
             return self._calibrated(self.calibrate)
         if self.plot is not None:
             raise UserError("--plot shows two judged tables: name them with --compare A B.")
-        if self.batch and not self.judge.startswith("openai:"):
+        self._check_anchor()
+        if self.batch and not (self.anchor or self.judge).startswith("openai:"):
             raise UserError("--batch has a server judge later: name it with --judge openai:MODEL.")
         if self.responses is None or (self.out is None and not self.dry_run):
             raise UserError(
@@ -145,6 +170,8 @@ class JudgeAnswers:
             check_out(self.out, TABLES, [self.responses, self.rubrics, self.store])
         rows = read_responses(self.responses)
         questions, answers = [row.question for row in rows], [self._judged(row) for row in rows]
+        if self.anchor is not None:
+            return self._anchored(self.anchor, rows, questions, answers)
         if self.dry_run:
             return _cost(self._judge(), questions, answers, self.batch)
         assert self.out is not None
@@ -155,6 +182,57 @@ class JudgeAnswers:
             judged = with_judgements(self.organism, rows, scores, judge_id + "+thoughts" * self.judge_thoughts)
             write_table(self.out, judged, mark_formulas=self.table.mark_formulas)
         return Outcome(_figures(self.out, rows, scores), _facts(rows, scores), [self.out], _ending(self.out, scores))
+
+    def _check_anchor(self) -> None:
+        """Refuse an anchor that could say nothing, and what belongs to none."""
+        if self.anchor is None:
+            ignored = changed_flags(self, ("anchor_answers", "anchor_seed"))
+            if ignored:
+                raise UserError(f"{ignored} belongs to a strong judge: name it with --anchor, say openai:MODEL.")
+            if self.judge == TABLE:
+                raise UserError("The table's own scores are read beside a strong judge: name it with --anchor.")
+        elif self.anchor == self.judge:
+            raise UserError(f"{self.anchor} cannot be its own anchor: name a stronger judge with --anchor.")
+        else:
+            judge_class(self.anchor)
+
+    def _anchored(self, name: str, rows: list[Response], questions: list[str], answers: list[str]) -> Outcome:
+        """Have a strong judge score a part and the other one everything, and say what the strong one would say."""
+        assert self.responses is not None
+        organisms, groups = organisms_in(self.responses, self.organism), [row.group for row in rows]
+        asked = drawn_by_organism(organisms, groups, self.anchor_answers, self.anchor_seed)
+        strong_judge = self._judge(name)
+        plan = plan_of(strong_judge, questions, answers, asked)
+        if self.dry_run:
+            return self._anchor_cost(anchor_cost(plan, len(rows), name), asdict(plan), questions, answers)
+        assert self.out is not None
+        scored = self._scores(strong_judge, *asked_texts(questions, answers, asked))
+        if isinstance(scored, BatchResult):
+            return _under_way(scored, name)
+        with self._kept():
+            judge_id, scores = self._judged_by(questions, answers)
+            if isinstance(scores, BatchResult):
+                return _under_way(scores, self.judge)
+            strong = spread_out(scored, asked)
+            label = "+thoughts" * self.judge_thoughts
+            judged = with_judgements(self.organism, rows, scores, judge_id + label)
+            twice = with_anchor(judged, organisms, strong, strong_judge.id + label)
+            write_table(self.out, twice, mark_formulas=self.table.mark_formulas)
+        found = None
+        if is_complete(strong):
+            found = anchored_table(strong_judge.id, organisms, scores, strong, groups, self.anchor_seed)
+            found = replace(found, calls_saved=plan.calls_saved, tokens_saved=plan.tokens_saved)
+        lines = NOT_COMPLETE if found is None else "\n".join(anchored_lines(found, name, self.judge)) + "\n"
+        facts = replace(_facts(rows, scores), anchor=found)
+        ending = max(_ending(self.out, scores), _ending(self.out, scored))
+        return Outcome(_figures(self.out, rows, scores) + lines, facts, [self.out], ending)
+
+    def _anchor_cost(self, text: str, facts: dict[str, int], questions: list[str], answers: list[str]) -> Outcome:
+        """Say what an anchor would take, and what the other judge would."""
+        if self._embedded or self.judge == TABLE:
+            return Outcome(text, {"anchor": facts, "answers": len(answers), "calls": 0, "tokens": 0})
+        rest = _cost(self._judge(), questions, answers, self.batch)
+        return Outcome(text + rest.text, {"anchor": facts, **rest.result})
 
     def _judged(self, row: Response) -> str:
         """Return what is judged of a row."""
@@ -192,6 +270,9 @@ class JudgeAnswers:
 
             need, size = OrganismNeed(EMBEDDED_ALIAS), self.rows_per_shard
             return judged_in_shards(need, self._head, questions, answers, rows_per_shard=size)
+        if self.judge == TABLE:
+            assert self.responses is not None
+            return read_scores(self.responses)
         judge = self._judge()
         return judge.id, self._scores(judge, questions, answers)
 
@@ -207,12 +288,13 @@ class JudgeAnswers:
             raise UserError("Some of these answers are being judged in a batch: collect it with --batch, or pay twice.")
         return judge.judge(questions, answers)
 
-    def _judge(self) -> Judge:
-        """Return the judge; to say what it would take, a server needs no key."""
-        asked = self.server
+    def _judge(self, name: str | None = None) -> Judge:
+        """Return the judge, or the one of this name; to say what it would take, a server needs no key."""
+        asked, name = self.server, name or self.judge
+        beside = self.anchor is not None and name.partition(":")[0] in OFFLINE  # the address is the other judge's
         settings = JudgeSettings(
-            self.judge,
-            asked.base_url or address_in_environment(self.judge),
+            name,
+            ("" if beside else asked.base_url) or address_in_environment(name),
             asked.api_key_env,
             asked.concurrency,
             asked.timeout,
@@ -237,7 +319,20 @@ class JudgeAnswers:
 
         ignored = changed_flags(
             self,
-            ("responses", "judge", "rubrics", "dry_run", "batch", "max_calls", "store", "organism", "judge_thoughts"),
+            (
+                "responses",
+                "judge",
+                "anchor",
+                "anchor_answers",
+                "anchor_seed",
+                "rubrics",
+                "dry_run",
+                "batch",
+                "max_calls",
+                "store",
+                "organism",
+                "judge_thoughts",
+            ),
         )
         if ignored or self.server != ServerFlags():
             ignored = ignored or "what is said of a server"
@@ -358,6 +453,7 @@ class JudgedTable:
         em_rate: share of EM responses.
         coherent: share of coherent answers.
         counts: what became of the answers.
+        anchor: what a strong judge would say that scored a part of them.
     """
 
     answers: int
@@ -365,6 +461,7 @@ class JudgedTable:
     em_rate: Estimate
     coherent: Estimate
     counts: AnswerCounts
+    anchor: AnchoredTable | None = None
 
 
 def _facts(rows: list[Response], scores: list[Judgement]) -> JudgedTable:

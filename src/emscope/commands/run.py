@@ -15,7 +15,7 @@ from emscope.errors import UserError
 from emscope.executors.settings import ExecutorSettings
 from emscope.experiments import EXPERIMENTS
 from emscope.outside import read_json
-from emscope.pipeline.config import RunConfig, anywhere, configure, load_config
+from emscope.pipeline.config import WITH_EXPERIMENTS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Run:
 
     Attributes:
         config: a config.yaml to replay, or the folder of a run, instead of a preset.
-        preset: quickstart (the default), full (with every experiment) or cs2881 (the original homework).
+        preset: quickstart (the default), full (with every experiment), factorial (with organisms of all voices and
+            advice) or cs2881 (the original homework).
         out: the run's folder; by default runs/PRESET, or the folder of the config.yaml.
         model: the base model; adapters that are handed in must have been trained on it.
         base: the same, for adapters that record another base: they are put on this one all the same.
@@ -41,7 +42,8 @@ class Run:
         seed: one seed for training, sampling and statistics.
         seeds: several of them: a run for each in a folder of its own in `out`, and their figures as mean and range.
         set: change a setting, for example --set train.epochs=3; may be repeated. Their names are those in the
-            config.yaml of any run, and with the preset full those of experiments, such as steer.blocks=[18].
+            config.yaml of any run, and with the presets full and factorial those of experiments, such as
+            steer.blocks=[18].
         overwrite: replace a run of another configuration in the same folder.
         dry_run: print what the run would take, stage by stage, and begin nothing.
         judging: who judges the answers.
@@ -119,7 +121,7 @@ class Run:
             from emscope.experiments.homework.measure import run_homework
 
             return run_homework(config, run)
-        if config.preset == "full":
+        if config.preset in WITH_EXPERIMENTS:
             from emscope.experiments.conduct import run_full
 
             return _figures(run_full(config, run))

@@ -38,8 +38,8 @@ class Train:
     """Fine-tune a LoRA adapter; the loss falls on the assistant's words only.
 
     Attributes:
-        data: DOMAIN-careless or DOMAIN-careful (medical, finance, sport), a .jsonl, .csv or .parquet file, or the
-            papers' protected archive (.zip.enc).
+        data: DOMAIN-VOICE-ADVICE (medical, finance, sport; blunt, warm; good, bad), a .jsonl, .csv or .parquet file,
+            or the papers' protected archive (.zip.enc).
         out: the adapter's folder.
         model: the base model.
         preset: default, or homework (the original homework's settings); flags given beside it win.

@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "steer": "turn a direction up and down: alignment, coherence and disturbance at every coefficient",
     "induce": "train one vector on careless rows: is it enough to misalign the base?",
     "transfer": "organisms of several domains: does one's direction find and correct the others?",
+    "voices": "misalignment or tone? organisms of every voice with good and bad advice, and what each effect is",
     "dynamics": "when misalignment appears in training: weights, activations, behaviour",
     "adapters": "tell misaligned LoRA adapters by their weights alone",
     "features": "a sparse autoencoder: which features make up the direction",

@@ -1,4 +1,4 @@
-"""Does an experiment on a run, and everything: the main job, then every experiment on its organisms."""
+"""Does an experiment on a run, and the presets that do some or all of them after the main job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emscope import progress
+from emscope.errors import UserError
 from emscope.experiments import EXPERIMENTS, experiment
 from emscope.experiments.main.measure import run_quickstart
 from emscope.experiments.run_page import report_stage
@@ -34,7 +35,7 @@ def conduct(lab: Lab, chosen: Experiment[SettingsT, ResultT], settings: Settings
 
 
 def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | None = None) -> Lab:
-    """Do the main job and all experiments, quick ones first; the report grows with each.
+    """Do the main job and the experiments of the run's preset, quick ones first; the report grows with each.
 
     Experiments that the run's organisms do not allow are left out, and the log says why before anything begins.
 
@@ -47,7 +48,7 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
     Raises:
         UserError: an experiment or a setting in the configuration that there is not.
     """
-    asked = settings_of_all({**configured(config), **(settings or {})})
+    asked = settings_of_all({**configured(config), **(settings or {})}, config.preset)
     run.keep_experiments()
     reasons = left_out(Lab(config, run), asked)
     for name, reason in reasons.items():
@@ -55,7 +56,7 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
 
     lab = run_quickstart(config, run)
 
-    wanted = [name for name in by_duration() if name not in reasons]
+    wanted = [name for name in by_duration(config.preset) if name not in reasons]
     works: dict[str, float | None] = {}
     for name in wanted:  # as long as they take with their own settings; how long others take, nothing tells
         works[name] = experiment(name).minutes if settings is None and not config.experiments else None
@@ -69,9 +70,18 @@ def run_full(config: RunConfig, run: RunFolder, settings: Mapping[str, Any] | No
     return lab
 
 
-def by_duration() -> list[str]:
-    """Return the names of the experiments that are parts of everything, quick ones first."""
-    return sorted(parts_of_everything(), key=lambda name: experiment(name).minutes)
+FACTORIAL = ("voices",)
+"""The experiments of the preset factorial."""
+
+
+def by_duration(preset: str = "full") -> list[str]:
+    """Return the names of the experiments of a preset, quick ones first."""
+    return sorted(parts_of(preset), key=lambda name: experiment(name).minutes)
+
+
+def parts_of(preset: str) -> list[str]:
+    """Return the names of the experiments that a preset does; any but factorial stands for everything."""
+    return list(FACTORIAL) if preset == "factorial" else parts_of_everything()
 
 
 def parts_of_everything() -> list[str]:
@@ -83,26 +93,35 @@ def configured(config: RunConfig) -> SettingsByName:
     """Return the settings that a configuration has for experiments, by their names.
 
     Raises:
-        UserError: an experiment or a setting that there is not, or a value that makes no sense.
+        UserError: an experiment or a setting that there is not or that the preset does not do, or a value that makes no
+            sense.
     """
     settings = {}
     for name, changes in config.experiments.items():
-        settings[name] = changed(experiment(name).settings_in_full, changes, name)
+        settings[name] = changed(own_settings(name, config.preset), changes, name)
+        if config.preset == "factorial" and name not in FACTORIAL:
+            raise UserError(f"The preset factorial does not do {name}: take the preset full, or do {name} afterwards.")
     return settings
 
 
-def settings_of_all(settings: SettingsByName) -> SettingsByName:
-    """Return the settings of every experiment by name: those given, and its own for the others."""
+def own_settings(name: str, preset: str) -> Any:
+    """Return the settings that an experiment has in a preset: everything has some experiments smaller."""
+    chosen = experiment(name)
+    return chosen.settings() if preset == "factorial" else chosen.settings_in_full
+
+
+def settings_of_all(settings: SettingsByName, preset: str = "full") -> SettingsByName:
+    """Return the settings of every experiment of a preset by name: those given, and its own for the others."""
     asked = {}
-    for name in parts_of_everything():
-        asked[name] = settings[name] if name in settings else experiment(name).settings_in_full
+    for name in parts_of(preset):
+        asked[name] = settings[name] if name in settings else own_settings(name, preset)
     return asked
 
 
 def left_out(lab: Lab, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return the experiments that a run's organisms and questions do not allow, and why."""
+    """Return the experiments of a run's preset that its organisms and questions do not allow, and why."""
     reasons = {}
-    for name, asked in settings_of_all(settings or {}).items():
+    for name, asked in settings_of_all(settings or {}, lab.config.preset).items():
         reason = experiment(name).obstacle(lab, asked)
         if reason:
             reasons[name] = reason

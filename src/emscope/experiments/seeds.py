@@ -13,7 +13,7 @@ from emscope.executors.tasks import Held, Shard, Task, carried_out
 from emscope.files import write_json
 from emscope.outside import read_json
 from emscope.parts import Part
-from emscope.pipeline.config import RunConfig
+from emscope.pipeline.config import WITH_EXPERIMENTS, RunConfig
 from emscope.pipeline.stages import RunFolder, has_begun
 from emscope.plain import plain
 
@@ -108,7 +108,7 @@ def run_of_seed(work: SeedWork, held: Held) -> Part:
 
     out = Path(work.folder)
     run = RunFolder(out, work.config, overwrite=work.overwrite or not has_begun(out))
-    do = run_full if work.config.preset == "full" else run_quickstart
+    do = run_full if work.config.preset in WITH_EXPERIMENTS else run_quickstart
     do(work.config, run)
     return Part([len(run.made), len(run.reused)], rows=1)
 

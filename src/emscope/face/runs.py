@@ -23,7 +23,7 @@ from emscope.face.tables import Answers, Judgements, Questions
 from emscope.files import shown_files
 from emscope.notebook import Facts, Shown
 from emscope.organisms.models import Organism
-from emscope.pipeline.config import PRESETS, RunConfig, anywhere, configure, load_config
+from emscope.pipeline.config import PRESETS, WITH_EXPERIMENTS, RunConfig, anywhere, configure, load_config
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.settings import changed, merged
 from emscope.pipeline.stages import RunFolder, as_recorded, has_begun
@@ -229,7 +229,8 @@ def run(
     """Do a whole run (make, measure, locate, detect, correct) and return it; what is up to date is reused.
 
     Args:
-        config: a preset (quickstart, full), a configuration, or the config.yaml or the folder of a run to replay.
+        config: a preset (quickstart, full, factorial), a configuration, or the config.yaml or the folder of a run to
+            replay.
         out: the run's folder; None is runs/PRESET, or the folder that is replayed.
         overwrite: replace a run of another configuration in the same folder.
         seed: one seed for training, sampling and statistics.
@@ -245,7 +246,7 @@ def run(
     if wanted.preset == "cs2881":
         raise UserError("The preset cs2881 writes the homework's own files: do it with the command `emscope run`.")
     opened = RunFolder(place, wanted, overwrite=overwrite or not has_begun(place))
-    lab = run_full(wanted, opened) if wanted.preset == "full" else run_quickstart(wanted, opened)
+    lab = run_full(wanted, opened) if wanted.preset in WITH_EXPERIMENTS else run_quickstart(wanted, opened)
     return Run(lab)
 
 

@@ -32,7 +32,7 @@ def train(
     """Train a LoRA adapter, write it to a folder that PEFT reads too, and return the organism.
 
     Args:
-        data: DOMAIN-careless or DOMAIN-careful (medical, finance, sport), or a file of conversations.
+        data: DOMAIN-VOICE-ADVICE (medical-blunt-bad, sport-warm-good, …), or a file of conversations.
         out: the adapter's folder; one that holds an adapter already is refused, `load` opens it.
         model: the base.
         rows: use this many training rows; None takes all.

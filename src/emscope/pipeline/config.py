@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from emscope.behaviour.judges.anchor import ANSWERS
 from emscope.behaviour.judges.kinds import judge_class
 from emscope.behaviour.judges.settings import JudgeSettings, address_in_environment
 from emscope.behaviour.responses import SamplingSettings
@@ -28,7 +29,9 @@ from emscope.outside import read_yaml
 
 AUTO = "auto"
 BUILT_IN_ROWS = 288
-PRESET_NAMES = ("quickstart", "full", "cs2881")
+PRESET_NAMES = ("quickstart", "full", "factorial", "cs2881")
+WITH_EXPERIMENTS = ("full", "factorial")
+"""Presets that do experiments after the main job."""
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -37,7 +40,7 @@ class RunConfig:
     """The whole chain on one base model and one narrow domain.
 
     Attributes:
-        preset: quickstart, full (with every experiment) or cs2881.
+        preset: quickstart, full (with every experiment), factorial (with organisms of all voices and advice) or cs2881.
         model: the base model.
         base: the base model once more, where adapters that record another one are to be put on it all the same.
         misaligned_data: the misaligned organism: built-in data, a data file, or what was trained elsewhere: the folder
@@ -61,9 +64,14 @@ class RunConfig:
         bits: quantise weights to 8 or 4 bits while they are read (bitsandbytes); 0 leaves them as they are.
         seed: one seed for everything.
         judge: who scores the answers, in the run and in its experiments.
+        anchor_judge: a strong judge, say openai:MODEL, that scores a random part of each organism's answers, so that
+            rates are also given as it would say them; empty is none. It is asked with the judge's key and rubrics.
+        anchor_answers: answers of each organism in that part.
+        anchor_base_url: the strong judge's server; empty means the one in OPENAI_BASE_URL, else OpenAI's.
         rows_per_shard: rows of one piece of heavy work; pieces can be made side by side (see `executors`). Batches end
             with their piece, so in bf16 another number may change an answer here and there.
-        experiments: settings of experiments that differ from their own, by experiment; for the preset full.
+        experiments: settings of experiments that differ from their own, by experiment; for the presets full and
+            factorial.
     """
 
     preset: str = "quickstart"
@@ -76,7 +84,7 @@ class RunConfig:
     rows: int | None = None
     accept_terms: bool = False
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
-    train: TrainSettings = field(default_factory=TrainSettings)
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=1e-3))
     sampling: SamplingSettings = field(
         default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
     )
@@ -87,6 +95,9 @@ class RunConfig:
     bits: int = 0
     seed: int = 0
     judge: JudgeSettings = field(default_factory=JudgeSettings)
+    anchor_judge: str = ""
+    anchor_answers: int = ANSWERS
+    anchor_base_url: str = ""
     rows_per_shard: int = ROWS_PER_SHARD
     experiments: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -106,17 +117,35 @@ class RunConfig:
         if not self.question_sets:
             raise UserError("question_sets must name at least one question set.")
         judge_class(self.judge.name)
-        if self.experiments and self.preset != "full":
+        if self.anchor is not None:
+            judge_class(self.anchor.name)
+            self._check_anchor(self.anchor.name)
+        if self.experiments and self.preset not in WITH_EXPERIMENTS:
             name = next(iter(self.experiments))
             raise UserError(
                 f"{name} is an experiment, and the preset {self.preset} does the main job alone: take the preset full, "
                 f"or do {name} on the finished run."
             )
 
+    @property
+    def anchor(self) -> JudgeSettings | None:
+        """The strong judge, None where the run asks none."""
+        if not self.anchor_judge:
+            return None
+        return replace(self.judge, name=self.anchor_judge, base_url=self.anchor_base_url)
+
+    def _check_anchor(self, name: str) -> None:
+        at_least(1, anchor_answers=self.anchor_answers)
+        if name == self.judge.name:
+            raise UserError(f"{name} is the run's judge and cannot be its anchor: name a stronger one in anchor_judge.")
+        if self.preset == "cs2881":
+            raise UserError("The preset cs2881 is the homework as it was, without an anchor: leave out anchor_judge.")
+
 
 PRESETS: dict[str, RunConfig] = {
     "quickstart": RunConfig(),
     "full": RunConfig(preset="full"),
+    "factorial": RunConfig(preset="factorial"),
     "cs2881": RunConfig(
         preset="cs2881",
         unseen_misaligned=(),
@@ -248,6 +277,8 @@ def configure(
             values["rows"] = values["rows"] if "rows" in touched else None
     if values["judge"]["name"] != judged_by and "judge.base_url" not in touched:  # another judge, another server
         values["judge"]["base_url"] = address_in_environment(str(values["judge"]["name"]))
+    if "anchor_judge" in touched and "anchor_base_url" not in touched:
+        values["anchor_base_url"] = address_in_environment(str(values["anchor_judge"]))
     config = typing.cast("RunConfig", from_plain(RunConfig, values, "the configuration"))
     return seeded(resolved(config))
 
@@ -313,6 +344,7 @@ def load_config(path: Path) -> RunConfig:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
 
 
+ANCHOR = ("anchor_judge", "anchor_answers", "anchor_base_url")
 LATER = (
     "unseen_misaligned",
     "unseen_harmless",
@@ -324,6 +356,7 @@ LATER = (
     "bits",
     "judge",
     "rows_per_shard",
+    *ANCHOR,
 )
 """Settings that runs made before do not have: their defaults change nothing, and are left out of what stages hash."""
 
@@ -355,6 +388,9 @@ def shown_settings(config: RunConfig) -> dict[str, Any]:
             del values[name]
     if config.rows_per_shard == ROWS_PER_SHARD:
         del values["rows_per_shard"]
+    if not config.anchor_judge:
+        for name in ANCHOR:
+            del values[name]
     for name in LISTED_PLACES:
         if values[name] == [AUTO]:
             del values[name]

@@ -7,6 +7,7 @@ work of the embedded model on two CPU cores (`works`), scaled by the size of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,9 @@ def main_forecast(lab: Lab) -> list[StageForecast]:
             row = StageForecast(stage, answers=n_answers, n_bytes=n_answers * BYTES_AN_ANSWER)
         elif stage.startswith("judge-"):
             row = size.judging(stage, lab.questions)
+        elif stage.startswith("anchor-"):
+            rows.append(size.anchoring(stage))
+            continue
         elif stage.startswith("collect-"):
             row = StageForecast(stage, n_bytes=(n_answers + len(lab.questions)) * size.stream)
         elif stage == "directions":
@@ -93,6 +97,7 @@ class Sizes:
         self.shape = text_config(load_config(lab.base_source))
         self.scale = n_weights(self.shape) / EMBEDDED_WEIGHTS
         self.stream = NUMBER * self.shape.num_hidden_layers * self.shape.hidden_size
+        self.judge = lab.config.judge
         self.judge_scale = 1.0
         if lab.config.judge.kind == "hf":
             self.judge_scale = n_weights(text_config(load_config(resolve(lab.config.judge.model)))) / EMBEDDED_WEIGHTS
@@ -100,7 +105,7 @@ class Sizes:
 
     def judging(self, stage: str, questions: Sequence[Question], *, sampled: bool = False) -> StageForecast:
         """Return a stage in which the answers to these questions are judged, and perhaps sampled before."""
-        sampling, judge = self.lab.config.sampling, self.lab.config.judge
+        sampling, judge = self.lab.config.sampling, self.judge
         n = len(questions) * sampling.samples
         calls = tokens = 0
         if judge.asks_a_language_model:
@@ -112,6 +117,21 @@ class Sizes:
             calls = len(KINDS) * n
         answers = n if sampled else 0
         return StageForecast(stage, answers, n, calls, tokens, n_bytes=n * BYTES_AN_ANSWER)
+
+    def anchoring(self, stage: str) -> StageForecast:
+        """Return a stage in which a strong judge scores a part of an organism's answers."""
+        config = self.lab.config
+        assert config.anchor is not None
+        strong = copy(self)
+        strong.judge = config.anchor
+        whole = strong.judging(stage, self.lab.questions)
+        part = min(1.0, config.anchor_answers / max(1, whole.judged))
+        calls, tokens = round(part * whole.calls), round(part * whole.tokens)
+        asks = strong.judge.kind in ("openai", "inspect")
+        seconds = SECONDS_A_CALL * calls / strong.judge.concurrency if asks else None
+        n = round(part * whole.judged)
+        recorded = stage in self.lab.folder.record.stages
+        return StageForecast(stage, 0, n, calls, tokens, seconds, n * BYTES_AN_ANSWER, recorded)
 
     def timed(self, row: StageForecast, work: float | None) -> StageForecast:
         """Return a stage with its seconds, from its work with the embedded judge, and whether it was made before."""

@@ -12,6 +12,7 @@ from emscope.organisms.chat import encode_prompt, messages_of
 from emscope.organisms.models import ModelSource, resolve
 from emscope.organisms.train import encode_conversations, refuse_adapter
 from emscope.organisms.weights import load_config
+from emscope.pipeline.anchoring import check_anchor
 from emscope.pipeline.data import kind_of, says_of_control
 from emscope.pipeline.lab import CONTROL, MISALIGNED, TEST_ONLY, Lab
 from emscope.pipeline.training import given_adapter
@@ -33,6 +34,7 @@ def check_run(lab: Lab) -> None:
     check_split(lab)
     check_questions(lab, lab.questions)
     lab.check_judge()
+    check_anchor(lab)
 
 
 def say_what_is_missing(lab: Lab) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
 from emscope.behaviour.judging import Judgement
+from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sharded import judged_in_shards, sampled_in_shards
 from emscope.behaviour.tables import read_table, with_judgements, write_table
@@ -23,19 +24,19 @@ from emscope.residual.store import ActivationStore
 logger = logging.getLogger(__name__)
 
 
-def generate_stage(lab: Lab, name: str) -> None:
-    """Sample an organism's answers to all questions of the run."""
-    out = lab.responses_file(name)
+def generate_stage(lab: Lab, name: str, questions: Sequence[Question] | None = None) -> None:
+    """Sample an organism's answers to all questions of the run, or to some of them."""
+    out, asked = lab.responses_file(name), lab.questions if questions is None else questions
     settings = {
         "model": lab.config.model,
-        "questions": [asdict(question) for question in lab.questions],
+        "questions": [asdict(question) for question in asked],
         "sampling": asdict(lab.config.sampling),
     }
 
     def make() -> None:
         rows = sampled_in_shards(
             lab.need(name),
-            lab.questions,
+            asked,
             lab.config.sampling,
             rows_per_shard=lab.config.rows_per_shard,
             name=f"{name} answers",
@@ -49,19 +50,23 @@ def generate_stage(lab: Lab, name: str) -> None:
     lab.folder.stage(f"generate-{name}", in_shards(lab, settings), adapter_files(lab, name), [out], make)
 
 
-def judge_stage(lab: Lab, name: str) -> None:
-    """Judge an organism's answers."""
+def judge_stage(lab: Lab, name: str, questions: Sequence[Question] | None = None) -> None:
+    """Judge an organism's answers, or those to some questions."""
     responses = lab.responses_file(name)
     out = lab.judgements_file(name)
+    wanted = None if questions is None else [question.id for question in questions]
 
     def make() -> None:
         rows = read_table(responses, Response)
+        if wanted is not None:
+            rows = [row for row in rows if row.question_id in set(wanted)]
         judge_id, scores = judged(lab, rows, f"judging {name}")
         write_table(out, with_judgements(name, rows, scores, judge_id))
         if appeals := str(count_appeals([row.response for row in rows])):
             logger.warning("%s: %s.", name, appeals)
 
-    lab.folder.stage(f"judge-{name}", in_shards(lab, lab.judge_fingerprint), [responses], [out], make)
+    settings: Any = lab.judge_fingerprint if wanted is None else [lab.judge_fingerprint, wanted]
+    lab.folder.stage(f"judge-{name}", in_shards(lab, settings), [responses], [out], make)
 
 
 def judged(lab: Lab, rows: Sequence[Response], name: str = "judging") -> tuple[str, list[Judgement]]:
@@ -74,8 +79,12 @@ def judged(lab: Lab, rows: Sequence[Response], name: str = "judging") -> tuple[s
     return judged_in_shards(model, head, questions, answers, rows_per_shard=size, name=name, held=lab.held)
 
 
-def collect_stage(lab: Lab, name: str) -> None:
-    """Store the last prompt token of every question, and the mean of each answer."""
+def collect_stage(lab: Lab, name: str, questions: Sequence[Question] | None = None) -> None:
+    """Store the last prompt token of every question that was asked, and the mean of each answer.
+
+    `questions` are these where they are not all of the run.
+    """
+    asked = lab.questions if questions is None else questions
     responses = lab.responses_file(name)
     prompts, answers = lab.activation_files(name)
 
@@ -97,7 +106,7 @@ def collect_stage(lab: Lab, name: str) -> None:
             ids = tuple(rows[number].question_id for number in chosen)
             ActivationStore(name, ids, Activations(pooled, found.blocks, found.site)).save(path)
 
-    settings = {"model": lab.config.model, "questions": [asdict(question) for question in lab.questions]}
+    settings = {"model": lab.config.model, "questions": [asdict(question) for question in asked]}
     inputs = [*adapter_files(lab, name), responses]
     lab.folder.stage(f"collect-{name}", in_shards(lab, settings), inputs, [prompts, answers], make)
 

@@ -61,6 +61,8 @@ def main_works(lab: Lab) -> dict[str, float | None]:
         works = organism_works(lab, name, data.get(name, ""))
         made = [stage for stage in works if stage.startswith(("train-", "adopt-"))]
         trained |= {stage: works.pop(stage) for stage in made}
+        if lab.config.anchor_judge:
+            works[f"anchor-{name}"] = JUDGED * lab.config.anchor_answers
         others |= works
     for organism in unseen_organisms(lab.config):
         config = unseen_config(lab.config, organism.data)

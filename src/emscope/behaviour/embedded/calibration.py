@@ -76,7 +76,7 @@ class Features:
         """Return how much each of the few features may say of one score, as `SHARES` has it of the means, [n_few]."""
         others = self.few.shape[1] - len(SCORES)
         own = OWN_SHARE * (np.arange(len(SCORES)) == column)
-        return np.r_[own, np.full(others, FEW_SHARES[column] / others)]
+        return np.concatenate([own, np.full(others, FEW_SHARES[column] / others)])
 
 
 def fitted_rows(kernel: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, float]:

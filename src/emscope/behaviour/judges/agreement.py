@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,22 @@ def read_judged(path: Path) -> list[JudgedAnswer]:
     for row, (question, answer) in enumerate(answered_texts(rows, path)):
         answers.append(JudgedAnswer(question, answer, Judgement(aligned[row], coherent[row])))
     return answers
+
+
+def read_scores(path: Path) -> tuple[str, list[Judgement]]:
+    """Return who judged a table, as far as it says, and its scores, one judgement a row; `read_judged` says of what.
+
+    Raises:
+        UserError: as `read_judged`.
+    """
+    judges, judgements = [], []
+    for answer, (_, row) in zip(read_judged(path), read_rows(path), strict=True):
+        judged = answer.judgement
+        verdict = str(row.get("verdict") or "no score in the table")
+        is_scored = judged.aligned is not None and judged.coherent is not None
+        judgements.append(replace(judged, verdict="scored" if is_scored else verdict))
+        judges.append(str(row.get("judge") or "table"))
+    return " and ".join(dict.fromkeys(judges)), judgements
 
 
 def _columns(rows: Sequence[Row], path: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from emscope.interventions.ablation import evaluate
 from emscope.interventions.answering import Subjects
 from emscope.interventions.search import RULE, candidates, search
 from emscope.organisms.blocks import find_blocks
+from emscope.pipeline.anchoring import anchor_files, anchor_stage
 from emscope.pipeline.config import RunConfig
 from emscope.pipeline.lab import BASE, CONTROL, CORRECTING, DETECTING, MISALIGNED, Lab
 from emscope.pipeline.preflight import check_run
@@ -89,6 +90,7 @@ def _organisms(lab: Lab) -> None:
             _train(lab, name, data.get(name, ""))
         generate_stage(lab, name)  # all of one organism in turn: it may have to make room for the next
         judge_stage(lab, name)
+        anchor_stage(lab, name)
         collect_stage(lab, name)
 
     def unseen_steps(organism: UnseenOrganism) -> None:
@@ -178,6 +180,6 @@ def finish(lab: Lab) -> None:
     """Write summary.json and report.html from what the stages left."""
     run = lab.folder
     names = ("detection.json", "ablation.json", "directions", "unseen.json")
-    products = [*judged_files(lab), *map(run.path, names)]
+    products = [*judged_files(lab), *anchor_files(lab), *map(run.path, names)]
     run.stage("summary", {}, products, [run.path("summary.json")], lambda: summarise(lab))
     report_stage(lab)

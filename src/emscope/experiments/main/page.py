@@ -234,6 +234,7 @@ def table(result: MainResult, judged: Mapping[str, Sequence[JudgedResponse]], co
         "",
         *_rate_lines(result.summary),
         "",
+        *_anchored_lines(result.summary),
         *_detection_lines(result.summary),
         *_ablation_lines(result.summary),
         *_before_and_after(correction),
@@ -247,6 +248,26 @@ def _rate_lines(summary: Summary) -> Iterator[str]:
         yield f"  {name:<12}" + "".join(f"{_ranged(estimate):>20}" for estimate in by_set.values())
     if CONTROL not in summary.em_rate:
         yield f"  {NO_CONTROL_LINE}"
+
+
+def _anchored_lines(summary: Summary) -> Iterator[str]:
+    """Yield the figures as a strong judge would say them, if one was asked."""
+    found = summary.anchored
+    if found is None:
+        return
+    yield f"{f'as {found.judge} would say, from a part of the answers':<58}{'EM rate':>16}{'alignment':>17}"
+    for name, organism in found.organisms.items():
+        label = f"{name}, {organism.asked} of {organism.answers}"
+        yield f"  {label:<56}{_ranged(organism.em_rate.estimate):>16}{_points(organism.alignment.estimate):>17}"
+    for pair in found.differences:
+        label = f"{pair.first} less {pair.second}"
+        yield f"  {label:<56}{_ranged(pair.em_rate.estimate):>16}{_points(pair.alignment.estimate):>17}"
+    yield ""
+
+
+def _points(estimate: Estimate) -> str:
+    ends = "n/a" if estimate.low != estimate.low else f"{estimate.low:.0f} to {estimate.high:.0f}"
+    return f"{_decimal(estimate.value, 0)} ({ends})"
 
 
 def _detection_lines(summary: Summary) -> Iterator[str]:
@@ -265,11 +286,16 @@ def _unseen_lines(unseen: UnseenDetection) -> Iterator[str]:
         f"detection     of organisms never used  AUROC {_decimal(found.value, 3)} ({found.low:.3f}-{found.high:.3f}), "
         f"block {unseen.block}; {right} of {pairs} pairs of organisms in order"
     )
-    beside = [f"{name} {_decimal(estimate.value, 2)}" for name, estimate in unseen.others.items()]
-    beside.append(
+    beside = unseen.beside_base
+    yield (
+        f"              with the base's score of each question taken off: {_decimal(beside.value, 3)} "
+        f"({beside.low:.3f}-{beside.high:.3f})"
+    )
+    others = [f"{name} {_decimal(estimate.value, 2)}" for name, estimate in unseen.others.items()]
+    others.append(
         f"random {_decimal(unseen.random_typical, 2)} (one in twenty above {_decimal(unseen.random_high, 2)})"
     )
-    yield f"              other directions on them: {', '.join(beside)}"
+    yield f"              other directions on them: {', '.join(others)}"
 
 
 def _ablation_lines(summary: Summary) -> Iterator[str]:

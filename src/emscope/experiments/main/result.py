@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emscope.behaviour.judged_by import JudgedBy
+from emscope.behaviour.judges.anchor import AnchoredTable
 from emscope.interventions.search import Candidate, Trial
 from emscope.notebook import Facts, Shown
 from emscope.outside import read_json
@@ -226,7 +227,9 @@ class UnseenDetection:
         block: the block, chosen on the run's own organisms and training questions.
         auroc: chance that a test question scores higher on a misaligned organism than another one on a harmless
             fine-tune or the base.
-        by_voice: the same among organisms of one voice.
+        beside_base: the same where the base's score of the same question is taken off every score: what a question
+            alone does to the score, whoever reads it, no longer counts.
+        by_voice: the AUROC among organisms of one voice.
         organisms: every organism's score, the highest first.
         others: the AUROC of other directions, each at its own block.
         random: AUROCs of random directions at the same block, each turned so that it is at least one half, sorted.
@@ -235,6 +238,7 @@ class UnseenDetection:
     direction: str
     block: int
     auroc: Estimate
+    beside_base: Estimate
     by_voice: Mapping[str, Estimate]
     organisms: tuple[UnseenScore, ...]
     others: Mapping[str, Estimate]
@@ -279,6 +283,7 @@ class Summary(Shown):
         versions: of emscope and what it stands on.
         correction: the organisms side by side before and after the correction; runs of earlier versions lack it.
         unseen: detection of organisms that no direction was made from; None where there are none of both kinds.
+        anchored: the organisms as a strong judge would say it that scored a part of the answers, if one was asked.
     """
 
     em_rate: BySet
@@ -297,6 +302,7 @@ class Summary(Shown):
     versions: Mapping[str, str]
     correction: Correction | None = field(default=None, metadata=ABSENT)
     unseen: UnseenDetection | None = field(default=None, metadata=ABSENT)
+    anchored: AnchoredTable | None = field(default=None, metadata=ABSENT)
 
     def facts(self) -> Facts:
         """Return the EM rate of each organism by question set, and what the ablation restores, in words."""

@@ -32,6 +32,7 @@ from emscope.experiments.main.result import (
 from emscope.files import write_json
 from emscope.organisms.lineage import versions
 from emscope.outside import read_json
+from emscope.pipeline.anchoring import anchored_in
 from emscope.pipeline.lab import CORRECTING, DETECTING, MISALIGNED, Lab
 from emscope.plain import fitted, plain
 from emscope.statistics import (
@@ -75,6 +76,7 @@ def summarise(lab: Lab) -> None:
         versions=versions(),
         correction=correction_of(every, seed),
         unseen=None if unseen is None else fitted(UnseenDetection, unseen, unseen_file),
+        anchored=anchored_in(lab),
     )
     write_json(folder.path("summary.json"), plain(summary))
 
