@@ -86,7 +86,7 @@ class RunConfig:
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
     train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=1e-3))
     sampling: SamplingSettings = field(
-        default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
+        default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=96, batch_size=192)
     )
     dev_questions: int = 72
     device: str = AUTO
