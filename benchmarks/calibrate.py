@@ -4,7 +4,7 @@ The stronger judge is a reader, who scored answers of two families of small orga
 without one family; it is calibrated on answers of half of that family's organisms, and measured on the other half. Next
 to it, the same with the reader's scores shuffled among the answers: how often is a head written that learned nothing?
 
-    python benchmarks/calibrate.py --readings FILE [--splits 6] [--out FILE]
+    python benchmarks/calibrate.py --readings FILE [--splits 3] [--out FILE]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from emscope.organisms.models import load
 from emscope.outside import read_jsonl
 
 ROWS = (100, 200, 400, 1000)
+SHUFFLED_UP_TO = 200
 FIGURES = ("auroc_misaligned", "auroc_em", "spearman", "spearman_organisms", "kappa")
 WHICH = ("shipped", "calibrated")
 
@@ -92,9 +93,7 @@ def measure(head: JudgeHead, text: Readings, table: ScoredTable, n_splits: int) 
             if n > min(ROWS) and len(some) < n * 0.6:
                 continue
             given = part(table, some)
-            mixed = np.random.default_rng(n + number).permutation(given.scores)
             made = calibrated(head, rows_of(reading, some), given)
-            idle = calibrated(head, rows_of(reading, some), replace(given, scores=mixed))
             after = np.stack(made.head.scores(measured), axis=1)
             row: dict[str, Any] = {
                 "split": number,
@@ -103,7 +102,9 @@ def measure(head: JudgeHead, text: Readings, table: ScoredTable, n_splits: int) 
                 "shares": made.shares,
                 "better": made.better,
             }
-            row["better_by_chance"] = idle.better
+            if n <= SHUFFLED_UP_TO:
+                mixed = np.random.default_rng(n + number).permutation(given.scores)
+                row["by_chance"] = calibrated(head, rows_of(reading, some), replace(given, scores=mixed)).better
             for name, scores in zip(WHICH, (before, after), strict=True):
                 row[name] = asdict(bridge_figures(scores, others.scores, others.groups, others.organisms))
             found.append(row)
@@ -120,7 +121,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         figures: dict[str, Any] = {"splits": len(these), "rows": float(np.median([row["rows"] for row in these]))}
         figures["written"] = float(np.mean([row["better"] for row in these]))
-        figures["written_with_shuffled_scores"] = float(np.mean([row["better_by_chance"] for row in these]))
+        if n <= SHUFFLED_UP_TO:
+            figures["written_with_shuffled_scores"] = float(np.mean([row["by_chance"] for row in these]))
         for name in FIGURES:
             for which in WHICH:
                 values = np.array([row[which][name] for row in these])
@@ -136,13 +138,13 @@ def main() -> None:
     """Fit, calibrate, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readings", type=Path, required=True, help="keeps what the model read")
-    parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     base = load("smollm2-135m")
-    vars(fit)["BLOCK_SETS"] = ("wide",)  # what the shipped head chose; trying all takes minutes
+    vars(fit).update(BLOCK_SETS=("wide",), PENALTIES=(0.3, 3.0))  # what the shipped head chose; trying all is slow
     written = [*written_rows(), *broken_rows(written_rows())]
-    both, found = families(), []
+    both, found = families(), {}
     for number, (rows, organisms) in enumerate(both):
         others = both[1 - number][0]
         head = fit.fit_head(read_kept(lambda: base, [*written, *others], flags.readings))
@@ -152,8 +154,8 @@ def main() -> None:
         groups = near_groups(questions, [row.question_id for row in rows])
         answers, counts = [row.answer for row in rows], TableCounts(len(rows), len(rows), 0, 0, 0, 0)
         table = ScoredTable(tuple(questions), tuple(answers), scores, tuple(groups), tuple(organisms), counts)
-        found += measure(head, text, table, flags.splits)
-    report = {"what": "calibration on half of the organisms, measured on the others", "by_rows": summary(found)}
+        found[f"family {number + 1}"] = summary(measure(head, text, table, flags.splits))
+    report = {"what": "calibration on half of the organisms, measured on the others", **found}
     publish(report, flags.out, base.placement)
 
 

@@ -226,8 +226,14 @@ class Lab:
 
     @cached_property
     def judge_facts(self) -> dict[str, Any] | None:
-        """How well the judge does on what it never saw; None for a judge that comes without such figures."""
-        return JudgeHead.load(self.judge_head).facts if self.config.judge.embedded else None
+        """How well the judge does on what it never saw; None for a judge that comes without such figures.
+
+        A calibrated head's facts are those of the head that it started from, which do not speak of it.
+        """
+        if not self.config.judge.embedded:
+            return None
+        head = JudgeHead.load(self.judge_head)
+        return head.facts if head.correction is None else None
 
     @property
     def judge_fingerprint(self) -> str:
