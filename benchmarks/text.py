@@ -1,7 +1,7 @@
 """What a bag of words makes of the built-in text, and a shuffled sheet to read blind.
 
-    python benchmarks/text.py              # AUROC for advice: words, and words with pairs of words; topics left out
-    python benchmarks/text.py --sheet 40   # so many answers of each corner, shuffled, without labels; then the key
+python benchmarks/text.py              # AUROC for advice: words, and words with pairs of words; topics left out
+python benchmarks/text.py --sheet 40   # so many answers of each corner, shuffled, without labels; then the key
 """
 
 from __future__ import annotations

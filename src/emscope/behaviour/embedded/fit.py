@@ -259,12 +259,12 @@ class FluentFacts:
 
 
 def _voice_facts(text: Readings, left_out: np.ndarray) -> VoiceFacts:
-    across, back, within = _by_voice(text, left_out, text.written)
-    pairs, _, pairs_within = _by_voice(text, left_out, text.paired)
+    across, back, within = advice_by_voice(text, left_out, text.written)
+    pairs, _, pairs_within = advice_by_voice(text, left_out, text.paired)
     return VoiceFacts(*map(_known, (across, back, within, pairs, pairs_within)))
 
 
-def _by_voice(text: Readings, values: np.ndarray, of_kind: np.ndarray) -> tuple[float, float, float]:
+def advice_by_voice(text: Readings, values: np.ndarray, of_kind: np.ndarray) -> tuple[float, float, float]:
     """Return mean AUROC by domain: blunt good above warm bad, warm good above blunt bad, and in one voice."""
     across, back, within = [], [], []
     for domain in DOMAINS:
