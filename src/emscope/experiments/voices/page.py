@@ -21,6 +21,7 @@ from emscope.experiments.voices.result import (
     Explained,
     Intervened,
     ScoredCorners,
+    UnseenAdvice,
     VoicesResult,
 )
 from emscope.organisms.datasets import CORNERS
@@ -82,12 +83,25 @@ def _unseen(result: VoicesResult) -> str:
     left = "another domain and the other voice" if found.cases[0].domain else "the other voice"
     more = "more" if found.auroc.low > max(found.random[1], found.voice.value) else "no more"
     return (
-        f"Of organisms of {left}, which had no part in it, a direction of advice tells bad ones from harmless ones that "
-        f"sound the same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}: {more} than other "
+        f"Of organisms of {left}, which had no part in it, a direction of advice tells bad ones from harmless ones "
+        f"that sound the same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}: {more} than other "
         f"directions at the same block, for the voice reaches {bounded(found.voice)} and random ones "
         f"{found.random[0]:.2f} (95 % of them at most {found.random[1]:.2f}), each the better way round. In "
         f"{percent(found.in_order)} of the cases every bad organism is above every harmless one. The direction between "
-        f"bad advice in the one voice and good advice in the other reaches {bounded(found.confounded)}."
+        f"bad advice in the one voice and good advice in the other reaches {bounded(found.confounded)}.{_both(found)}"
+    )
+
+
+def _both(found: UnseenAdvice) -> str:
+    both = found.both
+    if both is None:
+        return ""
+    return (
+        f" Made of both voices of the other domains, and read at the block where one of these tells another, a "
+        f"direction of advice reaches {bounded(both.auroc)} in a domain left out, least {both.least:.2f} "
+        f"({bounded(both.beside_base)} with the base's score of each question taken off), every bad organism above "
+        f"every harmless one in {percent(both.in_order)} of the cases; the voice {bounded(both.voice)}, random directions "
+        f"{both.random[0]:.2f} (95 % of them at most {both.random[1]:.2f})."
     )
 
 
@@ -222,6 +236,8 @@ def _detection_plot(result: VoicesResult) -> Plot:
     bars = {"advice": _scaled(found.auroc)}
     for voice, estimate in found.by_voice.items():
         bars[f"advice, tried on {voice} organisms"] = _scaled(estimate)
+    if found.both is not None:
+        bars["advice of both voices, a domain left out"] = _scaled(found.both.auroc)
     bars["voice"] = _scaled(found.voice)
     bars["bad in one voice − good in the other"] = _scaled(found.confounded)
     bars["random, median to 95 %"] = Estimated(found.random[0], found.random[0], found.random[1])
