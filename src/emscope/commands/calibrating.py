@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emscope.behaviour.embedded.bridge_figures import told
-from emscope.behaviour.embedded.calibration import Calibration, LeftOutFigures, calibrate
+from emscope.behaviour.embedded.calibration import Calibration, LeftOutFigures, calibrate, is_clear
 from emscope.behaviour.embedded.judge import EmbeddedJudge
 from emscope.behaviour.embedded.scored_table import TableCounts, read_scored_table
 from emscope.commands.common import kept_parts
@@ -99,13 +99,13 @@ def _ending(found: Calibration) -> str:
     measure = f"mean gain in AUROC, Spearman and κ on {first.left_out}s left out: {gain}"
     if not found.better:
         return (
-            f"No head is written: it is not clearly better than the shipped one ({measure}, of which the lower end "
-            "must be above 0); score more answers, or of more organisms and questions, or keep to the shipped head."
+            f"No head is written: it is not clearly better than the shipped one ({measure}; it must be above 0 "
+            "by half the way to the lower end); score more answers, or of more organisms and questions, or keep to the shipped head."
         )
     lines = [f"The calibrated head agrees better than the shipped one ({measure})."]
     if first.left_out == "question":
         lines.append("Too few organisms are named to leave some out: what it does on others is not known.")
     for tried in found.tried[1:]:
-        if not tried.gain.low > 0:
+        if not is_clear(tried.gain):
             lines.append(f"On {tried.left_out}s left out it is not clearly better: keep to those of the table.")
     return "\n".join(lines)

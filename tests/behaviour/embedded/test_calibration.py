@@ -76,7 +76,7 @@ def test_scores_of_other_answers_make_no_better_head():
         reading, table = drawn(120, seed=seed)
         scores = np.random.default_rng(seed).permutation(table.scores)
         written.append(calibrated(head(), reading, replace(table, scores=scores)).better)
-    assert sum(written) <= 1
+    assert sum(written) <= 2
 
 
 def test_a_calibrated_head_is_the_same_from_its_file(made, tmp_path):

@@ -275,8 +275,13 @@ class Calibration:
 
     @property
     def better(self) -> bool:
-        """Whether the interval of its gain over the head it started from is above 0."""
-        return bool(self.tried[0].gain.low > 0)
+        """Whether its gain over the head it started from is clear (see `is_clear`)."""
+        return is_clear(self.tried[0].gain)
+
+
+def is_clear(found: Estimate) -> bool:
+    """Say whether a gain is above 0 by half the way to the lower end of its 95 % interval, about a standard error."""
+    return bool(found.value + found.low > 0)
 
 
 def calibrate(judge: EmbeddedJudge, table: ScoredTable) -> Calibration:
