@@ -83,8 +83,8 @@ def _unseen(result: VoicesResult) -> str:
     left = "another domain and the other voice" if found.cases[0].domain else "the other voice"
     more = "more" if found.auroc.low > max(found.random[1], found.voice.value) else "no more"
     return (
-        f"Of organisms of {left}, which had no part in it, a direction of advice tells bad ones from harmless ones "
-        f"that sound the same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}: {more} than other "
+        f"Of organisms of {left}, which had no part in it, a direction of advice tells bad from harmless ones that "
+        f"sound the same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}: {more} than other "
         f"directions at the same block, for the voice reaches {bounded(found.voice)} and random ones "
         f"{found.random[0]:.2f} (95 % of them at most {found.random[1]:.2f}), each the better way round. In "
         f"{percent(found.in_order)} of the cases every bad organism is above every harmless one. The direction between "
