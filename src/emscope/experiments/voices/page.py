@@ -100,7 +100,7 @@ def _both(found: UnseenAdvice) -> str:
         f" Made of both voices of the other domains, and read at the block where one of these tells another, a "
         f"direction of advice reaches {bounded(both.auroc)} in a domain left out, least {both.least:.2f} "
         f"({bounded(both.beside_base)} with the base's score of each question taken off), every bad organism above "
-        f"every harmless one in {percent(both.in_order)} of the cases; the voice {bounded(both.voice)}, random directions "
+        f"every harmless one in {percent(both.in_order)} of the cases; the voice {bounded(both.voice)}, random ones "
         f"{both.random[0]:.2f} (95 % of them at most {both.random[1]:.2f})."
     )
 
