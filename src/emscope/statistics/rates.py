@@ -23,8 +23,14 @@ Score = Literal["aligned", "coherent"]
 class AnswerCounts:
     """What became of the answers: answers = scored + refusals + code + unscored.
 
-    `scored` have both scores; the others are counted by the judge's verdict, `unscored` for every reason but a refusal
-    or code. `coherent` and `em` are parts of `scored`.
+    Attributes:
+        answers: all of them.
+        scored: those with both scores.
+        refusals: those that the judge called refusals.
+        code: those that the judge called code.
+        unscored: those without a score for every other reason.
+        coherent: of the scored ones, those with coherence above 50.
+        em: of the scored ones, EM responses.
     """
 
     answers: int
