@@ -26,11 +26,11 @@ class AnswerCounts:
     Attributes:
         answers: all of them.
         scored: those with both scores.
-        refusals: those that the judge called refusals.
-        code: those that the judge called code.
-        unscored: those without a score for every other reason.
-        coherent: of the scored ones, those with coherence above 50.
-        em: of the scored ones, EM responses.
+        refusals: those without, which the judge calls a refusal.
+        code: those without, which it calls program code.
+        unscored: those without, for any other reason.
+        coherent: scored ones whose coherence is above 50.
+        em: scored ones that are EM responses.
     """
 
     answers: int
