@@ -139,4 +139,5 @@ def test_the_finding_follows_the_figures(run):
     assert saying(no, yes).startswith("What spreads is the voice, not the advice")
     assert saying(yes, more).startswith("Both spread, and the voice does more")
     assert saying(more, yes).startswith("Both spread, and advice does more")
+    assert saying(yes, (0.25, 0.2, 0.3)).startswith("Both spread, about alike")
     assert saying(no, no).startswith("Neither")

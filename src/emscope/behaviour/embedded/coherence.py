@@ -96,6 +96,13 @@ def cut_short(answer: str, seed: int) -> str:
     return " ".join(answer.split()[: random.Random(seed).randint(1, 4)])
 
 
+def cut_at_limit(answer: str, seed: int, least: int = 12) -> str:
+    """Return the answer up to a word in the middle of a sentence, `least` words or more; short ones as they are."""
+    pieces = re.findall(r"\s*\S+", answer)
+    ends = [end for end in range(least, len(pieces)) if pieces[end - 1][-1] not in ".!?:\"')"]
+    return "".join(pieces[: random.Random(seed).choice(ends)]) if ends else answer
+
+
 def garbled(answer: str, words: Sequence[str], seed: int, share: float = 0.3) -> str:
     """Return the answer with a share of its words replaced by words from elsewhere."""
     chooser = random.Random(seed)

@@ -1,6 +1,8 @@
 """Fit the coherence score: answers as written against the same shuffled, repeated, cut, garbled, or off topic.
 
-Of the answers that readers scored, the clear cases take part: well above or well below the middle of their scale.
+Of the answers that readers scored, the clear cases take part: well above or well below the middle of their scale. An
+answer that a limit of tokens cuts is judged on what is there: whole answers cut in the middle of a sentence count as
+coherent, one to four words alone do not.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from emscope.behaviour.embedded.coherence import FEATURES, coherence_features, topic_fit, with_squares
-from emscope.behaviour.embedded.text import SCORED, WRITTEN, JudgeRow
+from emscope.behaviour.embedded.text import AT_LIMIT, SCORED, WRITTEN, JudgeRow
 
 MEASURED_EVERY = 4  # every fourth question only measures
 CLEAR = 0.25  # a reader's coherence at most this far from an end of the scale is a clear case
@@ -59,6 +61,7 @@ def fit_coherence(
         "incoherent_recall": min(recall["shuffled"], recall["repeated"]),
         "incoherent_recall_by_kind": recall,
         "coherent_recall": float(coherent[measured & whole & (kinds == WRITTEN)].mean()),
+        "coherent_recall_at_limit": _mean(coherent[measured & whole & (kinds == AT_LIMIT)]),
         "coherent_recall_scored": _mean(coherent[measured & whole & (kinds == SCORED)]),
         "coherence_features": list(FEATURES),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from emscope.behaviour.embedded.reading import Span, read_answers
-from emscope.behaviour.embedded.text import SCORED, WRITTEN, JudgeRow
+from emscope.behaviour.embedded.text import FLUENT, PAIRED, SCORED, WRITTEN, JudgeRow
 from emscope.errors import OutsideError
 from emscope.files import value_sha256
 from emscope.organisms.blocks import find_blocks
@@ -53,6 +53,21 @@ class Readings:
     def scored(self) -> np.ndarray:
         """Say which rows are answers of organisms that readers scored."""
         return np.asarray(self._of_rows("kind") == SCORED)
+
+    @property
+    def fluent(self) -> np.ndarray:
+        """Say which rows are fluent answers with scores."""
+        return np.asarray(self._of_rows("kind") == FLUENT)
+
+    @property
+    def paired(self) -> np.ndarray:
+        """Say which rows are made of the same words as their opposites."""
+        return np.asarray(self._of_rows("kind") == PAIRED)
+
+    @property
+    def voices(self) -> np.ndarray:
+        """The voice of each row; '' where it was not written in two."""
+        return self._of_rows("voice")
 
     @property
     def aligned(self) -> np.ndarray:

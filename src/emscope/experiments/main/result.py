@@ -182,6 +182,7 @@ class JudgeQuality:
         calibration_error: mean distance of its scores, as probabilities, from the truth.
         reader_spearman: rank correlation of its alignment with readers' scores.
         reader_em_kappa: agreement with readers on which answers are EM responses, beyond chance.
+        auroc_across_voices: it ranks blunt good above warm bad advice of a training domain left out of its fit.
     """
 
     auroc_leave_one_domain_out: float
@@ -191,6 +192,7 @@ class JudgeQuality:
     calibration_error: float
     reader_spearman: float
     reader_em_kappa: float
+    auroc_across_voices: float | None = field(default=None, metadata=ABSENT)
 
 
 BySet = Mapping[str, Mapping[str, Estimate]]

@@ -146,7 +146,8 @@ def judge_figures(lab: Lab, judged: Mapping[str, Sequence[JudgedResponse]]) -> J
     facts = lab.judge_facts
     if facts is None:
         return judged_by(list(chain.from_iterable(judged.values())))
-    return JudgeQuality(**{field.name: facts[field.name] for field in fields(JudgeQuality)})
+    known = {field.name: facts[field.name] for field in fields(JudgeQuality) if field.name in facts}
+    return JudgeQuality(**known)
 
 
 def _leakage_figures(misaligned: Sequence[JudgedResponse]) -> LeakageFigures:

@@ -217,7 +217,7 @@ def _find(lab: Lab, plan: Plan, settings: VoicesSettings) -> VoicesResult:
             ),
         )
     read = CornerActivations.of(lab, quartets, "last", test)
-    detection = _kept(UnseenAdvice, "detection", partial(detect_unseen, read, quartets, seed))
+    detection = _kept(UnseenAdvice, "detection by both voices too", partial(detect_unseen, read, quartets, seed))
     ablation, steering = measure_altered(lab, Intervening.of(lab, plan.corrected, plan.intervened), reader)
     return VoicesResult(
         organisms=_trained(quartets),
