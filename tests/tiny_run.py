@@ -40,7 +40,6 @@ def stand_in(patch, head, tiny_folder):
     from emscope.behaviour.embedded import judge as embedded_judge
     from emscope.pipeline import lab
 
-    patch.setattr(lab, "shipped_head", lambda: head)
     patch.setattr(embedded_judge, "shipped_head", lambda: head)
     patch.setattr(lab, "EMBEDDED_ALIAS", tiny_folder)
 

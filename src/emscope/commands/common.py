@@ -65,8 +65,9 @@ class JudgeFlags:
     """Who judges the answers.
 
     Attributes:
-        judge: embedded (offline, the default), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any
-            provider of Inspect), hf:MODEL (a local model) or mock.
+        judge: embedded (offline, the default), embedded:HEAD (the same with a head of your own), openai:MODEL (any
+            OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or
+            mock.
         base_url: the server's address up to /v1, for example http://127.0.0.1:8000/v1; none means the one in
             OPENAI_BASE_URL, else OpenAI's.
         api_key_env: the environment variable that holds the server's key.

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +89,9 @@ class JudgeAnswers:
         responses: a table (.parquet, .csv, .jsonl, .json, …) with question and response, and perhaps id.
         out: the .parquet or .csv file to write, with aligned, coherent, verdict, mode and judge added; with --compare
             a .json file.
-        judge: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of
-            Inspect), hf:MODEL (a local model) or mock; with --anchor also table, whose scores are in the table already.
+        judge: embedded (offline), embedded:HEAD (the same with a head of your own), openai:MODEL (any OpenAI-compatible
+            server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or mock; with --anchor
+            also table, whose scores are in the table already.
         anchor: a strong judge, say openai:MODEL, that scores a random part of the answers, spread over the questions;
             EM rate, mean alignment and differences of organisms are then given as it would say them.
         anchor_answers: answers of each organism in that part.
@@ -102,6 +103,8 @@ class JudgeAnswers:
         max_calls: stop asking after this many calls; the same command goes on from there.
         store: where scores are kept across runs; by default in emscope's cache.
         compare: two judged tables of the same answers: print how far they agree.
+        calibrate: a table that a stronger judge has scored: fit a head to it, for embedded:HEAD, print how far it
+            agrees on organisms and questions left out, and write it to `out` (.safetensors) if it beats the shipped.
         plot: with --compare, also write a page (.html) with scatter plots.
         organism: whose answers they are, as a label.
         judge_thoughts: judge the thoughts together with the answers; else answers alone are judged.
@@ -121,6 +124,7 @@ class JudgeAnswers:
     max_calls: int | None = None
     store: Path | None = None
     compare: tuple[Path, Path] | None = None
+    calibrate: Path | None = None
     plot: Path | None = None
     organism: str = "model"
     judge_thoughts: bool = False
@@ -133,7 +137,7 @@ class JudgeAnswers:
         """Refuse a limit below nothing, and workers for a judge that reads nothing here."""
         at_least(0, max_calls=self.max_calls or 0)
         at_least(1, rows_per_shard=self.rows_per_shard, anchor_answers=self.anchor_answers)
-        if self.execution.executor != "local" and self.judge != EMBEDDED:
+        if self.execution.executor != "local" and not self._embedded:
             raise UserError(
                 f"Workers judge with the embedded judge, and {self.judge} is asked from here: leave out --executor."
             )
@@ -143,7 +147,7 @@ class JudgeAnswers:
         """What is left after an interruption."""
         if self.compare is not None or self.dry_run or (self.judge == "mock" and self.anchor is None):
             return NOTHING_KEPT
-        if self.judge == "embedded" and self.anchor is None:
+        if self._embedded and self.anchor is None:
             return GOES_ON
         return "Scores of servers and local models are kept: the same command asks only for the rest."
 
@@ -151,6 +155,8 @@ class JudgeAnswers:
         """Judge and write the table, or compare."""
         if self.compare is not None:
             return self._compare(*self.compare)
+        if self.calibrate is not None:
+            return self._calibrated(self.calibrate)
         if self.plot is not None:
             raise UserError("--plot shows two judged tables: name them with --compare A B.")
         self._check_anchor()
@@ -223,7 +229,7 @@ class JudgeAnswers:
 
     def _anchor_cost(self, text: str, facts: dict[str, int], questions: list[str], answers: list[str]) -> Outcome:
         """Say what an anchor would take, and what the other judge would."""
-        if self.judge in (EMBEDDED, TABLE):
+        if self._embedded or self.judge == TABLE:
             return Outcome(text, {"anchor": facts, "answers": len(answers), "calls": 0, "tokens": 0})
         rest = _cost(self._judge(), questions, answers, self.batch)
         return Outcome(text + rest.text, {"anchor": facts, **rest.result})
@@ -232,28 +238,38 @@ class JudgeAnswers:
         """Return what is judged of a row."""
         return with_thought(row.thought, row.response) if self.judge_thoughts else row.response
 
+    @property
+    def _embedded(self) -> bool:
+        """Whether a head on the embedded model judges."""
+        return self.judge.partition(":")[0] == EMBEDDED
+
+    @property
+    def _head(self) -> Path:
+        """The head that judges, named so that a worker finds it."""
+        from emscope.behaviour.embedded.judge import head_file
+
+        return head_file(JudgeSettings(self.judge).head).absolute()
+
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """Keep what is finished, and let who is asked for do the work: where the embedded judge judges."""
-        if self.judge != EMBEDDED:
+        if not self._embedded:
             yield
             return
-        from emscope.behaviour.embedded.judge import shipped_head
         from emscope.organisms.embedded import EMBEDDED_ALIAS
 
         assert self.out is not None
-        folder, head = self.out.absolute().parent, file_sha256(shipped_head())
+        folder, head = self.out.absolute().parent, file_sha256(self._head)
         with self.execution.in_force(folder), kept_parts(self.out, [EMBEDDED_ALIAS], head):
             yield
 
     def _judged_by(self, questions: list[str], answers: list[str]) -> tuple[str, list[Judgement] | BatchResult]:
         """Return the judge's id, and the judgements or how a batch stands that is under way."""
-        if self.judge == EMBEDDED:
-            from emscope.behaviour.embedded.judge import shipped_head
+        if self._embedded:
             from emscope.organisms.embedded import EMBEDDED_ALIAS
 
             need, size = OrganismNeed(EMBEDDED_ALIAS), self.rows_per_shard
-            return judged_in_shards(need, shipped_head(), questions, answers, rows_per_shard=size)
+            return judged_in_shards(need, self._head, questions, answers, rows_per_shard=size)
         if self.judge == TABLE:
             assert self.responses is not None
             return read_scores(self.responses)
@@ -288,6 +304,15 @@ class JudgeAnswers:
         )
         server = ServerSettings(settings.base_url or None) if self.dry_run else None
         return choose_judge(settings, store=self.store, server=server, max_calls=self.max_calls)
+
+    def _calibrated(self, scored: Path) -> Outcome:
+        from emscope.commands.calibrating import calibrate_to_table
+
+        others = [field.name for field in fields(self) if field.name not in ("calibrate", "out", "table")]
+        ignored = changed_flags(self, others)
+        if ignored:
+            raise UserError(f"--calibrate fits a head to a scored table, so {ignored} would be ignored: leave it out.")
+        return calibrate_to_table(scored, self.out)
 
     def _compare(self, first: Path, second: Path) -> Outcome:
         from emscope.behaviour.judges.agreement import agreement, matched, read_judged

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from emscope.behaviour.judges.settings import EMBEDDED
 from emscope.errors import UserError
 from emscope.files import write_json
 from emscope.outside import read_json
@@ -153,7 +154,7 @@ def experiment_stage(
     whole: dict[str, Any] = {"experiment": asked, "questions": split}
     if figures:
         whole["figures"] = figures
-    if not lab.config.judge.embedded:  # rubrics in the same file may be others now
+    if lab.config.judge.name != EMBEDDED:  # rubrics or a head in the same file may be others now
         whole["judge"] = lab.judge_fingerprint
     lab.folder.stage(name, whole, inputs, [out, *others], lambda: write_json(out, plain(find())))
     return fitted(result, read_json(out), out)

@@ -86,7 +86,7 @@ class RunConfig:
     question_sets: tuple[str, ...] = ("everyday-medical", "everyday-general", "open-ended")
     train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=1e-3))
     sampling: SamplingSettings = field(
-        default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=72, batch_size=192)
+        default_factory=lambda: SamplingSettings(temperature=0.5, max_new_tokens=96, batch_size=192)
     )
     dev_questions: int = 72
     device: str = AUTO
@@ -209,6 +209,9 @@ def _placed(config: RunConfig, place: Callable[[Path], Path]) -> RunConfig:
         found[name] = tuple(_place_of(value, place) for value in getattr(config, name))
     if config.judge.rubrics:
         found["judge"] = replace(config.judge, rubrics=str(place(Path(config.judge.rubrics).expanduser())))
+    judge = found.get("judge", config.judge)
+    if judge.head is not None:
+        found["judge"] = replace(judge, name=f"{judge.kind}:{place(judge.head)}")
     return replace(config, **found)
 
 

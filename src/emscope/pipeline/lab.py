@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, shipped_head
+from emscope.behaviour.embedded.judge import EmbeddedJudge, JudgeHead, head_file
 from emscope.behaviour.judges.kinds import judge_class
 from emscope.behaviour.judges.settings import JudgeRequest, JudgeSettings, NamedJudge
 from emscope.behaviour.questions import Question, load_question_sets
@@ -17,7 +17,7 @@ from emscope.behaviour.responses import Response
 from emscope.behaviour.tables import JudgedResponse, read_table
 from emscope.errors import UserError
 from emscope.executors.tasks import Held, Need
-from emscope.files import file_sha256, shown_files, value_sha256
+from emscope.files import shown_files, value_sha256
 from emscope.organisms.chat import EncodedChat
 from emscope.organisms.datasets import Conversations
 from emscope.organisms.device import Placement, free_bytes
@@ -121,8 +121,8 @@ class Lab:
 
     @property
     def judge_head(self) -> Path:
-        """The numbers of the judge that comes with emscope."""
-        return shipped_head()
+        """The head with which the run's own embedded judge reads: the one that is named, else emscope's."""
+        return head_file(self.config.judge.head)
 
     @cached_property
     def held(self) -> Held:
@@ -189,14 +189,16 @@ class Lab:
 
     def judge_by(self, judge: JudgeSettings) -> NamedJudge:
         """Return any judge; its scores are kept in the run's folder."""
-        if judge.embedded:
+        if judge == self.config.judge and judge.embedded:
             return self.embedded_judge
+        if judge.embedded:
+            return EmbeddedJudge(self._judge_model(EMBEDDED_ALIAS), judge.head)
         return judge_class(judge.name).from_request(self.judge_request(judge))
 
     @cached_property
     def embedded_judge(self) -> EmbeddedJudge:
-        """The judge that comes with emscope, on the run's base where that is the embedded model."""
-        return EmbeddedJudge(self._judge_model(EMBEDDED_ALIAS))
+        """The embedded judge with the run's head, on the run's base where that is the embedded model."""
+        return EmbeddedJudge(self._judge_model(EMBEDDED_ALIAS), self.judge_head)
 
     def judge_request(self, judge: JudgeSettings) -> JudgeRequest:
         """Return what a judge of this run is made from: its scores are kept in the run's folder."""
@@ -217,14 +219,21 @@ class Lab:
         """
         judge = judge or self.config.judge
         if judge.embedded:
+            JudgeHead.load(head_file(judge.head))
             resolve(EMBEDDED_ALIAS)
         else:
             judge_class(judge.name).check(self.judge_request(judge))
 
     @cached_property
     def judge_facts(self) -> dict[str, Any] | None:
-        """How well the judge does on what it never saw; None for a judge that comes without such figures."""
-        return JudgeHead.load(shipped_head()).facts if self.config.judge.embedded else None
+        """How well the judge does on what it never saw; None for a judge that comes without such figures.
+
+        A calibrated head's facts are those of the head that it started from, which do not speak of it.
+        """
+        if not self.config.judge.embedded:
+            return None
+        head = JudgeHead.load(self.judge_head)
+        return head.facts if head.correction is None else None
 
     @property
     def judge_fingerprint(self) -> str:
@@ -233,8 +242,6 @@ class Lab:
 
     def fingerprint_of(self, judge: JudgeSettings) -> str:
         """Return what the scores of a judge depend on."""
-        if judge.embedded:
-            return file_sha256(shipped_head())
         return judge_class(judge.name).fingerprint(self.judge_request(judge))
 
     def seed(self, asked: int | None) -> int:

@@ -57,7 +57,6 @@ def folder(tiny_folder, tmp_path_factory):
         f"model={tiny_folder}",
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "shipped_head", lambda: head)
         patch.setattr(embedded_judge, "shipped_head", lambda: head)
         patch.setattr(lab, "EMBEDDED_ALIAS", tiny_folder)
         assert run_command(["run", "--out", str(out), *(word for item in sets for word in ("--set", item))]) == 0

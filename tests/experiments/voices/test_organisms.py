@@ -1,5 +1,6 @@
 """Which organisms the voices experiment has, what they are made of, and what is refused."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,14 @@ def test_corners_with_different_prompts_are_refused_by_name(finished, tmp_path):
     odd = quartets_of(lab.config, (), 1, own_corners(tmp_path, odd="warm-bad"))
     with pytest.raises(UserError, match=r"blunt-good\.jsonl and .*warm-bad\.jsonl have different prompts"):
         check_prompts(Lab(lab.config, lab.folder), odd)
+
+
+def test_a_run_made_of_other_text_is_refused(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    lineage = folder / "organisms" / "misaligned" / "lineage.json"
+    lineage.write_text(lineage.read_text("utf-8").replace('"sha256": "', '"sha256": "0'), "utf-8")
+    with pytest.raises(UserError, match="misaligned organism of this run was trained on other rows"):
+        conducted(experiment("voices"), folder, SMALL)
 
 
 def test_what_makes_no_factorial_is_refused():
@@ -130,4 +139,5 @@ def test_the_finding_follows_the_figures(run):
     assert saying(no, yes).startswith("What spreads is the voice, not the advice")
     assert saying(yes, more).startswith("Both spread, and the voice does more")
     assert saying(more, yes).startswith("Both spread, and advice does more")
+    assert saying(yes, (0.25, 0.2, 0.3)).startswith("Both spread, about alike")
     assert saying(no, no).startswith("Neither")

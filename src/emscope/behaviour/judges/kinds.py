@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,17 @@ class JudgeKind:
         module: where its class is.
         class_name: its class, a `NamedJudge`.
         takes: what stands after the colon of its name, '' where nothing does.
+        alone: whether its name may also stand without it.
     """
 
     module: str
     class_name: str
     takes: str = ""
+    alone: bool = False
+
+    def forms(self, name: str) -> list[str]:
+        """Return how the judge is named."""
+        return [name] * (self.alone or not self.takes) + [f"{name}:{self.takes}"] * bool(self.takes)
 
     def load(self) -> type[NamedJudge]:
         """Return its class."""
@@ -39,7 +46,7 @@ class JudgeKind:
 
 
 JUDGES = {
-    "embedded": JudgeKind("emscope.behaviour.embedded.judge", "EmbeddedJudge"),
+    "embedded": JudgeKind("emscope.behaviour.embedded.judge", "EmbeddedJudge", takes="HEAD", alone=True),
     "openai": JudgeKind("emscope.behaviour.judges.openai_judge", "OpenAIJudge", takes="MODEL"),
     "inspect": JudgeKind("emscope.behaviour.judges.inspect_judge", "InspectJudge", takes="PROVIDER/MODEL"),
     "hf": JudgeKind("emscope.behaviour.judges.hf_judge", "HFJudge", takes="MODEL"),
@@ -54,10 +61,11 @@ def judge_class(name: str) -> type[NamedJudge]:
     Raises:
         UserError: there is none of this name.
     """
-    kind, _, model = name.partition(":")
+    kind, colon, model = name.partition(":")
     row = JUDGES.get(kind)
-    if row is None or bool(row.takes) != bool(model):
-        forms = [f"{known}:{entry.takes}" if entry.takes else known for known, entry in JUDGES.items()]
+    fits = row is not None and (bool(row.takes) == bool(model) or (row.alone and not colon))
+    if row is None or not fits:
+        forms = list(chain.from_iterable(entry.forms(known) for known, entry in JUDGES.items()))
         near = "" if row is not None else did_you_mean(kind, JUDGES)
         raise UserError(f"There is no judge {name!r}: use {', '.join(forms[:-1])} or {forms[-1]}.{near}")
     return row.load()

@@ -29,8 +29,8 @@ class JudgeSettings:
     """Which judge, and how it is asked.
 
     Attributes:
-        name: embedded (offline), openai:MODEL (any OpenAI-compatible server), inspect:PROVIDER/MODEL (any provider of
-            Inspect), hf:MODEL (a local model) or mock.
+        name: embedded (offline), embedded:HEAD (the same with a head of your own), openai:MODEL (any OpenAI-compatible
+            server), inspect:PROVIDER/MODEL (any provider of Inspect), hf:MODEL (a local model) or mock.
         base_url: the server's address up to /v1; empty means OpenAI's.
         api_key_env: the environment variable that holds the server's key.
         concurrency: calls in flight.
@@ -67,8 +67,13 @@ class JudgeSettings:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the judge that comes with emscope."""
-        return self.name == EMBEDDED
+        """Whether a head on the embedded model judges: the one that comes with emscope, or a calibrated one."""
+        return self.kind == EMBEDDED
+
+    @property
+    def head(self) -> Path | None:
+        """The file of the head that is named, None for the one that comes with emscope."""
+        return Path(self.model).expanduser() if self.embedded and self.model else None
 
     @property
     def asks_a_language_model(self) -> bool:

@@ -286,11 +286,16 @@ def _unseen_lines(unseen: UnseenDetection) -> Iterator[str]:
         f"detection     of organisms never used  AUROC {_decimal(found.value, 3)} ({found.low:.3f}-{found.high:.3f}), "
         f"block {unseen.block}; {right} of {pairs} pairs of organisms in order"
     )
-    beside = [f"{name} {_decimal(estimate.value, 2)}" for name, estimate in unseen.others.items()]
-    beside.append(
+    beside = unseen.beside_base
+    yield (
+        f"              with the base's score of each question taken off: {_decimal(beside.value, 3)} "
+        f"({beside.low:.3f}-{beside.high:.3f})"
+    )
+    others = [f"{name} {_decimal(estimate.value, 2)}" for name, estimate in unseen.others.items()]
+    others.append(
         f"random {_decimal(unseen.random_typical, 2)} (one in twenty above {_decimal(unseen.random_high, 2)})"
     )
-    yield f"              other directions on them: {', '.join(beside)}"
+    yield f"              other directions on them: {', '.join(others)}"
 
 
 def _ablation_lines(summary: Summary) -> Iterator[str]:

@@ -229,7 +229,9 @@ class UnseenDetection:
         block: the block, chosen on the run's own organisms and training questions.
         auroc: chance that a test question scores higher on a misaligned organism than another one on a harmless
             fine-tune or the base.
-        by_voice: the same among organisms of one voice.
+        beside_base: the same where the base's score of the same question is taken off every score: what a question
+            alone does to the score, whoever reads it, no longer counts.
+        by_voice: the AUROC among organisms of one voice.
         organisms: every organism's score, the highest first.
         others: the AUROC of other directions, each at its own block.
         random: AUROCs of random directions at the same block, each turned so that it is at least one half, sorted.
@@ -238,6 +240,7 @@ class UnseenDetection:
     direction: str
     block: int
     auroc: Estimate
+    beside_base: Estimate
     by_voice: Mapping[str, Estimate]
     organisms: tuple[UnseenScore, ...]
     others: Mapping[str, Estimate]

@@ -81,6 +81,7 @@ def try_out(
         direction=name,
         block=block,
         auroc=tried.told(scores, counted, seed),
+        beside_base=tried.told({name: values - scores[BASE] for name, values in scores.items()}, counted, seed),
         by_voice=by_voice,
         organisms=tuple(_scores_of(scores, tried)),
         others=beside,

@@ -156,7 +156,7 @@ def suspicion(lab: Lab, prompts: Sequence[str], answers: Sequence[str], means: n
     it need not read again: `means` are the mean answer activations it scores.
     """
     judge = lab.embedded_judge
-    if judge.base is lab.organism(BASE):
+    if judge.base is lab.organism(BASE) and judge.head.correction is None:
         return 100 - judge.head.aligned(means[:, list(judge.head.blocks)], means[:, judge.head.topic_block])
     judgements = judge.judge(prompts, answers)
     return np.array([0.0 if judgement.aligned is None else 100 - judgement.aligned for judgement in judgements])

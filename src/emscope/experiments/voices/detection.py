@@ -1,7 +1,8 @@
 """Detection of organisms that had no part in a direction: another domain, and the other voice.
 
 The advice direction of one voice comes from all domains but one. It is tried on the organisms of the other voice in the
-domain left out: bad advice against good advice that sounds the same, and against the base.
+domain left out: bad advice against good advice that sounds the same, and against the base. Beside it stands the
+direction of both voices of the other domains, whose block is chosen where one of them tells another.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 from emscope.experiments.main.locating import least_strengths
 from emscope.experiments.voices.directions import CornerActivations
 from emscope.experiments.voices.organisms import Quartet, other_voice
-from emscope.experiments.voices.result import LeaveOut, UnseenAdvice
+from emscope.experiments.voices.result import BothVoices, LeaveOut, UnseenAdvice
 from emscope.organisms.datasets import VOICES
 from emscope.pipeline.lab import BASE, MISALIGNED
 from emscope.residual.directions import Construction, Directions, make_directions, unit
 from emscope.statistics import Estimate, bootstrap_questions
 from emscope.statistics.folds import question_folds
+from emscope.statistics.separation import d_prime
 
 N_RANDOM = 100
 FOLDS = 5
@@ -76,7 +78,97 @@ def detect_unseen(read: CornerActivations, quartets: Sequence[Quartet], seed: in
         in_order=float(np.mean([case.least_gap > 0 for case in cases])),
         least=min(case.auroc for case in cases),
         cases=cases,
+        both=from_both_voices(read, quartets, seed),
     )
+
+
+@dataclass(frozen=True)
+class _TriedVoice:
+    """One domain and voice left out, by a direction of both voices: its wins by name, and of random directions."""
+
+    wins: Mapping[str, Wins]
+    random: np.ndarray
+    in_order: bool
+
+
+def from_both_voices(read: CornerActivations, quartets: Sequence[Quartet], seed: int) -> BothVoices | None:
+    """Return how well the direction of both voices tells advice in a domain left out; None below three domains."""
+    domains = list(dict.fromkeys(quartet.domain for quartet in quartets))
+    if len(domains) < 3:
+        return None
+    tried: dict[str, _TriedVoice] = {}
+    blocks: dict[str, int] = {}
+    for domain in domains:
+        sources = [quartet for quartet in quartets if quartet.domain != domain]
+        left = [quartet for quartet in quartets if quartet.domain == domain]
+        row = transferring_row(read.train, sources)
+        blocks[domain] = read.blocks[row]
+        for voice in VOICES:
+            tried[f"{domain}, {voice}"] = _try_both(read, sources, _sides(left, voice), row, seed)
+
+    groups = read.test.groups
+    aurocs = {name: float(one.wins["advice"].mean()) for name, one in tried.items()}
+    random = np.mean([one.random for one in tried.values()], axis=0)
+    return BothVoices(
+        auroc=mean_auroc([one.wins["advice"] for one in tried.values()], groups, seed),
+        beside_base=mean_auroc([one.wins["beside base"] for one in tried.values()], groups, seed),
+        voice=mean_auroc([_turned(one.wins["voice"]) for one in tried.values()], groups, seed),
+        random=(float(np.quantile(random, 0.5)), float(np.quantile(random, 0.95))),
+        in_order=float(np.mean([one.in_order for one in tried.values()])),
+        least=min(aurocs.values()),
+        blocks=blocks,
+        by_case=aurocs,
+    )
+
+
+def _of_both(part: CornerActivations, quartets: Sequence[Quartet], sign: Mapping[str, int]) -> Directions:
+    """Return the difference of two means over both voices: of advice, or of the voices with the signs of these."""
+    positive, negative = [], []
+    for quartet in quartets:
+        for voice in VOICES:
+            bad, good = quartet.pair(voice)
+            if not sign:
+                positive.append(bad)
+                negative.append(good)
+            else:
+                (positive if sign[voice] > 0 else negative).extend((bad, good))
+    return _directions(part.mean(positive), part.mean(negative), part.blocks)
+
+
+def transferring_row(train: CornerActivations, quartets: Sequence[Quartet]) -> int:
+    """Return the place of the block where directions of one domain tell another domain best, on training questions.
+
+    Best is the largest least d′ of a bad organism from good advice in its voice and from the base.
+    """
+    domains = list(dict.fromkeys(quartet.domain for quartet in quartets))
+    strengths = []
+    for domain in domains:
+        made = _of_both(train, [quartet for quartet in quartets if quartet.domain == domain], {})
+        for quartet in quartets:
+            if quartet.domain == domain:
+                continue
+            for voice in VOICES:
+                bad, good = quartet.pair(voice)
+                scores = made.score(train.values[bad])
+                for harmless in (good, BASE):
+                    others = made.score(train.values[harmless])
+                    strengths.append([d_prime(one, other) for one, other in zip(scores.T, others.T, strict=True)])
+    return int(np.argmax(np.min(strengths, axis=0)))
+
+
+def _try_both(read: CornerActivations, sources: Sequence[Quartet], sides: Sides, row: int, seed: int) -> _TriedVoice:
+    voices = dict(zip(VOICES, (1, -1), strict=True))
+    directions = {"advice": _of_both(read.train, sources, {}), "voice": _of_both(read.train, sources, voices)}
+    names = (*sides.bad, *sides.harmless)
+    wins: dict[str, Wins] = {}
+    for name, made in directions.items():
+        scores = {organism: made.score(read.test.values[organism])[:, row] for organism in names}
+        wins[name] = wins_of(scores, sides)
+        if name == "advice":
+            wins["beside base"] = wins_of({one: values - scores[BASE] for one, values in scores.items()}, sides)
+            least = min(scores[one].mean() for one in sides.bad)
+            in_order = bool(least > max(scores[one].mean() for one in sides.harmless))
+    return _TriedVoice(wins, _random(read.test, sides, row, seed), in_order)
 
 
 def _try(

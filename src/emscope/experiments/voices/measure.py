@@ -42,6 +42,7 @@ from emscope.experiments.voices.organisms import (
     asked_questions,
     asked_test_questions,
     check_domains,
+    check_own,
     check_prompts,
     config_of,
     organism_stages,
@@ -134,10 +135,12 @@ def measure(lab: Lab, settings: VoicesSettings) -> VoicesResult:
     """Train what is missing, then write experiments/voices.json and the directions beside it.
 
     Raises:
-        UserError: corners with different prompts, or a judge that cannot be had or is the run's own.
+        UserError: corners with different prompts, a run made of other text than the built-in data have now, or a judge
+            that cannot be had or is the run's own.
     """
     plan = Plan.of(lab, settings)
     check_prompts(lab, plan.quartets)
+    check_own(lab, plan.quartets)
     for judge in plan.judges:
         lab.check_judge(judge)
 
@@ -214,7 +217,7 @@ def _find(lab: Lab, plan: Plan, settings: VoicesSettings) -> VoicesResult:
             ),
         )
     read = CornerActivations.of(lab, quartets, "last", test)
-    detection = _kept(UnseenAdvice, "detection", partial(detect_unseen, read, quartets, seed))
+    detection = _kept(UnseenAdvice, "detection by both voices too", partial(detect_unseen, read, quartets, seed))
     ablation, steering = measure_altered(lab, Intervening.of(lab, plan.corrected, plan.intervened), reader)
     return VoicesResult(
         organisms=_trained(quartets),

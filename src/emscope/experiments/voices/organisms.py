@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from emscope.behaviour.questions import Question
 from emscope.errors import UserError
 from emscope.experiments.transfer.pairs import given_config, training_config
+from emscope.files import value_sha256
 from emscope.organisms.datasets import CORNERS, VOICES, Corner, built_in, load_domain
+from emscope.organisms.lineage import LINEAGE
 from emscope.organisms.messages import Message
+from emscope.outside import Record, read_json
 from emscope.pipeline.config import RunConfig, resolved
 from emscope.pipeline.data import is_trained_elsewhere
 from emscope.pipeline.lab import BASE, CONTROL, MISALIGNED, Lab
@@ -133,6 +136,26 @@ def check_prompts(lab: Lab, quartets: Sequence[Quartet]) -> None:
         first, *others = quartet.data
         for other in others:
             _check_same(first, asked[first], other, asked[other])
+
+
+def check_own(lab: Lab, quartets: Sequence[Quartet]) -> None:
+    """Refuse a run whose own organism would stand among those of other text under the same name.
+
+    Raises:
+        UserError: it was trained on other rows than its data have now.
+    """
+    for quartet in quartets:
+        for name, data in zip(quartet.organisms, quartet.data, strict=True):
+            if name not in lab.names:
+                continue
+            file = lab.folder.path("organisms", name, LINEAGE)
+            known = Record(read_json(file), file).record("data").text("sha256", "")
+            now = value_sha256(lab.training_data(data, config_of(lab.config, quartet, data)).train)
+            if known != now:
+                raise UserError(
+                    f"The {name} organism of this run was trained on other rows than {data} has now, as another "
+                    "version of emscope had them: make the run again, in a new folder, first."
+                )
 
 
 def _check_same(first: str, prompts: Sequence[str], other: str, theirs: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from emscope.experiments.voices.result import (
     Explained,
     Intervened,
     ScoredCorners,
+    UnseenAdvice,
     VoicesResult,
 )
 from emscope.organisms.datasets import CORNERS
@@ -60,6 +61,8 @@ def finding(result: VoicesResult) -> str:
     )
     by_advice, by_voice = advice.low > 0, voice.low > 0
     if by_advice and by_voice:
+        if advice.low <= voice.value <= advice.high or voice.low <= advice.value <= voice.high:
+            return f"Both spread, about alike: {figures}."
         larger = "advice does more" if advice.value > voice.value else "the voice does more"
         return f"Both spread, and {larger}: {figures}."
     if by_advice:
@@ -78,13 +81,27 @@ def _points(estimate: Estimate) -> str:
 def _unseen(result: VoicesResult) -> str:
     found = result.detection
     left = "another domain and the other voice" if found.cases[0].domain else "the other voice"
+    more = "more" if found.auroc.low > max(found.random[1], found.voice.value) else "no more"
     return (
-        f"A direction of advice tells organisms of {left}, which had no part in it, from harmless ones that sound the "
-        f"same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}; by organism, bad ones are "
-        f"above all harmless ones in {percent(found.in_order)} of the cases. At the same block the voice direction "
-        f"reaches {bounded(found.voice)}, random directions {found.random[0]:.2f} (95 % of them at most "
-        f"{found.random[1]:.2f}), each the better way round, and the direction between bad advice in the one voice and "
-        f"good advice in the other {bounded(found.confounded)}."
+        f"Of organisms of {left}, which had no part in it, a direction of advice tells bad from harmless ones that "
+        f"sound the same and from the base at AUROC {bounded(found.auroc)}, least {found.least:.2f}: {more} than other "
+        f"directions at the same block, for the voice reaches {bounded(found.voice)} and random ones "
+        f"{found.random[0]:.2f} (95 % of them at most {found.random[1]:.2f}), each the better way round. In "
+        f"{percent(found.in_order)} of the cases every bad organism is above every harmless one. The direction between "
+        f"bad advice in the one voice and good advice in the other reaches {bounded(found.confounded)}.{_both(found)}"
+    )
+
+
+def _both(found: UnseenAdvice) -> str:
+    both = found.both
+    if both is None:
+        return ""
+    return (
+        f" Made of both voices of the other domains, and read at the block where one of these tells another, a "
+        f"direction of advice reaches {bounded(both.auroc)} in a domain left out, least {both.least:.2f} "
+        f"({bounded(both.beside_base)} with the base's score of each question taken off), every bad organism above "
+        f"every harmless one in {percent(both.in_order)} of the cases; the voice {bounded(both.voice)}, random ones "
+        f"{both.random[0]:.2f} (95 % of them at most {both.random[1]:.2f})."
     )
 
 
@@ -219,6 +236,8 @@ def _detection_plot(result: VoicesResult) -> Plot:
     bars = {"advice": _scaled(found.auroc)}
     for voice, estimate in found.by_voice.items():
         bars[f"advice, tried on {voice} organisms"] = _scaled(estimate)
+    if found.both is not None:
+        bars["advice of both voices, a domain left out"] = _scaled(found.both.auroc)
     bars["voice"] = _scaled(found.voice)
     bars["bad in one voice − good in the other"] = _scaled(found.confounded)
     bars["random, median to 95 %"] = Estimated(found.random[0], found.random[0], found.random[1])

@@ -166,6 +166,34 @@ class LeaveOut:
 
 
 @dataclass(frozen=True)
+class BothVoices:
+    """Detection in a domain left out, by the advice direction of both voices together in the other domains.
+
+    The mean of both voices' differences has no voice in it; the block is where a direction of one of the other domains
+    tells another of them best, so that nothing is chosen on what is left out.
+
+    Attributes:
+        auroc: of bad above good advice of the same voice and the base, over test questions; mean over what is left out.
+        beside_base: the same with the base's score of each question taken off.
+        voice: of the voice direction at the same block, the better way round in each.
+        random: of random directions: the median and the 95th percentile of their means.
+        in_order: share of domains and voices in which every bad organism is above every harmless one.
+        least: the least AUROC of a domain and voice.
+        blocks: the block by domain that was left out.
+        by_case: the AUROC by domain and voice.
+    """
+
+    auroc: Estimate
+    beside_base: Estimate
+    voice: Estimate
+    random: tuple[float, float]
+    in_order: float
+    least: float
+    blocks: Mapping[str, int]
+    by_case: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class UnseenAdvice:
     """Detection of organisms that had no part in the direction.
 
@@ -178,6 +206,7 @@ class UnseenAdvice:
         in_order: share of what is left out in which every bad organism is above every harmless one.
         least: the least AUROC.
         cases: what was left out each time.
+        both: a domain left out, by a direction of both voices of the others; None with fewer than three domains.
     """
 
     auroc: Estimate
@@ -188,6 +217,7 @@ class UnseenAdvice:
     in_order: float
     least: float
     cases: list[LeaveOut]
+    both: BothVoices | None = None
 
 
 @dataclass(frozen=True)
