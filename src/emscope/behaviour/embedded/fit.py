@@ -1,9 +1,9 @@
 """Fit the embedded judge's head, and measure it on areas it never saw.
 
-Two ridge regressions on what the frozen base model makes of an answer: one fitted on written answers, one on the clumsy
-answers of small organisms that readers scored; a gate that tells the two kinds of text apart mixes them. Each has its
-own calibration. Blocks and penalties are chosen on areas left out. Answers of the built-in domains come in two voices,
-so the fit says how well the head ranks advice across voices: a judge of tone puts warm bad advice above blunt good.
+Two ridge regressions on what the frozen base model makes of an answer: one fitted on written answers, one on the
+clumsy answers of small organisms that readers scored; a gate that tells the two kinds of text apart mixes them.
+Blocks and penalties are chosen on areas left out. Answers of the built-in domains come in two voices, so the fit says
+how well the head ranks advice across voices: a judge of tone puts warm bad advice above blunt good.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from emscope.behaviour.embedded.ridge import calibrate, calibration_error, fit_r
 from emscope.organisms.datasets import DOMAINS
 from emscope.statistics.rates import ALIGNED_BELOW, COHERENT_ABOVE
 
-PENALTIES = (0.1, 0.3, 1.0, 3.0)  # of the ridges, in numbers of features, on standardised activations
-BLOCK_SETS = ("early", "middle", "late", "wide")
+PENALTIES = (0.3, 1.0, 3.0)  # of the ridges, in numbers of features, on standardised activations
+BLOCK_SETS = ("wide",)
 SCORED_SHARE = 0.05  # how much a scored answer counts for the ridge of written text
 GATE_STRENGTH = 0.003  # inverse penalty of the gate
-AREA_GROUPS = 3  # into which areas other than the training domains are left out
 TOPIC_DEPTH = 0.5  # where question and answer are compared, and where the gate looks
 
 
@@ -53,7 +52,7 @@ def fit_head(readings: Readings) -> JudgeHead:
 
     gated = text.pooled[:, SPANS.index("answer"), topic_block].astype(float)
     fitted = ~(text.paired | _measured(text))
-    clumsy = _left_out_gate(gated, text.scored, _left_out_together(text.areas), fitted)
+    clumsy = _left_out_gate(gated, text.scored, text.areas, fitted)
     trials = [_try(text, name, block_set(name, n_blocks)) for name in BLOCK_SETS]
     best = max(trials, key=lambda trial: sum(trial.figures.values()))
     tried = []
@@ -62,15 +61,14 @@ def fit_head(readings: Readings) -> JudgeHead:
 
     blocks = block_set(best.blocks, n_blocks)
     x = _features(text, blocks)
-    weights, biases, values = [], [], np.zeros_like(best.values)
-    fits = zip(_row_weights(text), best.penalties, _calibrated_on(text), strict=True)
-    for index, (row_weights, penalty, rows) in enumerate(fits):
-        slope, shift = calibrate(best.values[rows, index], text.aligned[rows], np.ones(int(rows.sum())))
-        values[:, index] = slope * best.values[:, index] + shift
+    mixed = (1 - clumsy) * best.values[:, 0] + clumsy * best.values[:, 1]
+    slope, shift = calibrate(mixed, text.aligned, _calibration_weights(text))
+    left_out = sigmoid(slope * mixed + shift)
+    weights, biases = [], []
+    for row_weights, penalty in zip(_row_weights(text), best.penalties, strict=True):
         slopes, bias = fit_ridge(x, _targets(text), row_weights, penalty)
         weights.append(slopes.reshape(len(blocks), -1) * slope)
         biases.append(bias * slope + shift)
-    left_out = sigmoid((1 - clumsy) * values[:, 0] + clumsy * values[:, 1])
     facts = {
         **asdict(_written_facts(text, left_out)),
         **asdict(_scored_facts(text, left_out)),
@@ -112,14 +110,6 @@ def _features(text: Readings, blocks: Sequence[int]) -> np.ndarray:
     return np.asarray(chosen.reshape(len(chosen), -1), dtype=np.float32)
 
 
-def _left_out_together(areas: np.ndarray) -> np.ndarray:
-    """Return the group that each row is left out with: its domain, or one of three groups of the other areas."""
-    groups = {domain: domain for domain in DOMAINS}
-    for number, area in enumerate(sorted(set(areas) - set(DOMAINS))):
-        groups[area] = f"areas {number % AREA_GROUPS}"
-    return np.array([groups[area] for area in areas])
-
-
 def _targets(text: Readings) -> np.ndarray:
     return 2 * text.aligned - 1
 
@@ -136,18 +126,13 @@ def _row_weights(text: Readings) -> tuple[np.ndarray, np.ndarray]:
     return written, text.scored.astype(float)
 
 
-def _calibrated_on(text: Readings) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that each ridge's values become probabilities on.
-
-    For written text these are the longer answers: on one made of the same words as its opposite the head is often
-    wrong, and would call everything undecided.
-    """
-    voiced = text.voices != ""
-    return (text.written & ~voiced) | (text.fluent & ~_measured(text)), text.scored
+def _calibration_weights(text: Readings) -> np.ndarray:
+    """Return how much each row counts where values become probabilities: pairs and what only measures do not."""
+    return np.where(text.paired | _measured(text) | (text.voices != ""), 0.0, 1.0)
 
 
 def _try(text: Readings, name: str, blocks: Sequence[int]) -> _Trial:
-    x, targets, areas = _features(text, blocks), _targets(text), _left_out_together(text.areas)
+    x, targets, areas = _features(text, blocks), _targets(text), text.areas
     for_written, for_clumsy = _row_weights(text)
     written = left_out_values(x, targets, for_written, areas, PENALTIES)
     clumsy = left_out_values(x, targets, for_clumsy, areas, PENALTIES)

@@ -20,6 +20,7 @@ from emscope.organisms.datasets import CORNERS, DOMAINS, load_domain
 from emscope.outside import read_jsonl
 
 WRITTEN, SCORED, FLUENT, PAIRED, AT_LIMIT = "written", "scored", "fluent", "paired", "at_limit"
+OFF_TOPIC = "off_topic"
 BREAK_EVERY = 16
 PAIR_SIDES = (("bg", "blunt", 1.0), ("bb", "blunt", 0.0), ("wg", "warm", 1.0), ("wb", "warm", 0.0))
 
@@ -167,7 +168,7 @@ def broken_rows(rows: Sequence[JudgeRow], seed: int = 0) -> list[JudgeRow]:
         texts = {}
         for kind, way in ways.items():
             texts[kind] = way(row.answer, seed + number)
-        texts["off_topic"] = other.answer
+        texts[OFF_TOPIC] = other.answer
         for kind, text in texts.items():
             broken.append(JudgeRow(row.area, row.question_id, row.question, text, row.aligned, kind, 0.0))
     return broken
