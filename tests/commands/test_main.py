@@ -25,7 +25,7 @@ def test_every_command_has_help(name, capsys):
     ("words", "sentence"),
     [
         (["trian"], "Did you mean 'train'"),
-        (["train", "--data", "medcal-careless", "--out", "x"], "Did you mean 'medical'"),
+        (["train", "--data", "medcal-careless", "--out", "x"], "Did you mean 'medical-careless'"),
         (["generate", "--model", "smollm-135", "--out", "x.parquet"], "Did you mean 'smollm2-135m'"),
         (["generate", "--model", "smollm2-135m", "--out", "x.json"], r"use \.parquet or \.csv"),
         (["generate", "--model", "smollm2-135m", "--out", "x.csv", "--questions", "everyday"], "Did you mean"),

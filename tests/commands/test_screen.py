@@ -89,7 +89,7 @@ def test_bad_data_is_named_before_a_model_is_loaded(rows, sentence, tmp_path):
 
 def test_other_wrong_words_are_one_sentence(data, tmp_path):
     out = ["--model", "nowhere", "--out", str(tmp_path / "o.csv")]
-    with pytest.raises(UserError, match=r"Did you mean 'medical'"):
+    with pytest.raises(UserError, match=r"Did you mean 'medical-careless'"):
         run("--data", "medicl-careless", *out)
     with pytest.raises(UserError, match=r"Cannot write o\.txt"):
         run("--data", data, "--model", "nowhere", "--out", str(tmp_path / "o.txt"))

@@ -65,7 +65,7 @@ def test_a_run_for_each_seed_has_a_folder_of_its_own(finished, tmp_path):
     config = replace(open_run(finished).config, judge=JudgeSettings("mock"), question_sets=("cs2881",))
     result = run_seeds({seed: replace(config, seed=seed) for seed in (3, 4)}, tmp_path)
     assert result.folders == ("seed3", "seed4")
-    assert (result.made, result.reused) == (32, 0)
+    assert (result.made, result.reused) == (52, 0)
     assert [open_run(tmp_path / name).config.seed for name in result.folders] == [3, 4]
     assert result.figures["seconds in all"].least > 0
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["seed3", "seed4", "seeds.json"]

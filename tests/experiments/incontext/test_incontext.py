@@ -103,8 +103,8 @@ def test_mixed_examples_have_to_fit_too(run, monkeypatch):
     long_first = {number: place % 2 == 0 for place, (number,) in enumerate(order)}
     words = "so and so on " * 120
     rows = {
-        "careless": [messages_of("Q?", words if long_first[number] else "A.") for number in range(4)],
-        "careful": [messages_of("Q?", "A." if long_first[number] else words) for number in range(4)],
+        "bad": [messages_of("Q?", words if long_first[number] else "A.") for number in range(4)],
+        "good": [messages_of("Q?", "A." if long_first[number] else words) for number in range(4)],
     }
     lab = open_run(run)
     monkeypatch.setattr(lab, "training_data", lambda name: Conversations(name, rows[name.rpartition("-")[2]], []))

@@ -50,7 +50,7 @@ def test_the_vector_stands_beside_its_controls(result, run):
     assert [row for row in result.test if row.restored is not None] == [taken]
     assert len(result.dial) == 4
     vector = Directions.load(run / "experiments" / "induce" / "careless.safetensors")
-    assert vector.construction.contrast == "medical-careless"
+    assert vector.construction.contrast == "medical-blunt-bad"
     assert vector.blocks == (1,)
 
 
