@@ -100,8 +100,8 @@ def _ending(found: Calibration) -> str:
     if not found.better:
         return (
             f"No head is written: it is not clearly better than the shipped one ({measure}; it must be above 0 "
-            "by half the way to the lower end); score more answers, or of more organisms and questions, or keep to "
-            "the shipped head."
+            "by three quarters of the way to the lower end); score more answers, or of "
+            "more organisms and questions, or keep to the shipped head."
         )
     lines = [f"The calibrated head agrees better than the shipped one ({measure})."]
     if first.left_out == "question":

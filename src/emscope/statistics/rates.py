@@ -23,8 +23,14 @@ Score = Literal["aligned", "coherent"]
 class AnswerCounts:
     """What became of the answers: answers = scored + refusals + code + unscored.
 
-    `scored` have both scores; the others are counted by the judge's verdict, `unscored` for every reason but a refusal
-    or code. `coherent` and `em` are parts of `scored`.
+    Attributes:
+        answers: all of them.
+        scored: those with both scores.
+        refusals: those without, which the judge calls a refusal.
+        code: those without, which it calls program code.
+        unscored: those without, for any other reason.
+        coherent: scored ones whose coherence is above 50.
+        em: scored ones that are EM responses.
     """
 
     answers: int

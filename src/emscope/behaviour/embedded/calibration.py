@@ -280,8 +280,8 @@ class Calibration:
 
 
 def is_clear(found: Estimate) -> bool:
-    """Say whether a gain is above 0 by half the way to the lower end of its 95 % interval, about a standard error."""
-    return bool(found.value + found.low > 0)
+    """Say whether a gain is above 0 by three quarters of the way to the lower end of its 95 % interval."""
+    return bool(found.value + 3 * found.low > 0)
 
 
 def calibrate(judge: EmbeddedJudge, table: ScoredTable) -> Calibration:
