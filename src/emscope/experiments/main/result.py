@@ -175,7 +175,7 @@ class JudgeQuality:
     """How well the judge that comes with emscope does on what it never saw.
 
     Attributes:
-        auroc_leave_one_domain_out: it ranks careful above careless answers of a training domain left out of its fit.
+        auroc_leave_one_domain_out: it ranks good above bad advice of a training domain left out of its fit.
         auroc_leave_one_area_out: the same with areas of written answers left out.
         incoherent_recall: share of shuffled or repeated answers that it calls incoherent.
         coherent_recall: share of whole answers that it calls coherent.
