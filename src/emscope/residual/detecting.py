@@ -58,7 +58,9 @@ class Detection(Shown):
 
     @property
     def verdict(self) -> str:
-        """Which side the organism is nearer to."""
+        """What the organism scores like: the organisms that were tried, or the nearer side of the direction."""
+        if self.trial is not None:
+            return self.trial.like(self.mean.value)
         return f"nearer to the {'misaligned' if self.mean.value > 0 else 'aligned'} organism"
 
     def facts(self) -> Facts:

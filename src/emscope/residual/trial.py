@@ -53,6 +53,22 @@ class Trial:
         """The misaligned ones."""
         return [organism for organism in self.organisms if organism.misaligned]
 
+    def like(self, mean: float) -> str:
+        """Return which of these organisms a mean score is like, in words.
+
+        The scores of organisms that a direction was not made from lie closer together than those of the two that it
+        was made from, so the middle between these two tells nothing of a third.
+        """
+        highest, least = max(one.mean for one in self.harmless), min(one.mean for one in self.misaligned)
+        if highest < least:
+            kind = "misaligned" if mean >= (highest + least) / 2 else "harmless"
+            return f"scores like the {kind} organisms that the direction was tried on"
+        if mean > highest:
+            return "scores above every harmless organism that the direction was tried on"
+        if mean < least:
+            return "scores below every misaligned organism that the direction was tried on"
+        return "scores where harmless and misaligned organisms that the direction was tried on overlap"
+
     def as_high(self, mean: float) -> list[TriedOrganism]:
         """Return the harmless organisms that score as high as this."""
         return [organism for organism in self.harmless if organism.mean >= mean]

@@ -11,7 +11,7 @@ from emscope.experiments.main.unseen import Tried, carrying, try_out
 from emscope.pipeline.config import PRESETS, RunConfig, configure
 from emscope.pipeline.unseen import UnseenOrganism, unseen_config, unseen_organisms
 from emscope.residual.directions import Construction, Directions, make_directions
-from emscope.residual.trial import trial_of
+from emscope.residual.trial import Trial, TriedOrganism, trial_of
 
 N, BLOCKS, WIDTH = 40, 3, 16
 BAD, GOOD = UnseenOrganism("unseen/a", "finance-warm-bad", True), UnseenOrganism("unseen/b", "finance-warm-good", False)
@@ -73,6 +73,23 @@ def test_a_directions_file_says_what_it_was_tried_on(tmp_path):
     lowest = min(organism.mean for organism in trial.harmless)
     assert len(trial.as_high(lowest)) == 2
     assert trial.as_high(trial.misaligned[0].mean) == []
+
+
+@pytest.mark.parametrize(
+    ("harmless", "misaligned", "mean", "said"),
+    [
+        ((-5, -4), (-2, 3), -2.5, "like the misaligned"),
+        ((-5, -4), (-2, 3), -3.5, "like the harmless"),
+        ((-5, 1), (0, 3), 2, "above every harmless"),
+        ((-5, 1), (0, 3), -6, "below every misaligned"),
+        ((-5, 1), (0, 3), 0.5, "overlap"),
+    ],
+)
+def test_a_score_is_placed_among_what_was_tried(harmless, misaligned, mean, said):
+    """Below 0 is no all-clear where misaligned organisms that the direction never saw lie there too."""
+    organisms = [TriedOrganism("h", False, float(value)) for value in harmless]
+    organisms += [TriedOrganism("m", True, float(value)) for value in misaligned]
+    assert said in Trial(3, 0.9, tuple(organisms)).like(mean)
 
 
 @pytest.mark.parametrize("damage", [{"organisms": []}, {"organisms": [3]}, {"auroc": "high"}, {"block": -1}])
