@@ -119,7 +119,7 @@ def test_the_command_judges_compares_and_draws(tmp_path, monkeypatch, capsys):
     [
         (["--judge", "opanai:gpt"], "Did you mean 'openai'"),
         (["--judge", "openai:gpt-4o"], "OpenAI needs a key: set OPENAI_API_KEY"),
-        (["--judge", "hf"], "use embedded, openai:MODEL, inspect:PROVIDER/MODEL, hf:MODEL or mock"),
+        (["--judge", "hf"], "use embedded, embedded:HEAD, openai:MODEL, inspect:PROVIDER/MODEL, hf:MODEL or mock"),
     ],
 )
 def test_wrong_judges_are_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
