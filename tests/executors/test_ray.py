@@ -166,9 +166,9 @@ def test_a_run_by_workers_has_the_bytes_of_a_local_one_and_is_reused_whole(by_ra
             run = RunFolder(tmp_path / name, config)
             with carried_out_by(chosen):
                 measure._organisms(Lab(config, run))
-            assert len(run.made) == 11
+            assert len(run.made) == 21
         one, other = (files_of(tmp_path / name) for name in executors)
-        assert len(one) == 14
+        assert len(one) == 24
         assert one.keys() == other.keys()
         assert [name for name in one if one[name] != other[name]] == []
 
