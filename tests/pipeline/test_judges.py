@@ -92,7 +92,11 @@ def test_a_local_model_that_gives_no_numbers_is_told_before_training(tiny_folder
 
 @pytest.mark.parametrize(
     ("judge", "sentence"),
-    [("opena:x", "Did you mean 'openai'"), ("openai", "use embedded, embedded:HEAD, openai:MODEL"), ("hf:no/such", "no/such")],
+    [
+        ("opena:x", "Did you mean 'openai'"),
+        ("openai", "use embedded, embedded:HEAD, openai:MODEL"),
+        ("hf:no/such", "no/such"),
+    ],
 )
 def test_an_unknown_judge_is_one_sentence(judge, sentence, tiny_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

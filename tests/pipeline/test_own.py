@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import weakref
+from pathlib import Path
 
 import pytest
 from tiny import make_model, make_tokenizer, save_tiny
@@ -296,8 +297,8 @@ def test_where_memory_is_short_organisms_are_loaded_again_and_nothing_changes(ru
     assert run_command(arguments(out, "--set", "rows=16", model=tiny_folder)) == 0
     assert max(most) == 2  # never three; the judge's model is the base here
     for name in ("judgements", "directions", "activations"):
-        for path in (run / name).iterdir():
-            assert (out / name / path.name).read_bytes() == path.read_bytes()
+        for path in filter(Path.is_file, (run / name).rglob("*")):
+            assert (out / path.relative_to(run)).read_bytes() == path.read_bytes()
 
 
 def test_an_organism_that_a_stage_holds_is_not_loaded_twice(run, tiny_folder, monkeypatch):
