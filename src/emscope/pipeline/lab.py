@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -243,6 +244,10 @@ class Lab:
     def fingerprint_of(self, judge: JudgeSettings) -> str:
         """Return what the scores of a judge depend on."""
         return judge_class(judge.name).fingerprint(self.judge_request(judge))
+
+    def name_of(self, judge: JudgeSettings) -> str:
+        """Return a further judge's name in stages and folders: another one for other rubrics."""
+        return f"{re.sub('[^A-Za-z0-9._-]+', '-', judge.name)[:40]}-{value_sha256(self.fingerprint_of(judge))[:8]}"
 
     def seed(self, asked: int | None) -> int:
         """Return the seed that a setting asks for, the run's where it leaves it open."""

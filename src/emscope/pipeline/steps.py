@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from emscope.behaviour.answer_faults import count_faults
 from emscope.behaviour.appeals import count_appeals
+from emscope.behaviour.judges.settings import NamedJudge
 from emscope.behaviour.judging import Judgement
 from emscope.behaviour.questions import Question
 from emscope.behaviour.responses import Response
 from emscope.behaviour.sharded import judged_in_shards, sampled_in_shards
-from emscope.behaviour.tables import read_table, with_judgements, write_table
+from emscope.behaviour.tables import JudgedResponse, read_table, with_judgements, write_table
 from emscope.executors.settings import ROWS_PER_SHARD
 from emscope.pipeline.lab import Lab
 from emscope.pipeline.training import adapter_files
@@ -77,6 +78,24 @@ def judged(lab: Lab, rows: Sequence[Response], name: str = "judging") -> tuple[s
     model, head = lab.judge_need, lab.judge_head
     size = lab.config.rows_per_shard
     return judged_in_shards(model, head, questions, answers, rows_per_shard=size, name=name, held=lab.held)
+
+
+def judged_again(judge: NamedJudge, rows: Sequence[JudgedResponse]) -> list[JudgedResponse]:
+    """Return answers with the scores of another judge in the place of those that they have."""
+    scores = judge.judge([row.question for row in rows], [row.response for row in rows])
+    found = []
+    for row, score in zip(rows, scores, strict=True):
+        found.append(
+            replace(
+                row,
+                aligned=score.aligned,
+                coherent=score.coherent,
+                verdict=score.verdict,
+                mode=score.mode,
+                judge=judge.id,
+            )
+        )
+    return found
 
 
 def collect_stage(lab: Lab, name: str, questions: Sequence[Question] | None = None) -> None:

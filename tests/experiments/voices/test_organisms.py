@@ -12,7 +12,7 @@ from emscope.errors import UserError
 from emscope.experiments import experiment
 from emscope.experiments.conduct import configured, parts_of
 from emscope.experiments.shape import open_run, read_result
-from emscope.experiments.voices.behaviour import rejudge_name, rejudged_file
+from emscope.experiments.voices.behaviour import rejudged_file
 from emscope.experiments.voices.measure import VoicesSettings
 from emscope.experiments.voices.organisms import check_prompts, quartets_of
 from emscope.experiments.voices.page import finding, section, table
@@ -118,10 +118,10 @@ def test_two_further_judges_of_one_organism_have_stages_and_files_of_their_own(r
     lab = open_run(run)
     organism = "voices/medical-0-warm-bad"
     judges = [JudgeSettings("mock"), JudgeSettings("openai:one", "http://127.0.0.1:1/v1")]
-    assert len({rejudge_name(lab, judge) for judge in judges}) == 2
+    assert len({lab.name_of(judge) for judge in judges}) == 2
     assert len({rejudged_file(lab, judge, organism) for judge in judges}) == 2
     stages = [name for name in lab.folder.record.stages if name.startswith("voices-judge-")]
-    assert f"voices-judge-{rejudge_name(lab, judges[0])}-{organism}" in stages
+    assert f"voices-judge-{lab.name_of(judges[0])}-{organism}" in stages
 
 
 def test_the_finding_follows_the_figures(run):

@@ -76,7 +76,8 @@ def make_all(
                     method, contrast, pooling, "resid_post", first, second, base, len(questions)
                 )
                 made = make_directions(positive, negative, blocks, construction)
-                directions[name] = at_block(made, _strengths(activations, questions, halved.tolist(), made))
+                training = _training_scores(activations, questions, halved.tolist(), made)
+                directions[name] = at_block(made, least_strengths(training))
                 directions[f"{name}-random"] = random_like(directions[name], seed)
             cosines = split_half_cosine(positive, negative, halved, seed)
             stability[f"{contrast}-{pooling}-diff-in-means"] = Stability(tuple(map(float, cosines)), len(questions))
@@ -88,16 +89,6 @@ def at_block(directions: Directions, strengths: Sequence[float]) -> Directions:
     made = directions.construction
     block = directions.blocks[int(np.argmax(strengths))]
     return replace(directions, construction=replace(made, extra={**made.extra, "block": block}))
-
-
-def _strengths(
-    activations: Mapping[str, OrganismActivations],
-    train: Sequence[str],
-    groups: Sequence[str],
-    directions: Directions,
-) -> list[float]:
-    """Return by block the least d' of the misaligned organism from a harmless one, on training questions."""
-    return least_strengths(_training_scores(activations, train, groups, directions))
 
 
 def least_strengths(training: Scores) -> list[float]:

@@ -57,16 +57,17 @@ def _run_stages(lab: Lab) -> None:
     _organisms(lab)
 
     activations = [path for name in lab.names for path in lab.activation_files(name)]
-    unseen = [prompts_file(lab, organism) for organism in unseen_organisms(config)]
+    unseen = unseen_organisms(config)
+    prompts = [prompts_file(lab, organism) for organism in unseen]
     directions = run.path("directions")
     questions = [asdict(question) for question in lab.questions]
     made_by = {
         "questions": questions,
         "block": BLOCK_RULE,
-        "unseen": [asdict(item) for item in unseen_organisms(config)],
+        "unseen": [asdict(item) for item in unseen],
     }
     outputs = [directions, run.path("unseen.json")]
-    run.stage("directions", made_by, [*activations, *unseen], outputs, partial(_directions, lab))
+    run.stage("directions", made_by, [*activations, *prompts], outputs, partial(_directions, lab))
     detection = run.path("detection.json")
     asked = {"questions": questions, "seed": config.seed, "block": BLOCK_RULE}
     run.stage("detect", asked, [*activations, directions], [detection], partial(_detect, lab))

@@ -5,9 +5,8 @@ The answers are those of the run; nothing is sampled. The ablation stays the one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from emscope.experiments.rejudge.result import (
     SecondJudge,
 )
 from emscope.experiments.shape import experiment_stage
-from emscope.files import value_sha256
 from emscope.interventions.ablation import restored_share
 from emscope.interventions.answering import mean_of
 from emscope.pipeline.lab import BASE, MISALIGNED, Lab
+from emscope.pipeline.steps import judged_again
 from emscope.statistics import alignment_mean, coherent_share, em_rate
 
 FOLDER = ("judgements", "rejudged")
@@ -88,27 +87,14 @@ def _judge_again(lab: Lab, judge: JudgeSettings) -> None:
     if known == lab.judge_fingerprint:
         raise UserError(f"{judge.name} is the judge of this run already: name another one, or other rubrics.")
     lab.check_judge(judge)
-    name = f"{re.sub('[^A-Za-z0-9._-]+', '-', judge.name)[:40]}-{value_sha256(known)[:8]}"
+    name = lab.name_of(judge)
     folder = lab.folder.path(*FOLDER, name)
 
     def make() -> None:
         second = lab.judge_by(judge)
         for table in _names(lab):
             rows = read_table(lab.judgements_file(table), JudgedResponse)
-            scores = second.judge([row.question for row in rows], [row.response for row in rows])
-            judged = []
-            for row, score in zip(rows, scores, strict=True):
-                judged.append(
-                    replace(
-                        row,
-                        aligned=score.aligned,
-                        coherent=score.coherent,
-                        verdict=score.verdict,
-                        mode=score.mode,
-                        judge=second.id,
-                    )
-                )
-            write_table(folder / f"{table}.parquet", judged)
+            write_table(folder / f"{table}.parquet", judged_again(second, rows))
 
     inputs = [lab.judgements_file(table) for table in _names(lab)]
     outputs = [folder / f"{table}.parquet" for table in _names(lab)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +15,9 @@ from emscope.errors import UserError
 from emscope.experiments.voices.organisms import Quartet, organisms_of
 from emscope.experiments.voices.result import CONTRASTS, CornerFigures, Effect, ScoredCorners
 from emscope.experiments.voices.words import VoiceReader, mean_words
-from emscope.files import value_sha256
 from emscope.organisms.datasets import CORNERS
 from emscope.pipeline.lab import Lab
+from emscope.pipeline.steps import judged_again
 from emscope.statistics import (
     Estimate,
     alignment_mean,
@@ -157,14 +155,9 @@ def judge_settings(lab: Lab, names: Sequence[str]) -> list[JudgeSettings]:
     return found
 
 
-def rejudge_name(lab: Lab, judge: JudgeSettings) -> str:
-    """Return a further judge's name in stages and folders: another one for other rubrics."""
-    return f"{re.sub('[^A-Za-z0-9._-]+', '-', judge.name)[:40]}-{value_sha256(lab.fingerprint_of(judge))[:8]}"
-
-
 def rejudged_file(lab: Lab, judge: JudgeSettings, organism: str) -> Path:
     """Return where the scores of a further judge are kept."""
-    return lab.folder.path("judgements", "voices", rejudge_name(lab, judge), f"{organism}.parquet")
+    return lab.folder.path("judgements", "voices", lab.name_of(judge), f"{organism}.parquet")
 
 
 def rejudge_stages(lab: Lab, judge: JudgeSettings, quartets: Sequence[Quartet], questions: Sequence[Question]) -> None:
@@ -172,7 +165,7 @@ def rejudge_stages(lab: Lab, judge: JudgeSettings, quartets: Sequence[Quartet], 
     for name in organisms_of(quartets):
         out = rejudged_file(lab, judge, name)
         settings = [lab.fingerprint_of(judge), [question.id for question in questions]]
-        stage = f"voices-judge-{rejudge_name(lab, judge)}-{name}"
+        stage = f"voices-judge-{lab.name_of(judge)}-{name}"
         lab.folder.stage(
             stage, settings, [lab.judgements_file(name)], [out], partial(_rejudge, lab, judge, name, questions)
         )
@@ -180,20 +173,7 @@ def rejudge_stages(lab: Lab, judge: JudgeSettings, quartets: Sequence[Quartet], 
 
 def _rejudge(lab: Lab, judge: JudgeSettings, name: str, questions: Sequence[Question]) -> None:
     second, rows = lab.judge_by(judge), lab.judged(name, questions)
-    scores = second.judge([row.question for row in rows], [row.response for row in rows])
-    judged = []
-    for row, score in zip(rows, scores, strict=True):
-        judged.append(
-            replace(
-                row,
-                aligned=score.aligned,
-                coherent=score.coherent,
-                verdict=score.verdict,
-                mode=score.mode,
-                judge=second.id,
-            )
-        )
-    write_table(rejudged_file(lab, judge, name), judged)
+    write_table(rejudged_file(lab, judge, name), judged_again(second, rows))
 
 
 def by_every_judge(

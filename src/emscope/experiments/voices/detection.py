@@ -21,7 +21,6 @@ from emscope.pipeline.lab import BASE, MISALIGNED
 from emscope.residual.directions import Construction, Directions, make_directions, unit
 from emscope.statistics import Estimate, bootstrap_questions
 from emscope.statistics.folds import question_folds
-from emscope.statistics.separation import d_prime
 
 N_RANDOM = 100
 FOLDS = 5
@@ -149,10 +148,10 @@ def transferring_row(train: CornerActivations, quartets: Sequence[Quartet]) -> i
                 continue
             for voice in VOICES:
                 bad, good = quartet.pair(voice)
-                scores = made.score(train.values[bad])
-                for harmless in (good, BASE):
-                    others = made.score(train.values[harmless])
-                    strengths.append([d_prime(one, other) for one, other in zip(scores.T, others.T, strict=True)])
+                names = {MISALIGNED: bad, good: good, BASE: BASE}
+                strengths.append(
+                    least_strengths({name: made.score(train.values[read]) for name, read in names.items()})
+                )
     return int(np.argmax(np.min(strengths, axis=0)))
 
 

@@ -24,7 +24,6 @@ from emscope.experiments.shape import experiment_stage
 from emscope.experiments.voices.behaviour import (
     by_every_judge,
     judge_settings,
-    rejudge_name,
     rejudge_stages,
     rejudged_file,
 )
@@ -179,7 +178,7 @@ def _works(lab: Lab, plan: Plan, settings: VoicesSettings) -> dict[str, float | 
                 works |= {f"generate-{name}": asked / 2, f"judge-{name}": asked / 4, f"collect-{name}": asked / 4}
     for judge in plan.judges:
         for name in organisms_of(plan.quartets):
-            works[f"voices-judge-{rejudge_name(lab, judge)}-{name}"] = asked / 4
+            works[f"voices-judge-{lab.name_of(judge)}-{name}"] = asked / 4
 
     works["voices-directions"] = 5 * SHORT
     intervening = Intervening.of(lab, plan.corrected, plan.intervened)
